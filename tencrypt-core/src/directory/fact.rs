@@ -1,0 +1,166 @@
+//! Facts: single statements about addresses, each with its source and expiry.
+
+use std::{fmt, net::IpAddr, sync::Arc, time::Instant};
+
+use ipnet::IpNet;
+
+/// What an address is to this tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_enums, reason = "callers decide on every class")]
+pub enum Class {
+    /// A pod or service of the tenant: encrypted, or dropped.
+    Internal,
+    /// Of another project or outside: leaves as it is.
+    External,
+    /// Of the node or cluster itself (gateway, kubelet): leaves as it is and never passes the tunnel.
+    Exempt,
+}
+
+impl Class {
+    /// The name used in configuration and in `explain`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Internal => "internal",
+            Self::External => "external",
+            Self::Exempt => "exempt",
+        }
+    }
+}
+
+/// Who says so. Sources are ordered by [`authority`](Self::authority).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FactSource {
+    /// The configuration file.
+    Static,
+    /// The Kubernetes API.
+    Kubernetes,
+    /// An authenticated answer to INIT.
+    Handshake,
+    /// A DNS reply that gave this name.
+    Dns(Arc<str>),
+    /// A reverse lookup that gave this name.
+    ReverseDns(Arc<str>),
+}
+
+impl FactSource {
+    /// Whether the source may say that an address seen internal is so no longer (DESIGN rule: only static and
+    /// Kubernetes facts lower protection).
+    #[must_use]
+    pub const fn is_authoritative(&self) -> bool {
+        matches!(self, Self::Static | Self::Kubernetes)
+    }
+
+    /// Rank among sources that speak of the same prefix; the higher one is heard.
+    #[must_use]
+    pub const fn authority(&self) -> u8 {
+        match self {
+            Self::Static => 4,
+            Self::Kubernetes => 3,
+            Self::Handshake => 2,
+            Self::Dns(_) => 1,
+            Self::ReverseDns(_) => 0,
+        }
+    }
+}
+
+impl fmt::Display for FactSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Static => f.write_str("static"),
+            Self::Kubernetes => f.write_str("kubernetes"),
+            Self::Handshake => f.write_str("handshake"),
+            Self::Dns(name) => write!(f, "dns {}", name.escape_default()),
+            Self::ReverseDns(name) => write!(f, "reverse dns {}", name.escape_default()),
+        }
+    }
+}
+
+/// A peer: the X25519 public key of its static key pair, 32 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PeerId(pub(crate) [u8; 32]);
+
+impl PeerId {
+    /// The peer with this static public key.
+    #[must_use]
+    pub const fn from_bytes(key: [u8; 32]) -> Self {
+        Self(key)
+    }
+
+    /// The static public key.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PeerId({self})")
+    }
+}
+
+impl fmt::Display for PeerId {
+    /// The first 8 bytes in hex: enough to tell peers of one tenant apart.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().take(8).try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// One statement about a prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "sources build it")]
+pub struct Fact {
+    /// The addresses it is about. The longest prefix wins.
+    pub prefix: IpNet,
+    /// What they are.
+    pub class: Class,
+    /// Who says so.
+    pub source: FactSource,
+    /// The peer they belong to, if known.
+    pub owner: Option<PeerId>,
+    /// For a VIP: the pods behind it.
+    pub endpoints: Box<[IpAddr]>,
+    /// For a VIP: `(service port, target port)`; a port that is not listed stays as it is.
+    pub ports: Box<[(u16, u16)]>,
+    /// When the statement ends; `None`: never.
+    pub expires: Option<Instant>,
+}
+
+impl Fact {
+    /// A fact with neither owner nor endpoints.
+    #[must_use]
+    pub fn new(prefix: impl Into<IpNet>, class: Class, source: FactSource, expires: Option<Instant>) -> Self {
+        Self {
+            prefix: prefix.into().trunc(),
+            class,
+            source,
+            owner: None,
+            endpoints: Box::default(),
+            ports: Box::default(),
+            expires,
+        }
+    }
+
+    /// Whether the statement still stands at `now`.
+    #[must_use]
+    pub fn is_live(&self, now: Instant) -> bool {
+        self.expires.is_none_or(|expires| now < expires)
+    }
+}
+
+/// A change to what is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FactChange {
+    /// A new fact, or a new expiry for one that is known.
+    Learn(Fact),
+    /// Whatever `source` said of exactly `prefix` no longer holds.
+    Forget {
+        /// The prefix it was about.
+        prefix: IpNet,
+        /// Who said it.
+        source: FactSource,
+    },
+}

@@ -1,0 +1,5 @@
+//! IP packets.
+
+mod opened;
+
+pub use opened::Opened;

@@ -1,0 +1,45 @@
+//! The result of opening a record.
+
+use std::fmt;
+
+use crate::offload::VnetHdr;
+
+/// An authentic packet whose source belongs to the peer that sealed it and whose destination is this pod.
+///
+/// There is no public constructor: only the receive path of [`Tunnel`](crate::Tunnel) makes one, after every check.
+/// `'b` is the lifetime of the receive buffer the record was opened in.
+pub struct Opened<'b> {
+    bytes: &'b mut [u8],
+    vnet: VnetHdr,
+}
+
+impl<'b> Opened<'b> {
+    pub(crate) fn new(bytes: &'b mut [u8], vnet: VnetHdr) -> Self {
+        Self { bytes, vnet }
+    }
+
+    /// The IP packet.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes
+    }
+
+    /// The header a TUN device wants in front of it.
+    #[must_use]
+    pub fn vnet(&self) -> VnetHdr {
+        self.vnet
+    }
+
+    /// Hands the packet's bytes back, for as long as the receive buffer lives.
+    #[must_use]
+    pub fn into_bytes(self) -> &'b mut [u8] {
+        self.bytes
+    }
+}
+
+impl fmt::Debug for Opened<'_> {
+    /// Lengths, never content.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opened").field("len", &self.bytes.len()).field("vnet", &self.vnet).finish()
+    }
+}

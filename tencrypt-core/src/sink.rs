@@ -1,0 +1,108 @@
+//! The seam between the core and a transport: where sealed records and opened packets go.
+//!
+//! A transport implements [`DatagramSink`] over its send buffer. The core asks for room for a [`Train`], seals
+//! straight into the room it is given, and commits; nothing is copied on the way. A transport that can send only
+//! one datagram a call hands out room for one record at a time; one with segmentation offload for the whole train.
+
+use std::net::SocketAddr;
+
+use crate::packet::Opened;
+
+/// The shape of one train: `count` records for one destination, all `stride` bytes long but the last, which is
+/// `last` bytes (`1..=stride`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "transports build and match it")]
+pub struct Train {
+    /// Where the records go.
+    pub to: SocketAddr,
+    /// Bytes of every record but the last.
+    pub stride: u16,
+    /// Number of records, at least 1.
+    pub count: u16,
+    /// Bytes of the last record.
+    pub last: u16,
+    /// The two ECN bits of the outer header (RFC 3168 section 5).
+    pub ecn: u8,
+}
+
+impl Train {
+    /// A train of one record of `len` bytes.
+    #[must_use]
+    pub fn single(to: SocketAddr, len: u16, ecn: u8) -> Self {
+        Self { to, stride: len, count: 1, last: len, ecn }
+    }
+
+    /// Bytes of the whole train.
+    #[must_use]
+    pub fn total_len(&self) -> usize {
+        usize::from(self.stride) * usize::from(self.count.saturating_sub(1)) + usize::from(self.last)
+    }
+}
+
+/// A transport's send buffer.
+pub trait DatagramSink {
+    /// Room handed out by [`reserve`](Self::reserve).
+    type Slot<'s>: TrainSlot
+    where
+        Self: 's;
+
+    /// Room for a prefix of `want`: at least one record, at most `want.count`.
+    ///
+    /// `None` means full: the caller drops what is left and counts it as [`DropReason::SinkFull`].
+    ///
+    /// [`DropReason::SinkFull`]: crate::DropReason::SinkFull
+    fn reserve(&mut self, want: Train) -> Option<Self::Slot<'_>>;
+}
+
+/// Room for the first records of a train. Dropped without [`commit`](Self::commit), nothing is sent and the room is
+/// free again.
+pub trait TrainSlot {
+    /// How many records fit, `1..=want.count`.
+    fn records(&self) -> u16;
+
+    /// The room: records follow each other without gaps, `stride` bytes each, the last one of the train `last`.
+    fn buffer(&mut self) -> &mut [u8];
+
+    /// Sends the first `records` records, which fill the first `len` bytes of the buffer.
+    fn commit(self, records: u16, len: usize);
+}
+
+/// Where opened packets go. `'b` is the lifetime of the receive buffers, so a sink may keep packets of several
+/// trains until it writes them.
+pub trait PacketSink<'b> {
+    /// Takes one packet.
+    ///
+    /// # Errors
+    /// [`SinkFull`] if there is no room; the packet is dropped and counted.
+    fn packet(&mut self, packet: Opened<'b>) -> Result<(), SinkFull>;
+}
+
+/// A [`PacketSink`] has no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "carries nothing by design")]
+pub struct SinkFull;
+
+/// What a transport knows of a received train.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "transports build it")]
+pub struct RecvMeta {
+    /// Outer source.
+    pub from: SocketAddr,
+    /// Bytes of every record but the last; the length of the datagram when nothing was joined.
+    pub stride: u16,
+    /// The two ECN bits of the outer header.
+    pub ecn: u8,
+}
+
+/// One control datagram to send: the first `len` bytes of the buffer given to
+/// [`Tunnel::poll_transmit`](crate::Tunnel::poll_transmit).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "transports read it")]
+pub struct Transmit {
+    /// Where to.
+    pub to: SocketAddr,
+    /// Bytes of the datagram.
+    pub len: usize,
+    /// The two ECN bits of the outer header.
+    pub ecn: u8,
+}

@@ -1,0 +1,1 @@
+//! DNS interception for tencrypt: resolv.conf, sans-IO interceptor, UDP and TCP proxy.

@@ -1,0 +1,1 @@
+//! Deterministic simulation of tencrypt tunnels: virtual clock, seeded lossy network, reference model.

@@ -1,0 +1,1 @@
+//! Linux adapter of tencrypt: TUN device, network namespaces, routes, nftables enforcement, raw sockets.
