@@ -1,0 +1,24 @@
+//! Keys and what is computed with them: cipher suites, AEAD backends, the tenant key file, identities, randomness.
+
+mod aead;
+#[cfg(feature = "aws-lc-rs")]
+mod aws_lc;
+mod hex;
+mod identity;
+mod kdf;
+mod keyring;
+mod rng;
+mod rustcrypto;
+mod secret;
+mod x25519;
+
+pub use aead::{Backend, KEY_LEN, NONCE_LEN, OpenError, OpeningKey, SealingKey};
+pub use identity::{Identity, PeerId};
+pub(crate) use kdf::{HASH_LEN, hkdf_sha256, hmac_sha256};
+pub(crate) use keyring::EpochKeys;
+pub use keyring::{Field, KeyFileError, KeyFileProblem, KeyRing, TENANT_LEN, write_key_file};
+pub use rng::Rng;
+pub(crate) use secret::Secret;
+pub use secret::Seed;
+
+pub use crate::record::{CipherSuite, UnknownSuite};
