@@ -5,18 +5,23 @@ pub mod config;
 pub mod crypto;
 pub mod directory;
 pub mod event;
+pub mod handshake;
+mod keyed_hash;
 pub mod nat;
 pub mod offload;
 pub mod packet;
 pub mod record;
+pub mod session;
 pub mod sink;
 pub mod stats;
+pub mod tunnel;
 
 pub use config::{DEFAULT_PORT, External, TunnelConfig, Unknown};
 pub use crypto::{CipherSuite, Identity, KeyRing, Seed};
 pub use event::{Event, PathEvent, PeerInfo};
 pub use sink::{DatagramSink, PacketSink, RecvMeta, SinkFull, Train, TrainSlot, Transmit};
 pub use stats::{DropReason, Stats};
+pub use tunnel::{Explanation, Inbound, LaneId, Outbound, TunPacket, Tunnel, Verdict};
 
 #[cfg(test)]
 mod testing {

@@ -92,8 +92,10 @@ fn a_call_by_vip_reaches_the_pod_and_its_answer_comes_from_the_vip() {
         assert_eq!(nat.serve(&mut parse(&mut call), false, own, now), Ok(NatOutcome::Rewritten));
         assert_eq!(call, packet(kind, client, own, (5_000, 80)), "{v4} {kind:?}");
 
-        let mut answer = packet(answer_kind(kind), own, client, (if kind == Kind::Request { 5_000 } else { 80 }, 5_000));
-        let expected = packet(answer_kind(kind), vip, client, (if kind == Kind::Request { 5_000 } else { 80 }, 5_000));
+        let mut answer =
+            packet(answer_kind(kind), own, client, (if kind == Kind::Request { 5_000 } else { 80 }, 5_000));
+        let expected =
+            packet(answer_kind(kind), vip, client, (if kind == Kind::Request { 5_000 } else { 80 }, 5_000));
         assert_eq!(nat.reply(&mut parse(&mut answer), false, now), NatOutcome::Rewritten);
         assert_eq!(answer, expected, "{v4} {kind:?}");
 
@@ -149,7 +151,10 @@ fn a_flow_goes_to_one_endpoint_with_its_port_and_comes_back_from_the_vip() {
         let mut refusal = error(client, vip, &answer);
         assert_eq!(nat.balance(&mut parse(&mut refusal), false, &service, now), Ok(endpoint));
         let source_port = if kind == Kind::Request { 5_000 } else { 8_080 };
-        assert_eq!(refusal, error(client, endpoint, &packet(answer_kind(kind), endpoint, client, (source_port, 5_000))));
+        assert_eq!(
+            refusal,
+            error(client, endpoint, &packet(answer_kind(kind), endpoint, client, (source_port, 5_000)))
+        );
     }
 }
 
@@ -182,7 +187,9 @@ fn flows_spread_over_endpoints_and_stay_until_theirs_is_gone() {
 fn a_service_without_an_endpoint_of_the_family_is_an_error() {
     let Hosts { client, vip, own } = hosts(true);
     let (mut nat, now) = (Nat::new(1), Instant::now());
-    for (endpoints, exclude) in [(vec![], vec![]), (vec!["fd00::1".parse().unwrap()], vec![]), (vec![own], vec![own])] {
+    for (endpoints, exclude) in
+        [(vec![], vec![]), (vec!["fd00::1".parse().unwrap()], vec![]), (vec![own], vec![own])]
+    {
         let service = Service { vip, endpoints: &endpoints, ports: &[], exclude: &exclude };
         let mut call = packet(Kind::Udp, client, vip, (1, 2));
         assert_eq!(nat.balance(&mut parse(&mut call), false, &service, now), Err(NatError::NoEndpoint));
@@ -206,7 +213,11 @@ fn a_pod_that_calls_its_own_vip_is_called_by_the_vip() {
         assert_eq!(answer, packet(answer_kind(kind), vip, own, (source_port, 5_000)));
 
         let mut again = packet(kind, own, vip, (5_000, 80));
-        assert_eq!(nat.loop_reply(&mut parse(&mut again), false, now), NatOutcome::Untouched, "{v4} {kind:?}");
+        assert_eq!(
+            nat.loop_reply(&mut parse(&mut again), false, now),
+            NatOutcome::Untouched,
+            "{v4} {kind:?}"
+        );
     }
 }
 

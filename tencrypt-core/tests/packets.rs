@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::{
-    IpFragOffset, IpNumber, Ipv4Header, Ipv4Options, Ipv6FragmentHeader, Ipv6Header, PacketBuilder, SlicedPacket,
-    TransportSlice,
+    IpFragOffset, IpNumber, Ipv4Header, Ipv4Options, Ipv6FragmentHeader, Ipv6Header, PacketBuilder,
+    SlicedPacket, TransportSlice,
 };
 use proptest::prelude::*;
 use tencrypt_core::packet::{IpPacket, ParseError, Rewrite, RewriteError, Transport, combine_ecn};
@@ -98,18 +98,24 @@ fn checksums_hold(bytes: &[u8]) -> bool {
     }
     match (transport, v4, v6) {
         (TransportSlice::Udp(udp), Some(ip), _) => {
-            udp.to_header().calc_checksum_ipv4_raw(ip.source(), ip.destination(), udp.payload()).unwrap() == udp.checksum()
+            udp.to_header().calc_checksum_ipv4_raw(ip.source(), ip.destination(), udp.payload()).unwrap()
+                == udp.checksum()
         }
         (TransportSlice::Udp(udp), _, Some(ip)) => {
-            udp.to_header().calc_checksum_ipv6_raw(ip.source(), ip.destination(), udp.payload()).unwrap() == udp.checksum()
+            udp.to_header().calc_checksum_ipv6_raw(ip.source(), ip.destination(), udp.payload()).unwrap()
+                == udp.checksum()
         }
         (TransportSlice::Tcp(tcp), Some(ip), _) => {
-            tcp.to_header().calc_checksum_ipv4_raw(ip.source(), ip.destination(), tcp.payload()).unwrap() == tcp.checksum()
+            tcp.to_header().calc_checksum_ipv4_raw(ip.source(), ip.destination(), tcp.payload()).unwrap()
+                == tcp.checksum()
         }
         (TransportSlice::Tcp(tcp), _, Some(ip)) => {
-            tcp.to_header().calc_checksum_ipv6_raw(ip.source(), ip.destination(), tcp.payload()).unwrap() == tcp.checksum()
+            tcp.to_header().calc_checksum_ipv6_raw(ip.source(), ip.destination(), tcp.payload()).unwrap()
+                == tcp.checksum()
         }
-        (TransportSlice::Icmpv4(icmp), ..) => icmp.icmp_type().calc_checksum(icmp.payload()) == icmp.checksum(),
+        (TransportSlice::Icmpv4(icmp), ..) => {
+            icmp.icmp_type().calc_checksum(icmp.payload()) == icmp.checksum()
+        }
         (TransportSlice::Icmpv6(icmp), _, Some(ip)) => icmp.is_checksum_valid(ip.source(), ip.destination()),
         _ => false,
     }
@@ -322,8 +328,11 @@ fn fragments_tell_their_place_and_later_ones_have_no_ports() {
         let fragment = packet.fragment().unwrap();
         assert_eq!((fragment.id, fragment.offset, fragment.more), (77, offset * 8, more));
         assert_eq!(packet.ports().is_some(), offset == 0);
-        let change =
-            Rewrite { destination: Some([10, 9, 9, 9].into()), destination_port: Some(5_353), ..Rewrite::default() };
+        let change = Rewrite {
+            destination: Some([10, 9, 9, 9].into()),
+            destination_port: Some(5_353),
+            ..Rewrite::default()
+        };
         packet.rewrite(change, false).unwrap();
         assert_eq!(packet.destination(), IpAddr::from([10, 9, 9, 9]));
         let (parsed, rest) = Ipv4Header::from_slice(&bytes).unwrap();
@@ -338,9 +347,13 @@ fn fragments_tell_their_place_and_later_ones_have_no_ports() {
 fn a_reserved_bit_does_not_move_an_ipv6_fragment() {
     let header = Ipv6FragmentHeader::new(IpNumber::UDP, IpFragOffset::try_new(0).unwrap(), true, 9);
     let mut bytes = Vec::new();
-    Ipv6Header { payload_length: 8 + 16, next_header: IpNumber::IPV6_FRAGMENTATION_HEADER, ..Ipv6Header::default() }
-        .write(&mut bytes)
-        .unwrap();
+    Ipv6Header {
+        payload_length: 8 + 16,
+        next_header: IpNumber::IPV6_FRAGMENTATION_HEADER,
+        ..Ipv6Header::default()
+    }
+    .write(&mut bytes)
+    .unwrap();
     header.write(&mut bytes).unwrap();
     bytes[43] |= 0b0110;
     bytes.extend([0, 1, 0, 2, 0, 16, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);

@@ -44,7 +44,14 @@ impl fmt::Display for Violation {
 }
 
 impl Model {
-    pub(crate) fn send(&mut self, number: u64, from: PodId, to: Option<PodId>, destination: IpAddr, bytes: Vec<u8>) {
+    pub(crate) fn send(
+        &mut self,
+        number: u64,
+        from: PodId,
+        to: Option<PodId>,
+        destination: IpAddr,
+        bytes: Vec<u8>,
+    ) {
         self.sent.insert(number, Sent { from, to, destination, bytes, delivered: 0 });
     }
 
@@ -54,7 +61,8 @@ impl Model {
             return;
         };
         let number = payload.first_chunk::<8>().map(|number| u64::from_be_bytes(*number));
-        let Some((number, sent)) = number.and_then(|number| Some((number, self.sent.get_mut(&number)?))) else {
+        let Some((number, sent)) = number.and_then(|number| Some((number, self.sent.get_mut(&number)?)))
+        else {
             self.violations.push(Violation::Invented(at));
             return;
         };

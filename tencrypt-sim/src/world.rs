@@ -8,8 +8,8 @@ use std::{
 };
 
 use tencrypt_core::{
-    CipherSuite, DatagramSink, Event, Identity, KeyRing, LaneId, Outbound, PacketSink, RecvMeta, Seed, SinkFull, Train,
-    TrainSlot, TunPacket, Tunnel, TunnelConfig, Unknown,
+    CipherSuite, DatagramSink, Event, Identity, KeyRing, LaneId, Outbound, PacketSink, RecvMeta, Seed,
+    SinkFull, Train, TrainSlot, TunPacket, Tunnel, TunnelConfig, Unknown,
     crypto::write_key_file,
     directory::{Directory, Fact},
     offload::VnetHdr,
@@ -109,7 +109,7 @@ impl World {
         let id: [u8; 32] = self.random.bytes();
         let mut tenant = [0; 16];
         tenant.copy_from_slice(&id[..16]);
-        let text = write_key_file(&tenant, 1, &self.random.bytes());
+        let text = write_key_file(tenant, 1, &self.random.bytes());
         Tenant { keys: Arc::new(KeyRing::parse(&text).expect("the core reads what it writes")) }
     }
 
@@ -267,7 +267,8 @@ impl World {
         let mut outbox = Outbox::default();
         let now = self.now;
         let pod = &mut self.pods[id.0];
-        let outcome = pod.tunnel.handle_outbound(&mut TunPacket::new(VnetHdr::default(), packet), now, &mut outbox);
+        let outcome =
+            pod.tunnel.handle_outbound(&mut TunPacket::new(VnetHdr::default(), packet), now, &mut outbox);
         if outcome == Outbound::Bypass {
             pod.bypassed.push(packet.to_vec());
         }
@@ -288,6 +289,11 @@ impl World {
             self.model.deliver(id, &own, &packet);
         }
         self.drain(id);
+        // The contract: what is due is done before the next input, so that a CONF counts before the DATA behind it.
+        if self.pods[id.0].tunnel.poll_timeout().is_some_and(|due| due <= now) {
+            self.pods[id.0].tunnel.handle_timeout(now);
+            self.drain(id);
+        }
     }
 
     fn drain(&mut self, id: PodId) {

@@ -147,9 +147,16 @@ fn a_record_with_any_bit_flipped_is_dropped_and_the_genuine_one_still_opens() {
     assert_eq!(stats.decrypted, opened);
     // The type byte, flags and reserved bytes; the index; everything else. A flipped counter bit fails the tag, or
     // falls outside the window.
-    let counted = [DropReason::Malformed, DropReason::Unsupported, DropReason::UnknownIndex, DropReason::Auth];
+    let counted =
+        [DropReason::Malformed, DropReason::Unsupported, DropReason::UnknownIndex, DropReason::Auth];
     let total: u64 = counted.iter().map(|reason| stats.dropped(*reason)).sum();
-    assert_eq!(total + stats.dropped(DropReason::Replay) + stats.dropped(DropReason::TooOld) + stats.dropped(DropReason::Mac1), record.len() as u64 * 8);
+    assert_eq!(
+        total
+            + stats.dropped(DropReason::Replay)
+            + stats.dropped(DropReason::TooOld)
+            + stats.dropped(DropReason::Mac1),
+        record.len() as u64 * 8
+    );
     assert!(stats.dropped(DropReason::Auth) >= (record.len() as u64 - 16) * 8);
     world.inject(b, from, record);
     assert_eq!(world.tunnel_of(b).stats().decrypted, opened + 1);
@@ -250,7 +257,11 @@ fn a_session_is_replaced_in_time_without_losing_a_packet() {
     let (a, b) = two(&mut world);
     let mut numbers = Vec::new();
     for second in 0..400 {
-        numbers.push(world.send(if second % 2 == 0 { a } else { b }, v4(if second % 2 == 0 { 2 } else { 1 }), 100));
+        numbers.push(world.send(
+            if second % 2 == 0 { a } else { b },
+            v4(if second % 2 == 0 { 2 } else { 1 }),
+            100,
+        ));
         world.run_for(seconds(1));
     }
     assert!(numbers.iter().all(|number| world.model().is_delivered(*number)));

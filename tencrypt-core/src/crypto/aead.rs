@@ -68,13 +68,7 @@ impl SealingKey {
     /// # Panics
     /// If `out` is not 16 bytes longer than `src`.
     #[inline]
-    pub fn seal_into(
-        &self,
-        nonce: [u8; NONCE_LEN],
-        aad: &[u8; DATA_HEADER_LEN],
-        src: &[u8],
-        out: &mut [u8],
-    ) {
+    pub fn seal_into(&self, nonce: [u8; NONCE_LEN], aad: &[u8; DATA_HEADER_LEN], src: &[u8], out: &mut [u8]) {
         assert_eq!(out.len(), src.len() + TAG_LEN, "a sealed packet is 16 bytes longer");
         let Some((ciphertext, tag)) = out.split_last_chunk_mut::<TAG_LEN>() else { return };
         if self.0.seal_into(nonce, aad, src, ciphertext, tag).is_err() {

@@ -28,9 +28,7 @@ impl<const CHACHA: bool> AeadKey for AwsLc<CHACHA> {
         tag: &mut [u8; TAG_LEN],
     ) -> Result<(), Failed> {
         let nonce = Nonce::assume_unique_for_key(nonce);
-        self.0
-            .seal_out_of_place_scatter(nonce, Aad::from(aad), src, ciphertext, &[], tag)
-            .map_err(|_| Failed)
+        self.0.seal_out_of_place_scatter(nonce, Aad::from(aad), src, ciphertext, &[], tag).map_err(|_| Failed)
     }
 
     #[inline]

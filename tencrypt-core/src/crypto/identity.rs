@@ -2,13 +2,12 @@
 
 use std::{fmt, net::IpAddr};
 
+use super::PeerId;
 use super::{
     rng::Rng,
     secret::{Secret, Seed},
     x25519,
 };
-// The one place below `directory` that names a type of it: a PeerId is a public key.
-pub use crate::directory::PeerId;
 
 /// This side's identity: an X25519 static key pair and the addresses it says it has. Made when the agent attaches to a
 /// pod, kept in memory only, and gone with the process: there is no long-term key to steal, and no counter that could

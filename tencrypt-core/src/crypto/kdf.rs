@@ -51,7 +51,10 @@ mod tests {
     use crate::crypto::hex::decode;
 
     fn bytes(hex: &str) -> Vec<u8> {
-        hex.as_bytes().chunks(2).map(|pair| decode::<1>(std::str::from_utf8(pair).unwrap()).unwrap()[0]).collect()
+        hex.as_bytes()
+            .chunks(2)
+            .map(|pair| decode::<1>(std::str::from_utf8(pair).unwrap()).unwrap()[0])
+            .collect()
     }
 
     /// RFC 5869 appendix A.1 to A.3: hash, IKM, salt, info, output.

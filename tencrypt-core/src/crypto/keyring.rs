@@ -148,9 +148,8 @@ pub(crate) struct EpochKeys {
 
 impl EpochKeys {
     fn derive(tenant: &[u8; TENANT_LEN], number: u8, root: &[u8; 32]) -> Self {
-        let key = |label: &[u8]| {
-            Secret::filled(|key| hkdf_sha256(tenant, root, &[b"tencrypt v1 ", label], key))
-        };
+        let key =
+            |label: &[u8]| Secret::filled(|key| hkdf_sha256(tenant, root, &[b"tencrypt v1 ", label], key));
         Self { number, psk: key(b"psk"), mac: key(b"mac") }
     }
 

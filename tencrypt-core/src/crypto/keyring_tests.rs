@@ -39,7 +39,11 @@ fn comments_blank_lines_and_order_mean_nothing() {
     for text in [
         format!("# made today\n\n  tencrypt-key-v1  \n\n#\ntenant {TENANT}\n\tepoch\t7   {ROOT}\n\n"),
         format!("tencrypt-key-v1\r\nepoch 7 {ROOT}\r\ntenant {TENANT}"),
-        good().to_uppercase().replace("TENCRYPT-KEY-V1", "tencrypt-key-v1").replace("TENANT", "tenant").replace("EPOCH", "epoch"),
+        good()
+            .to_uppercase()
+            .replace("TENCRYPT-KEY-V1", "tencrypt-key-v1")
+            .replace("TENANT", "tenant")
+            .replace("EPOCH", "epoch"),
     ] {
         let ring = KeyRing::parse(&text).expect(&text);
         assert_eq!(ring.tenant_id(), reference.tenant_id());

@@ -61,7 +61,7 @@ impl Rng {
 
     /// A number below `bound`; 0 if that is 0. No value is more likely than another by more than 2^-32 of itself.
     pub fn below(&mut self, bound: u32) -> u32 {
-        (u128::from(self.u64()) * u128::from(bound) >> 64) as u32
+        ((u128::from(self.u64()) * u128::from(bound)) >> 64) as u32
     }
 
     /// Another generator, whose bytes tell nothing of this one's.

@@ -98,7 +98,12 @@ impl<'d> View<'d> {
         self.config.protected.iter().any(|range| range.contains(&address))
     }
 
-    fn longest(&self, address: IpAddr, now: Instant, wanted: impl Fn(&FactSource) -> bool) -> Option<&'d Fact> {
+    fn longest(
+        &self,
+        address: IpAddr,
+        now: Instant,
+        wanted: impl Fn(&FactSource) -> bool,
+    ) -> Option<&'d Fact> {
         let counts = |fact: &&'d Fact| fact.is_live(now) && wanted(&fact.source);
         let base = self.base.table().matches(address).flat_map(|(_, facts)| facts.iter()).find(counts);
         let delta = self.delta.table().matches(address).flat_map(|(_, facts)| facts.iter()).find(counts);
@@ -115,5 +120,143 @@ impl<'d> View<'d> {
     fn facts(&self, address: IpAddr) -> impl Iterator<Item = &'d Fact> {
         let base = self.base.table().matches(address).flat_map(|(_, facts)| facts.iter());
         base.chain(self.delta.table().matches(address).flat_map(|(_, facts)| facts.iter()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{directory::FactChange, testing::start};
+
+    const PROTECTED: &str = "10.0.0.0/8";
+
+    fn fact() -> impl Strategy<Value = (Fact, Option<u64>)> {
+        let class = prop_oneof![Just(Class::Internal), Just(Class::External), Just(Class::Exempt)];
+        let source = prop_oneof![
+            Just(FactSource::Static),
+            Just(FactSource::Kubernetes),
+            Just(FactSource::Handshake),
+            Just(FactSource::Dns("a.test".into())),
+            Just(FactSource::Dns("b.test".into())),
+            Just(FactSource::ReverseDns("c.test".into())),
+        ];
+        (
+            0u32..4,
+            0u32..4,
+            prop_oneof![Just(8u8), Just(16), Just(24), Just(30), Just(32)],
+            class,
+            source,
+            prop::option::of(1u64..100),
+        )
+            .prop_map(|(net, host, length, class, source, life)| {
+                let address = std::net::Ipv4Addr::from(0x0a00_0000 | net << 16 | host);
+                let prefix = ipnet::Ipv4Net::new(address, length).unwrap().trunc();
+                (Fact::new(prefix, class, source, None), life)
+            })
+    }
+
+    /// The rules of [`View::classify`], over a plain list.
+    fn scan(
+        facts: &[Fact],
+        sticky: &[IpAddr],
+        address: IpAddr,
+        now: Instant,
+        config: &TunnelConfig,
+    ) -> Standing {
+        let longest = |authoritative: bool| {
+            facts
+                .iter()
+                .enumerate()
+                .filter(|(_, fact)| fact.prefix.contains(&address) && fact.is_live(now))
+                .filter(|(_, fact)| fact.source.is_authoritative() == authoritative)
+                .max_by_key(|(at, fact)| {
+                    (fact.prefix.prefix_len(), fact.source.authority(), std::cmp::Reverse(*at))
+                })
+                .map(|(_, fact)| fact)
+        };
+        let sticky = sticky.contains(&address);
+        if let Some(authority) = longest(true) {
+            let raised = longest(false).is_some_and(|hint| {
+                hint.class == Class::Internal && hint.prefix.prefix_len() > authority.prefix.prefix_len()
+            });
+            let host = authority.prefix.prefix_len() == 32;
+            return match authority.class {
+                Class::Internal => Standing::Internal,
+                _ if raised || sticky && !host => Standing::Internal,
+                Class::External => Standing::External,
+                Class::Exempt => Standing::Exempt,
+            };
+        }
+        let protected = config.protected.iter().any(|range| range.contains(&address));
+        match longest(false).map(|fact| fact.class) {
+            _ if sticky => Standing::Internal,
+            Some(Class::Internal) => Standing::Internal,
+            Some(_) if protected && config.external == External::Dns => Standing::Claimed,
+            _ if protected => Standing::Unknown,
+            _ => Standing::External,
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn classify_agrees_with_a_linear_scan(
+            base in prop::collection::vec(fact(), 0..12),
+            later in prop::collection::vec(fact(), 0..12),
+            dns: bool,
+            elapsed in 0u64..120,
+            key: u64,
+        ) {
+            let begun = start();
+            let mut config = TunnelConfig::new([PROTECTED.parse().unwrap()]);
+            config.external = if dns { External::Dns } else { External::Directory };
+            let alive = |(fact, life): (Fact, Option<u64>)| {
+                Fact { expires: life.map(|life| begun + Duration::from_secs(life)), ..fact }
+            };
+            // One statement a prefix and rank: where names of one rank disagree, either is right in its way.
+            let mut list: Vec<Fact> = Vec::new();
+            let mut fresh = |facts: Vec<(Fact, Option<u64>)>| -> Vec<Fact> {
+                let mut kept = Vec::new();
+                for fact in facts.into_iter().map(alive) {
+                    let rank = |fact: &Fact| (fact.prefix, fact.source.authority());
+                    if !list.iter().any(|known| rank(known) == rank(&fact)) {
+                        list.push(fact.clone());
+                        kept.push(fact);
+                    }
+                }
+                kept
+            };
+            let (base, later) = (fresh(base), fresh(later));
+            let directory = Directory::new(base, key);
+            let mut delta = Delta::new(key);
+            let mut sticky = Vec::new();
+            for fact in &later {
+                delta.apply(&FactChange::Learn(fact.clone()), begun);
+                if fact.class == Class::Internal && fact.prefix.prefix_len() == 32 {
+                    sticky.push(fact.prefix.addr());
+                }
+            }
+            let view = View { base: &directory, delta: &delta, config: &config };
+            let now = begun + Duration::from_secs(elapsed);
+            for bits in 0..16u32 {
+                let address = IpAddr::V4((0x0a00_0000 | (bits >> 2) << 16 | bits & 3).into());
+                let found = view.classify(address, now).standing;
+                prop_assert_eq!(found, scan(&list, &sticky, address, now, &config), "{}", address);
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_outside_the_protected_ranges_is_external_without_a_word() {
+        let config = TunnelConfig::new([PROTECTED.parse().unwrap()]);
+        let (base, delta) = (Directory::new([], 1), Delta::new(1));
+        let view = View { base: &base, delta: &delta, config: &config };
+        assert_eq!(view.classify([192, 0, 2, 1].into(), start()).standing, Standing::External);
+        assert_eq!(view.classify([10, 0, 0, 1].into(), start()).standing, Standing::Unknown);
     }
 }

@@ -101,7 +101,8 @@ impl Delta {
 
     /// Drops the prefix that would end first. An address that is forgotten is unknown again: asked, never bypassed.
     fn make_room(&mut self) {
-        let first = self.expiry.first_key_value().and_then(|(at, set)| set.first().map(|prefix| (*at, *prefix)));
+        let first =
+            self.expiry.first_key_value().and_then(|(at, set)| set.first().map(|prefix| (*at, *prefix)));
         if let Some((at, prefix)) = first {
             self.drop_prefix(prefix, at);
         }

@@ -14,5 +14,6 @@ pub use base::Directory;
 pub use classify::Standing;
 pub(crate) use classify::{Finding, View};
 pub(crate) use delta::Delta;
-pub use fact::{Class, Fact, FactChange, FactSource, PeerId};
-pub(crate) use table::KeyedState;
+pub use fact::{Class, Fact, FactChange, FactSource};
+
+pub use crate::crypto::PeerId;

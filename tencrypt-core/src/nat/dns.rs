@@ -81,7 +81,10 @@ mod tests {
     const NAMESERVER: &str = "172.30.0.10";
 
     fn hairpin() -> DnsHairpin {
-        DnsHairpin { nameservers: vec![NAMESERVER.parse().unwrap(), "fd00:30::a".parse().unwrap()], proxy_port: 40_053 }
+        DnsHairpin {
+            nameservers: vec![NAMESERVER.parse().unwrap(), "fd00:30::a".parse().unwrap()],
+            proxy_port: 40_053,
+        }
     }
 
     fn endpoints(packet: &IpPacket<&mut [u8]>) -> (String, String) {

@@ -36,7 +36,9 @@ impl Fragments {
 
     /// Remembers what is about to happen to a first fragment. Anything else is no concern of ours.
     pub(super) fn remember(&mut self, packet: &IpPacket<&mut [u8]>, rewrite: Rewrite, now: Instant) {
-        let Some(key) = packet.fragment().filter(|fragment| fragment.more).and_then(|_| key(packet)) else { return };
+        let Some(key) = packet.fragment().filter(|fragment| fragment.more).and_then(|_| key(packet)) else {
+            return;
+        };
         while let Some((until, oldest)) = self.order.front().copied() {
             if now < until && self.order.len() < MAX_PACKETS {
                 break;

@@ -133,7 +133,9 @@ impl Nat {
             let inner = Rewrite { destination: Some(target.address), ..Rewrite::default() };
             return apply(packet, outer, Some(inner), partial);
         }
-        let Some(flow) = Flow::of(packet) else { return self.follow(packet, partial, now, NatOutcome::Untouched) };
+        let Some(flow) = Flow::of(packet) else {
+            return self.follow(packet, partial, now, NatOutcome::Untouched);
+        };
         let Some(target) = self.served.find(&flow) else { return NatOutcome::Untouched };
         self.served.touch(&flow, packet.tcp_flags(), now);
         let change = Rewrite { source: Some(target.address), ..Rewrite::default() };
@@ -157,7 +159,8 @@ impl Nat {
             // An error of ours about an answer that was shown to us as coming from the VIP.
             let target = self.picked.find(&quoted.reversed()).ok_or(NatError::Refused)?;
             let outer = Rewrite { destination: Some(target.address), ..Rewrite::default() };
-            let inner = Rewrite { source: Some(target.address), source_port: target.port, ..Rewrite::default() };
+            let inner =
+                Rewrite { source: Some(target.address), source_port: target.port, ..Rewrite::default() };
             return rewritten(apply(packet, outer, Some(inner), partial), target.address);
         }
         let Some(flow) = Flow::of(packet) else {
@@ -168,9 +171,10 @@ impl Nat {
         let usable = |endpoint: &IpAddr| {
             endpoint.is_ipv4() == service.vip.is_ipv4() && !service.exclude.contains(endpoint)
         };
-        let known = self.picked.find(&flow).filter(|known| {
-            service.endpoints.contains(&known.address) && usable(&known.address)
-        });
+        let known = self
+            .picked
+            .find(&flow)
+            .filter(|known| service.endpoints.contains(&known.address) && usable(&known.address));
         let target = match known {
             Some(known) => known,
             None => {
@@ -185,8 +189,11 @@ impl Nat {
         };
         self.picked.touch(&flow, packet.tcp_flags(), now);
         self.answers.touch(&answer_of(&flow, target), packet.tcp_flags(), now);
-        let change =
-            Rewrite { destination: Some(target.address), destination_port: target.port, ..Rewrite::default() };
+        let change = Rewrite {
+            destination: Some(target.address),
+            destination_port: target.port,
+            ..Rewrite::default()
+        };
         self.fragments.remember(packet, change, now);
         rewritten(apply(packet, change, None, partial), target.address)
     }
@@ -198,18 +205,20 @@ impl Nat {
             let Some(target) = self.answers.find(&quoted.reversed()) else { return NatOutcome::Untouched };
             let from_endpoint = packet.source() == quoted.destination;
             let outer = Rewrite { source: from_endpoint.then_some(target.address), ..Rewrite::default() };
-            let inner =
-                Rewrite { destination: Some(target.address), destination_port: target.port, ..Rewrite::default() };
+            let inner = Rewrite {
+                destination: Some(target.address),
+                destination_port: target.port,
+                ..Rewrite::default()
+            };
             return apply(packet, outer, Some(inner), partial);
         }
-        let Some(flow) = Flow::of(packet) else { return self.follow(packet, partial, now, NatOutcome::Untouched) };
+        let Some(flow) = Flow::of(packet) else {
+            return self.follow(packet, partial, now, NatOutcome::Untouched);
+        };
         let Some(target) = self.answers.find(&flow) else { return NatOutcome::Untouched };
         self.answers.touch(&flow, packet.tcp_flags(), now);
-        let call = Flow {
-            source: target.address,
-            source_port: target.port.unwrap_or(flow.source_port),
-            ..flow
-        };
+        let call =
+            Flow { source: target.address, source_port: target.port.unwrap_or(flow.source_port), ..flow };
         self.picked.touch(&call.reversed(), packet.tcp_flags(), now);
         let change = Rewrite { source: Some(target.address), source_port: target.port, ..Rewrite::default() };
         self.fragments.remember(packet, change, now);
@@ -234,8 +243,12 @@ impl Nat {
             return rewritten(apply(packet, change, None, partial), own).map(drop);
         };
         let port = target_port(ports, packet);
-        let change =
-            Rewrite { source: Some(vip), destination: Some(own), destination_port: port, ..Rewrite::default() };
+        let change = Rewrite {
+            source: Some(vip),
+            destination: Some(own),
+            destination_port: port,
+            ..Rewrite::default()
+        };
         // The answer, as the pod will send it: own:t > VIP:p. It becomes VIP:s > own:p.
         let answer = Flow {
             protocol: flow.protocol,
@@ -280,7 +293,10 @@ impl Nat {
     /// When there may be something to remove.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [&self.served, &self.picked, &self.answers, &self.looped].into_iter().filter_map(FlowTable::next_due).min()
+        [&self.served, &self.picked, &self.answers, &self.looped]
+            .into_iter()
+            .filter_map(FlowTable::next_due)
+            .min()
     }
 
     fn pick(&mut self, flow: Flow, target: Target, now: Instant) -> Result<(), NatError> {
@@ -288,7 +304,11 @@ impl Nat {
             self.answers.remove(&answer_of(&flow, before));
         }
         let service_port = target.port.map(|_| flow.destination_port);
-        if !self.answers.insert(answer_of(&flow, target), Target { address: flow.destination, port: service_port }, now) {
+        if !self.answers.insert(
+            answer_of(&flow, target),
+            Target { address: flow.destination, port: service_port },
+            now,
+        ) {
             return Err(NatError::Full);
         }
         if !self.picked.insert(flow, target, now) {
@@ -298,7 +318,13 @@ impl Nat {
         Ok(())
     }
 
-    fn follow(&self, packet: &mut Packet<'_>, partial: bool, now: Instant, otherwise: NatOutcome) -> NatOutcome {
+    fn follow(
+        &self,
+        packet: &mut Packet<'_>,
+        partial: bool,
+        now: Instant,
+        otherwise: NatOutcome,
+    ) -> NatOutcome {
         match self.fragments.find(packet, now) {
             Some(change) => apply(packet, change, None, partial),
             None => otherwise,

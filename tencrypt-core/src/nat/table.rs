@@ -63,8 +63,7 @@ impl FlowTable {
             if flow.protocol == TCP {
                 entry.closing |= flags & (FIN | RST) != 0;
                 entry.closing &= flags & SYN == 0;
-                entry.life =
-                    if entry.closing || flags & SYN != 0 { TCP_TRANSITORY } else { TCP_ESTABLISHED };
+                entry.life = if entry.closing || flags & SYN != 0 { TCP_TRANSITORY } else { TCP_ESTABLISHED };
             }
         }
     }

@@ -107,7 +107,8 @@ mod tests {
 
     /// RFC 1071 section 4.1, word by word.
     fn plain_sum(bytes: &[u8]) -> u16 {
-        let words = bytes.chunks(2).map(|pair| u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
+        let words =
+            bytes.chunks(2).map(|pair| u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
         let mut total: u32 = words.map(u32::from).sum();
         while total > 0xffff {
             total = (total & 0xffff) + (total >> 16);
@@ -135,8 +136,23 @@ mod tests {
                         assert_eq!(Update::new().word(old, new).apply(before), !add(fixed, new));
                     }
                 }
-                for new in [0, 1, 0x7fff, 0x8000, 0xfffe, 0xffff, !old, old, old.wrapping_add(1), old.wrapping_sub(1)] {
-                    assert_eq!(Update::new().word(old, new).apply(before), !add(fixed, new), "{fixed:x} {old:x} {new:x}");
+                for new in [
+                    0,
+                    1,
+                    0x7fff,
+                    0x8000,
+                    0xfffe,
+                    0xffff,
+                    !old,
+                    old,
+                    old.wrapping_add(1),
+                    old.wrapping_sub(1),
+                ] {
+                    assert_eq!(
+                        Update::new().word(old, new).apply(before),
+                        !add(fixed, new),
+                        "{fixed:x} {old:x} {new:x}"
+                    );
                 }
             }
         }

@@ -53,9 +53,7 @@ impl Flow {
     /// 64 bits that spread flows evenly, by a key that outsiders do not know.
     #[must_use]
     pub fn hash_with(&self, key: u64) -> u64 {
-        use std::hash::{BuildHasher, Hash, Hasher};
-        let mut hasher = crate::directory::KeyedState { key }.build_hasher();
-        self.hash(&mut hasher);
-        hasher.finish()
+        use std::hash::BuildHasher;
+        crate::keyed_hash::KeyedState { key }.hash_one(self)
     }
 }

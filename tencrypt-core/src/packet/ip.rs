@@ -133,7 +133,8 @@ impl<B: AsRef<[u8]>> IpPacket<B> {
     /// TCP flags: FIN 1, SYN 2, RST 4, ACK 16.
     #[must_use]
     pub fn tcp_flags(&self) -> Option<u8> {
-        (self.layout.transport == Some(Transport::Tcp)).then(|| self.byte(self.layout.transport_offset() + 13))
+        (self.layout.transport == Some(Transport::Tcp))
+            .then(|| self.byte(self.layout.transport_offset() + 13))
     }
 
     fn icmp_type(&self) -> Option<u8> {
@@ -169,7 +170,11 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> IpPacket<B> {
     /// Sets the two ECN bits and mends the IPv4 header checksum.
     pub fn set_ecn(&mut self, ecn: u8) {
         let old = self.word(0);
-        let new = if self.layout.v4 { old & !3 | u16::from(ecn & 3) } else { old & !0x30 | u16::from(ecn & 3) << 4 };
+        let new = if self.layout.v4 {
+            old & !3 | u16::from(ecn & 3)
+        } else {
+            old & !0x30 | u16::from(ecn & 3) << 4
+        };
         self.set_word(0, new);
         if self.layout.v4 {
             let checksum = Update::new().word(old, new).apply(self.word(10));

@@ -150,7 +150,9 @@ impl Layout {
         let (mut fragment, mut source_routed) = (None, false);
         for count in 0.. {
             let length = match next {
-                HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | AUTHENTICATION | FRAGMENT if count >= MAX_EXTENSIONS => {
+                HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | AUTHENTICATION | FRAGMENT
+                    if count >= MAX_EXTENSIONS =>
+                {
                     return Err(ParseError::Extension);
                 }
                 // RFC 8200 section 4.1: hop-by-hop options come first or not at all.
@@ -229,7 +231,8 @@ impl Layout {
                 }
             }
             Some(Transport::Udp) => {
-                let length = rest.get(4..6).map(|length| usize::from(u16::from_be_bytes([length[0], length[1]])));
+                let length =
+                    rest.get(4..6).map(|length| usize::from(u16::from_be_bytes([length[0], length[1]])));
                 match length {
                     // Bytes behind the datagram are UDP options (RFC 9868).
                     Some(length) if length >= 8 && rest.len() >= 8 && (length <= rest.len() || first) => 8,

@@ -7,7 +7,13 @@ use super::{
     checksum::{add, pseudo_header, sum},
 };
 
-pub(crate) fn udp(source: &str, source_port: u16, destination: &str, destination_port: u16, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn udp(
+    source: &str,
+    source_port: u16,
+    destination: &str,
+    destination_port: u16,
+    payload: &[u8],
+) -> Vec<u8> {
     let mut segment = Vec::new();
     segment.extend(source_port.to_be_bytes());
     segment.extend(destination_port.to_be_bytes());
@@ -17,7 +23,13 @@ pub(crate) fn udp(source: &str, source_port: u16, destination: &str, destination
     ip(source, destination, 17, segment, Some(6))
 }
 
-pub(crate) fn tcp(source: &str, source_port: u16, destination: &str, destination_port: u16, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn tcp(
+    source: &str,
+    source_port: u16,
+    destination: &str,
+    destination_port: u16,
+    payload: &[u8],
+) -> Vec<u8> {
     tcp_with_flags(source, source_port, destination, destination_port, 0x10, payload)
 }
 
@@ -37,23 +49,14 @@ pub(crate) fn tcp_with_flags(
     ip(source, destination, 6, segment, Some(16))
 }
 
-/// An ICMP or ICMPv6 message; `kind` is its type.
-pub(crate) fn icmp(source: &str, destination: &str, kind: u8, rest: [u8; 4], payload: &[u8]) -> Vec<u8> {
-    let mut message = vec![kind, 0, 0, 0];
-    message.extend(rest);
-    message.extend(payload);
-    let v4 = source.parse::<IpAddr>().unwrap().is_ipv4();
-    if v4 {
-        let checksum = !sum(&message);
-        message[2..4].copy_from_slice(&checksum.to_be_bytes());
-        ip(source, destination, 1, message, None)
-    } else {
-        ip(source, destination, 58, message, Some(2))
-    }
-}
-
 /// An IP packet around `segment`, whose checksum over the pseudo header goes to `field`.
-pub(crate) fn ip(source: &str, destination: &str, protocol: u8, mut segment: Vec<u8>, field: Option<usize>) -> Vec<u8> {
+pub(crate) fn ip(
+    source: &str,
+    destination: &str,
+    protocol: u8,
+    mut segment: Vec<u8>,
+    field: Option<usize>,
+) -> Vec<u8> {
     let (from, to): (IpAddr, IpAddr) = (source.parse().unwrap(), destination.parse().unwrap());
     if let Some(at) = field {
         let total = add(pseudo_header(from, to, protocol, segment.len() as u32), sum(&segment));
@@ -93,11 +96,14 @@ pub(crate) fn checksums_hold(bytes: &[u8]) -> bool {
         return false;
     }
     let segment = &bytes[at..];
-    let pseudo = pseudo_header(packet.source(), packet.destination(), packet.protocol(), segment.len() as u32);
+    let pseudo =
+        pseudo_header(packet.source(), packet.destination(), packet.protocol(), segment.len() as u32);
     let whole = packet.fragment().is_none();
     match packet.transport() {
         Some(Transport::Udp) if packet.is_ipv4() && segment[6..8] == [0, 0] => true,
-        Some(Transport::Tcp | Transport::Udp | Transport::Icmpv6) if whole => add(pseudo, sum(segment)) == 0xffff,
+        Some(Transport::Tcp | Transport::Udp | Transport::Icmpv6) if whole => {
+            add(pseudo, sum(segment)) == 0xffff
+        }
         Some(Transport::Icmp) if whole => sum(segment) == 0xffff,
         _ => true,
     }

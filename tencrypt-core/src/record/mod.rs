@@ -228,8 +228,7 @@ struct HandshakeHeader {
 }
 
 fn handshake<const NOISE: usize>(datagram: &[u8]) -> Result<(HandshakeHeader, &[u8; NOISE]), DropReason> {
-    let (header, rest) =
-        datagram.split_first_chunk::<HANDSHAKE_HEADER_LEN>().ok_or(DropReason::Malformed)?;
+    let (header, rest) = datagram.split_first_chunk::<HANDSHAKE_HEADER_LEN>().ok_or(DropReason::Malformed)?;
     let [_, version, suite, epoch, s0, s1, s2, s3, r0, r1, r2, r3] = *header;
     if version != VERSION {
         return Err(DropReason::Unsupported);
