@@ -27,8 +27,8 @@ pub mod interceptor;
 pub mod message;
 mod name;
 mod project;
-//PROXY #[cfg(feature = "proxy")]
-//PROXY pub mod proxy;
+#[cfg(feature = "proxy")]
+pub mod proxy;
 pub mod resolv_conf;
 pub mod reverse;
 
