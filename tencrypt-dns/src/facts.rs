@@ -156,3 +156,6 @@ fn is_routable(address: IpAddr) -> bool {
         };
     !refused
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,6 +32,10 @@ pub mod proxy;
 pub mod resolv_conf;
 pub mod reverse;
 
+#[cfg(test)]
+#[path = "../tests/common/wire.rs"]
+mod wire;
+
 pub use facts::classify_reply;
 pub use interceptor::Interceptor;
 pub use name::{Name, NameError};

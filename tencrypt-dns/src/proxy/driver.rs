@@ -80,7 +80,7 @@ impl<U: UpstreamSockets, S: FactSink> Driver<U, S> {
                     None => handles_left = false,
                 },
                 () = timer => self.interceptor.handle_timeout(Instant::now()),
-                // An application that panics has lost its ticket: that query ends with SERVFAIL when its time is up.
+                // A sink that panics has lost its ticket: that query ends with SERVFAIL when its time is up.
                 Some(Ok(ticket)) = self.applying.join_next() => self.interceptor.facts_applied(ticket),
                 Some(progress) = self.progressed.recv() => self.handle_progress(progress),
                 input = self.clients.next() => self.handle_input(input),
