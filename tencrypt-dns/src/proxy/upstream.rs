@@ -8,7 +8,7 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
     net::{TcpSocket, UdpSocket},
     sync::mpsc,
 };
@@ -105,8 +105,20 @@ async fn by_udp(
 ) -> io::Result<()> {
     socket.send(bytes).await?;
     loop {
+        // An ICMP error, a closed port above all, makes the socket erroneous but not readable.
+        let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
+        if ready.is_error() {
+            if let Some(error) = socket.take_error()? {
+                return Err(error);
+            }
+            // It is known now, and gone: wait for the next one.
+            let _cleared: io::Result<()> =
+                socket.try_io(Interest::ERROR, || Err(io::ErrorKind::WouldBlock.into()));
+        }
+        if !ready.is_readable() {
+            continue;
+        }
         // The buffer is made when there is something to read: hundreds of attempts may be waiting.
-        socket.readable().await?;
         let mut buffer = vec![0; MAX_MESSAGE];
         match socket.try_recv_from(&mut buffer) {
             Ok((length, from)) => {
@@ -117,7 +129,6 @@ async fn by_udp(
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // An ICMP error, above all: the port is closed.
             Err(error) => return Err(error),
         }
     }
