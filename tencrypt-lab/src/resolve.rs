@@ -1,0 +1,2 @@
+//! r
+pub(crate) fn child() -> i32 { 0 }
