@@ -149,8 +149,9 @@ pub(crate) fn set_option<T: Copy>(socket: BorrowedFd<'_>, level: i32, name: i32,
     check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) })
 }
 
-/// Packets and drops of a packet socket since the last call (PACKET_STATISTICS).
-pub(crate) fn packet_statistics(socket: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
+/// Packets a packet socket had no room for since the last call (PACKET_STATISTICS).
+pub(crate) fn packet_drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    // struct tpacket_stats_v3: packets, drops, times the queue was frozen
     let mut stats = [0u32; 3];
     let mut length = size_of_val(&stats) as libc::socklen_t;
     // SAFETY: pointer and length describe `stats`, valid for writes for the call.
@@ -163,7 +164,7 @@ pub(crate) fn packet_statistics(socket: BorrowedFd<'_>) -> io::Result<(u32, u32)
             &mut length,
         )
     })?;
-    Ok((stats[0], stats[1]))
+    Ok(stats[1])
 }
 
 /// Waits until the descriptor is readable; false after `milliseconds`.
