@@ -2,22 +2,31 @@
 
 mod error;
 mod frame;
+mod http;
 mod link;
+mod listener;
 mod nat;
 mod netlink;
 mod netns;
+mod ping;
 mod resolve;
 mod ring;
 mod sniffer;
 mod sys;
+mod tcp;
 mod topology;
+mod udp;
 mod world;
 
 pub use error::{Error, Result};
 pub use frame::{Content, Frame, TUNNEL_PORT};
+pub use http::{HttpServer, http_get};
 pub use link::Mac;
 pub use nat::Ports;
 pub use netns::NetNs;
+pub use ping::{Ping, PingReport, V4_HEADERS, V6_HEADERS, sweep};
 pub use sniffer::{Keep, Report, Sniffer, Watch, hexdump};
+pub use tcp::{Direction, TcpServer, Throughput, Transfer, throughput, transfer};
 pub use topology::{Node, PLAIN_MTU, Pod, VXLAN_MTU, join};
+pub use udp::{Binding, UdpEcho, send_bound, udp_echo};
 pub use world::{Entered, TEST_LIMIT, enter, init, inside, test, test_within};
