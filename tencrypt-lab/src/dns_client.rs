@@ -39,7 +39,8 @@ pub fn dns_query(id: u16, name: &str, asked: Asked, udp_payload: Option<u16>) ->
         Asked::Cname => RecordType::CNAME,
         Asked::Ptr => RecordType::PTR,
     };
-    let mut name = Name::from_ascii(name).unwrap_or_else(|error| panic!("{name:?} is no domain name: {error}"));
+    let mut name =
+        Name::from_ascii(name).unwrap_or_else(|error| panic!("{name:?} is no domain name: {error}"));
     name.set_fqdn(true);
     message.add_query(Query::query(name, kind));
     if let Some(size) = udp_payload {
@@ -85,7 +86,8 @@ pub fn dns_over_tcp(from: &NetNs, server: SocketAddr, query: &[u8], limit: Durat
     const WHAT: &str = "a DNS query over TCP";
     let end = Instant::now() + limit;
     let mut stream = connect(from, server)?;
-    let length = u16::try_from(query.len()).map_err(|_| Error::Malformed("a query of more than 65,535 bytes"))?;
+    let length =
+        u16::try_from(query.len()).map_err(|_| Error::Malformed("a query of more than 65,535 bytes"))?;
     stream.write_all(&[&length.to_be_bytes()[..], query].concat()).during(WHAT)?;
     let mut received = Vec::new();
     let mut chunk = vec![0; 1 << 16];

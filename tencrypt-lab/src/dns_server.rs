@@ -152,7 +152,8 @@ impl Exchange {
     /// The name asked for, in lower case and without the dot at the end; empty if the query has none.
     pub fn name(&self) -> String {
         let query = Message::from_vec(&self.query).ok();
-        let name = query.and_then(|query| query.queries.first().map(|question| lower(question.name()).to_ascii()));
+        let name =
+            query.and_then(|query| query.queries.first().map(|question| lower(question.name()).to_ascii()));
         name.map(|name| name.trim_end_matches('.').to_owned()).unwrap_or_default()
     }
 }
@@ -226,7 +227,9 @@ impl Drop for DnsServer {
 impl Shared {
     /// The reply, remembered; `None` for silence and for what is no query.
     fn exchange(&self, from: SocketAddr, tcp: bool, bytes: &[u8]) -> Option<Vec<u8>> {
-        let query = Message::from_vec(bytes).ok().filter(|query| query.metadata.message_type == MessageType::Query)?;
+        let query = Message::from_vec(bytes)
+            .ok()
+            .filter(|query| query.metadata.message_type == MessageType::Query)?;
         let silent = self.silent.load(Ordering::Relaxed);
         let reply = if silent { None } else { self.encode(&query, tcp).ok() };
         let mut exchanges = self.exchanges.lock().unwrap_or_else(PoisonError::into_inner);
@@ -279,7 +282,8 @@ fn serve_tcp(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
 }
 
 fn parse(name: &str) -> Name {
-    let mut name = Name::from_ascii(name).unwrap_or_else(|error| panic!("{name:?} is no domain name: {error}"));
+    let mut name =
+        Name::from_ascii(name).unwrap_or_else(|error| panic!("{name:?} is no domain name: {error}"));
     name.set_fqdn(true);
     name
 }

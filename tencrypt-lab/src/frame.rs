@@ -93,8 +93,12 @@ impl fmt::Display for Frame {
             return write!(f, "{:?} {:02x?} > {:02x?}", self.content, self.from_mac, self.to_mac);
         };
         match self.content {
-            Content::Udp { source, destination } => write!(f, "UDP {from} port {source} > {to} port {destination}"),
-            Content::Tcp { source, destination } => write!(f, "TCP {from} port {source} > {to} port {destination}"),
+            Content::Udp { source, destination } => {
+                write!(f, "UDP {from} port {source} > {to} port {destination}")
+            }
+            Content::Tcp { source, destination } => {
+                write!(f, "TCP {from} port {source} > {to} port {destination}")
+            }
             other => write!(f, "{other:?} {from} > {to}"),
         }
     }

@@ -53,7 +53,8 @@ pub fn http_get(from: &NetNs, to: SocketAddr, host: &str, secret: &str, limit: D
     let mut stream = connect(from, to)?;
     stream.set_read_timeout(Some(limit)).during(WHAT)?;
     stream.set_write_timeout(Some(limit)).during(WHAT)?;
-    let request = format!("GET /account HTTP/1.1\r\nHost: {host}\r\nCookie: {secret}\r\nConnection: close\r\n\r\n");
+    let request =
+        format!("GET /account HTTP/1.1\r\nHost: {host}\r\nCookie: {secret}\r\nConnection: close\r\n\r\n");
     let mut response = Vec::new();
     let talk = stream
         .write_all(request.as_bytes())

@@ -40,7 +40,10 @@ pub(crate) fn set_mtu(name: &str, mtu: u32) -> Result<()> {
 pub(crate) fn set_master(name: &str, bridge: &str) -> Result<()> {
     let master = index(bridge)?.to_ne_bytes();
     let header = link_header(index(name)?, 0, 0);
-    ask(Request::new(libc::RTM_NEWLINK, 0, &header).attr(libc::IFLA_MASTER, &master), "put a device into a bridge")
+    ask(
+        Request::new(libc::RTM_NEWLINK, 0, &header).attr(libc::IFLA_MASTER, &master),
+        "put a device into a bridge",
+    )
 }
 
 /// Makes a bridge that forwards at once: no spanning tree, no multicast snooping.
@@ -70,8 +73,9 @@ pub(crate) fn add_veth(name: &str, mac: Mac, peer: &Peer<'_>, mtu: u32) -> Resul
     const VETH_INFO_PEER: u16 = 1;
     let mtu = mtu.to_ne_bytes();
     let there = std::fs::File::open(peer.netns.path()).during("open a network namespace")?;
-    let request =
-        new_link(name).attr(libc::IFLA_ADDRESS, &mac).attr(libc::IFLA_MTU, &mtu).nest(libc::IFLA_LINKINFO, |info| {
+    let request = new_link(name).attr(libc::IFLA_ADDRESS, &mac).attr(libc::IFLA_MTU, &mtu).nest(
+        libc::IFLA_LINKINFO,
+        |info| {
             info.text(libc::IFLA_INFO_KIND, "veth").nest(libc::IFLA_INFO_DATA, |data| {
                 data.nest(VETH_INFO_PEER, |other| {
                     other
@@ -82,12 +86,20 @@ pub(crate) fn add_veth(name: &str, mac: Mac, peer: &Peer<'_>, mtu: u32) -> Resul
                         .attr(libc::IFLA_NET_NS_FD, &there.as_raw_fd().to_ne_bytes())
                 })
             })
-        });
+        },
+    );
     ask(request, "make a veth pair")
 }
 
 /// Makes a VXLAN device with one remote end, which carries every frame (RFC 7348).
-pub(crate) fn add_vxlan(name: &str, mac: Mac, vni: u32, local: Ipv4Addr, remote: Ipv4Addr, mtu: u32) -> Result<()> {
+pub(crate) fn add_vxlan(
+    name: &str,
+    mac: Mac,
+    vni: u32,
+    local: Ipv4Addr,
+    remote: Ipv4Addr,
+    mtu: u32,
+) -> Result<()> {
     const IFLA_VXLAN_ID: u16 = 1;
     const IFLA_VXLAN_GROUP: u16 = 2;
     const IFLA_VXLAN_LOCAL: u16 = 4;

@@ -123,7 +123,9 @@ impl Rule {
     /// Compares register 1: operation 0 equal, 1 not equal.
     fn compare(self, operation: u32, value: &[u8]) -> Self {
         self.with("cmp", |e| {
-            e.attr(1, &REGISTER_1.to_be_bytes()).attr(2, &operation.to_be_bytes()).nest(3, |data| data.attr(1, value))
+            e.attr(1, &REGISTER_1.to_be_bytes())
+                .attr(2, &operation.to_be_bytes())
+                .nest(3, |data| data.attr(1, value))
         })
     }
 
@@ -208,7 +210,8 @@ impl Rule {
         const NFTA_LIST_ELEM: u16 = 1;
         self.family.message(NFT_MSG_NEWRULE, APPEND).text(1, TABLE).text(2, self.chain).nest(4, |mut list| {
             for (name, attributes) in &self.expressions {
-                list = list.nest(NFTA_LIST_ELEM, |e| e.text(1, name).nest(2, |data| data.raw(attributes.body())));
+                list = list
+                    .nest(NFTA_LIST_ELEM, |e| e.text(1, name).nest(2, |data| data.raw(attributes.body())));
             }
             list
         })

@@ -113,7 +113,12 @@ impl Netlink {
     }
 
     /// Has `requests` done together or not at all, as nftables wants it: between a begin and an end message.
-    pub(crate) fn transact(&mut self, begin: &Request, requests: &[Request], end: &Request) -> io::Result<()> {
+    pub(crate) fn transact(
+        &mut self,
+        begin: &Request,
+        requests: &[Request],
+        end: &Request,
+    ) -> io::Result<()> {
         let mut bytes = Vec::new();
         let first = self.sequence + 1;
         begin.encode(0, first, &mut bytes);

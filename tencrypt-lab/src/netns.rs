@@ -1,8 +1,8 @@
 //! A network namespace, held by a descriptor.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::{fs, panic, thread};

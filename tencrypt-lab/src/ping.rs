@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -58,7 +59,9 @@ impl Ping {
     ///
     /// No socket. Requests the kernel does not send are counted, not an error.
     pub fn run(&self, from: &NetNs) -> Result<PingReport> {
-        from.run(|| Pinger::open(self)?.exchange(&vec![self.length; self.count.into()], self.interval, self.wait))
+        from.run(|| {
+            Pinger::open(self)?.exchange(&vec![self.length; self.count.into()], self.interval, self.wait)
+        })
     }
 }
 
@@ -101,9 +104,16 @@ impl PingReport {
 /// # Errors
 ///
 /// No socket.
-pub fn sweep(from: &NetNs, to: IpAddr, lengths: RangeInclusive<usize>, may_fragment: bool) -> Result<PingReport> {
+pub fn sweep(
+    from: &NetNs,
+    to: IpAddr,
+    lengths: RangeInclusive<usize>,
+    may_fragment: bool,
+) -> Result<PingReport> {
     let ping = Ping { may_fragment, ..Ping::new(to) };
-    from.run(|| Pinger::open(&ping)?.exchange(&lengths.collect::<Vec<_>>(), Duration::from_millis(1), ping.wait))
+    from.run(|| {
+        Pinger::open(&ping)?.exchange(&lengths.collect::<Vec<_>>(), Duration::from_millis(1), ping.wait)
+    })
 }
 
 struct Pinger {
@@ -124,7 +134,8 @@ impl Pinger {
             socket.bind_device(Some(device.as_bytes())).during("bind a socket to a device")?;
         }
         let fd = socket.as_fd();
-        let set = |level, name, value: i32| sys::set_option(fd, level, name, value).during("choose fragmentation");
+        let set =
+            |level, name, value: i32| sys::set_option(fd, level, name, value).during("choose fragmentation");
         match (ping.to, ping.may_fragment) {
             (IpAddr::V4(_), true) => set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?,
             (IpAddr::V4(_), false) => set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO)?,
@@ -141,11 +152,12 @@ impl Pinger {
         let mut report = PingReport::default();
         let mut open = BTreeMap::new();
         for (sequence, &length) in (0u16..).zip(lengths) {
+            let due = Instant::now() + interval;
             match self.socket.send_to(&self.request(sequence, length), &SocketAddr::new(self.to, 0).into()) {
                 Ok(_) => {
                     report.sent += 1;
                     open.insert(sequence, Some((length, Instant::now())));
-                    self.gather(&mut open, &mut report, Instant::now() + interval)?;
+                    self.gather(&mut open, &mut report, due)?;
                 }
                 Err(error) => {
                     report.refused += 1;
@@ -153,6 +165,7 @@ impl Pinger {
                     report.unanswered.push(length);
                 }
             }
+            thread::sleep(due.saturating_duration_since(Instant::now()));
         }
         self.gather(&mut open, &mut report, Instant::now() + wait)?;
         report.unanswered.extend(open.values().flatten().map(|(length, _)| *length));
@@ -212,7 +225,9 @@ impl Pinger {
             IpAddr::V4(_) => (usize::from(received.first()? & 0x0f) * 4, 0),
             IpAddr::V6(_) => (0, 129),
         };
-        let [reply_kind, 0, _, _, id1, id2, seq1, seq2] = *received.get(start..)?.first_chunk()? else { return None };
+        let [reply_kind, 0, _, _, id1, id2, seq1, seq2] = *received.get(start..)?.first_chunk()? else {
+            return None;
+        };
         let mine = reply_kind == kind && u16::from_be_bytes([id1, id2]) == self.identifier;
         mine.then(|| (u16::from_be_bytes([seq1, seq2]), &received[start + 8..]))
     }

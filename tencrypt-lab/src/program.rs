@@ -96,7 +96,9 @@ impl Program {
         let end = Instant::now() + limit;
         let mut lines = self.output.lines();
         loop {
-            if let Some((_, line)) = lines.text.iter().find(|(stream, line)| *stream == Stream::Out && matches(line)) {
+            if let Some((_, line)) =
+                lines.text.iter().find(|(stream, line)| *stream == Stream::Out && matches(line))
+            {
                 return Ok(line.clone());
             }
             if lines.ended == self.readers {
@@ -175,7 +177,8 @@ impl Program {
 
     fn wait_output(&self, limit: Duration) {
         let wanted = self.readers;
-        let wait = self.output.changed.wait_timeout_while(self.output.lines(), limit, |lines| lines.ended < wanted);
+        let wait =
+            self.output.changed.wait_timeout_while(self.output.lines(), limit, |lines| lines.ended < wanted);
         drop(wait.unwrap_or_else(PoisonError::into_inner));
     }
 }
@@ -227,7 +230,12 @@ impl Output {
 
     fn of(&self, wanted: Stream) -> String {
         let lines = self.lines();
-        lines.text.iter().filter(|(stream, _)| *stream == wanted).map(|(_, line)| format!("{line}\n")).collect()
+        lines
+            .text
+            .iter()
+            .filter(|(stream, _)| *stream == wanted)
+            .map(|(_, line)| format!("{line}\n"))
+            .collect()
     }
 }
 

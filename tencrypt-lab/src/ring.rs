@@ -41,7 +41,12 @@ impl Ring {
         let socket = Socket::new(Domain::PACKET, Type::RAW, Some(every_protocol))?;
         let fd = socket.as_fd();
         sys::set_option(fd, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1i32)?;
-        sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_VERSION, libc::tpacket_versions::TPACKET_V3 as i32)?;
+        sys::set_option(
+            fd,
+            libc::SOL_PACKET,
+            libc::PACKET_VERSION,
+            libc::tpacket_versions::TPACKET_V3 as i32,
+        )?;
         let layout = libc::tpacket_req3 {
             tp_block_size: BLOCK as u32,
             tp_block_nr: BLOCKS as u32,
@@ -82,7 +87,10 @@ fn walk(block: &[u8], mut each: impl FnMut(RingFrame<'_>)) {
     let mut at = word(block, 16).unwrap_or(0);
     for _ in 0..frames {
         let Some(frame) = block.get(at..) else { return };
-        let (Some(next), Some(kept), Some(length)) = (word(frame, 0), word(frame, 12), word(frame, 16)) else { return };
+        let (Some(next), Some(kept), Some(length)) = (word(frame, 0), word(frame, 12), word(frame, 16))
+        else {
+            return;
+        };
         let Some(start) = frame.get(24..).and_then(|rest| rest.first_chunk()) else { return };
         let start = usize::from(u16::from_ne_bytes(*start));
         if let Some(bytes) = frame.get(start..start + kept) {

@@ -72,7 +72,8 @@ impl Watch {
             return false;
         }
         let known = |address: &IpAddr| self.addresses.contains(address);
-        let from_tenant = self.macs.contains(&frame.from_mac) || frame.addresses.is_some_and(|(from, _)| known(&from));
+        let from_tenant =
+            self.macs.contains(&frame.from_mac) || frame.addresses.is_some_and(|(from, _)| known(&from));
         if self.is_between(frame) {
             return !frame.content.is_tunnel();
         }
@@ -85,11 +86,16 @@ impl Watch {
     }
 
     fn is_between(&self, frame: &Frame) -> bool {
-        frame.addresses.is_some_and(|(from, to)| self.addresses.contains(&from) && self.addresses.contains(&to))
+        frame
+            .addresses
+            .is_some_and(|(from, to)| self.addresses.contains(&from) && self.addresses.contains(&to))
     }
 }
 
 /// What a [`Sniffer`] saw since its start or its last [`Sniffer::reset`].
+///
+/// A frame counts on every device it enters: what a port takes in for the node itself or for all counts again on
+/// `br0`, and what VXLAN brings counts on the cable and again on `vxlan0`.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Report {
@@ -245,7 +251,8 @@ pub fn hexdump(bytes: &[u8]) -> String {
     let mut lines = String::new();
     for (number, chunk) in bytes.chunks(16).enumerate() {
         let hex: String = chunk.iter().map(|byte| format!("{byte:02x} ")).collect();
-        let text: String = chunk.iter().map(|&b| if (0x20..0x7f).contains(&b) { b as char } else { '.' }).collect();
+        let text: String =
+            chunk.iter().map(|&b| if (0x20..0x7f).contains(&b) { b as char } else { '.' }).collect();
         lines.push_str(&format!("{:04x}  {hex:<48} {text}\n", number * 16));
     }
     lines

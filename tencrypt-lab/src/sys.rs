@@ -1,5 +1,8 @@
 //! Every call into libc that the standard library and `socket2` do not offer.
-#![expect(unsafe_code, reason = "namespaces, mounts, process signals and the packet ring have no safe interface")]
+#![expect(
+    unsafe_code,
+    reason = "namespaces, mounts, process signals and the packet ring have no safe interface"
+)]
 
 use std::ffi::CStr;
 use std::io;

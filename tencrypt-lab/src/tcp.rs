@@ -240,7 +240,9 @@ fn set_limits(stream: &TcpStream, end: Option<Instant>) -> io::Result<()> {
 }
 
 fn before(end: Instant) -> io::Result<Duration> {
-    end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()).ok_or(io::ErrorKind::TimedOut.into())
+    end.checked_duration_since(Instant::now())
+        .filter(|left| !left.is_zero())
+        .ok_or(io::ErrorKind::TimedOut.into())
 }
 
 fn within<T>(result: io::Result<T>, limit: Duration, what: &'static str) -> Result<T> {

@@ -112,7 +112,13 @@ impl Binding {
 /// # Errors
 ///
 /// The kernel refused to send: that is what a leak test hopes for, or the packet is dropped later and none is seen.
-pub fn send_bound(from: &NetNs, binding: Binding, device: &str, to: SocketAddr, payload: &[u8]) -> Result<()> {
+pub fn send_bound(
+    from: &NetNs,
+    binding: Binding,
+    device: &str,
+    to: SocketAddr,
+    payload: &[u8],
+) -> Result<()> {
     const WHAT: &str = "send a datagram";
     from.run(|| {
         let domain = Domain::for_address(to);
@@ -124,9 +130,12 @@ pub fn send_bound(from: &NetNs, binding: Binding, device: &str, to: SocketAddr, 
             SocketAddr::V4(to) if to.ip().is_multicast() => {
                 // struct ip_mreqn: group, address, index; setting the sending device needs the index only.
                 let choice = [0, 0, index];
-                sys::set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MULTICAST_IF, choice).during(WHAT)?;
+                sys::set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MULTICAST_IF, choice)
+                    .during(WHAT)?;
             }
-            SocketAddr::V6(to) if to.ip().is_multicast() || to.ip().is_unicast_link_local() => to.set_scope_id(index),
+            SocketAddr::V6(to) if to.ip().is_multicast() || to.ip().is_unicast_link_local() => {
+                to.set_scope_id(index)
+            }
             _ => {}
         }
         let mut control = Vec::new();
@@ -157,7 +166,9 @@ pub fn send_bound(from: &NetNs, binding: Binding, device: &str, to: SocketAddr, 
 fn packet_info(to: IpAddr, index: u32) -> Vec<u8> {
     let (level, kind, data) = match to {
         IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_PKTINFO, [&index.to_ne_bytes()[..], &[0; 8]].concat()),
-        IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, [&[0; 16][..], &index.to_ne_bytes()].concat()),
+        IpAddr::V6(_) => {
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, [&[0; 16][..], &index.to_ne_bytes()].concat())
+        }
     };
     let mut bytes = (size_of::<usize>() + 8 + data.len()).to_ne_bytes().to_vec();
     bytes.extend_from_slice(&level.to_ne_bytes());

@@ -97,7 +97,9 @@ pub fn enter(limit: Duration) -> Result<Entered> {
     command.args(env::args_os().skip(1));
     let mut world = spawn_world(command)?;
     match wait_and_sweep(&mut world, limit)? {
-        Some(status) => Ok(Entered::Over(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))),
+        Some(status) => {
+            Ok(Entered::Over(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))))
+        }
         None => Err(Error::Timeout { what: "the world", limit }),
     }
 }
@@ -148,7 +150,9 @@ fn spawn_world(mut command: Command) -> Result<Child> {
     let setup = sys::ChildSetup { world: Some(sys::WorldMaps::of_caller()), ..Default::default() };
     sys::before_exec(&mut command, setup);
     command.spawn().map_err(|error| match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES | libc::ENOSPC | libc::EUSERS | libc::EINVAL) => Error::Forbidden(error),
+        Some(libc::EPERM | libc::EACCES | libc::ENOSPC | libc::EUSERS | libc::EINVAL) => {
+            Error::Forbidden(error)
+        }
         _ => Error::Os { what: "start this executable again", source: error },
     })
 }
