@@ -215,6 +215,7 @@ impl RingMemory {
     }
 
     /// Gives block `index` back to the kernel.
+    #[expect(clippy::needless_pass_by_ref_mut, reason = "ends every borrow of the block's bytes")]
     pub(crate) fn release(&mut self, index: usize) {
         self.status(index).store(libc::TP_STATUS_KERNEL, Ordering::Release);
     }

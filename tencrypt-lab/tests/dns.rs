@@ -69,7 +69,7 @@ fn a_server_that_is_silent_and_one_behind_a_service() {
         let net = Network::new();
         let server = DnsServer::start(&net.far, zone()).unwrap();
         let service = ip("172.30.0.53");
-        net.near_node.service(service, &[net.far.v4()], &Ports::Only(vec![(DNS_PORT, DNS_PORT)])).unwrap();
+        net.nodes[0].service(service, &[net.far.v4()], &Ports::Only(vec![(DNS_PORT, DNS_PORT)])).unwrap();
         let file = resolv_conf("service", service);
         assert_eq!(resolve(net.a.netns(), &file, WEB, LIMIT).unwrap().len(), 2);
         server.set_silent(true);

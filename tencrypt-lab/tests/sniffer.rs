@@ -30,8 +30,8 @@ fn the_canary_is_seen_between_pods_of_one_node_and_on_both_nodes_across_vxlan() 
         let _servers =
             [&net.b, &net.far].map(|pod| HttpServer::start(pod, 80, format!("<p>{CANARY}</p>")).unwrap());
         let keep = Keep { frames: 50, bytes: 2000 };
-        let near = Sniffer::start(&net.near_node, watch(&net).keep(keep)).unwrap();
-        let far = Sniffer::start(&net.far_node, watch(&net)).unwrap();
+        let near = Sniffer::start(&net.nodes[0], watch(&net).keep(keep)).unwrap();
+        let far = Sniffer::start(&net.nodes[1], watch(&net)).unwrap();
         let get = |to: IpAddr| {
             let body = http_get(net.a.netns(), SocketAddr::new(to, 80), "shop", CANARY, LIMIT).unwrap();
             assert!(String::from_utf8(body).unwrap().contains(CANARY));
@@ -67,12 +67,12 @@ fn tunnel_frames_and_traffic_with_others_are_no_leak_but_pings_groups_and_link_l
     test("tunnel_frames_and_traffic_with_others_are_no_leak_but_pings_groups_and_link_local_are", || {
         let net = Network::new();
         let _echo = UdpEcho::start(&net.b, 8362).unwrap();
-        let sniffer = Sniffer::start(&net.near_node, watch(&net)).unwrap();
+        let sniffer = Sniffer::start(&net.nodes[0], watch(&net)).unwrap();
         for to in net.b.addresses() {
             let lost = udp_echo(net.a.netns(), SocketAddr::new(to, 8362), [100, 1000], LIMIT).unwrap();
             assert_eq!(lost, [0; 0]);
         }
-        let (gateway4, gateway6) = net.near_node.gateway();
+        let (gateway4, gateway6) = net.nodes[0].gateway();
         for to in [IpAddr::from(gateway4), gateway6.into()] {
             assert!(Ping::new(to).run(net.a.netns()).unwrap().is_complete());
         }
@@ -110,8 +110,8 @@ fn a_service_counts_as_the_tenants_own_where_it_is_named() {
     test("a_service_counts_as_the_tenants_own_where_it_is_named", || {
         let net = Network::new();
         let service = "172.30.0.10".parse().unwrap();
-        net.near_node.service(service, &[net.b.v4()], &Ports::All).unwrap();
-        let sniffer = Sniffer::start(&net.near_node, watch(&net).address(service)).unwrap();
+        net.nodes[0].service(service, &[net.b.v4()], &Ports::All).unwrap();
+        let sniffer = Sniffer::start(&net.nodes[0], watch(&net).address(service)).unwrap();
         assert!(Ping::new(service).run(net.a.netns()).unwrap().is_complete());
         assert!(seen(&sniffer).leaks >= 3);
     });
@@ -122,7 +122,7 @@ fn large_transfers_are_seen_whole() {
     test("large_transfers_are_seen_whole", || {
         let net = Network::new();
         let _server = TcpServer::start(&net.b, 9000).unwrap();
-        let sniffer = Sniffer::start(&net.near_node, watch(&net)).unwrap();
+        let sniffer = Sniffer::start(&net.nodes[0], watch(&net)).unwrap();
         let to = SocketAddr::new(net.b.v4(), 9000);
         let bytes = 256 << 20;
         let moved =

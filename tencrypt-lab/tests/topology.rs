@@ -68,7 +68,7 @@ fn services_answer_on_the_same_node_across_nodes_and_to_their_own_backend() {
         let net = Network::new();
         let services: [IpAddr; 2] = ["172.30.0.10".parse().unwrap(), "fd00:30::10".parse().unwrap()];
         let ported: [IpAddr; 2] = ["172.30.0.11".parse().unwrap(), "fd00:30::11".parse().unwrap()];
-        for node in [&net.near_node, &net.far_node] {
+        for node in &net.nodes {
             for (family, service) in services.into_iter().enumerate() {
                 node.service(service, &[net.b.addresses()[family]], &Ports::All).unwrap();
                 node.service(ported[family], &[net.b.addresses()[family]], &Ports::Only(vec![(80, 9000)]))
@@ -115,7 +115,7 @@ fn a_service_spreads_connections_over_its_backends() {
     test("a_service_spreads_connections_over_its_backends", || {
         let net = Network::new();
         let service = "172.30.0.20".parse().unwrap();
-        net.near_node.service(service, &[net.b.v4(), net.far.v4(), net.a.v4()], &Ports::All).unwrap();
+        net.nodes[0].service(service, &[net.b.v4(), net.far.v4(), net.a.v4()], &Ports::All).unwrap();
         let backends = [&net.a, &net.b, &net.far].map(|pod| HttpServer::start(pod, 80, "hello").unwrap());
         for _ in 0..12 {
             let body =
@@ -183,7 +183,7 @@ fn a_snapshot_is_equal_until_something_changes_and_again_when_that_is_undone() {
         net.a.delete_address("10.131.0.1/32".parse().unwrap()).unwrap();
         assert_eq!(before.difference(&Snapshot::take(net.a.netns()).unwrap()), [""; 0]);
 
-        let node = Snapshot::take(net.near_node.netns()).unwrap();
+        let node = Snapshot::take(net.nodes[0].netns()).unwrap();
         assert_eq!(node.lines("nftables ip").count(), 2, "{node}");
     });
 }

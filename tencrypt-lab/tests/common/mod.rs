@@ -4,13 +4,12 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use tencrypt_lab::{Node, Pod, VXLAN_MTU, join};
 
-/// Two nodes, two pods on the first, one on the second; fields are dropped pods first.
+/// Two nodes, two pods on the first, one on the second; `nodes` in the same order.
 pub(crate) struct Network {
     pub(crate) a: Pod,
     pub(crate) b: Pod,
     pub(crate) far: Pod,
-    pub(crate) near_node: Node,
-    pub(crate) far_node: Node,
+    pub(crate) nodes: [Node; 2],
 }
 
 impl Network {
@@ -24,8 +23,7 @@ impl Network {
             a: pod(&near_node, [10, 128, 0, 21], 0x21),
             b: pod(&near_node, [10, 128, 0, 22], 0x22),
             far: pod(&far_node, [10, 128, 2, 23], 0x23),
-            near_node,
-            far_node,
+            nodes: [near_node, far_node],
         }
     }
 }
