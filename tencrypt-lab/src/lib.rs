@@ -15,7 +15,7 @@
 //!     let a = node.pod("10.128.0.21".parse().unwrap(), "fd00:128::21".parse().unwrap(), lab::PLAIN_MTU).unwrap();
 //!     let b = node.pod("10.128.0.22".parse().unwrap(), "fd00:128::22".parse().unwrap(), lab::PLAIN_MTU).unwrap();
 //!     let _server = lab::HttpServer::start(&b, 80, "hello").unwrap();
-//!     let sniffer = lab::Sniffer::start(&node, lab::Watch::new([&a, &b], b"canary")).unwrap();
+//!     let sniffer = lab::Sniffer::start(node.netns(), lab::Watch::new([&a, &b], b"canary")).unwrap();
 //!     let limit = Duration::from_secs(5);
 //!     lab::http_get(a.netns(), SocketAddr::new(b.v4(), 80), "shop", "canary", limit).unwrap();
 //!     assert!(sniffer.settle(Duration::from_millis(100), limit));

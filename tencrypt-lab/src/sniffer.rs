@@ -1,4 +1,4 @@
-//! The leak probe: sees every frame that enters a node, counts those that show a tenant's content.
+//! The leak probe: sees every frame that enters a namespace, counts those that show a tenant's content.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,8 +13,9 @@ use memchr::memmem::Finder;
 use crate::error::{During, Result};
 use crate::frame::{Content, Frame};
 use crate::link::Mac;
+use crate::netns::NetNs;
 use crate::ring::{Ring, RingFrame};
-use crate::topology::{Node, Pod};
+use crate::topology::Pod;
 
 /// Different leaks listed; more are counted.
 const LEAKS_LISTED: usize = 32;
@@ -133,7 +134,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Listens on every device of a node, on a thread of its own, until dropped.
+/// Listens on every device of a namespace, on a thread of its own, until dropped.
 pub struct Sniffer {
     state: Arc<State>,
     thread: Option<JoinHandle<()>>,
@@ -151,13 +152,14 @@ struct Seen {
 }
 
 impl Sniffer {
-    /// Listens on `node`: `br0`, all its ports, VXLAN and what is below.
+    /// Listens in a namespace, mostly a node's: on `br0`, all its ports, VXLAN and what is below; devices made later
+    /// included.
     ///
     /// # Errors
     ///
     /// What the kernel refused.
-    pub fn start(node: &Node, watch: Watch) -> Result<Self> {
-        let ring = node.netns().run(Ring::open).during("open a packet socket")?;
+    pub fn start(netns: &NetNs, watch: Watch) -> Result<Self> {
+        let ring = netns.run(Ring::open).during("open a packet socket")?;
         let seen = Mutex::new(Seen { report: Report::default(), last: Instant::now() });
         let state = Arc::new(State { watch, seen, stop: AtomicBool::new(false) });
         let thread = thread::spawn({
