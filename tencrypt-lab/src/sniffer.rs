@@ -148,7 +148,8 @@ struct State {
 
 struct Seen {
     report: Report,
-    last: Instant,
+    /// From when to when the listening thread has found nothing to read, and looked; `None` after a frame.
+    idle: Option<(Instant, Instant)>,
 }
 
 impl Sniffer {
@@ -160,7 +161,7 @@ impl Sniffer {
     /// What the kernel refused.
     pub fn start(netns: &NetNs, watch: Watch) -> Result<Self> {
         let ring = netns.run(Ring::open).during("open a packet socket")?;
-        let seen = Mutex::new(Seen { report: Report::default(), last: Instant::now() });
+        let seen = Mutex::new(Seen { report: Report::default(), idle: None });
         let state = Arc::new(State { watch, seen, stop: AtomicBool::new(false) });
         let thread = thread::spawn({
             let state = Arc::clone(&state);
@@ -175,11 +176,13 @@ impl Sniffer {
         let quiet = quiet.max(Duration::from_millis(50));
         let start = Instant::now();
         while start.elapsed() < limit {
-            let since = self.state.seen().last.max(start);
-            if since.elapsed() >= quiet {
+            // Judged by the listening thread's own times, so that it may have been kept waiting for the processor.
+            if let Some((from, to)) = self.state.seen().idle
+                && to.saturating_duration_since(from.max(start)) >= quiet
+            {
                 return true;
             }
-            thread::sleep((quiet - since.elapsed()).min(Duration::from_millis(20)));
+            thread::sleep(Duration::from_millis(5));
         }
         false
     }
@@ -214,21 +217,25 @@ impl State {
 fn listen(mut ring: Ring, state: &State) {
     let finder = Finder::new(&state.watch.canary);
     while !state.stop.load(Ordering::Relaxed) {
+        let looked = Instant::now();
         let read = ring.read(WAIT, |frame| {
             let shows_canary = !state.watch.canary.is_empty() && finder.find(frame.bytes).is_some();
-            note(&mut state.seen(), &state.watch, &frame, shows_canary);
+            note(&mut state.seen().report, &state.watch, &frame, shows_canary);
         });
         match (read, ring.lost()) {
-            (Ok(_), Ok(lost)) => state.seen().report.lost += lost,
+            (Ok(some), Ok(lost)) => {
+                let mut seen = state.seen();
+                seen.report.lost += lost;
+                let since = seen.idle.map_or(looked, |(from, _)| from);
+                seen.idle = (!some).then(|| (since, Instant::now()));
+            }
             // A device that goes down makes the socket report it once (ENETDOWN).
             _ => thread::sleep(Duration::from_millis(1)),
         }
     }
 }
 
-fn note(seen: &mut Seen, watch: &Watch, raw: &RingFrame<'_>, shows_canary: bool) {
-    seen.last = Instant::now();
-    let report = &mut seen.report;
+fn note(report: &mut Report, watch: &Watch, raw: &RingFrame<'_>, shows_canary: bool) {
     report.frames += 1;
     report.bytes += raw.length as u64;
     report.canary += u64::from(shows_canary);

@@ -41,7 +41,7 @@ pub enum Entered {
 
 /// Does the work of a re-executed process that is not a world, and then does not return.
 ///
-/// [`test`] and [`enter`] call it; a program with another way in calls it first in `main`.
+/// [`test()`] and [`enter`] call it; a program with another way in calls it first in `main`.
 pub fn init() {
     if env::var_os(ROLE).is_some_and(|role| role == ROLE_RESOLVE) {
         std::process::exit(resolve::child());
@@ -57,11 +57,11 @@ pub fn test(name: &str, body: impl FnOnce()) {
     test_within(name, TEST_LIMIT, body);
 }
 
-/// [`test`] with a limit of its own.
+/// [`test()`] with a limit of its own.
 ///
 /// # Panics
 ///
-/// As [`test`].
+/// As [`test()`].
 pub fn test_within(name: &str, limit: Duration, body: impl FnOnce()) {
     init();
     if inside() {

@@ -3,7 +3,7 @@
 mod common;
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::Network;
 use tencrypt_lab::{
@@ -143,7 +143,12 @@ fn a_socket_bound_to_eth0_sends_by_every_means() {
         let local = SocketAddr::new(net.b.link_local().into(), 7000);
         // Not delivered, since the echo server is bound to the pod's own addresses, but sent: the sniffer's test sees it.
         send_bound(net.a.netns(), Binding::Routes, "eth0", local, b"bound").unwrap();
-        std::thread::sleep(Duration::from_millis(50));
+        let by_device = Ping { device: Some("eth0".to_owned()), ..Ping::new(net.b.v6()) };
+        assert!(by_device.run(net.a.netns()).unwrap().is_complete());
+        let end = Instant::now() + LIMIT;
+        while echo.received() < expected && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         assert_eq!(echo.received(), expected);
     });
 }
