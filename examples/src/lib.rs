@@ -9,8 +9,8 @@ use std::{
 };
 
 use tencrypt_core::{
-    DatagramSink, Identity, KeyRing, LaneId, PacketSink, Seed, SinkFull, Train, TrainSlot, Tunnel, TunnelConfig,
-    crypto::write_key_file, directory::Directory, packet::Opened,
+    DatagramSink, Identity, KeyRing, LaneId, PacketSink, Seed, SinkFull, Train, TrainSlot, Tunnel,
+    TunnelConfig, crypto::write_key_file, directory::Directory, packet::Opened,
 };
 
 /// Whatever goes wrong in an example.

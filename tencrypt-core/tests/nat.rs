@@ -12,6 +12,12 @@ use tencrypt_core::{
     packet::IpPacket,
 };
 
+/// A moment to count from.
+#[expect(clippy::disallowed_methods, reason = "a test needs some Instant to count from")]
+fn start() -> Instant {
+    Instant::now()
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Hosts {
     client: IpAddr,
@@ -87,7 +93,7 @@ fn parse(bytes: &mut [u8]) -> IpPacket<&mut [u8]> {
 fn a_call_by_vip_reaches_the_pod_and_its_answer_comes_from_the_vip() {
     for (v4, kind) in kinds() {
         let Hosts { client, vip, own } = hosts(v4);
-        let (mut nat, now) = (Nat::new(1), Instant::now());
+        let (mut nat, now) = (Nat::new(1), start());
         let mut call = packet(kind, client, vip, (5_000, 80));
         assert_eq!(nat.serve(&mut parse(&mut call), false, own, now), Ok(NatOutcome::Rewritten));
         assert_eq!(call, packet(kind, client, own, (5_000, 80)), "{v4} {kind:?}");
@@ -110,7 +116,7 @@ fn a_call_by_vip_reaches_the_pod_and_its_answer_comes_from_the_vip() {
 fn errors_about_a_call_by_vip_are_translated_both_ways() {
     for (v4, kind) in kinds() {
         let Hosts { client, vip, own } = hosts(v4);
-        let (mut nat, now) = (Nat::new(1), Instant::now());
+        let (mut nat, now) = (Nat::new(1), start());
         let mut call = packet(kind, client, vip, (5_000, 80));
         nat.serve(&mut parse(&mut call), false, own, now).unwrap();
         // The pod refuses what it got; the client must see the VIP refuse what it sent.
@@ -129,7 +135,7 @@ fn errors_about_a_call_by_vip_are_translated_both_ways() {
 fn a_flow_goes_to_one_endpoint_with_its_port_and_comes_back_from_the_vip() {
     for (v4, kind) in kinds() {
         let Hosts { client, vip, own: endpoint } = hosts(v4);
-        let (mut nat, now) = (Nat::new(1), Instant::now());
+        let (mut nat, now) = (Nat::new(1), start());
         let ports = [(80, 8_080)];
         let service = Service { vip, endpoints: &[endpoint], ports: &ports, exclude: &[client] };
         let target = if kind == Kind::Request { 80 } else { 8_080 };
@@ -162,7 +168,7 @@ fn a_flow_goes_to_one_endpoint_with_its_port_and_comes_back_from_the_vip() {
 fn flows_spread_over_endpoints_and_stay_until_theirs_is_gone() {
     let Hosts { client, vip, .. } = hosts(true);
     let endpoints: Vec<IpAddr> = (1..=4).map(|last| IpAddr::from([10, 1, 1, last])).collect();
-    let (mut nat, now) = (Nat::new(7), Instant::now());
+    let (mut nat, now) = (Nat::new(7), start());
     let service = Service { vip, endpoints: &endpoints, ports: &[], exclude: &[client] };
     let pick = |nat: &mut Nat, port: u16, service: &Service<'_>| {
         nat.balance(&mut parse(&mut packet(Kind::Udp, client, vip, (port, 80))), false, service, now).unwrap()
@@ -186,7 +192,7 @@ fn flows_spread_over_endpoints_and_stay_until_theirs_is_gone() {
 #[test]
 fn a_service_without_an_endpoint_of_the_family_is_an_error() {
     let Hosts { client, vip, own } = hosts(true);
-    let (mut nat, now) = (Nat::new(1), Instant::now());
+    let (mut nat, now) = (Nat::new(1), start());
     for (endpoints, exclude) in
         [(vec![], vec![]), (vec!["fd00::1".parse().unwrap()], vec![]), (vec![own], vec![own])]
     {
@@ -200,7 +206,7 @@ fn a_service_without_an_endpoint_of_the_family_is_an_error() {
 fn a_pod_that_calls_its_own_vip_is_called_by_the_vip() {
     for (v4, kind) in kinds() {
         let Hosts { vip, own, .. } = hosts(v4);
-        let (mut nat, now) = (Nat::new(1), Instant::now());
+        let (mut nat, now) = (Nat::new(1), start());
         let mut call = packet(kind, own, vip, (5_000, 80));
         nat.loop_back(&mut parse(&mut call), false, vip, own, &[(80, 8_080)], now).unwrap();
         let target = if kind == Kind::Request { 80 } else { 8_080 };
@@ -242,7 +248,7 @@ fn cut(bytes: &[u8], at: usize) -> [Vec<u8>; 2] {
 #[test]
 fn later_fragments_follow_their_first_one() {
     let Hosts { client, vip, own } = hosts(true);
-    let (mut nat, now) = (Nat::new(1), Instant::now());
+    let (mut nat, now) = (Nat::new(1), start());
     let service = Service { vip, endpoints: &[own], ports: &[(80, 8_080)], exclude: &[client] };
     let [mut first, mut last] = cut(&packet(Kind::Udp, client, vip, (5_000, 80)), 16);
     let mut early = last.clone();
@@ -265,7 +271,7 @@ fn later_fragments_follow_their_first_one() {
 #[test]
 fn idle_translations_end() {
     let Hosts { client, vip, own } = hosts(true);
-    let (mut nat, now) = (Nat::new(1), Instant::now());
+    let (mut nat, now) = (Nat::new(1), start());
     nat.serve(&mut parse(&mut packet(Kind::Udp, client, vip, (5_000, 80))), false, own, now).unwrap();
     let due = nat.poll_timeout().unwrap();
     assert_eq!(due, now + Duration::from_secs(120));
@@ -280,7 +286,7 @@ proptest! {
     fn there_and_back_is_the_identity(v4: bool, port: u16, service_port: u16, target: u16, kind in 0..3usize) {
         let Hosts { client, vip, own } = hosts(v4);
         let kind = [Kind::Udp, Kind::Tcp, Kind::Request][kind];
-        let (mut nat, now) = (Nat::new(3), Instant::now());
+        let (mut nat, now) = (Nat::new(3), start());
         let ports = [(service_port, target)];
         let service = Service { vip, endpoints: &[own], ports: &ports, exclude: &[client] };
         // What the client sends is what the pod answers, seen from the other side.

@@ -12,7 +12,7 @@ mod world;
 
 pub use model::{Model, Violation};
 pub use network::Weather;
-pub use packets::{read_udp, udp};
+pub use packets::{Endpoint, read_udp, udp};
 pub use random::Random;
 pub use world::{PodId, PodOptions, Tenant, World};
 

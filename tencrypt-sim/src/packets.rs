@@ -2,6 +2,9 @@
 
 use std::net::IpAddr;
 
+/// An address and a port.
+pub type Endpoint = (IpAddr, u16);
+
 const UDP: u8 = 17;
 
 /// A UDP packet of either family with finished checksums.
@@ -9,7 +12,7 @@ const UDP: u8 = 17;
 /// # Panics
 /// If the addresses are of different families or the payload is longer than 65,000 bytes.
 #[must_use]
-pub fn udp(source: (IpAddr, u16), destination: (IpAddr, u16), payload: &[u8]) -> Vec<u8> {
+pub fn udp(source: Endpoint, destination: Endpoint, payload: &[u8]) -> Vec<u8> {
     assert!(payload.len() <= 65_000, "a packet has at most 65,535 bytes");
     let length = (8 + payload.len()) as u16;
     let mut datagram = Vec::with_capacity(usize::from(length));
@@ -51,7 +54,7 @@ pub fn udp(source: (IpAddr, u16), destination: (IpAddr, u16), payload: &[u8]) ->
 /// Source, destination and payload of a UDP packet without options, `None` if it is anything else or a checksum is
 /// wrong.
 #[must_use]
-pub fn read_udp(packet: &[u8]) -> Option<((IpAddr, u16), (IpAddr, u16), &[u8])> {
+pub fn read_udp(packet: &[u8]) -> Option<(Endpoint, Endpoint, &[u8])> {
     let (from, to, at): (IpAddr, IpAddr, usize) = match packet.first()? >> 4 {
         4 => {
             let from: [u8; 4] = packet.get(12..16)?.try_into().ok()?;

@@ -129,7 +129,11 @@ fn main() -> Result<(), Failure> {
     let mut transport = Framed::new(ours)?;
     let mut tunnel = pod(&keys, &[HERE], Instant::now())?;
     let mut question = udp((HERE, 5_000), (THERE, 7), b"does this need udp?");
-    let _ = tunnel.handle_outbound(&mut TunPacket::new(VnetHdr::default(), &mut question), Instant::now(), &mut transport);
+    let _ = tunnel.handle_outbound(
+        &mut TunPacket::new(VnetHdr::default(), &mut question),
+        Instant::now(),
+        &mut transport,
+    );
     let answered = (0..200).find_map(|_| {
         let mut inbox = Inbox::default();
         transport.turn(&mut tunnel, THERE, &mut inbox).ok()?;

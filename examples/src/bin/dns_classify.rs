@@ -43,7 +43,7 @@ const RECORDED: [Recorded; 3] = [
 
 fn main() -> Result<(), Failure> {
     let resolv_conf = ResolvConf::parse(RESOLV_CONF)?;
-    let project = Project::from_search(resolv_conf.search())?;
+    let project = Project::from_search(&resolv_conf.search)?;
     println!("project {} of cluster domain {}", project.namespace(), project.cluster_domain());
     for recorded in &RECORDED {
         let query = query(recorded.name);

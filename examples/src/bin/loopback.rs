@@ -28,7 +28,11 @@ fn main() -> Result<(), Failure> {
     // An application in the first pod sends a datagram. Nobody knows the destination yet: it is asked.
     let mut packet = udp((pods[0].address, 5_000), (pods[1].address, 80), b"hello from the first pod");
     let mut outbox = Outbox::default();
-    let outcome = pods[0].tunnel.handle_outbound(&mut TunPacket::new(VnetHdr::default(), &mut packet), now, &mut outbox);
+    let outcome = pods[0].tunnel.handle_outbound(
+        &mut TunPacket::new(VnetHdr::default(), &mut packet),
+        now,
+        &mut outbox,
+    );
     assert_eq!(outcome, Outbound::Held);
     println!("first packet: held while its destination is asked");
 
@@ -43,7 +47,11 @@ fn main() -> Result<(), Failure> {
     // Now there is a session: the second packet is one record.
     let mut packet = udp((pods[1].address, 80), (pods[0].address, 5_000), b"and hello back");
     let mut outbox = Outbox::default();
-    let outcome = pods[1].tunnel.handle_outbound(&mut TunPacket::new(VnetHdr::default(), &mut packet), now, &mut outbox);
+    let outcome = pods[1].tunnel.handle_outbound(
+        &mut TunPacket::new(VnetHdr::default(), &mut packet),
+        now,
+        &mut outbox,
+    );
     assert_eq!(outcome, Outbound::Sent { records: 1 });
     let (to, record) = &outbox.0[0];
     println!("second packet: {} bytes became a record of {} for {to}", packet.len(), record.len());
