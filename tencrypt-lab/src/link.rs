@@ -4,11 +4,13 @@ use std::ffi::CString;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
-use crate::error::{During, Result};
-use crate::netlink::{CREATE, Netlink, Request};
+use crate::error::{During, Error, Result};
+use crate::netlink::{CREATE, Netlink, Request, attributes};
 use crate::netns::NetNs;
 use crate::sys;
 
@@ -161,6 +163,52 @@ pub(crate) fn add_route(to: IpNet, gateway: IpAddr) -> Result<()> {
         .attr(libc::RTA_DST, &octets(to.addr()))
         .attr(libc::RTA_GATEWAY, &octets(gateway));
     ask(request, "add a route")
+}
+
+/// Waits until a device has its IPv6 link-local address and every IPv6 address of it is usable: the kernel finishes
+/// them on a work queue of its own, even without duplicate address detection (net/ipv6/addrconf.c).
+pub(crate) fn wait_for_v6(name: &str) -> Result<()> {
+    const LIMIT: Duration = Duration::from_secs(10);
+    let index = index(name)?;
+    let end = Instant::now() + LIMIT;
+    while !v6_is_ready(index).during("look at IPv6 addresses")? {
+        if Instant::now() >= end {
+            return Err(Error::Timeout { what: "the kernel's setting up of IPv6", limit: LIMIT });
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+fn v6_is_ready(index: u32) -> io::Result<bool> {
+    let v6 = libc::AF_INET6 as u8;
+    let mut netlink = Netlink::route()?;
+    let mut addresses = Vec::new();
+    for (_, body) in netlink.dump(&Request::new(libc::RTM_GETADDR, 0, &[v6, 0, 0, 0, 0, 0, 0, 0]))? {
+        // struct ifaddrmsg: family, prefix length, flags, scope, index
+        let Some((header, rest)) = body.split_at_checked(8) else { continue };
+        if header[4..] == index.to_ne_bytes() {
+            let tentative = u32::from(header[2]) & libc::IFA_F_TENTATIVE != 0;
+            let address = attributes(rest)
+                .find(|(kind, _)| *kind == libc::IFA_ADDRESS)
+                .map(|(_, value)| value.to_vec());
+            addresses.push((address.unwrap_or_default(), tentative));
+        }
+    }
+    let mut local = Vec::new();
+    for (_, body) in
+        netlink.dump(&Request::new(libc::RTM_GETROUTE, 0, &[v6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]))?
+    {
+        // struct rtmsg, the type at byte 7
+        let Some((header, rest)) = body.split_at_checked(12) else { continue };
+        if header[7] == libc::RTN_LOCAL {
+            local.extend(
+                attributes(rest).find(|(kind, _)| *kind == libc::RTA_DST).map(|(_, value)| value.to_vec()),
+            );
+        }
+    }
+    let has_link_local = addresses.iter().any(|(address, _)| address.starts_with(&[0xfe, 0x80]));
+    Ok(has_link_local && addresses.iter().all(|(address, tentative)| !tentative && local.contains(address)))
 }
 
 /// The index of a device.

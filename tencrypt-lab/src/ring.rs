@@ -12,7 +12,8 @@ use crate::sys::{self, RingMemory};
 
 /// Bytes of a block; the kernel hands over whole blocks. No frame is larger.
 const BLOCK: usize = 1 << 20;
-const BLOCKS: usize = 32;
+/// 64 MiB in all: what a fast sender sends while the listener waits for a processor.
+const BLOCKS: usize = 64;
 /// A block that is not full is handed over after this time, milliseconds.
 const RETIRE_AFTER: u32 = 10;
 

@@ -83,7 +83,8 @@ impl Node {
             link::add_address("eth0", net(v4.into(), gateway4.prefix_len()))?;
             link::add_address("eth0", net(v6.into(), gateway6.prefix_len()))?;
             link::add_route(net(Ipv4Addr::UNSPECIFIED.into(), 0), gateway4.addr().into())?;
-            link::add_route(net(Ipv6Addr::UNSPECIFIED.into(), 0), gateway6.addr().into())
+            link::add_route(net(Ipv6Addr::UNSPECIFIED.into(), 0), gateway6.addr().into())?;
+            link::wait_for_v6("eth0")
         })?;
         Ok(Pod { netns, v4, v6, mac, port })
     }
