@@ -96,6 +96,8 @@ impl Framed {
             let Some(record) = self.received.get_mut(2..end) else { break };
             let meta = RecvMeta { from: SocketAddr::new(peer, 8_362), stride: (end - 2) as u16, ecn: 0 };
             tunnel.handle_datagrams(&meta, record, Instant::now(), inbox);
+            // What a handshake message made due comes before the next record.
+            tunnel.handle_timeout(Instant::now());
             self.received.drain(..end);
         }
         Ok(())

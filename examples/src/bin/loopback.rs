@@ -86,6 +86,8 @@ fn settle(pods: &mut [Pod], first: Vec<(SocketAddr, Vec<u8>)>, now: Instant) -> 
             let mut inbox = Inbox::default();
             let meta = RecvMeta { from, stride: bytes.len() as u16, ecn: 0 };
             pod.tunnel.handle_datagrams(&meta, &mut bytes, now, &mut inbox);
+            // What a handshake message made due comes before the next datagram.
+            pod.tunnel.handle_timeout(now);
             delivered.extend(inbox.0.into_iter().map(|packet| (pod.address, packet)));
         }
     }
