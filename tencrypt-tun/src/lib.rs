@@ -1,1 +1,21 @@
-//! Linux adapter of tencrypt: TUN device, network namespaces, routes, nftables enforcement, raw sockets.
+//! Linux adapter of tencrypt: what happens in a pod's network namespace.
+//!
+//! A [`Capture`] sends a namespace's protected traffic to a [`TunDevice`] and lets nothing past it: routes, a rule and
+//! nftables chains (DESIGN section 6). [`NetNs`] enters the namespace, [`Monitor`] tells what changes in it,
+//! [`RawSockets`] send what leaves untouched, [`SocketTable`] knows which destinations are still in use. No protocol
+//! state is kept here.
+//!
+//! Sockets and devices belong to the namespace of the thread that opens them. Open everything on a thread made by
+//! [`NetNs::run`] or [`NetNs::spawn`]; use it from any.
+
+mod name;
+mod netlink;
+mod netns;
+mod sys;
+
+pub use name::{InterfaceName, InvalidInterfaceName};
+pub use netns::{NetNs, NetNsError, NetNsId};
+
+/// The firewall mark of the tunnel's own packets (DESIGN section 6): what bears it is routed by the main table and
+/// passes the chains.
+pub const MARK: u32 = 0x8362;

@@ -1,0 +1,91 @@
+//! The system calls this crate needs and neither the standard library nor socket2 offers.
+
+#![expect(
+    unsafe_code,
+    reason = "ioctl, setns, setsockopt and poll have no safe wrapper in this crate's dependencies"
+)]
+
+use std::ffi::c_int;
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::time::Duration;
+
+use crate::name::InterfaceName;
+
+/// `NS_GET_NSTYPE`, `_IO(0xb7, 0x3)` (include/uapi/linux/nsfs.h).
+const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+
+/// Moves the calling thread, and no other, into the network namespace `namespace` refers to.
+pub(crate) fn enter_netns(namespace: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: setns reads nothing from our memory; the descriptor is open for the duration of the call.
+    checked(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }).map(drop)
+}
+
+/// Whether the file is a network namespace; every other file is not (`ENOTTY`).
+pub(crate) fn is_netns(file: BorrowedFd<'_>) -> bool {
+    // SAFETY: NS_GET_NSTYPE takes no argument; the descriptor is open for the duration of the call.
+    let kind = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) };
+    kind == libc::CLONE_NEWNET
+}
+
+/// `TUNSETIFF`: makes the device `name` with `flags` and attaches it to `file`, an open `/dev/net/tun`.
+pub(crate) fn tun_set_iff(file: BorrowedFd<'_>, name: &InterfaceName, flags: c_int) -> io::Result<()> {
+    // SAFETY: ifreq is plain old data, all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.as_str().bytes()) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = flags as libc::c_short;
+    // SAFETY: TUNSETIFF reads and writes one ifreq, which lives across the call; its name ends in a zero byte, since
+    // an InterfaceName has at most 15 bytes.
+    checked(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as libc::Ioctl, &raw mut request) })
+        .map(drop)
+}
+
+/// `TUNSETVNETHDRSZ`: bytes of the header in front of every packet.
+pub(crate) fn tun_set_vnet_header(file: BorrowedFd<'_>, bytes: c_int) -> io::Result<()> {
+    // SAFETY: TUNSETVNETHDRSZ reads one int, which lives across the call.
+    checked(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ as libc::Ioctl, &raw const bytes) })
+        .map(drop)
+}
+
+/// `TUNSETOFFLOAD`: what the reader takes unfinished, `TUN_F_*`.
+pub(crate) fn tun_set_offload(file: BorrowedFd<'_>, flags: u32) -> io::Result<()> {
+    let argument = libc::c_ulong::from(flags);
+    // SAFETY: TUNSETOFFLOAD takes its argument by value.
+    checked(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD as libc::Ioctl, argument) }).map(drop)
+}
+
+/// Sets an option whose value is an `int`.
+pub(crate) fn set_option(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+    // SAFETY: the kernel reads size_of::<c_int>() bytes from a c_int that lives across the call.
+    checked(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of::<c_int>() as libc::socklen_t,
+        )
+    })
+    .map(drop)
+}
+
+/// Waits until `file` can be read or has an error; false when `timeout` passes first.
+pub(crate) fn wait_readable(file: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {
+    let mut entry = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let milliseconds = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
+    // SAFETY: poll reads and writes the one pollfd it is told of, which lives across the call.
+    checked(unsafe { libc::poll(&raw mut entry, 1, milliseconds) }).map(|ready| ready > 0)
+}
+
+fn checked(result: c_int) -> io::Result<c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// The descriptor of a netlink socket, whose type has no `AsFd`.
+pub(crate) fn borrow(socket: &netlink_sys::Socket) -> BorrowedFd<'_> {
+    // SAFETY: the socket owns its descriptor and closes it no sooner than on drop, which the borrow outlives not.
+    unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) }
+}
