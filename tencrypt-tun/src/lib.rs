@@ -8,13 +8,25 @@
 //! Sockets and devices belong to the namespace of the thread that opens them. Open everything on a thread made by
 //! [`NetNs::run`] or [`NetNs::spawn`]; use it from any.
 
+mod device;
+mod monitor;
 mod name;
 mod netlink;
 mod netns;
+mod raw;
+mod sock_diag;
+mod sockets;
 mod sys;
+mod underlay;
 
+pub use device::{Delivered, DeviceError, Received, TunDevice};
+pub use monitor::{Change, Monitor};
 pub use name::{InterfaceName, InvalidInterfaceName};
 pub use netns::{NetNs, NetNsError, NetNsId};
+pub use raw::RawSockets;
+pub use sock_diag::SocketTable;
+pub use sockets::{bind_to_interface, forbid_fragmentation, mark_socket, set_buffers};
+pub use underlay::Mtu;
 
 /// The firewall mark of the tunnel's own packets (DESIGN section 6): what bears it is routed by the main table and
 /// passes the chains.

@@ -1,0 +1,61 @@
+//! Options of the sockets that the rest of the program opens.
+
+use std::io;
+use std::os::fd::AsFd as _;
+
+use socket2::Socket;
+
+use crate::MARK;
+use crate::name::InterfaceName;
+use crate::sys;
+
+/// Marks a socket as the tunnel's own: its packets pass by table 8362 and through the chains. Needs `CAP_NET_ADMIN` or
+/// `CAP_NET_RAW` in the namespace.
+///
+/// # Errors
+/// What the kernel reports.
+pub fn mark_socket(socket: &Socket) -> io::Result<()> {
+    socket.set_mark(MARK)
+}
+
+/// Binds a socket to one interface: it hears and answers nobody else.
+///
+/// # Errors
+/// `ENODEV` where there is no such interface, and what else the kernel reports.
+pub fn bind_to_interface(socket: &Socket, interface: InterfaceName) -> io::Result<()> {
+    socket.bind_device(Some(interface.as_str().as_bytes()))
+}
+
+/// Forbids fragmentation of what an IP socket of either family sends (`IP_PMTUDISC_PROBE`: don't-fragment is set, and
+/// what a router says about the path's MTU is not believed). On a dual-stack socket both families are set.
+///
+/// # Errors
+/// What the kernel reports.
+pub fn forbid_fragmentation(socket: &Socket) -> io::Result<()> {
+    if socket.domain()? == socket2::Domain::IPV6 {
+        sys::set_option(
+            socket.as_fd(),
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            libc::IPV6_PMTUDISC_PROBE,
+        )?;
+        if socket.only_v6()? {
+            return Ok(());
+        }
+    }
+    sys::set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)
+}
+
+/// Asks for receive and send buffers of so many bytes: past the system's limit where the kernel lets this process
+/// (`CAP_NET_ADMIN` in the first user namespace), else up to the limit.
+///
+/// # Errors
+/// What the kernel reports on the second try.
+pub fn set_buffers(socket: &Socket, receive: usize, send: usize) -> io::Result<()> {
+    let forced = |name, bytes: usize| {
+        let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
+        sys::set_option(socket.as_fd(), libc::SOL_SOCKET, name, bytes)
+    };
+    forced(libc::SO_RCVBUFFORCE, receive).or_else(|_| socket.set_recv_buffer_size(receive))?;
+    forced(libc::SO_SNDBUFFORCE, send).or_else(|_| socket.set_send_buffer_size(send))
+}
