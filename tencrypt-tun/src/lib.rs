@@ -14,6 +14,7 @@ mod name;
 mod netlink;
 mod netns;
 mod raw;
+mod routing;
 mod sock_diag;
 mod sockets;
 mod sys;

@@ -1,0 +1,393 @@
+//! The capture's routing table and the rule that leads to it.
+//!
+//! Rule 8362, `not fwmark 0x8362 lookup 8362`, comes before the main table's. Table 8362 sends the protected ranges
+//! and the nameservers to the TUN device, throws exempt and external destinations back to the main table, and holds an
+//! `unreachable` twin of everything that goes to the device: when the device goes, the answer is an error, not plain
+//! text. Everything here carries a route protocol number of its own, so that it can be told from other people's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::route::{
+    RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::RouteMessageBuilder;
+
+use crate::MARK;
+use crate::error::Occupied;
+use crate::netlink::Netlink;
+use crate::underlay::{dump_routes, ip_of, is_unsupported, route_mtu, table_of};
+
+/// Number of the routing table and preference of the rule: the tunnel's port, so that `ip rule` explains itself.
+pub(crate) const TABLE: u32 = 8362;
+const PREFERENCE: u32 = 8362;
+
+/// Route protocol of all this crate makes; unused in include/uapi/linux/rtnetlink.h and iproute2's rt_protos.
+const PROTOCOL: u8 = 83;
+
+/// Metric of the unreachable routes, worse than any the kernel or iproute2 picks: `ip route`'s own example.
+const UNREACHABLE_METRIC: u32 = 4_278_198_272;
+/// Metric of IPv6 routes to the device; 0 would be taken for the default, 1024. IPv4 knows 0.
+const DEVICE_METRIC_V6: u32 = 1;
+
+/// Where table 8362 sends a prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// Nowhere, with an error: the twin of `Device`, installed first and consulted last.
+    Unreachable,
+    /// To the TUN device, with this source; IPv6 has its own MTU.
+    Device { index: u32, source: IpAddr, mtu: Option<u32> },
+    /// Back to the tables after this one.
+    Throw,
+}
+
+/// One route of table 8362. The order is the one to install in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Route {
+    pub(crate) kind: Kind,
+    pub(crate) prefix: IpNet,
+}
+
+/// What a prefix is routed for. The device's twin routes follow from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Capture,
+    Throw,
+}
+
+/// The device as the routes of one family need it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Via {
+    pub(crate) index: u32,
+    pub(crate) source: IpAddr,
+    pub(crate) mtu: Option<u32>,
+}
+
+/// The routes that serve `purposes`. A family without a `via` (no address, device down) keeps its unreachable routes.
+pub(crate) fn routes(
+    purposes: &BTreeMap<IpNet, Purpose>,
+    v4: Option<Via>,
+    v6: Option<Via>,
+) -> BTreeSet<Route> {
+    let mut routes = BTreeSet::new();
+    for (&prefix, purpose) in purposes {
+        let via = if prefix.addr().is_ipv4() { v4 } else { v6 };
+        match purpose {
+            Purpose::Throw => {
+                routes.insert(Route { kind: Kind::Throw, prefix });
+            }
+            Purpose::Capture => {
+                routes.insert(Route { kind: Kind::Unreachable, prefix });
+                routes.extend(via.map(|Via { index, source, mtu }| Route {
+                    kind: Kind::Device { index, source, mtu },
+                    prefix,
+                }));
+            }
+        }
+    }
+    routes
+}
+
+/// What [`sync`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Synced {
+    /// Whether a route was added or removed.
+    pub(crate) changed: bool,
+    /// Routes the kernel does not take yet: to a device that just went down, from an address that just became
+    /// tentative, in a family that is switched off. They fail closed, and the event that changes it comes.
+    pub(crate) deferred: usize,
+}
+
+/// Installs what is missing of `wanted` and removes what is there beside it.
+pub(crate) fn sync(netlink: &mut Netlink, wanted: &BTreeSet<Route>) -> io::Result<Synced> {
+    let mut synced = Synced::default();
+    let mut present = BTreeSet::new();
+    for (message, route) in installed(netlink)? {
+        match route {
+            Some(route) if wanted.contains(&route) && present.insert(route) => {}
+            _ => {
+                remove_route(netlink, message)?;
+                synced.changed = true;
+            }
+        }
+    }
+    for route in wanted.difference(&present) {
+        match add(netlink, *route) {
+            Ok(()) => synced.changed = true,
+            Err(error) if is_transient(*route, &error) => {
+                tracing::debug!(?route, %error, "route deferred");
+                synced.deferred += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(synced)
+}
+
+/// Installs one route; one that exists is fine.
+pub(crate) fn add(netlink: &mut Netlink, route: Route) -> io::Result<()> {
+    match netlink.request(RouteNetlinkMessage::NewRoute(message_of(route)), NLM_F_CREATE | NLM_F_EXCL) {
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        result => result.map(drop),
+    }
+}
+
+/// Removes one route; one that is gone is fine.
+pub(crate) fn remove(netlink: &mut Netlink, route: Route) -> io::Result<()> {
+    remove_route(netlink, message_of(route))
+}
+
+/// Removes all of this crate's routes of the table that `which` selects; returns how many there were.
+pub(crate) fn clear(netlink: &mut Netlink, which: impl Fn(Option<Kind>) -> bool) -> io::Result<usize> {
+    let mut removed = 0;
+    for (message, route) in installed(netlink)? {
+        if which(route.map(|route| route.kind)) {
+            remove_route(netlink, message)?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+/// Whether somebody else uses the rule's preference or the table.
+pub(crate) fn occupied(netlink: &mut Netlink) -> io::Result<Option<Occupied>> {
+    for family in FAMILIES {
+        let foreign = |rule: &RuleMessage| preference(rule) == Some(PREFERENCE) && !is_own_rule(rule);
+        if dump_rules(netlink, family)?.iter().any(foreign) {
+            return Ok(Some(Occupied::Rule));
+        }
+        let foreign = |route: &RouteMessage| table_of(route) == TABLE && !is_own_route(route);
+        if dump_routes(netlink, family)?.iter().any(foreign) {
+            return Ok(Some(Occupied::RoutingTable));
+        }
+    }
+    Ok(None)
+}
+
+/// Installs the rule of both families where it is missing; a kernel without IPv6 needs none.
+pub(crate) fn add_rules(netlink: &mut Netlink) -> io::Result<()> {
+    for family in FAMILIES {
+        if dump_rules(netlink, family)?.iter().any(is_own_rule) {
+            continue;
+        }
+        match netlink.request(RouteNetlinkMessage::NewRule(rule(family)), NLM_F_CREATE | NLM_F_EXCL) {
+            Err(error) if family == AddressFamily::Inet6 && is_unsupported(&error) => {}
+            result => drop(result?),
+        }
+    }
+    Ok(())
+}
+
+/// Removes the rules; returns how many there were.
+pub(crate) fn remove_rules(netlink: &mut Netlink) -> io::Result<usize> {
+    let mut removed = 0;
+    for family in FAMILIES {
+        for rule in dump_rules(netlink, family)?.into_iter().filter(is_own_rule) {
+            gone_is_fine(netlink.request(RouteNetlinkMessage::DelRule(rule), 0).map(drop))?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
+
+/// This crate's routes in the table; without a [`Route`] where somebody altered one beyond recognition.
+fn installed(netlink: &mut Netlink) -> io::Result<Vec<(RouteMessage, Option<Route>)>> {
+    let mut routes = Vec::new();
+    for family in FAMILIES {
+        let ours = dump_routes(netlink, family)?
+            .into_iter()
+            .filter(|route| table_of(route) == TABLE && is_own_route(route));
+        routes.extend(ours.map(|message| {
+            let route = route_of(&message);
+            (message, route)
+        }));
+    }
+    Ok(routes)
+}
+
+fn remove_route(netlink: &mut Netlink, message: RouteMessage) -> io::Result<()> {
+    gone_is_fine(netlink.request(RouteNetlinkMessage::DelRoute(message), 0).map(drop))
+}
+
+fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT | libc::ENODEV)) => {
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+/// Whether an event will come after which the route may be taken.
+pub(crate) fn is_transient(route: Route, error: &io::Error) -> bool {
+    let v6 = route.prefix.addr().is_ipv6();
+    match (route.kind, error.raw_os_error()) {
+        // The device is down or gone.
+        (Kind::Device { .. }, Some(libc::ENETDOWN | libc::ENODEV | libc::ENETUNREACH)) => true,
+        // The source is tentative or gone: fib_valid_prefsrc, ip6_route_info_create.
+        (Kind::Device { .. }, Some(libc::EINVAL)) => true,
+        // IPv6 is switched off on the device, or on loopback, which unreachable routes hang on.
+        (_, Some(libc::EACCES | libc::ENODEV | libc::ENETDOWN)) => v6,
+        (_, Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) => v6,
+        _ => false,
+    }
+}
+
+fn message_of(route: Route) -> RouteMessage {
+    let prefix = route.prefix;
+    // The builder refuses only prefixes longer than the address and sources of the other family; an IpNet has no such
+    // length, and a device's source is chosen by the prefix's family.
+    let empty = RouteMessageBuilder::<IpAddr>::new();
+    let mut builder = empty
+        .clone()
+        .destination_prefix(prefix.network(), prefix.prefix_len())
+        .unwrap_or(empty)
+        .table_id(TABLE)
+        .protocol(RouteProtocol::Other(PROTOCOL));
+    match route.kind {
+        Kind::Unreachable => builder = builder.kind(RouteType::Unreachable).priority(UNREACHABLE_METRIC),
+        Kind::Throw => builder = builder.kind(RouteType::Throw),
+        Kind::Device { index, source, mtu } => {
+            builder = builder.kind(RouteType::Unicast).output_interface(index);
+            if prefix.addr().is_ipv4() {
+                builder = builder.scope(RouteScope::Link);
+            } else {
+                builder = builder.priority(DEVICE_METRIC_V6);
+            }
+            let attributes = &mut builder.get_mut().attributes;
+            attributes.push(RouteAttribute::PrefSource(source.into()));
+            attributes.extend(mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
+        }
+    }
+    builder.build()
+}
+
+fn route_of(message: &RouteMessage) -> Option<Route> {
+    let v4 = message.header.address_family == AddressFamily::Inet;
+    let (mut destination, mut source, mut index, mut metric) = (None, None, None, 0);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => destination = ip_of(address),
+            RouteAttribute::PrefSource(address) => source = ip_of(address),
+            RouteAttribute::Oif(oif) => index = Some(*oif),
+            RouteAttribute::Priority(priority) => metric = *priority,
+            _ => {}
+        }
+    }
+    let whole: IpAddr = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let prefix = IpNet::new(destination.unwrap_or(whole), message.header.destination_prefix_length).ok()?;
+    let kind = match message.header.kind {
+        RouteType::Unreachable if metric == UNREACHABLE_METRIC => Kind::Unreachable,
+        RouteType::Throw => Kind::Throw,
+        RouteType::Unicast => Kind::Device { index: index?, source: source?, mtu: route_mtu(message) },
+        _ => return None,
+    };
+    Some(Route { kind, prefix })
+}
+
+fn is_own_route(route: &RouteMessage) -> bool {
+    route.header.protocol == RouteProtocol::Other(PROTOCOL)
+}
+
+fn rule(family: AddressFamily) -> RuleMessage {
+    let mut rule = RuleMessage::default();
+    rule.header.family = family;
+    rule.header.action = RuleAction::ToTable;
+    rule.header.flags = RuleFlags::Invert;
+    rule.attributes = vec![
+        RuleAttribute::Priority(PREFERENCE),
+        RuleAttribute::FwMark(MARK),
+        RuleAttribute::Table(TABLE),
+        RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)),
+    ];
+    rule
+}
+
+fn is_own_rule(rule: &RuleMessage) -> bool {
+    preference(rule) == Some(PREFERENCE)
+        && rule.header.flags.contains(RuleFlags::Invert)
+        && rule.header.action == RuleAction::ToTable
+        && [
+            RuleAttribute::FwMark(MARK),
+            RuleAttribute::Table(TABLE),
+            RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)),
+        ]
+        .iter()
+        .all(|wanted| rule.attributes.contains(wanted))
+}
+
+fn preference(rule: &RuleMessage) -> Option<u32> {
+    rule.attributes.iter().find_map(|attribute| match attribute {
+        RuleAttribute::Priority(priority) => Some(*priority),
+        _ => None,
+    })
+}
+
+fn dump_rules(netlink: &mut Netlink, family: AddressFamily) -> io::Result<Vec<RuleMessage>> {
+    let mut query = RuleMessage::default();
+    query.header.family = family;
+    let answers = match netlink.dump(RouteNetlinkMessage::GetRule(query)) {
+        Err(error) if is_unsupported(&error) => return Ok(Vec::new()),
+        answers => answers?,
+    };
+    Ok(answers
+        .into_iter()
+        .filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewRule(rule) if rule.header.family == family => Some(rule),
+            _ => None,
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefix(text: &str) -> IpNet {
+        text.parse().expect("prefix")
+    }
+
+    #[test]
+    fn every_kind_of_route_is_recognised_in_its_own_message() {
+        let v4 = Kind::Device { index: 7, source: IpAddr::from([10, 0, 0, 5]), mtu: None };
+        let v6 =
+            Kind::Device { index: 7, source: IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 5]), mtu: Some(1420) };
+        for (text, device) in [("10.0.0.0/8", v4), ("0.0.0.0/0", v4), ("fd00::/16", v6), ("::/0", v6)] {
+            for kind in [Kind::Unreachable, device, Kind::Throw] {
+                let route = Route { kind, prefix: prefix(text) };
+                let message = message_of(route);
+                assert_eq!(route_of(&message), Some(route));
+                assert!(is_own_route(&message));
+                assert_eq!(table_of(&message), TABLE);
+            }
+        }
+    }
+
+    #[test]
+    fn a_family_without_a_device_is_unreachable_and_not_plain() {
+        let purposes = BTreeMap::from([
+            (prefix("10.0.0.0/8"), Purpose::Capture),
+            (prefix("10.0.0.1/32"), Purpose::Throw),
+            (prefix("fd00::/16"), Purpose::Capture),
+        ]);
+        let via = Via { index: 7, source: IpAddr::from([10, 0, 0, 5]), mtu: None };
+        let kinds: Vec<_> =
+            routes(&purposes, Some(via), None).into_iter().map(|route| (route.prefix, route.kind)).collect();
+        assert_eq!(
+            kinds,
+            [
+                (prefix("10.0.0.0/8"), Kind::Unreachable),
+                (prefix("fd00::/16"), Kind::Unreachable),
+                (prefix("10.0.0.0/8"), Kind::Device { index: 7, source: via.source, mtu: None }),
+                (prefix("10.0.0.1/32"), Kind::Throw),
+            ]
+        );
+    }
+}
