@@ -8,22 +8,34 @@
 //! Sockets and devices belong to the namespace of the thread that opens them. Open everything on a thread made by
 //! [`NetNs::run`] or [`NetNs::spawn`]; use it from any.
 
+mod capture;
 mod device;
+mod enforce;
+mod error;
 mod monitor;
 mod name;
 mod netlink;
 mod netns;
+mod nft;
+mod plan;
+mod ranges;
 mod raw;
 mod routing;
+mod ruleset;
 mod sock_diag;
 mod sockets;
 mod sys;
+mod sysctl;
 mod underlay;
 
+pub use capture::{Capture, Cleaned, Followed};
 pub use device::{Delivered, DeviceError, Received, TunDevice};
+pub use enforce::Counters;
+pub use error::{CaptureError, Occupied, Step};
 pub use monitor::{Change, Monitor};
 pub use name::{InterfaceName, InvalidInterfaceName};
 pub use netns::{NetNs, NetNsError, NetNsId};
+pub use plan::{CapturePlan, UnknownSources};
 pub use raw::RawSockets;
 pub use sock_diag::SocketTable;
 pub use sockets::{bind_to_interface, forbid_fragmentation, mark_socket, set_buffers};

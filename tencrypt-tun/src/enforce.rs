@@ -1,0 +1,315 @@
+//! Enforcement: the nftables table `inet tencrypt`, which drops what must not pass in plain.
+//!
+//! Routes alone do not hold: a socket bound to the interface ignores them, without any privilege. Chain `in`
+//! (prerouting) drops plaintext of protected sources, chain `out` (postrouting) plaintext to protected destinations
+//! and to everybody on the link. Both outlive the process that made them. No connection tracking is involved.
+//!
+//! The table's comment keeps what has to be restored when the table goes, since the process that knew may be gone.
+
+use std::io;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
+use netlink_packet_netfilter::NetfilterMessage;
+use netlink_packet_netfilter::nftables::{NfTablesMessage, TableAttribute};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+use crate::name::InterfaceName;
+use crate::netlink::{BatchItem, Netlink};
+use crate::nft;
+use crate::ranges::{Range, Ranges, paint};
+use crate::ruleset::{self, Features, Policy};
+
+/// The table's name; its family is `inet`.
+pub(crate) const TABLE: &str = "tencrypt";
+
+/// Counter of plaintext that came in from protected sources and was dropped.
+pub(crate) const PLAIN_IN: &str = "plain_in";
+
+/// Counter of packets that would have left in plain and were dropped.
+pub(crate) const LEAK: &str = "leak";
+
+/// Ranges in one message: an IPv6 range takes about 100 bytes and an attribute holds 65,535.
+const RANGES_A_MESSAGE: usize = 256;
+
+/// The sets, one of each family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Set {
+    Protected,
+    Exempt,
+    External,
+    Internal,
+}
+
+impl Set {
+    const ALL: [Self; 4] = [Self::Protected, Self::Exempt, Self::External, Self::Internal];
+
+    pub(crate) fn name(self, v4: bool) -> &'static str {
+        match (self, v4) {
+            (Self::Protected, true) => "protected4",
+            (Self::Protected, false) => "protected6",
+            (Self::Exempt, true) => "exempt4",
+            (Self::Exempt, false) => "exempt6",
+            (Self::External, true) => "external4",
+            (Self::External, false) => "external6",
+            (Self::Internal, true) => "internal4",
+            (Self::Internal, false) => "internal6",
+        }
+    }
+}
+
+/// What the sets hold at first.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Prefixes<'a> {
+    pub(crate) protected: &'a [IpNet],
+    pub(crate) exempt: &'a [IpNet],
+    pub(crate) external: &'a [IpNet],
+    pub(crate) internal: &'a [IpNet],
+}
+
+/// What `down` has to put back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Saved {
+    pub(crate) interface: InterfaceName,
+    /// `rp_filter` of the interface before it was changed; nothing where it was not.
+    pub(crate) rp_filter: Option<u8>,
+}
+
+/// Packets dropped by the chains since they were installed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Packets that came in from protected sources in plain.
+    pub plain_in: u64,
+    /// Packets that would have left in plain, to protected destinations or to everybody on the link.
+    pub leak: u64,
+}
+
+/// A connection to nftables in one namespace.
+#[derive(Debug)]
+pub(crate) struct Enforcement {
+    netlink: Netlink,
+}
+
+impl Enforcement {
+    /// Opens a connection in the calling thread's namespace.
+    pub(crate) fn open() -> io::Result<Self> {
+        Ok(Self { netlink: Netlink::open(NETLINK_NETFILTER)? })
+    }
+
+    /// What an earlier table says is to be restored. Outer `None`: there is no table.
+    pub(crate) fn saved(&mut self) -> io::Result<Option<Option<Saved>>> {
+        let tables = self.netlink.dump(nft::inet(NfTablesMessage::GetTable(
+            netlink_packet_netfilter::nftables::TableMessage { attributes: Vec::new() },
+        )))?;
+        for message in tables.into_iter().filter_map(nft::inner) {
+            let NfTablesMessage::NewTable(table) = message else { continue };
+            let ours =
+                |attribute: &TableAttribute| matches!(attribute, TableAttribute::Name(name) if name == TABLE);
+            if table.attributes.iter().any(ours) {
+                return Ok(Some(table.attributes.iter().find_map(|attribute| match attribute {
+                    TableAttribute::UserData(data) => Saved::decode(data),
+                    _ => None,
+                })));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Puts the table in place, replacing an earlier one without a moment in between. Without a `policy` the table
+    /// has neither chains nor sets. Returns what the kernel lacks.
+    pub(crate) fn install(
+        &mut self,
+        saved: &Saved,
+        policy: Option<(&Policy, &Prefixes<'_>)>,
+    ) -> io::Result<Features> {
+        let mut result = Err(io::Error::from_raw_os_error(libc::ENOENT));
+        for features in Features::FROM_BEST {
+            result = self.netlink.batch(table_items(saved, policy, features)).map(|()| features);
+            // A missing expression is ENOENT (nft_expr_type_get); so is nothing else in a batch that makes its own
+            // table, sets and counters.
+            if !matches!(&result, Err(error) if error.raw_os_error() == Some(libc::ENOENT)) {
+                break;
+            }
+        }
+        result
+    }
+
+    /// Removes the table with all that is in it; false: there was none.
+    pub(crate) fn remove(&mut self) -> io::Result<bool> {
+        let delete = NfTablesMessage::DeleteTable(nft::table(TABLE, None));
+        absent_is_false(self.netlink.batch(vec![item(delete, 0)]))
+    }
+
+    /// Puts an address into a set, for `timeout` if given; an address already in it gets the new timeout.
+    pub(crate) fn add(&mut self, set: Set, address: IpNet, timeout: Option<Duration>) -> io::Result<()> {
+        let range = [Range::from(address)];
+        let name = set.name(address.addr().is_ipv4());
+        let add = |timeout| NfTablesMessage::NewSetElement(nft::elements(TABLE, name, &range, timeout));
+        // Kernels before 6.12 keep the old timeout of an element that is added again; it has to be deleted, which
+        // fails unless it exists, so it is added first.
+        let result = self.netlink.batch(vec![
+            item(add(timeout), NLM_F_CREATE),
+            item(NfTablesMessage::DeleteSetElement(nft::elements(TABLE, name, &range, None)), 0),
+            item(add(timeout), NLM_F_CREATE),
+        ]);
+        match result {
+            // Inside a range that is in the set already.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EEXIST | libc::ENOTEMPTY)) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Gives the exempt sets new content at once.
+    pub(crate) fn replace_exempt(&mut self, prefixes: &Prefixes<'_>) -> io::Result<()> {
+        let flush = |v4| NfTablesMessage::DeleteSetElement(nft::all_elements(TABLE, Set::Exempt.name(v4)));
+        let mut items = vec![item(flush(true), 0), item(flush(false), 0)];
+        for (set, ranges) in prefixes.ranges().iter().filter(|(set, _)| *set == Set::Exempt) {
+            items.extend(element_items(*set, ranges));
+        }
+        self.netlink.batch(items)
+    }
+
+    /// Takes an address out of a set; false: it was not in it, or had timed out.
+    pub(crate) fn delete(&mut self, set: Set, address: IpNet) -> io::Result<bool> {
+        let name = set.name(address.addr().is_ipv4());
+        let elements = nft::elements(TABLE, name, &[Range::from(address)], None);
+        absent_is_false(self.netlink.batch(vec![item(NfTablesMessage::DeleteSetElement(elements), 0)]))
+    }
+
+    /// What the chains have dropped.
+    pub(crate) fn counters(&mut self) -> io::Result<Counters> {
+        Ok(Counters { plain_in: self.counter(PLAIN_IN)?, leak: self.counter(LEAK)? })
+    }
+
+    fn counter(&mut self, name: &str) -> io::Result<u64> {
+        let answers = self.netlink.request(nft::inet(nft::counter_query(TABLE, name)), 0)?;
+        let counted = answers.into_iter().filter_map(nft::inner).find_map(|message| nft::counted(&message));
+        counted.map(|counted| counted.packets).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+    }
+}
+
+impl Saved {
+    /// Type of a table's comment in nft's user data (libnftnl, `NFTNL_UDATA_TABLE_COMMENT`): `nft list` shows it.
+    const COMMENT: u8 = 0;
+
+    /// As nft stores a comment: type, length, text with a zero byte.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut text = match self.rp_filter {
+            Some(rp_filter) => format!("restore {} rp_filter {rp_filter}", self.interface),
+            None => format!("restore {}", self.interface),
+        }
+        .into_bytes();
+        text.push(0);
+        [&[Self::COMMENT, text.len() as u8], text.as_slice()].concat()
+    }
+
+    /// Nothing, where the comment is not one of ours.
+    pub(crate) fn decode(data: &[u8]) -> Option<Self> {
+        let (&[Self::COMMENT, len], rest) = data.split_first_chunk()? else { return None };
+        let text = str::from_utf8(rest.get(..usize::from(len))?.strip_suffix(&[0])?).ok()?;
+        let words: Vec<&str> = text.split(' ').collect();
+        let (interface, rp_filter) = match words.as_slice() {
+            ["restore", interface] => (interface, None),
+            ["restore", interface, "rp_filter", value] => (interface, Some(value.parse().ok()?)),
+            _ => return None,
+        };
+        Some(Self { interface: interface.parse().ok()?, rp_filter })
+    }
+}
+
+/// The batch that makes the table.
+fn table_items(
+    saved: &Saved,
+    policy: Option<(&Policy, &Prefixes<'_>)>,
+    features: Features,
+) -> Vec<BatchItem<NetfilterMessage>> {
+    let mut items = vec![
+        // Deleting needs a table to delete.
+        item(NfTablesMessage::NewTable(nft::table(TABLE, None)), NLM_F_CREATE),
+        item(NfTablesMessage::DeleteTable(nft::table(TABLE, None)), 0),
+        item(NfTablesMessage::NewTable(nft::table(TABLE, Some(saved.encode()))), NLM_F_CREATE),
+    ];
+    let Some((policy, prefixes)) = policy else { return items };
+    for name in [PLAIN_IN, LEAK] {
+        items.push(item(nft::counter(TABLE, name), NLM_F_CREATE));
+    }
+    let mut id = 0;
+    for set in Set::ALL {
+        for v4 in [true, false] {
+            id += 1;
+            let key_bytes = if v4 { 4 } else { 16 };
+            items.push(item(nft::address_set(TABLE, set.name(v4), id, key_bytes), NLM_F_CREATE));
+        }
+    }
+    for (set, ranges) in prefixes.ranges() {
+        items.extend(element_items(set, &ranges));
+    }
+    items.extend(
+        ruleset::chains(policy, features)
+            .into_iter()
+            .map(|message| item(message, NLM_F_CREATE | NLM_F_APPEND)),
+    );
+    items
+}
+
+/// Messages that add elements for good.
+fn element_items(set: Set, ranges: &Ranges) -> Vec<BatchItem<NetfilterMessage>> {
+    let mut items = Vec::new();
+    for v4 in [true, false] {
+        let ranges: Vec<Range> = ranges.iter().filter(|range| range.first.is_ipv4() == v4).collect();
+        for part in ranges.chunks(RANGES_A_MESSAGE) {
+            let elements = nft::elements(TABLE, set.name(v4), part, None);
+            items.push(item(NfTablesMessage::NewSetElement(elements), NLM_F_CREATE));
+        }
+    }
+    items
+}
+
+impl Prefixes<'_> {
+    /// Disjoint ranges: of the classes external, internal and exempt an address belongs to that of its longest prefix.
+    fn ranges(&self) -> [(Set, Ranges); 4] {
+        let [internal, external, exempt] = paint([self.internal, self.external, self.exempt]);
+        [
+            (Set::Protected, Ranges::from_prefixes(self.protected)),
+            (Set::Exempt, exempt),
+            (Set::External, external),
+            (Set::Internal, internal),
+        ]
+    }
+}
+
+fn item(message: NfTablesMessage, flags: u16) -> BatchItem<NetfilterMessage> {
+    BatchItem { message: nft::inet(message), flags }
+}
+
+fn absent_is_false(result: io::Result<()>) -> io::Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_to_be_restored_survives_the_comment() {
+        for (interface, rp_filter) in [("eth0", Some(1)), ("fifteen-bytes-x", Some(0)), ("e", None)] {
+            let saved = Saved { interface: interface.parse().expect("name"), rp_filter };
+            assert_eq!(Saved::decode(&saved.encode()), Some(saved));
+        }
+    }
+
+    #[test]
+    fn other_comments_are_not_taken_for_ours() {
+        let good = Saved { interface: "eth0".parse().expect("name"), rp_filter: Some(1) }.encode();
+        assert_eq!(Saved::decode(&good[..good.len() - 1]), None);
+        assert_eq!(Saved::decode(&[]), None);
+        assert_eq!(Saved::decode(b"\0\x06hello\0"), None);
+        assert_eq!(Saved::decode(b"\0\x0crestore a/b\0"), None);
+    }
+}

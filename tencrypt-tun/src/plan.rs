@@ -1,0 +1,130 @@
+//! What to capture, and what follows from it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::enforce::{Prefixes, Set};
+use crate::name::InterfaceName;
+use crate::routing::Purpose;
+
+/// What becomes of plaintext that comes in from protected addresses nobody has classified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(clippy::exhaustive_enums, reason = "mirrors the two values of the configuration")]
+pub enum UnknownSources {
+    /// It is dropped: only external and exempt addresses may speak in plain.
+    #[default]
+    Drop,
+    /// It passes: only internal addresses may not speak in plain.
+    Accept,
+}
+
+/// What to capture.
+#[derive(Debug, Clone)]
+#[expect(clippy::exhaustive_structs, reason = "made by the caller from its configuration, field by field")]
+pub struct CapturePlan {
+    /// The interface the tunnel's own packets use.
+    pub interface: InterfaceName,
+    /// The name of the TUN device.
+    pub tun: InterfaceName,
+    /// UDP port of the tunnel: let in by number where the kernel cannot look at a packet's socket.
+    pub port: u16,
+    /// Ranges whose traffic goes through the tunnel.
+    pub protected: Vec<IpNet>,
+    /// Addresses that are never captured nor dropped, besides the default gateways.
+    pub exempt: Vec<IpNet>,
+    /// Static external prefixes: routed around the tunnel from the start. The longest prefix wins against `internal`.
+    pub external: Vec<IpNet>,
+    /// Static internal prefixes: captured even inside an external one.
+    pub internal: Vec<IpNet>,
+    /// Nameservers to capture, inside the protected ranges or not; never loopback addresses.
+    pub nameservers: Vec<IpAddr>,
+    /// What becomes of plaintext from protected addresses nobody has classified.
+    pub unknown: UnknownSources,
+    /// Whether to install the chains. Without them sockets bound to the interface leave in plain.
+    pub enforce: bool,
+    /// Packets the device queues for its reader.
+    pub queue: u32,
+}
+
+impl CapturePlan {
+    /// Default of [`queue`](Self::queue): the kernel's 500 overflow with super-packets of 64 KB, ten times as many
+    /// only add delay.
+    pub const QUEUE: u32 = 1000;
+
+    /// What each prefix is routed for; where several say something of one prefix the last wins.
+    pub(crate) fn purposes(
+        &self,
+        gateways: &[IpAddr],
+        allowed: &BTreeSet<IpAddr>,
+    ) -> BTreeMap<IpNet, Purpose> {
+        let captured = |prefix: &&IpNet| self.protected.iter().any(|range| range.contains(*prefix));
+        let mut purposes = BTreeMap::new();
+        let mut set = |prefix: IpNet, purpose| purposes.insert(prefix.trunc(), purpose);
+        for prefix in self.protected.iter().chain(self.internal.iter().filter(captured)) {
+            set(*prefix, Purpose::Capture);
+        }
+        for prefix in self.external.iter().copied().chain(allowed.iter().map(|address| IpNet::from(*address)))
+        {
+            set(prefix, Purpose::Throw);
+        }
+        for prefix in self.exempt_with(gateways) {
+            // Link-local destinations have their route in no other table than the interface's own.
+            if !is_link_local(prefix.addr()) {
+                set(prefix, Purpose::Throw);
+            }
+        }
+        for nameserver in &self.nameservers {
+            set((*nameserver).into(), Purpose::Capture);
+        }
+        purposes
+    }
+
+    /// What the plan's longest prefix around an address makes of it; of equal prefixes the last class wins, as in the
+    /// sets.
+    pub(crate) fn class(&self, address: IpAddr, gateways: &[IpAddr]) -> Option<Set> {
+        let exempt = self.exempt_with(gateways);
+        let classes =
+            [(Set::Internal, &self.internal), (Set::External, &self.external), (Set::Exempt, &exempt)];
+        let around =
+            classes.into_iter().flat_map(|(set, prefixes)| prefixes.iter().map(move |prefix| (set, prefix)));
+        let around = around.filter(|(_, prefix)| prefix.contains(&address));
+        around.max_by_key(|(_, prefix)| prefix.prefix_len()).map(|(set, _)| set)
+    }
+
+    /// What becomes of the plan's own route for exactly this prefix, if it has one, when the prefix is an external
+    /// destination.
+    pub(crate) fn planned(&self, prefix: IpNet) -> Option<Planned> {
+        if self.nameservers.contains(&prefix.addr()) {
+            return Some(Planned::Stays);
+        }
+        (self.protected.contains(&prefix) || self.internal.contains(&prefix)).then_some(Planned::Gives)
+    }
+
+    /// What is exempt, the gateways with it.
+    pub(crate) fn exempt_with(&self, gateways: &[IpAddr]) -> Vec<IpNet> {
+        self.exempt.iter().copied().chain(gateways.iter().map(|gateway| IpNet::from(*gateway))).collect()
+    }
+
+    /// What the sets hold at first, `exempt` being that of [`exempt_with`](Self::exempt_with).
+    pub(crate) fn prefixes<'a>(&'a self, exempt: &'a [IpNet]) -> Prefixes<'a> {
+        Prefixes { protected: &self.protected, exempt, external: &self.external, internal: &self.internal }
+    }
+}
+
+/// How a route of the plan takes an external destination of the same prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Planned {
+    /// It stays as it is.
+    Stays,
+    /// It gives way.
+    Gives,
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}

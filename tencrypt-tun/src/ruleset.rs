@@ -1,0 +1,231 @@
+//! The rules of the two chains (DESIGN section 6; each was tried by hand, research/net-review.md section 5).
+
+use netlink_packet_netfilter::nftables::{InetHookNumber, MetaKey, NfTablesMessage};
+
+use crate::MARK;
+use crate::enforce::{LEAK, PLAIN_IN, Set, TABLE};
+use crate::name::InterfaceName;
+use crate::nft::{
+    Base, Expression, Fate, chain, count, destination_type, differs, equal, in_set, masked, meta, payload,
+    rule, socket_mark, verdict,
+};
+use crate::plan::UnknownSources;
+
+/// Before everything else that looks at incoming packets, connection tracking's -200 included (`NF_IP_PRI_RAW`).
+const PRIORITY_IN: i32 = -300;
+
+/// After everything else that may still change a packet, source NAT's 100 included.
+const PRIORITY_OUT: i32 = 300;
+
+/// Values of `meta nfproto` (include/uapi/linux/netfilter.h).
+const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_IPV6: u8 = 10;
+
+const IGMP: u8 = 2;
+const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
+
+/// ICMPv6 types: RFC 4443 (too big), RFC 2710 (MLD), RFC 4861 (neighbour discovery), RFC 3810 (MLDv2 report).
+const PACKET_TOO_BIG: u8 = 2;
+const MLD_QUERY: u8 = 130;
+const MLD_REPORT: u8 = 131;
+const MLD_DONE: u8 = 132;
+const ROUTER_SOLICIT: u8 = 133;
+const ROUTER_ADVERT: u8 = 134;
+const NEIGHBOUR_SOLICIT: u8 = 135;
+const NEIGHBOUR_ADVERT: u8 = 136;
+const MLD2_REPORT: u8 = 143;
+
+/// Ports DHCP clients send to: RFC 2131, RFC 8415.
+const DHCP_SERVER: u16 = 67;
+const DHCPV6_SERVER: u16 = 547;
+
+/// `RTN_BROADCAST` (include/uapi/linux/rtnetlink.h).
+const RTN_BROADCAST: u32 = 3;
+
+/// What decides the rules beside the sets.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Policy {
+    pub(crate) interface: InterfaceName,
+    /// UDP port of the tunnel, for kernels that cannot look at a packet's socket.
+    pub(crate) port: u16,
+    pub(crate) unknown: UnknownSources,
+}
+
+/// Optional parts of nftables the kernel has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Features {
+    /// `CONFIG_NFT_SOCKET`. Without it the tunnel's port is let in instead of its socket, and answers of a nameserver
+    /// that counts as protected are dropped.
+    pub(crate) socket: bool,
+    /// `CONFIG_NFT_FIB_INET`. Without it the interface's own broadcast address is dropped only where it lies in a
+    /// protected range.
+    pub(crate) fib: bool,
+}
+
+impl Features {
+    pub(crate) const FROM_BEST: [Self; 4] = [
+        Self { socket: true, fib: true },
+        Self { socket: true, fib: false },
+        Self { socket: false, fib: true },
+        Self { socket: false, fib: false },
+    ];
+}
+
+/// Both chains with their rules, in order.
+pub(crate) fn chains(policy: &Policy, features: Features) -> Vec<NfTablesMessage> {
+    let mut messages = Vec::new();
+    messages.push(chain(TABLE, "in", InetHookNumber::PreRouting, PRIORITY_IN));
+    messages.extend(inbound(policy, features).into_iter().map(|steps| rule(TABLE, "in", steps)));
+    messages.push(chain(TABLE, "out", InetHookNumber::PostRouting, PRIORITY_OUT));
+    messages.extend(outbound(policy, features).into_iter().map(|steps| rule(TABLE, "out", steps)));
+    messages
+}
+
+fn inbound(policy: &Policy, features: Features) -> Vec<Vec<Expression>> {
+    let mut rules = vec![vec![meta(MetaKey::Iifname), differs(&policy.interface.padded()), accept()]];
+    rules.push(if features.socket {
+        vec![socket_mark(), equal(&MARK.to_ne_bytes()), accept()]
+    } else {
+        to_udp_port(policy.port)
+    });
+    // A neighbour's advertisement carries its global address as source: without these even the tunnel finds nobody.
+    // Off-link senders cannot make a hop limit of 255 (RFC 4861 section 7.1).
+    for kind in [NEIGHBOUR_SOLICIT, NEIGHBOUR_ADVERT, ROUTER_ADVERT] {
+        rules.push(icmpv6(kind, true));
+    }
+    rules.push(icmpv6(PACKET_TOO_BIG, false));
+    for family in FAMILIES {
+        rules.push(family.source_in(Set::Exempt, vec![accept()]));
+        // Proven members of the tenant never speak in plain, whatever wider range they lie in.
+        rules.push(family.source_in(Set::Internal, drop_and_count(PLAIN_IN)));
+        if policy.unknown == UnknownSources::Drop {
+            rules.push(family.source_in(Set::External, vec![accept()]));
+            rules.push(family.source_in(Set::Protected, drop_and_count(PLAIN_IN)));
+        }
+    }
+    rules
+}
+
+fn outbound(policy: &Policy, features: Features) -> Vec<Vec<Expression>> {
+    let mut rules = vec![
+        vec![meta(MetaKey::Oifname), differs(&policy.interface.padded()), accept()],
+        vec![meta(MetaKey::Mark), equal(&MARK.to_ne_bytes()), accept()],
+    ];
+    for kind in [NEIGHBOUR_SOLICIT, NEIGHBOUR_ADVERT, ROUTER_SOLICIT] {
+        rules.push(icmpv6(kind, true));
+    }
+    for kind in [MLD_QUERY, MLD_REPORT, MLD_DONE, MLD2_REPORT] {
+        rules.push(icmpv6(kind, false));
+    }
+    for family in FAMILIES {
+        rules.push(family.destination_in(Set::Exempt, vec![accept()]));
+        rules.push(family.destination_in(Set::Internal, drop_and_count(LEAK)));
+        rules.push(family.destination_in(Set::External, vec![accept()]));
+        rules.push(family.destination_in(Set::Protected, drop_and_count(LEAK)));
+    }
+    rules.push(to_udp_port(DHCP_SERVER));
+    rules.push(to_udp_port(DHCPV6_SERVER));
+    rules.push([V4.only(), vec![meta(MetaKey::L4Proto), equal(&[IGMP]), accept()]].concat());
+    // 224.0.0.0/4, 255.255.255.255, ff00::/8, fe80::/10: everybody on the link, or one behind a route-less address.
+    rules.push([V4.destination_masked(&[0xf0], &[0xe0]), drop_and_count(LEAK)].concat());
+    rules.push([V4.destination_masked(&[0xff; 4], &[0xff; 4]), drop_and_count(LEAK)].concat());
+    if features.fib {
+        let broadcast = vec![destination_type(), equal(&RTN_BROADCAST.to_ne_bytes())];
+        rules.push([V4.only(), broadcast, drop_and_count(LEAK)].concat());
+    }
+    rules.push([V6.destination_masked(&[0xff], &[0xff]), drop_and_count(LEAK)].concat());
+    rules.push([V6.destination_masked(&[0xff, 0xc0], &[0xfe, 0x80]), drop_and_count(LEAK)].concat());
+    rules
+}
+
+/// Where a family keeps its addresses (RFC 791, RFC 8200).
+struct Family {
+    nfproto: u8,
+    source: u32,
+    destination: u32,
+    bytes: u32,
+}
+
+const V4: Family = Family { nfproto: NFPROTO_IPV4, source: 12, destination: 16, bytes: 4 };
+const V6: Family = Family { nfproto: NFPROTO_IPV6, source: 8, destination: 24, bytes: 16 };
+const FAMILIES: [&Family; 2] = [&V4, &V6];
+
+impl Family {
+    fn only(&self) -> Vec<Expression> {
+        vec![meta(MetaKey::Nfproto), equal(&[self.nfproto])]
+    }
+
+    fn source_in(&self, set: Set, then: Vec<Expression>) -> Vec<Expression> {
+        self.address_in(self.source, set, then)
+    }
+
+    fn destination_in(&self, set: Set, then: Vec<Expression>) -> Vec<Expression> {
+        self.address_in(self.destination, set, then)
+    }
+
+    fn address_in(&self, offset: u32, set: Set, then: Vec<Expression>) -> Vec<Expression> {
+        let name = set.name(self.nfproto == NFPROTO_IPV4);
+        [self.only(), vec![payload(Base::Network, offset, self.bytes), in_set(name)], then].concat()
+    }
+
+    /// The first bytes of the destination, masked, are `wanted`.
+    fn destination_masked(&self, mask: &[u8], wanted: &[u8]) -> Vec<Expression> {
+        let load = payload(Base::Network, self.destination, mask.len() as u32);
+        [self.only(), vec![load, masked(mask), equal(wanted)]].concat()
+    }
+}
+
+fn accept() -> Expression {
+    verdict(Fate::Accept)
+}
+
+fn drop_and_count(counter: &str) -> Vec<Expression> {
+    vec![count(counter), verdict(Fate::Drop)]
+}
+
+fn to_udp_port(port: u16) -> Vec<Expression> {
+    vec![
+        meta(MetaKey::L4Proto),
+        equal(&[UDP]),
+        payload(Base::Transport, 2, 2),
+        equal(&port.to_be_bytes()),
+        accept(),
+    ]
+}
+
+/// Accepts one type of ICMPv6, only from on-link if so wanted.
+fn icmpv6(kind: u8, on_link: bool) -> Vec<Expression> {
+    let mut steps = [V6.only(), vec![meta(MetaKey::L4Proto), equal(&[ICMPV6])]].concat();
+    if on_link {
+        steps.extend([payload(Base::Network, 7, 1), equal(&[255])]);
+    }
+    steps.extend([payload(Base::Transport, 0, 1), equal(&[kind]), accept()]);
+    steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(features: Features) -> String {
+        let interface = "eth0".parse().expect("name");
+        let policy = Policy { interface, port: 8362, unknown: UnknownSources::Drop };
+        format!("{:?}", chains(&policy, features))
+    }
+
+    #[test]
+    fn a_kernel_without_an_expression_is_not_asked_for_it() {
+        let port = format!("{:?}", equal(&8362_u16.to_be_bytes()));
+        for features in Features::FROM_BEST {
+            let shown = shown(features);
+            assert_eq!(shown.contains("\"socket\""), features.socket);
+            assert_eq!(shown.contains("\"fib\""), features.fib);
+            assert_eq!(
+                shown.contains(&port),
+                !features.socket,
+                "the port is let in only instead of the socket"
+            );
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Settings of interfaces in `/proc/sys/net`, which shows the namespace of the thread that opens a file
+//! (`net_ctl_header_lookup`, net/sysctl_net.c). All functions act on the calling thread's namespace.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::name::InterfaceName;
+
+/// Strict reverse path filtering (RFC 3704): drops the tunnel's own packets, whose reverse path is the TUN device.
+const STRICT: u8 = 1;
+/// Loose filtering: the source must be reachable through any interface.
+const LOOSE: u8 = 2;
+
+/// What a TUN device needs before it goes up: no link-local address and no router solicitation into the tunnel, no
+/// belief in router advertisements and redirects out of it. The first is IPv4's, the others go with IPv6.
+const TUN: [(Family, &str, u8); 6] = [
+    (Family::V4, "rp_filter", 0),
+    // Before accept_ra, which would otherwise be obeyed for a moment. 1: IN6_ADDR_GEN_MODE_NONE.
+    (Family::V6, "addr_gen_mode", 1),
+    (Family::V6, "accept_ra", 0),
+    (Family::V6, "accept_redirects", 0),
+    (Family::V6, "autoconf", 0),
+    (Family::V6, "router_solicitations", 0),
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
+/// Prepares the TUN device; leaves IPv6 out where the kernel or the device has none.
+pub(crate) fn prepare_tun(tun: InterfaceName) -> io::Result<()> {
+    for (family, key, value) in TUN {
+        match write(&path(family, tun.as_str(), key), value) {
+            Err(error) if family == Family::V6 && error.kind() == io::ErrorKind::NotFound => {}
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+/// The interface's own `rp_filter` where it has to be relaxed: where strict filtering is in effect, which is the
+/// larger of the interface's value and that of all (Documentation/networking/ip-sysctl.rst).
+pub(crate) fn strict_rp_filter(interface: InterfaceName) -> io::Result<Option<u8>> {
+    let own = read(&path(Family::V4, interface.as_str(), "rp_filter"))?;
+    let all = read(&path(Family::V4, "all", "rp_filter"))?;
+    Ok((own.max(all) == STRICT).then_some(own))
+}
+
+/// Makes the interface's reverse path filter loose.
+pub(crate) fn relax_rp_filter(interface: InterfaceName) -> io::Result<()> {
+    write(&path(Family::V4, interface.as_str(), "rp_filter"), LOOSE)
+}
+
+/// Puts back what [`strict_rp_filter`] returned, unless somebody changed the value since or the interface is gone.
+pub(crate) fn restore_rp_filter(interface: InterfaceName, before: u8) -> io::Result<()> {
+    let path = path(Family::V4, interface.as_str(), "rp_filter");
+    match read(&path) {
+        Ok(LOOSE) => write(&path, before),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn path(family: Family, interface: &str, key: &str) -> PathBuf {
+    let family = match family {
+        Family::V4 => "/proc/sys/net/ipv4/conf",
+        Family::V6 => "/proc/sys/net/ipv6/conf",
+    };
+    Path::new(family).join(interface).join(key)
+}
+
+fn read(path: &Path) -> io::Result<u8> {
+    fs::read_to_string(path)?.trim().parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+fn write(path: &Path, value: u8) -> io::Result<()> {
+    // Not fs::write: these files cannot be created or truncated.
+    let mut file = fs::OpenOptions::new().write(true).open(path)?;
+    io::Write::write_all(&mut file, value.to_string().as_bytes())
+}
