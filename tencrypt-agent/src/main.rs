@@ -1,1 +1,7 @@
-fn main() {}
+//! The program `tencrypt`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tencrypt_agent::run()
+}

@@ -1,1 +1,75 @@
-//! Network laboratory of tencrypt: namespaces, bridges, VXLAN, sniffer and DNS server for the demo and the end-to-end tests.
+//! Network laboratory of tencrypt: pods and nodes in network namespaces of this machine, traffic between them, and a
+//! probe that sees what is on the wire. For the program's demo and for end-to-end tests.
+//!
+//! It needs a Linux kernel and nothing else: no `ip`, `nft`, `ping` or capture program. It works as root and as an
+//! ordinary user who may make user namespaces, and touches nothing of the machine's own network.
+//!
+//! ```no_run
+//! use std::net::SocketAddr;
+//! use std::time::Duration;
+//! use tencrypt_lab as lab;
+//!
+//! // in a test: #[test] fn a_request_is_readable_on_the_wire()
+//! lab::test("a_request_is_readable_on_the_wire", || {
+//!     let node = lab::Node::new("10.128.0.1/16".parse().unwrap(), "fd00:128::1/64".parse().unwrap()).unwrap();
+//!     let a = node.pod("10.128.0.21".parse().unwrap(), "fd00:128::21".parse().unwrap(), lab::PLAIN_MTU).unwrap();
+//!     let b = node.pod("10.128.0.22".parse().unwrap(), "fd00:128::22".parse().unwrap(), lab::PLAIN_MTU).unwrap();
+//!     let _server = lab::HttpServer::start(&b, 80, "hello").unwrap();
+//!     let sniffer = lab::Sniffer::start(node.netns(), lab::Watch::new([&a, &b], b"canary")).unwrap();
+//!     let limit = Duration::from_secs(5);
+//!     lab::http_get(a.netns(), SocketAddr::new(b.v4(), 80), "shop", "canary", limit).unwrap();
+//!     assert!(sniffer.settle(Duration::from_millis(100), limit));
+//!     assert_eq!(sniffer.report().canary, 1);
+//! });
+//! ```
+//!
+//! - [`test()`] and [`enter`] start this executable again in a world: namespaces of its own.
+//! - [`Node`], [`Pod`], [`join`], [`Node::service`]: the network.
+//! - [`Sniffer`]: the leak probe. [`Snapshot`]: is a namespace as it was?
+//! - [`Ping`], [`sweep`], [`transfer`], [`throughput`], [`http_get`], [`udp_echo`], [`send_bound`]: traffic. Everything
+//!   is bounded in time, and servers end when dropped.
+//! - [`DnsServer`], [`resolve`], [`dns_over_udp`], [`dns_over_tcp`]: names.
+//! - [`Program`]: the program under test.
+//!
+//! Processes die with the *thread* that started them (PR_SET_PDEATHSIG): start them on a thread that lasts, such as
+//! the test's own.
+
+mod dns_client;
+mod dns_server;
+mod error;
+mod frame;
+mod http;
+mod link;
+mod listener;
+mod nat;
+mod netlink;
+mod netns;
+mod ping;
+mod program;
+mod resolve;
+mod ring;
+mod snapshot;
+mod sniffer;
+mod sys;
+mod tcp;
+mod topology;
+mod udp;
+mod world;
+
+pub use dns_client::{Asked, DnsReply, dns_over_tcp, dns_over_udp, dns_query};
+pub use dns_server::{DNS_PORT, DnsServer, Exchange, Zone};
+pub use error::{Error, Result};
+pub use frame::{Content, Frame, TUNNEL_PORT};
+pub use http::{HttpServer, http_get};
+pub use link::Mac;
+pub use nat::Ports;
+pub use netns::NetNs;
+pub use ping::{Ping, PingReport, V4_HEADERS, V6_HEADERS, sweep};
+pub use program::{Finished, Program, Signal, run_program};
+pub use resolve::resolve;
+pub use snapshot::Snapshot;
+pub use sniffer::{Keep, Report, Sniffer, Watch, hexdump};
+pub use tcp::{Direction, TcpServer, Throughput, Transfer, throughput, transfer};
+pub use topology::{Node, PLAIN_MTU, Pod, VXLAN_MTU, join};
+pub use udp::{Binding, UdpEcho, send_bound, udp_echo};
+pub use world::{Entered, TEST_LIMIT, enter, init, inside, test, test_within};

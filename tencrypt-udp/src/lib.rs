@@ -1,1 +1,43 @@
-//! UDP transport of tencrypt.
+//! UDP transport of tencrypt: one socket per address family on one port, non-blocking, with a send buffer that the
+//! core seals into.
+//!
+//! [`UdpTransport`] implements [`DatagramSink`](tencrypt_core::DatagramSink), so a
+//! `Tunnel` seals straight into it. Records leave in the order in which they were committed, on
+//! [`flush`](UdpTransport::flush) or when the buffer is full. One record is one system call; there is no
+//! segmentation offload yet, and the core is told so by room for one record at a time.
+//!
+//! Nothing that a remote party or the network does is an `Err`: datagrams that do not fit are dropped and counted in
+//! [`UdpStats`], what the kernel learns about a path comes out of
+//! [`poll_path_error`](UdpTransport::poll_path_error).
+//!
+//! The sockets belong to the network namespace of the thread that makes them, and stay in it.
+//!
+//! ```
+//! use tencrypt_core::{DatagramSink, Train, TrainSlot};
+//! use tencrypt_udp::UdpTransport;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut here = UdpTransport::bind(0, |_socket| Ok(()))?; // a caller with privileges marks the socket here
+//! let to = std::net::SocketAddr::from(([127, 0, 0, 1], here.port()));
+//! let mut slot = here.reserve(Train::single(to, 5, 0)).ok_or("no room")?;
+//! slot.buffer().copy_from_slice(b"hello");
+//! slot.commit(1, 5);
+//! here.flush();
+//! # Ok(())
+//! # }
+//! ```
+
+mod bind;
+mod path;
+mod slab;
+mod sys;
+#[cfg(feature = "tokio")]
+mod tokio;
+mod transport;
+
+pub use bind::{BindError, Family};
+pub use path::{PathError, PathErrorKind};
+pub use slab::SendSlot;
+#[cfg(feature = "tokio")]
+pub use tokio::AsyncUdpTransport;
+pub use transport::{UdpStats, UdpTransport};

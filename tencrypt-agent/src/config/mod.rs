@@ -1,0 +1,136 @@
+//! The configuration file: TOML, every key known, every mistake named by file, line and field.
+//!
+//! [`Config::parse`] is pure; [`Config::read`] adds the file.
+
+mod document;
+mod error;
+mod sections;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use ipnet::IpNet;
+use tencrypt_core::directory::Fact;
+
+pub use self::error::ConfigError;
+use crate::files::{self, ReadError};
+
+/// Longest configuration file in bytes: some 10,000 facts.
+pub const LIMIT: u64 = 1 << 20;
+
+/// A whole configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the program's own")]
+pub struct Config {
+    /// `[tenant]`
+    pub tenant: Tenant,
+    /// `[network]`
+    pub network: Network,
+    /// `[policy]`
+    pub policy: Policy,
+    /// `[dns]`
+    pub dns: Dns,
+    /// `[[fact]]`: the static facts, in the order of the file.
+    pub facts: Vec<Fact>,
+}
+
+/// Whose pod it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the program's own")]
+pub struct Tenant {
+    /// The project's name; `None`: the pod's resolv.conf says.
+    pub project: Option<String>,
+    /// The key file; relative paths start at the configuration file.
+    pub key_file: PathBuf,
+}
+
+/// What is captured where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the program's own")]
+pub struct Network {
+    /// The pod's interface.
+    pub interface: String,
+    /// The name of the TUN device.
+    pub tun: String,
+    /// The UDP port.
+    pub port: u16,
+    /// The ranges of pods and services; none overlaps another.
+    pub protected: Vec<IpNet>,
+    /// Addresses in them that are left alone.
+    pub exempt: Vec<IpNet>,
+}
+
+/// What is done with what nobody classified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the program's own")]
+pub struct Policy {
+    /// Destinations inside the protected ranges that do not answer.
+    pub unknown: Unknown,
+    /// Who may declare a protected address external.
+    pub external: External,
+    /// Whether nftables hold what routes alone do not.
+    pub enforce: bool,
+}
+
+/// Policy for protected destinations that do not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "the program's own")]
+pub enum Unknown {
+    /// Their packets are dropped.
+    Drop,
+    /// Their packets leave as they are.
+    Plain,
+}
+
+/// Who may declare a protected address external.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "the program's own")]
+pub enum External {
+    /// DNS too.
+    Dns,
+    /// Static and Kubernetes facts only.
+    Directory,
+}
+
+/// How DNS is watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the program's own")]
+pub struct Dns {
+    /// Whether the pod's queries pass through the proxy.
+    pub capture: bool,
+    /// Where queries go; empty: the nameservers of resolv.conf.
+    pub upstream: Vec<SocketAddr>,
+    /// The pod's resolv.conf; `None`: looked for. Relative paths start at the configuration file.
+    pub resolv_conf: Option<PathBuf>,
+}
+
+impl Config {
+    /// Reads the configuration in `text`. `path` is its file: messages name it, relative paths start beside it.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        sections::config(text, path)
+    }
+
+    /// Reads the configuration file at `path`.
+    ///
+    /// # Errors
+    /// It is absent, no regular file, longer than [`LIMIT`], not UTF-8, or [`parse`](Self::parse) refuses it.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let bytes = files::read_regular::<ReadError>(path, LIMIT, |_| Ok(()))
+            .map_err(|error| ConfigError::of_file(path, error))?;
+        match std::str::from_utf8(&bytes) {
+            Ok(text) => Self::parse(text, path),
+            Err(error) => {
+                let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
+                Err(ConfigError::new(path, error::line_after(before), "", "is not UTF-8"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,293 @@
+//! The sections of the file and what they may say.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
+
+use ipnet::IpNet;
+use tencrypt_core::directory::{Class, Fact, FactSource};
+
+use super::{
+    Config, ConfigError, Dns, External, Network, Policy, Tenant, Unknown,
+    document::{Document, Section, Value},
+};
+
+/// The default UDP port (wire format, DESIGN section 8).
+const UDP_PORT: u16 = 8362;
+
+/// The port of DNS (RFC 1035 section 4.2).
+const DNS_PORT: u16 = 53;
+
+/// Longest name of an interface in bytes: IFNAMSIZ less the NUL (include/uapi/linux/if.h).
+const INTERFACE_NAME: usize = 15;
+
+pub(super) fn config(text: &str, path: &Path) -> Result<Config, ConfigError> {
+    let document = Document { text, path };
+    let table = document.parse()?;
+    let root = Section::root(document, table.get_ref(), &["tenant", "network", "policy", "dns", "fact"])?;
+    // Keys first, everywhere: a mistyped one explains why another is missing.
+    let sections = [
+        root.section("tenant", &["project", "key_file"])?,
+        root.section("network", &["interface", "tun", "port", "protected", "exempt", "lanes"])?,
+        root.section("policy", &["unknown", "external", "enforce"])?,
+        root.section("dns", &["capture", "upstream", "resolv_conf"])?,
+    ];
+    let [tenant, network, policy, dns] = &sections;
+    let (network, tenant) = (read_network(network)?, read_tenant(tenant, path)?);
+    let (policy, dns) = (read_policy(policy)?, read_dns(dns, path)?);
+    let facts = read_facts(&root, &network.protected)?;
+    Ok(Config { tenant, network, policy, dns, facts })
+}
+
+fn read_tenant(section: &Section<'_>, path: &Path) -> Result<Tenant, ConfigError> {
+    let project = section.value("project").map(|value| label(&value)).transpose()?;
+    let key_file = section.required("key_file")?;
+    if key_file.string()?.is_empty() {
+        return Err(key_file.refuse("is empty"));
+    }
+    Ok(Tenant { project, key_file: beside(path, key_file.string()?) })
+}
+
+fn read_network(section: &Section<'_>) -> Result<Network, ConfigError> {
+    let name = |key, default: &str| match section.value(key) {
+        Some(value) => interface_name(&value),
+        None => Ok(default.to_owned()),
+    };
+    let (interface, tun) = (name("interface", "eth0")?, name("tun", "tenc0")?);
+    if interface == tun {
+        let value = section.value("tun").map_or_else(|| section.required("interface"), Ok)?;
+        return Err(
+            value.refuse(format_args!("{tun:?} is the name of both the interface and the TUN device"))
+        );
+    }
+    if let Some(lanes) = section.value("lanes")
+        && lanes.integer()? != 1
+    {
+        return Err(lanes.refuse("only 1 for now"));
+    }
+    let port = section.value("port").map_or(Ok(UDP_PORT), |value| value.port())?;
+    let exempt = ranges(section, "exempt")?;
+    let protected = ranges(section, "protected")?;
+    if protected.is_empty() {
+        return Err(section.required("protected")?.refuse("is empty: nothing would be protected"));
+    }
+    for (value, range) in section.elements("protected")?.iter().zip(&protected) {
+        if range.prefix_len() == 0 {
+            return Err(value.refuse("everything there is cannot be one tenant's cluster"));
+        }
+        if is_link_local(range.addr()) {
+            return Err(value.refuse("link-local addresses are never encrypted"));
+        }
+    }
+    Ok(Network { interface, tun, port, protected, exempt })
+}
+
+fn read_policy(section: &Section<'_>) -> Result<Policy, ConfigError> {
+    let unknown = [("drop", Unknown::Drop), ("plain", Unknown::Plain)];
+    let external = [("dns", External::Dns), ("directory", External::Directory)];
+    Ok(Policy {
+        unknown: section.value("unknown").map_or(Ok(Unknown::Drop), |value| value.one_of(&unknown))?,
+        external: section.value("external").map_or(Ok(External::Dns), |value| value.one_of(&external))?,
+        enforce: section.value("enforce").map_or(Ok(true), |value| value.boolean())?,
+    })
+}
+
+fn read_dns(section: &Section<'_>, path: &Path) -> Result<Dns, ConfigError> {
+    let mut upstream = Vec::new();
+    for value in section.list("upstream")? {
+        let server = nameserver(&value)?;
+        if upstream.contains(&server) {
+            return Err(value.refuse(format_args!("{server} is there already")));
+        }
+        upstream.push(server);
+    }
+    let resolv_conf = section.value("resolv_conf").map(|value| value.string()).transpose()?;
+    Ok(Dns {
+        capture: section.value("capture").map_or(Ok(true), |value| value.boolean())?,
+        upstream,
+        resolv_conf: resolv_conf.filter(|name| !name.is_empty()).map(|name| beside(path, name)),
+    })
+}
+
+fn read_facts(root: &Section<'_>, protected: &[IpNet]) -> Result<Vec<Fact>, ConfigError> {
+    let mut facts: Vec<Fact> = Vec::new();
+    let mut seen = std::collections::BTreeSet::new();
+    for value in root.elements("fact")? {
+        let section = value.section(&["prefix", "class", "endpoints", "ports"])?;
+        let fact = read_fact(&section, protected)?;
+        if !seen.insert(fact.prefix) {
+            let prefix = section.required("prefix")?;
+            return Err(prefix.refuse(format_args!("{} has a fact already", fact.prefix)));
+        }
+        facts.push(fact);
+    }
+    Ok(facts)
+}
+
+fn read_fact(section: &Section<'_>, protected: &[IpNet]) -> Result<Fact, ConfigError> {
+    let prefix_value = section.required("prefix")?;
+    let prefix = range(&prefix_value)?;
+    let class = section.required("class")?.one_of(&[
+        ("internal", Class::Internal),
+        ("external", Class::External),
+        ("exempt", Class::Exempt),
+    ])?;
+    let is_protected = |net: &IpNet| protected.iter().any(|range| range.contains(net));
+    if class == Class::Internal && !is_protected(&prefix) {
+        return Err(
+            prefix_value.refuse("lies outside of network.protected: its traffic would leave in plain")
+        );
+    }
+    let mut fact = Fact::new(prefix, class, FactSource::Static, None);
+    let mut endpoints = Vec::new();
+    for value in section.list("endpoints")? {
+        let endpoint = endpoint(&value, prefix)?;
+        if !is_protected(&endpoint.into()) {
+            return Err(value.refuse("lies outside of network.protected: its traffic would leave in plain"));
+        }
+        if endpoints.contains(&endpoint) {
+            return Err(value.refuse(format_args!("{endpoint} is there already")));
+        }
+        endpoints.push(endpoint);
+    }
+    if let Some(value) = section.value("endpoints")
+        && !endpoints.is_empty()
+    {
+        if class != Class::Internal {
+            return Err(value.refuse("only an internal service has endpoints"));
+        }
+        if prefix.prefix_len() != prefix.max_prefix_len() {
+            return Err(value.refuse("a service is one address, not a range"));
+        }
+    }
+    fact.ports = ports(section, endpoints.is_empty())?;
+    fact.endpoints = endpoints.into();
+    Ok(fact)
+}
+
+/// The pairs of `ports`, in the order of the service ports.
+fn ports(section: &Section<'_>, without_endpoints: bool) -> Result<Box<[(u16, u16)]>, ConfigError> {
+    let Some(value) = section.value("ports") else { return Ok(Box::default()) };
+    let mut ports = Vec::new();
+    for (key, target) in value.entries()? {
+        // A key is written as its number is printed, so that no port is named twice.
+        match key.parse::<u16>() {
+            Ok(port @ 1..) if port.to_string() == key => ports.push((port, target.port()?)),
+            _ => return Err(target.refuse(format_args!("{key:?} is no port from 1 to 65535"))),
+        }
+    }
+    if without_endpoints && !ports.is_empty() {
+        return Err(value.refuse("ports need endpoints"));
+    }
+    ports.sort_unstable();
+    Ok(ports.into())
+}
+
+fn endpoint(value: &Value<'_>, service: IpNet) -> Result<IpAddr, ConfigError> {
+    let text = value.string()?;
+    let address: IpAddr =
+        text.parse().map_err(|_| value.refuse(format_args!("expected an address, found {text:?}")))?;
+    if address.is_ipv4() != service.addr().is_ipv4() {
+        return Err(value.refuse(format_args!("{address} and {} differ in family", service.addr())));
+    }
+    if !is_unicast(address) || is_link_local(address) {
+        return Err(value.refuse(format_args!("{address} is no address of a pod")));
+    }
+    Ok(address)
+}
+
+/// The ranges at `key`, none of which overlaps another.
+fn ranges(section: &Section<'_>, key: &str) -> Result<Vec<IpNet>, ConfigError> {
+    if key == "protected" {
+        section.required(key)?;
+    }
+    let mut ranges: Vec<IpNet> = Vec::new();
+    for value in section.list(key)? {
+        let range = range(&value)?;
+        if let Some(other) = ranges.iter().find(|other| other.contains(&range) || range.contains(*other)) {
+            return Err(value.refuse(format_args!("{range} overlaps {other}")));
+        }
+        ranges.push(range);
+    }
+    Ok(ranges)
+}
+
+/// An address, or a range whose host bits are zero.
+fn range(value: &Value<'_>) -> Result<IpNet, ConfigError> {
+    let text = value.string()?;
+    let net = match text.parse::<IpAddr>() {
+        Ok(address) => IpNet::from(address),
+        Err(_) => text.parse::<IpNet>().map_err(|_| {
+            value.refuse(format_args!("expected an address or a range like 10.244.0.0/16, found {text:?}"))
+        })?,
+    };
+    if net.trunc() != net {
+        return Err(value.refuse(format_args!("{net} has host bits set; did you mean {}?", net.trunc())));
+    }
+    if net.prefix_len() != 0 && !is_unicast(net.addr()) {
+        return Err(value.refuse(format_args!("{net} holds no addresses of pods or services")));
+    }
+    Ok(net)
+}
+
+fn nameserver(value: &Value<'_>) -> Result<SocketAddr, ConfigError> {
+    let text = value.string()?;
+    let server = match text.parse::<IpAddr>() {
+        Ok(address) => Some(SocketAddr::new(address, DNS_PORT)),
+        Err(_) => text.parse::<SocketAddr>().ok(),
+    };
+    server
+        .filter(|server| server.port() != 0 && !server.ip().is_unspecified() && !server.ip().is_multicast())
+        .ok_or_else(|| value.refuse(format_args!("expected a nameserver's address, found {text:?}")))
+}
+
+/// A name that the kernel takes for an interface (`dev_valid_name` in net/core/dev.c), is no pattern (`%d`) and no
+/// directory of its own below /proc/sys/net.
+fn interface_name(value: &Value<'_>) -> Result<String, ConfigError> {
+    let name = value.string()?;
+    let reason = if name.is_empty() {
+        "is empty"
+    } else if name.len() > INTERFACE_NAME {
+        "is longer than 15 bytes"
+    } else if [".", "..", "all", "default", "lo"].contains(&name)
+        || !name.bytes().all(|byte| byte.is_ascii_graphic() && !b"/:%".contains(&byte))
+    {
+        "is no name for an interface"
+    } else {
+        return Ok(name.to_owned());
+    };
+    Err(value.refuse(format_args!("{name:?} {reason}")))
+}
+
+/// A name of a Kubernetes namespace: a DNS label (RFC 1123 section 2.1), lower case.
+fn label(value: &Value<'_>) -> Result<String, ConfigError> {
+    let name = value.string()?;
+    let plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    if plain && (1..=63).contains(&name.len()) && !name.starts_with('-') && !name.ends_with('-') {
+        Ok(name.to_owned())
+    } else {
+        Err(value.refuse(format_args!("{name:?} is no name of a project (lower case, digits, hyphens)")))
+    }
+}
+
+/// `name`, from the directory of the configuration file at `path`.
+fn beside(path: &Path, name: &str) -> std::path::PathBuf {
+    path.parent().unwrap_or(Path::new("")).join(name)
+}
+
+/// Whether `address` can be that of somebody else.
+fn is_unicast(address: IpAddr) -> bool {
+    let special = match address {
+        IpAddr::V4(address) => address.is_broadcast(),
+        IpAddr::V6(address) => address.to_ipv4_mapped().is_some(),
+    };
+    !(special || address.is_unspecified() || address.is_loopback() || address.is_multicast())
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}

@@ -1,0 +1,71 @@
+//! The client: one question, one answer.
+
+use std::{
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    os::unix::net::UnixStream,
+};
+
+use super::{PATIENCE, REPLY_LIMIT, Reply, Request};
+use crate::{
+    netns::NetNsRef,
+    rundir::{RunDir, RunDirError},
+};
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// Nobody listens.
+    #[error("nothing runs in namespace `{namespace}`")]
+    NotRunning {
+        /// As the user called it.
+        namespace: String,
+    },
+    /// The run directory is not to be believed.
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+    /// The connection failed.
+    #[error("control socket: {source}")]
+    Io {
+        /// What the kernel said.
+        #[from]
+        source: io::Error,
+    },
+    /// What came is no reply.
+    #[error("the running tencrypt sent no answer that makes sense: another version?")]
+    Garbled,
+}
+
+/// Sends `request` to the `tencrypt up` of `namespace`.
+///
+/// # Errors
+/// See [`ClientError`].
+pub fn ask(namespace: &NetNsRef, request: &Request) -> Result<Reply, ClientError> {
+    let not_running = || ClientError::NotRunning { namespace: namespace.name().to_owned() };
+    let directory = RunDir::existing()?.ok_or_else(not_running)?;
+    let stream = match UnixStream::connect(directory.socket(namespace.id())) {
+        Ok(stream) => stream,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            return Err(not_running());
+        }
+        Err(source) => return Err(source.into()),
+    };
+    exchange(stream, request)
+}
+
+/// One request and its reply over a connected socket.
+pub(super) fn exchange(mut stream: UnixStream, request: &Request) -> Result<Reply, ClientError> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut line = serde_json::to_vec(request).map_err(|_| ClientError::Garbled)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    let mut answer = Vec::new();
+    BufReader::new(stream.take(REPLY_LIMIT)).read_until(b'\n', &mut answer).map_err(|error| {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "no answer within 5 s"),
+            _ => error,
+        }
+    })?;
+    serde_json::from_slice(&answer).map_err(|_| ClientError::Garbled)
+}

@@ -1,0 +1,256 @@
+//! The server: a task that passes questions on to the lane.
+
+use std::{
+    fs, io,
+    os::{
+        fd::AsFd as _,
+        unix::fs::{FileTypeExt as _, PermissionsExt as _},
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+};
+
+use super::{PATIENCE, REQUEST_LIMIT, Reply, Request};
+use crate::{
+    lane::{Command, LaneError, LaneHandle},
+    sys,
+};
+
+/// Connections served at a time; more wait.
+const CONNECTIONS: usize = 8;
+
+/// Pause after accepting failed (no descriptors left), so that the task does not spin.
+const RECOVERY: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// The control socket; its file goes when this is dropped.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl ControlSocket {
+    /// Listens at `path`. The caller holds the namespace's lock: a socket found there belongs to nobody any more.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with I/O enabled, as every tokio socket does.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        match fs::symlink_metadata(path) {
+            Ok(metadata) if metadata.file_type().is_socket() => fs::remove_file(path)?,
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        let socket = Self { listener, path: path.to_owned() };
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        Ok(socket)
+    }
+
+    /// Serves until it is cancelled.
+    pub async fn serve(&self, lane: LaneHandle) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let lane = lane.clone();
+                    tokio::spawn(async move {
+                        // A client that goes away or dawdles is its own loss.
+                        let _ = tokio::time::timeout(PATIENCE, converse(stream, &lane)).await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "control socket");
+                    tokio::time::sleep(RECOVERY).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+async fn converse(mut stream: UnixStream, lane: &LaneHandle) -> io::Result<()> {
+    if !is_allowed(sys::peer_uid(stream.as_fd())?, sys::effective_uid()) {
+        return respond(&mut stream, &Reply::Refused("not permitted".to_owned())).await;
+    }
+    let mut line = Vec::new();
+    BufReader::new((&mut stream).take(REQUEST_LIMIT)).read_until(b'\n', &mut line).await?;
+    let reply = match serde_json::from_slice(&line) {
+        Ok(request) => answer(request, lane).await.unwrap_or_else(|error| Reply::Refused(error.to_string())),
+        Err(_) => Reply::Refused("the request makes no sense: another version?".to_owned()),
+    };
+    respond(&mut stream, &reply).await
+}
+
+/// Whether a client may ask: root, and the user who runs this.
+fn is_allowed(peer: u32, own: u32) -> bool {
+    peer == 0 || peer == own
+}
+
+async fn answer(request: Request, lane: &LaneHandle) -> Result<Reply, LaneError> {
+    Ok(match request {
+        Request::Status => Reply::Status(lane.ask(Command::Status).await?),
+        Request::Peers => Reply::Peers(lane.ask(Command::Peers).await?),
+        Request::Explain { source, destination } => {
+            Reply::Explanation(lane.ask(|reply| Command::Explain { source, destination, reply }).await?)
+        }
+        Request::Stop => {
+            lane.send(Command::Stop).await?;
+            Reply::Stopping
+        }
+    })
+}
+
+async fn respond(stream: &mut UnixStream, reply: &Reply) -> io::Result<()> {
+    let mut line = serde_json::to_vec(reply)?;
+    line.push(b'\n');
+    stream.write_all(&line).await?;
+    stream.shutdown().await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, Write as _};
+
+    use super::*;
+    use crate::{
+        control::{ExplainReport, PacketsReport, StatusReport, client, drops},
+        lane::channel,
+    };
+
+    /// Serves a lane that knows one answer, while `ask` talks to the socket on a thread of its own.
+    fn with_server(name: &str, ask: impl FnOnce(&Path) + Send + 'static) {
+        let path = std::env::temp_dir().join(format!("tencrypt-control-{}-{name}", std::process::id()));
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        runtime.unwrap().block_on(async {
+            let socket = ControlSocket::bind(&path).unwrap();
+            let (handle, inbox) = channel().unwrap();
+            let lane = std::thread::spawn(move || {
+                let mut stopped = false;
+                while !stopped {
+                    let _ = sys::poll([Some(inbox.as_fd())], None).unwrap();
+                    inbox.drain(|command| stopped |= serve_one(command));
+                }
+            });
+            let client = {
+                let path = path.clone();
+                tokio::task::spawn_blocking(move || ask(&path))
+            };
+            tokio::select! {
+                () = socket.serve(handle.clone()) => unreachable!("serves until it is cancelled"),
+                done = client => done.unwrap(),
+            }
+            let _ = handle.send(Command::Stop).await;
+            lane.join().unwrap();
+            drop(socket);
+            assert!(!path.exists());
+        });
+    }
+
+    fn serve_one(command: Command) -> bool {
+        match command {
+            Command::Status(reply) => drop(reply.send(status())),
+            Command::Peers(reply) => drop(reply.send(vec![])),
+            Command::Explain { source, destination, reply } => drop(reply.send(ExplainReport {
+                source: source.unwrap_or(destination),
+                destination,
+                verdict: "hold".into(),
+                peer: None,
+                because: vec!["nobody classified it".into()],
+            })),
+            Command::Facts { done, .. } => drop(done.send(())),
+            Command::Stop => return true,
+        }
+        false
+    }
+
+    fn status() -> StatusReport {
+        let stats = tencrypt_core::Stats::new();
+        StatusReport {
+            project: Some("shop".into()),
+            mtu: 1440,
+            lanes: 1,
+            unknown: "drop".into(),
+            enforce: true,
+            peers: vec![],
+            packets: PacketsReport::from(&stats),
+            drops: drops(&stats),
+        }
+    }
+
+    fn talk(path: &Path, line: &[u8]) -> Reply {
+        let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+        stream.write_all(line).unwrap();
+        let mut answer = String::new();
+        std::io::BufReader::new(stream).read_line(&mut answer).unwrap();
+        serde_json::from_str(&answer).unwrap()
+    }
+
+    #[test]
+    fn each_request_gets_the_lanes_answer() {
+        with_server("each", |path| {
+            let ask = |request| {
+                client::exchange(std::os::unix::net::UnixStream::connect(path).unwrap(), &request).unwrap()
+            };
+            assert_eq!(ask(Request::Status), Reply::Status(status()));
+            assert_eq!(ask(Request::Peers), Reply::Peers(vec![]));
+            let (source, destination) = ("10.0.0.2".parse().unwrap(), "10.0.0.1".parse().unwrap());
+            for asked in [None, Some(source)] {
+                let Reply::Explanation(report) = ask(Request::Explain { source: asked, destination }) else {
+                    panic!("no explanation")
+                };
+                assert_eq!(report.source, asked.unwrap_or(destination));
+            }
+            assert_eq!(ask(Request::Stop), Reply::Stopping);
+        });
+    }
+
+    #[test]
+    fn nonsense_is_refused_and_the_next_client_served() {
+        with_server("nonsense", |path| {
+            for line in [&b"\n"[..], b"status\n", b"{\"request\":\"format\"}\n", &[b'x'; 4096]] {
+                assert!(matches!(talk(path, line), Reply::Refused(_)), "{line:?}");
+            }
+            let silent: Vec<_> =
+                (1..CONNECTIONS).map(|_| std::os::unix::net::UnixStream::connect(path).unwrap()).collect();
+            assert_eq!(talk(path, b"{\"request\":\"peers\"}\n"), Reply::Peers(vec![]));
+            drop(silent);
+        });
+    }
+
+    #[test]
+    fn the_socket_is_its_owners_alone() {
+        with_server("mode", |path| {
+            assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+        });
+        assert!(is_allowed(0, 1000) && is_allowed(1000, 1000) && !is_allowed(1001, 1000));
+        assert!(!is_allowed(1000, 0));
+    }
+
+    #[test]
+    fn a_socket_left_by_the_dead_is_replaced_and_other_files_are_not() {
+        let path = std::env::temp_dir().join(format!("tencrypt-control-{}-stale", std::process::id()));
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _guard = runtime.enter();
+        drop(ControlSocket::bind(&path).unwrap());
+        fs::write(&path, "a file").unwrap();
+        assert!(ControlSocket::bind(&path).is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "a file");
+        fs::remove_file(path).unwrap();
+    }
+}

@@ -1,0 +1,65 @@
+//! Reading small files that people and orchestrators hand over.
+
+use std::{
+    fs::{File, Metadata, OpenOptions},
+    io::{self, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+};
+
+/// Why a file was not read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    #[error("does not exist")]
+    Absent,
+    #[error("is not a regular file")]
+    NotRegular,
+    #[error("is longer than {limit} bytes")]
+    TooLong { limit: u64 },
+    #[error("{0}")]
+    Io(io::Error),
+}
+
+/// A regular file's bytes, at most `limit` of them, and what it is.
+///
+/// It is opened once and asked through its descriptor, so that a file exchanged meanwhile (the `..data` link of a
+/// Kubernetes volume) is read whole, old or new. Links are followed. Opening a FIFO or a device does not block.
+/// `admit` looks at the file before anything of it is read.
+pub(crate) fn read_regular<E: From<ReadError>>(
+    path: &Path,
+    limit: u64,
+    admit: impl FnOnce(&Metadata) -> Result<(), E>,
+) -> Result<Vec<u8>, E> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .map_err(ReadError::from)?;
+    let metadata = file.metadata().map_err(ReadError::from)?;
+    if !metadata.is_file() {
+        return Err(ReadError::NotRegular.into());
+    }
+    admit(&metadata)?;
+    Ok(read_limited(file, metadata.len(), limit)?)
+}
+
+fn read_limited(file: File, len: u64, limit: u64) -> Result<Vec<u8>, ReadError> {
+    if len > limit {
+        return Err(ReadError::TooLong { limit });
+    }
+    // Room for all of it at once: no half of a secret is left in memory that was outgrown.
+    let mut bytes = Vec::with_capacity(limit.min(len + 1) as usize);
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit { Err(ReadError::TooLong { limit }) } else { Ok(bytes) }
+}
+
+impl From<io::Error> for ReadError {
+    fn from(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR) => Self::Absent,
+            // A FIFO opened for writing elsewhere, a socket, a device without a driver.
+            Some(libc::ENXIO | libc::EISDIR) => Self::NotRegular,
+            _ => Self::Io(error),
+        }
+    }
+}

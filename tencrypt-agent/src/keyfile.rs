@@ -1,0 +1,146 @@
+//! Key files on disk: made once, never half written, refused where others may read them.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use zeroize::Zeroizing;
+
+use crate::{
+    files::{self, ReadError},
+    keytext::{self, KeyTextError},
+};
+
+/// Longest key file in bytes: 256 epochs take some 19 KiB.
+const LIMIT: u64 = 64 << 10;
+
+/// Why there is no key.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyFileError {
+    /// It cannot be read.
+    #[error("key file {}: {reason}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Others than its owner may read or write it.
+    #[error("key file {}: mode {mode:04o} lets others than the owner at it; use `chmod 600`", path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Its content is wrong.
+    #[error("key file {}: {source}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// Line and reason.
+        source: KeyTextError,
+    },
+    /// `genkey` does not overwrite.
+    #[error("{} exists already; a key file is never overwritten", .0.display())]
+    Exists(PathBuf),
+    /// It cannot be made.
+    #[error("cannot make {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The kernel gives no randomness.
+    #[error("the kernel gives no randomness")]
+    Random,
+}
+
+impl From<ReadError> for KeyFileError {
+    fn from(error: ReadError) -> Self {
+        Self::Read { path: PathBuf::new(), reason: error.to_string() }
+    }
+}
+
+impl KeyFileError {
+    fn at(mut self, place: &Path) -> Self {
+        match &mut self {
+            Self::Read { path, .. } | Self::Exposed { path, .. } => place.clone_into(path),
+            _ => {}
+        }
+        self
+    }
+}
+
+/// The text of the key file at `path`, checked.
+///
+/// # Errors
+/// It is absent, no regular file, longer than 64 KiB, open to others than its owner, or malformed.
+pub fn read(path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
+    let owner_only = |metadata: &fs::Metadata| match metadata.mode() & 0o7777 {
+        mode if mode & 0o077 != 0 => Err(KeyFileError::Exposed { path: PathBuf::new(), mode }),
+        _ => Ok(()),
+    };
+    let bytes = Zeroizing::new(files::read_regular(path, LIMIT, owner_only).map_err(|error| error.at(path))?);
+    let text = std::str::from_utf8(&bytes)
+        .map_err(|_| KeyFileError::Read { path: path.to_owned(), reason: "is not text".to_owned() })?;
+    keytext::check(text).map_err(|source| KeyFileError::Content { path: path.to_owned(), source })?;
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
+/// Makes a key file with one epoch and a fresh tenant id, mode 0600.
+///
+/// It is written under a temporary name, synced, and linked to its own, which fails if that is taken: a crash leaves
+/// either nothing or all of it there.
+///
+/// # Errors
+/// [`KeyFileError::Exists`], [`KeyFileError::Write`] or [`KeyFileError::Random`].
+pub fn generate(path: &Path, epoch: u8) -> Result<(), KeyFileError> {
+    let mut tenant = [0; 16];
+    let mut root = Zeroizing::new([0; 32]);
+    let mut suffix = [0; 8];
+    for bytes in [&mut tenant[..], &mut root[..], &mut suffix[..]] {
+        getrandom::fill(bytes).map_err(|_| KeyFileError::Random)?;
+    }
+    let text = keytext::render(&tenant, epoch, &root);
+    write_new(path, text.as_bytes(), u64::from_ne_bytes(suffix)).map_err(|source| match source.kind() {
+        io::ErrorKind::AlreadyExists => KeyFileError::Exists(path.to_owned()),
+        _ => KeyFileError::Write { path: path.to_owned(), source },
+    })
+}
+
+fn write_new(path: &Path, content: &[u8], suffix: u64) -> io::Result<()> {
+    let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidFilename))?;
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    // Asked first for the sake of the message; the link below decides.
+    if fs::symlink_metadata(path).is_ok() {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".{suffix:016x}"));
+    let temporary = Temporary(directory.join(hidden));
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary.0)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::hard_link(&temporary.0, path)?;
+    drop(temporary);
+    File::open(directory)?.sync_all()
+}
+
+/// A temporary name, removed at the end of its scope.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}

@@ -1,0 +1,238 @@
+//! What `status`, `peers` and `explain` print: tables for people, one JSON document for programs.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::{
+    control::{ExplainReport, PeerReport, StatusReport},
+    escape::Escaped,
+};
+
+/// `tencrypt status`.
+#[must_use]
+pub fn status(report: &StatusReport, as_json: bool) -> String {
+    if as_json {
+        return json(report);
+    }
+    let packets = &report.packets;
+    let dropped: Vec<String> = report
+        .drops
+        .iter()
+        .filter(|&(_, &count)| count > 0)
+        .map(|(reason, count)| format!("{reason} {count}"))
+        .collect();
+    let mut policy = format!("unknown destinations: {}", report.unknown);
+    if !report.enforce {
+        policy.push_str("; NOT enforced");
+    }
+    let mut rows = vec![
+        ["project".to_owned(), report.project.clone().unwrap_or_else(|| "not known".to_owned())],
+        ["mtu".to_owned(), report.mtu.to_string()],
+        ["lanes".to_owned(), report.lanes.to_string()],
+        ["policy".to_owned(), policy],
+        [
+            "packets".to_owned(),
+            format!(
+                "encrypted {}, decrypted {}, bypassed {}, held {}, dropped {}",
+                packets.encrypted, packets.decrypted, packets.bypassed, packets.held, packets.dropped
+            ),
+        ],
+    ];
+    if packets.opportunistic > 0 {
+        let line = format!("{} of the bypassed, to destinations that did not answer", packets.opportunistic);
+        rows.push(["in plain".to_owned(), line]);
+    }
+    if !dropped.is_empty() {
+        rows.push(["drops".to_owned(), dropped.join(", ")]);
+    }
+    rows.push(["peers".to_owned(), report.peers.len().to_string()]);
+    let mut text = table(&rows);
+    if !report.peers.is_empty() {
+        text.push('\n');
+        text.push_str(&peers(&report.peers, false));
+    }
+    text
+}
+
+/// `tencrypt peers`.
+#[must_use]
+pub fn peers(peers: &[PeerReport], as_json: bool) -> String {
+    if as_json {
+        return json(&peers);
+    }
+    if peers.is_empty() {
+        return "no peers\n".to_owned();
+    }
+    let mut rows = vec![
+        ["PEER", "ADDRESS", "ENDPOINT", "SUITE", "EPOCH", "HANDSHAKE", "RECEIVED", "SENT"]
+            .map(ToOwned::to_owned),
+    ];
+    for peer in peers {
+        let addresses: Vec<String> = peer.addresses.iter().map(ToString::to_string).collect();
+        rows.push([
+            peer.peer.clone(),
+            if addresses.is_empty() { "-".to_owned() } else { addresses.join(",") },
+            peer.endpoint.to_string(),
+            peer.suite.clone(),
+            peer.epoch.to_string(),
+            peer.last_handshake_s.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds} s ago")),
+            bytes(peer.rx_bytes),
+            bytes(peer.tx_bytes),
+        ]);
+    }
+    table(&rows)
+}
+
+/// `tencrypt explain`.
+#[must_use]
+pub fn explanation(report: &ExplainReport, as_json: bool) -> String {
+    if as_json {
+        return json(report);
+    }
+    let mut text = format!("{} -> {}: {}", report.source, report.destination, Escaped(&report.verdict));
+    if let Some(peer) = &report.peer {
+        let _ = write!(text, " for peer {}", Escaped(peer));
+    }
+    text.push('\n');
+    for step in &report.because {
+        let _ = writeln!(text, "  {}", Escaped(step));
+    }
+    text
+}
+
+fn json(value: &impl Serialize) -> String {
+    let mut text = serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned());
+    text.push('\n');
+    text
+}
+
+/// Left-aligned columns, two blanks apart.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let escaped: Vec<[String; N]> =
+        rows.iter().map(|row| std::array::from_fn(|column| Escaped(&row[column]).to_string())).collect();
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        escaped.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)
+    });
+    let mut text = String::new();
+    for row in &escaped {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            let _ = write!(line, "{cell:width$}  ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// Bytes in a unit that keeps the figure short.
+fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = count as f64;
+    let mut name = None;
+    for unit in UNITS {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        name = Some(unit);
+    }
+    name.map_or_else(|| format!("{count} B"), |unit| format!("{value:.1} {unit}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::PacketsReport;
+
+    fn peer() -> PeerReport {
+        PeerReport {
+            peer: "0011223344556677".into(),
+            address: Some("10.244.2.7".parse().unwrap()),
+            addresses: vec!["10.244.2.7".parse().unwrap(), "fd00::7".parse().unwrap()],
+            endpoint: "10.244.2.7:8362".parse().unwrap(),
+            suite: "aes-256-gcm".into(),
+            epoch: 1,
+            last_handshake_s: Some(12),
+            rx_bytes: 1536,
+            tx_bytes: 900,
+        }
+    }
+
+    fn report() -> StatusReport {
+        let mut stats = tencrypt_core::Stats::new();
+        stats.drops[tencrypt_core::DropReason::Mac1 as usize] = 3;
+        StatusReport {
+            project: Some("shop".into()),
+            mtu: 1440,
+            lanes: 1,
+            unknown: "plain".into(),
+            enforce: false,
+            peers: vec![peer()],
+            packets: PacketsReport { encrypted: 10, opportunistic: 2, ..PacketsReport::from(&stats) },
+            drops: crate::control::drops(&stats),
+        }
+    }
+
+    #[test]
+    fn status_json_holds_every_documented_field() {
+        let value: serde_json::Value = serde_json::from_str(&status(&report(), true)).unwrap();
+        assert_eq!(value["project"], "shop");
+        assert_eq!((value["mtu"].as_u64(), value["lanes"].as_u64()), (Some(1440), Some(1)));
+        for field in ["address", "endpoint", "suite", "epoch", "last_handshake_s", "rx_bytes", "tx_bytes"] {
+            assert!(!value["peers"][0][field].is_null(), "{field}");
+        }
+        for field in ["encrypted", "decrypted", "bypassed", "held", "dropped"] {
+            assert!(value["packets"][field].is_u64(), "{field}");
+        }
+        assert_eq!(value["packets"]["dropped"], 3);
+        for reason in tencrypt_core::DropReason::ALL {
+            assert!(value["drops"][reason.as_str()].is_u64(), "{reason}");
+        }
+        assert_eq!(value["drops"]["mac1"], 3);
+    }
+
+    #[test]
+    fn status_for_people_says_what_leaves_in_plain() {
+        let text = status(&report(), false);
+        assert!(text.contains("unknown destinations: plain; NOT enforced\n"), "{text}");
+        assert!(text.contains("in plain  2 of the bypassed"), "{text}");
+        assert!(text.contains("drops     mac1 3\n"), "{text}");
+        assert!(
+            text.contains("0011223344556677  10.244.2.7,fd00::7  10.244.2.7:8362  aes-256-gcm"),
+            "{text}"
+        );
+        assert!(text.contains("12 s ago"), "{text}");
+        assert!(text.contains("1.5 KiB"), "{text}");
+        assert!(text.lines().all(|line| line == line.trim_end()), "{text}");
+    }
+
+    #[test]
+    fn names_from_outside_cannot_reach_the_terminal() {
+        let report = ExplainReport {
+            source: "10.0.0.1".parse().unwrap(),
+            destination: "10.0.0.2".parse().unwrap(),
+            verdict: "bypass".into(),
+            peer: None,
+            because: vec!["dns evil\u{1b}[31m.example\n".into()],
+        };
+        assert_eq!(
+            explanation(&report, false),
+            "10.0.0.1 -> 10.0.0.2: bypass\n  dns evil\\u{1b}[31m.example\\n\n"
+        );
+        assert_eq!(explanation(&report, true).lines().count(), 1);
+    }
+
+    #[test]
+    fn no_peers_is_said_in_words_and_an_empty_array() {
+        assert_eq!(peers(&[], false), "no peers\n");
+        assert_eq!(peers(&[], true), "[]\n");
+    }
+
+    #[test]
+    fn byte_counts_stay_short() {
+        assert_eq!((bytes(0), bytes(1023), bytes(1024)), ("0 B".into(), "1023 B".into(), "1.0 KiB".into()));
+        assert_eq!(bytes(u64::MAX), "16384.0 PiB");
+    }
+}

@@ -1,0 +1,128 @@
+//! The system calls that the standard library does not cover.
+#![expect(
+    unsafe_code,
+    reason = "prctl, setrlimit, eventfd, fstatfs, ioctl and geteuid have no safe form here"
+)]
+
+use std::{
+    fs::File,
+    io,
+    mem::MaybeUninit,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    ptr,
+    time::Duration,
+};
+
+/// The effective user id.
+#[must_use]
+pub fn effective_uid() -> u32 {
+    // SAFETY: geteuid has no arguments and cannot fail.
+    unsafe { libc::geteuid() }
+}
+
+/// Whether `file` is a network namespace: nsfs answers NS_GET_NSTYPE with CLONE_NEWNET (ioctl_nsfs(2)).
+#[must_use]
+pub fn is_network_namespace(file: &File) -> bool {
+    let mut filesystem = MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: fstatfs writes a whole statfs to the pointer when it returns 0, and only then it is read. The ioctl
+    // takes no argument, and is asked of nsfs alone, where its number means this.
+    unsafe {
+        libc::fstatfs(file.as_raw_fd(), filesystem.as_mut_ptr()) == 0
+            && i128::from(filesystem.assume_init().f_type) == i128::from(libc::NSFS_MAGIC)
+            && libc::ioctl(file.as_raw_fd(), libc::NS_GET_NSTYPE as _) == libc::CLONE_NEWNET
+    }
+}
+
+/// Keeps keys out of reach and out of core dumps: this process is no longer dumpable, so that others of its user cannot
+/// attach to it or read its memory (prctl(2), PR_SET_DUMPABLE), and its core size is limited to 0.
+///
+/// # Errors
+/// What the kernel says.
+pub fn protect_memory() -> io::Result<()> {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: prctl with PR_SET_DUMPABLE takes one integer; setrlimit reads one rlimit.
+    unsafe {
+        checked(libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0))?;
+        checked(libc::setrlimit(libc::RLIMIT_CORE, &raw const none))?;
+    }
+    Ok(())
+}
+
+/// A counter that wakes a poll (eventfd(2)).
+///
+/// # Errors
+/// What the kernel says.
+pub fn event_counter() -> io::Result<File> {
+    // SAFETY: eventfd returns a descriptor that nobody else owns, or a negative number, which is not wrapped.
+    unsafe {
+        let fd = checked(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?;
+        Ok(File::from(OwnedFd::from_raw_fd(fd)))
+    }
+}
+
+/// The user id of the process at the other end of a connected Unix socket (SO_PEERCRED, unix(7)).
+///
+/// # Errors
+/// What the kernel says.
+pub fn peer_uid(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut peer = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: getsockopt writes at most `len` bytes to `peer`, which has that many.
+    unsafe {
+        checked(libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut len,
+        ))?;
+    }
+    Ok(peer.uid)
+}
+
+/// What a descriptor is ready for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the program's own")]
+pub struct Ready {
+    /// Reading does not block.
+    pub readable: bool,
+    /// The error queue holds something, or the device is gone.
+    pub error: bool,
+}
+
+/// Waits until one of `descriptors` is ready or `timeout` has passed (`None`: for ever); `None` among them is never
+/// ready. A signal ends the wait too, with nothing ready.
+///
+/// # Errors
+/// What the kernel says, other than the signal.
+pub fn poll<const N: usize>(
+    descriptors: [Option<BorrowedFd<'_>>; N],
+    timeout: Option<Duration>,
+) -> io::Result<[Ready; N]> {
+    let mut polled = descriptors.map(|descriptor| libc::pollfd {
+        // A negative descriptor is passed over (poll(2)).
+        fd: descriptor.map_or(-1, |descriptor| descriptor.as_raw_fd()),
+        events: libc::POLLIN,
+        revents: 0,
+    });
+    let timeout = timeout.map(|timeout| libc::timespec {
+        tv_sec: timeout.as_secs().min(i32::MAX as u64) as libc::time_t,
+        tv_nsec: timeout.subsec_nanos() as libc::c_long,
+    });
+    let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
+    // SAFETY: `polled` holds N entries, which the kernel writes to during the call only; `timeout` is null or refers
+    // to a timespec that outlives the call; a null signal mask is allowed.
+    let result = unsafe { libc::ppoll(polled.as_mut_ptr(), N as libc::nfds_t, timeout, ptr::null()) };
+    match checked(result) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok([Ready::default(); N]),
+        Err(error) => Err(error),
+        Ok(_) => Ok(polled.map(|entry| Ready {
+            readable: entry.revents & libc::POLLIN != 0,
+            error: entry.revents & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) != 0,
+        })),
+    }
+}
+
+fn checked(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

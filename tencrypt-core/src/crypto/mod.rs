@@ -1,0 +1,31 @@
+//! Keys and what is computed with them: cipher suites, AEAD backends, the tenant key file, identities, randomness.
+
+mod aead;
+#[cfg(feature = "aws-lc-rs")]
+mod aws_lc;
+mod hex;
+mod identity;
+mod kdf;
+mod keyring;
+mod peer_id;
+mod rng;
+mod rustcrypto;
+mod secret;
+mod x25519;
+
+pub use aead::{Backend, KEY_LEN, NONCE_LEN, OpenError, OpeningKey, SealingKey};
+pub use identity::Identity;
+#[cfg(test)]
+pub(crate) use kdf::hmac_sha256;
+pub(crate) use kdf::{HASH_LEN, hkdf_sha256};
+pub(crate) use keyring::EpochKeys;
+pub use keyring::{Field, KeyFileError, KeyFileProblem, KeyRing, TENANT_LEN, write_key_file};
+pub use peer_id::PeerId;
+pub use rng::Rng;
+pub(crate) use secret::Secret;
+pub use secret::Seed;
+#[cfg(test)]
+pub(crate) use x25519::LOW_ORDER;
+pub(crate) use x25519::{X25519_LEN, public_key, shared_secret};
+
+pub use crate::record::{CipherSuite, UnknownSuite};

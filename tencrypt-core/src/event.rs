@@ -1,0 +1,82 @@
+//! What a Tunnel tells its owner.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use crate::{crypto::CipherSuite, directory::PeerId};
+
+/// An event, from [`Tunnel::poll_event`](crate::Tunnel::poll_event).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// First packet to a destination that leaves in plain: worth a host route around the tunnel.
+    External {
+        /// The destination.
+        destination: IpAddr,
+        /// When the statement behind it ends; `None`: never.
+        until: Option<Instant>,
+    },
+    /// A destination was proven internal: whatever leads around the tunnel for it must go at once.
+    Internal {
+        /// The destination.
+        destination: IpAddr,
+    },
+    /// A session with a peer is ready to send.
+    PeerUp {
+        /// The peer.
+        peer: PeerId,
+        /// Where its records go.
+        endpoint: SocketAddr,
+        /// The addresses it says it has.
+        addresses: Box<[IpAddr]>,
+    },
+    /// The last session with a peer ended.
+    PeerDown {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// A destination did not answer INIT.
+    HandshakeFailed {
+        /// Where INIT went.
+        to: SocketAddr,
+    },
+}
+
+/// What the network said of a destination (ICMP), from the transport's error queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PathEvent {
+    /// Nobody listens there. Anyone can forge it, so it counts only where policy would let the traffic go anyway.
+    Unreachable(SocketAddr),
+    /// A datagram was longer than the path carries.
+    TooBig {
+        /// Where it went.
+        to: SocketAddr,
+        /// The path's MTU in bytes, IP header included.
+        mtu: u16,
+    },
+}
+
+/// A peer as `status` and `peers` show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerInfo {
+    /// Its identity.
+    pub peer: PeerId,
+    /// Where records go.
+    pub endpoint: SocketAddr,
+    /// Addresses that belong to it: proven, not merely asserted.
+    pub addresses: Box<[IpAddr]>,
+    /// The session's cipher.
+    pub suite: CipherSuite,
+    /// The session's key epoch.
+    pub epoch: u8,
+    /// Time since the last handshake.
+    pub last_handshake: Option<Duration>,
+    /// Bytes of inner packets received.
+    pub rx_bytes: u64,
+    /// Bytes of inner packets sent.
+    pub tx_bytes: u64,
+}

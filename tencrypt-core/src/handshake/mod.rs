@@ -1,0 +1,186 @@
+//! The handshake: Noise messages in and out, identities, and what a session starts from.
+//!
+//! `Noise_XXpsk0+psk3_25519_{AESGCM,ChaChaPoly}_SHA256`: three messages, each side's static key encrypted, the tenant's
+//! key mixed in at the beginning, so that an answer to INIT proves membership, and at the end. docs/wire-format.md has
+//! the bytes.
+//!
+//! No clock and no table is here: repeats, half-open handshakes and their bounds are the
+//! [`Tunnel`](crate::Tunnel)'s. Call [`verify_mac1`] on a datagram before any of the other functions: it costs one
+//! HMAC, they cost Diffie-Hellman.
+
+mod initiator;
+mod noise;
+mod payload;
+mod responder;
+
+use std::net::IpAddr;
+
+pub use initiator::{Confirmed, Initiator};
+use noise::{Noise, Parameters};
+pub use payload::{MAX_ADDRESSES, PeerIdentity};
+pub use responder::Responder;
+
+use crate::{
+    crypto::{CipherSuite, EpochKeys, Identity, KeyRing, PeerId, TENANT_LEN},
+    record::{self, HANDSHAKE_HEADER_LEN, MAC_LEN, SessionIndex, VERSION},
+    session::{Opener, Sealer},
+    stats::DropReason,
+};
+
+/// Checks mac1 of a handshake datagram, in constant time: whether a member of the tenant made it, or somebody
+/// repeated it.
+///
+/// # Errors
+/// [`DropReason::Malformed`]: no handshake datagram; [`DropReason::OtherEpoch`]: of an epoch whose keys are not
+/// here; [`DropReason::Mac1`]: an outsider's.
+pub fn verify_mac1(keys: &KeyRing, datagram: &[u8]) -> Result<(), DropReason> {
+    let (epoch, covered, mac1) = record::covered_by_mac1(datagram).ok_or(DropReason::Malformed)?;
+    let keys = keys.epoch(epoch).ok_or(DropReason::OtherEpoch)?;
+    if keys.verify_mac1(covered, mac1) { Ok(()) } else { Err(DropReason::Mac1) }
+}
+
+/// This side of a handshake: what it has and what it says of itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Local<'a> {
+    keys: &'a KeyRing,
+    suite: CipherSuite,
+    identity: &'a Identity,
+    addresses: &'a [IpAddr],
+    vnet: bool,
+}
+
+impl<'a> Local<'a> {
+    /// A side with these keys, suite and identity. The peer is told the first [`MAX_ADDRESSES`] of `addresses` that a
+    /// pod may have, and whether the device takes unfinished checksums.
+    #[must_use]
+    pub fn new(
+        keys: &'a KeyRing,
+        suite: CipherSuite,
+        identity: &'a Identity,
+        addresses: &'a [IpAddr],
+        vnet: bool,
+    ) -> Self {
+        Self { keys, suite, identity, addresses, vnet }
+    }
+
+    fn slot(&self) -> [u8; record::IDENTITY_LEN] {
+        payload::encode_identity(self.vnet, self.addresses)
+    }
+
+    /// Calls `start` with what Noise needs to begin under the keys of an epoch.
+    fn noise(&self, keys: &EpochKeys, start: impl FnOnce(&Parameters<'_>) -> Noise) -> Noise {
+        let prologue = prologue(self.suite, keys.number(), self.keys.tenant_id());
+        start(&Parameters {
+            suite: self.suite,
+            psk: keys.psk(),
+            prologue: &prologue,
+            secret: self.identity.secret(),
+        })
+    }
+}
+
+/// What a completed handshake leaves.
+#[derive(Debug)]
+#[expect(clippy::exhaustive_structs, reason = "the owner takes it apart")]
+pub struct Established {
+    /// The peer, proven to hold this key.
+    pub peer: PeerId,
+    /// What it says of itself.
+    pub identity: PeerIdentity,
+    /// Seals for the peer.
+    pub sealer: Sealer,
+    /// Opens what the peer sealed.
+    pub opener: Opener,
+    /// This side's index of the session.
+    pub local_index: SessionIndex,
+    /// The peer's index of it.
+    pub remote_index: SessionIndex,
+    /// The epoch of the tenant key it was made under.
+    pub epoch: u8,
+    /// The session's suite.
+    pub suite: CipherSuite,
+}
+
+/// Why a handshake message is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandshakeError {
+    /// Of a key epoch that is not here, or not the one this handshake is under.
+    #[error("another key epoch")]
+    OtherEpoch,
+    /// Of another suite: the tenant's members are not configured alike.
+    #[error("another cipher suite")]
+    OtherSuite,
+    /// For or from another session.
+    #[error("another session")]
+    OtherSession,
+    /// It does not decrypt: forged, of another tenant, or of another handshake.
+    #[error("the message does not decrypt")]
+    Auth,
+    /// It holds a public key that shares no secret.
+    #[error("a public key of low order")]
+    LowOrder,
+    /// It decrypts to something that docs/wire-format.md does not allow.
+    #[error("the message says nothing that it may say")]
+    Payload,
+    /// The peer has this side's own static key: a reflection, or a cloned identity.
+    #[error("the peer has our own static key")]
+    OwnKey,
+    /// This handshake reads no more messages.
+    #[error("the handshake is over")]
+    Spent,
+}
+
+impl HandshakeError {
+    /// The counter it counts under.
+    #[must_use]
+    pub const fn drop_reason(self) -> DropReason {
+        match self {
+            Self::OtherEpoch => DropReason::OtherEpoch,
+            Self::OtherSuite => DropReason::Unsupported,
+            Self::OtherSession => DropReason::UnknownIndex,
+            Self::Auth | Self::LowOrder => DropReason::Auth,
+            Self::Payload => DropReason::Malformed,
+            Self::OwnKey => DropReason::Policy,
+            Self::Spent => DropReason::Replay,
+        }
+    }
+}
+
+impl From<payload::BadPayload> for HandshakeError {
+    fn from(_: payload::BadPayload) -> Self {
+        Self::Payload
+    }
+}
+
+/// What both sides hash before the first message: version, suite, epoch, tenant id.
+fn prologue(suite: CipherSuite, epoch: u8, tenant: &[u8; TENANT_LEN]) -> [u8; 3 + TENANT_LEN] {
+    let mut prologue = [0; 3 + TENANT_LEN];
+    prologue[..3].copy_from_slice(&[VERSION, suite.wire_byte(), epoch]);
+    prologue[3..].copy_from_slice(tenant);
+    prologue
+}
+
+/// A message of `LEN` bytes: header, what `write` makes of the Noise part, mac1, and a mac2 of zeros.
+fn message<const LEN: usize>(
+    header: [u8; HANDSHAKE_HEADER_LEN],
+    keys: &EpochKeys,
+    write: impl FnOnce(&mut [u8]) -> Result<(), HandshakeError>,
+) -> Result<[u8; LEN], HandshakeError> {
+    let mut bytes = [0; LEN];
+    let (covered, macs) = bytes.split_at_mut(LEN - 2 * MAC_LEN);
+    let (head, noise) = covered.split_at_mut(HANDSHAKE_HEADER_LEN);
+    head.copy_from_slice(&header);
+    write(noise)?;
+    macs[..MAC_LEN].copy_from_slice(&keys.mac1(covered));
+    Ok(bytes)
+}
+
+/// The peer behind a finished Noise handshake.
+fn peer(noise: &Noise, own: PeerId) -> Result<PeerId, HandshakeError> {
+    let peer = PeerId::from_bytes(noise.remote_static().ok_or(HandshakeError::Spent)?);
+    if peer == own { Err(HandshakeError::OwnKey) } else { Ok(peer) }
+}
+
+#[cfg(test)]
+mod tests;

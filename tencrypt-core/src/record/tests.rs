@@ -1,0 +1,167 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const SUITE: CipherSuite = CipherSuite::Aes256Gcm;
+
+fn index(number: u32) -> SessionIndex {
+    SessionIndex::from_u32(number).unwrap()
+}
+
+fn init() -> Vec<u8> {
+    let mut bytes = init_header(SUITE, 7, index(0x0403_0201)).to_vec();
+    bytes.resize(INIT_LEN, 0xee);
+    bytes
+}
+
+fn resp() -> Vec<u8> {
+    let mut bytes = resp_header(SUITE, 7, index(1), index(2)).to_vec();
+    bytes.resize(RESP_LEN, 0xee);
+    bytes
+}
+
+fn conf() -> Vec<u8> {
+    let mut bytes = conf_header(SUITE, 7, index(1), index(2)).to_vec();
+    bytes.resize(CONF_LEN, 0xee);
+    bytes
+}
+
+fn data(len: usize) -> Vec<u8> {
+    let mut bytes = data_header(FLAG_CSUM_PARTIAL, index(0x0d0c_0b0a), 0x0807_0605_0403_0201).to_vec();
+    bytes.resize(len, 0xee);
+    bytes
+}
+
+#[test]
+fn headers_are_the_bytes_of_the_specification() {
+    assert_eq!(init_header(SUITE, 7, index(0x0403_0201)), [1, 1, 2, 7, 1, 2, 3, 4, 0, 0, 0, 0]);
+    assert_eq!(
+        resp_header(CipherSuite::ChaCha20Poly1305, 255, index(0x0403_0201), index(0x0807_0605)),
+        [2, 1, 1, 255, 1, 2, 3, 4, 5, 6, 7, 8]
+    );
+    assert_eq!(conf_header(SUITE, 0, index(1), index(2)), [3, 1, 2, 0, 1, 0, 0, 0, 2, 0, 0, 0]);
+    assert_eq!(
+        data_header(1, index(0x0d0c_0b0a), 0x0807_0605_0403_0201),
+        [4, 1, 0, 0, 10, 11, 12, 13, 1, 2, 3, 4, 5, 6, 7, 8]
+    );
+}
+
+#[test]
+fn every_message_is_read_back() {
+    let bytes = init();
+    let Ok(Message::Init(init)) = parse(&bytes) else { panic!("INIT") };
+    assert_eq!((init.suite, init.epoch, init.sender), (SUITE, 7, index(0x0403_0201)));
+    let bytes = resp();
+    let Ok(Message::Resp(resp)) = parse(&bytes) else { panic!("RESP") };
+    assert_eq!((resp.suite, resp.epoch, resp.sender, resp.receiver), (SUITE, 7, index(1), index(2)));
+    let bytes = conf();
+    let Ok(Message::Conf(conf)) = parse(&bytes) else { panic!("CONF") };
+    assert_eq!((conf.suite, conf.epoch, conf.sender, conf.receiver), (SUITE, 7, index(1), index(2)));
+    let Ok(Message::Data(data)) = parse(&data(100)) else { panic!("DATA") };
+    assert_eq!((data.flags, data.index, data.counter), (1, index(0x0d0c_0b0a), 0x0807_0605_0403_0201));
+}
+
+#[test]
+fn each_type_has_one_length_and_data_a_least_one() {
+    for (whole, exact) in [(init(), INIT_LEN), (resp(), RESP_LEN), (conf(), CONF_LEN)] {
+        for len in 0..2_048 {
+            let mut bytes = whole.clone();
+            bytes.resize(len, 0);
+            let outcome = parse(&bytes);
+            assert_eq!(outcome.is_ok(), len == exact, "type {} length {len}", whole[0]);
+            if len != exact {
+                assert_eq!(outcome, Err(DropReason::Malformed), "type {} length {len}", whole[0]);
+            }
+        }
+    }
+    for len in 0..2_048 {
+        let mut bytes = data(2_048);
+        bytes.truncate(len);
+        assert_eq!(parse(&bytes).err(), (len < 32).then_some(DropReason::Malformed), "DATA length {len}");
+    }
+}
+
+#[test]
+fn other_types_versions_and_suites_are_unsupported() {
+    for kind in (0..=u8::MAX).filter(|kind| !(1..=4).contains(kind)) {
+        for len in [1, 31, 32, 64, INIT_LEN] {
+            let mut bytes = vec![0; len];
+            bytes[0] = kind;
+            assert_eq!(parse(&bytes), Err(DropReason::Unsupported), "type {kind}");
+        }
+    }
+    for whole in [init(), resp(), conf()] {
+        for value in 0..=u8::MAX {
+            let mut bytes = whole.clone();
+            bytes[1] = value;
+            assert_eq!(
+                parse(&bytes).err(),
+                (value != 1).then_some(DropReason::Unsupported),
+                "version {value}"
+            );
+            let mut bytes = whole.clone();
+            bytes[2] = value;
+            let known = value == 1 || value == 2;
+            assert_eq!(parse(&bytes).err(), (!known).then_some(DropReason::Unsupported), "suite {value}");
+        }
+    }
+}
+
+#[test]
+fn zero_indices_and_an_init_with_a_receiver_are_malformed() {
+    for mut bytes in [init(), resp(), conf()] {
+        bytes[4..8].fill(0);
+        assert_eq!(parse(&bytes), Err(DropReason::Malformed));
+    }
+    for mut bytes in [resp(), conf()] {
+        bytes[8..12].fill(0);
+        assert_eq!(parse(&bytes), Err(DropReason::Malformed));
+    }
+    let mut bytes = init();
+    bytes[11] = 0x80;
+    assert_eq!(parse(&bytes), Err(DropReason::Malformed));
+    let mut bytes = data(64);
+    bytes[4..8].fill(0);
+    assert_eq!(parse(&bytes), Err(DropReason::Malformed));
+}
+
+#[test]
+fn every_reserved_bit_of_data_must_be_zero() {
+    for (byte, bits) in [(1, 1..8), (2, 0..8), (3, 0..8)] {
+        for bit in bits {
+            let mut bytes = data(64);
+            bytes[byte] |= 1 << bit;
+            assert_eq!(parse(&bytes), Err(DropReason::Malformed), "byte {byte} bit {bit}");
+        }
+    }
+    assert_eq!(data_header(0xff, index(1), 0)[1], FLAG_CSUM_PARTIAL);
+}
+
+#[test]
+fn mac1_is_found_in_handshake_messages_only() {
+    for mut bytes in [init(), resp(), conf()] {
+        let at = bytes.len() - 32;
+        bytes[at..at + 16].fill(0xab);
+        assert_eq!(mac1(&bytes), Some([0xab; 16]));
+        let (epoch, covered, mac1) = covered_by_mac1(&bytes).unwrap();
+        assert_eq!((epoch, covered, mac1), (7, &bytes[..at], &[0xab; 16]));
+    }
+    assert_eq!(mac1(&data(300)), None);
+    assert_eq!(mac1(&[]), None);
+    assert_eq!(mac1(&init()[..43]), None);
+    assert!(mac1(&init()[..44]).is_some());
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..400), kind in 0u8..8) {
+        let mut bytes = bytes;
+        if let Some(first) = bytes.first_mut() {
+            *first = kind;
+        }
+        let _ = mac1(&bytes);
+        if let Ok(Message::Data(header)) = parse(&bytes) {
+            prop_assert_eq!(&data_header(header.flags, header.index, header.counter)[..], &bytes[..16]);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The receiving half of a session.
+
+use std::fmt;
+
+use super::{
+    keys::{DirectionKeys, nonce},
+    replay::ReplayWindow,
+};
+use crate::{
+    crypto::{Backend, NONCE_LEN, OpeningKey, Secret},
+    record::{self, DATA_HEADER_LEN, Message},
+    stats::DropReason,
+};
+
+/// Forgeries after which a key is given up. RFC 9001 appendix B allows 2^36 for ChaCha20-Poly1305 and 2^52 for AES-GCM;
+/// this is below both, and takes an attacker over an hour at a million datagrams a second.
+const MAX_FAILED_TAGS: u64 = 1 << 32;
+
+/// Opens the records of one sender under one key. The only way from a record to its packet: limits, replay check,
+/// tag, and only then the window is written.
+pub struct Opener {
+    key: OpeningKey,
+    iv: Secret<NONCE_LEN>,
+    window: ReplayWindow,
+    failed_tags: u64,
+    max_failed_tags: u64,
+}
+
+/// An authentic packet, in place of the record it came in.
+#[expect(clippy::exhaustive_structs, reason = "all that a record holds")]
+pub struct Plain<'b> {
+    /// The packet. Empty: a keepalive. Nothing is known of it but who sealed it.
+    pub bytes: &'b mut [u8],
+    /// The record's flags, [`KNOWN_FLAGS`](record::KNOWN_FLAGS) only.
+    pub flags: u8,
+}
+
+impl Opener {
+    pub(crate) fn new(keys: &DirectionKeys) -> Self {
+        Self {
+            key: OpeningKey::new(Backend::fastest(), keys.suite, keys.key.expose()),
+            iv: Secret::filled(|iv| *iv = *keys.iv.expose()),
+            window: ReplayWindow::new(),
+            failed_tags: 0,
+            max_failed_tags: MAX_FAILED_TAGS,
+        }
+    }
+
+    /// Opens a record in place.
+    ///
+    /// # Errors
+    /// Nothing of the packet is left in `record`, and no counter is marked:
+    /// - [`DropReason::Malformed`], [`DropReason::Unsupported`]: not a DATA record;
+    /// - [`DropReason::Limit`]: the key has met too many forgeries and opens nothing any more;
+    /// - [`DropReason::Replay`], [`DropReason::TooOld`]: by the replay window;
+    /// - [`DropReason::Auth`]: the tag does not verify.
+    #[inline]
+    pub fn open<'b>(&mut self, record: &'b mut [u8]) -> Result<Plain<'b>, DropReason> {
+        let Message::Data(header) = record::parse(record)? else {
+            return Err(DropReason::Unsupported);
+        };
+        if self.failed_tags >= self.max_failed_tags {
+            return Err(DropReason::Limit);
+        }
+        self.window.check(header.counter)?;
+        let (aad, sealed) = record.split_first_chunk_mut::<DATA_HEADER_LEN>().ok_or(DropReason::Malformed)?;
+        match self.key.open_in_place(nonce(&self.iv, header.counter), aad, sealed) {
+            Ok(bytes) => {
+                self.window.mark(header.counter);
+                Ok(Plain { bytes, flags: header.flags })
+            }
+            Err(_) => {
+                self.failed_tags += 1;
+                Err(DropReason::Auth)
+            }
+        }
+    }
+
+    /// Lowers the number of forgeries that the key bears.
+    #[cfg(test)]
+    pub(crate) fn lower_failed_tags(&mut self, max: u64) {
+        self.max_failed_tags = max;
+    }
+}
+
+impl fmt::Debug for Opener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opener")
+            .field("window", &self.window)
+            .field("failed_tags", &self.failed_tags)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Plain<'_> {
+    /// Lengths, never content.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plain").field("len", &self.bytes.len()).field("flags", &self.flags).finish()
+    }
+}

@@ -1,0 +1,458 @@
+//! Handshakes: asking, answering, confirming.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
+
+use super::{
+    Tunnel,
+    ask::{Flight, Purpose},
+    inbound::Queued,
+    limits::{
+        CONF_REPEATS, MESSAGES_A_CALL, REJECT_AFTER, REKEY_AFTER, REKEY_JITTER, REPEAT_INTERVAL, RETRY_FIRST,
+        RETRY_MOST,
+    },
+    outbound::is_unicast,
+    peer::{Conf, IndexUse, PeerKey, Session},
+    timer::{Timer, backoff},
+};
+use crate::{
+    event::Event,
+    handshake::{Confirmed, Established, Initiator, Local, Responder},
+    record::{self, Message, SessionIndex},
+    stats::DropReason,
+};
+
+impl Tunnel {
+    /// Sees to it that `destination` is being asked. False if there is no room for one more.
+    pub(super) fn ask(
+        &mut self,
+        destination: IpAddr,
+        to: SocketAddr,
+        purpose: Purpose,
+        internal: bool,
+        now: Instant,
+    ) -> bool {
+        if let Some(ask) = self.asks.find_mut(destination) {
+            ask.purpose = ask.purpose.max(purpose);
+            ask.internal |= internal;
+            return true;
+        }
+        if self.asks.is_full() {
+            return false;
+        }
+        let Some(index) = self.free_index() else { return false };
+        let local =
+            Local::new(&self.keys, self.config.suite, &self.identity, &self.addresses, self.config.vnet);
+        let (initiator, init) = Initiator::start(&local, index, to.ip(), &mut self.rng);
+        let flight = Flight {
+            initiator,
+            index,
+            init: Box::new(init),
+            attempt: 0,
+            repeat_at: now + backoff(0, RETRY_FIRST, RETRY_MOST, self.rng.u32()),
+        };
+        self.peers.bind_index(index, IndexUse::Ask(destination));
+        self.send(to, &init);
+        self.asks.start(destination, to, purpose, internal, flight, now);
+        self.arm_ask(destination);
+        true
+    }
+
+    /// Starts to replace the session that is sent on, unless that is under way.
+    pub(super) fn rekey(&mut self, key: PeerKey, now: Instant) {
+        let Some(to) = self.peers.find(key).and_then(super::peer::Peer::any_endpoint) else { return };
+        self.ask(to.ip(), to, Purpose::Rekey, true, now);
+    }
+
+    /// Works off queued handshake messages, a bounded number of them.
+    pub(super) fn work_off(&mut self, now: Instant) {
+        for _ in 0..MESSAGES_A_CALL {
+            let Some(Queued { from, bytes }) = self.queue.pop_front() else { return };
+            let outcome = match record::parse(&bytes) {
+                Ok(Message::Init(init)) => self.handle_init(from, &init, &bytes, now),
+                Ok(Message::Resp(resp)) => self.handle_resp(&resp, now),
+                Ok(Message::Conf(conf)) => self.handle_conf(from, &conf, &bytes, now),
+                Ok(_) => Err(DropReason::Unsupported),
+                Err(reason) => Err(reason),
+            };
+            if let Err(reason) = outcome {
+                self.stats.drop(reason);
+            }
+        }
+    }
+
+    fn handle_init(
+        &mut self,
+        from: SocketAddr,
+        init: &record::Init<'_>,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let mac1 = record::mac1(bytes).ok_or(DropReason::Malformed)?;
+        if let Some(known) = self.half_open.find(&mac1) {
+            // From elsewhere it is a copy that somebody else sends: no answer.
+            let answer =
+                known.from == from && now.saturating_duration_since(known.answered) >= REPEAT_INTERVAL;
+            return if answer { self.repeat_resp(&mac1, now) } else { Err(DropReason::Replay) };
+        }
+        if let Some(IndexUse::Ask(destination)) = self.peers.index(init.sender)
+            && let Some(flight) = self.asks.find(destination).and_then(|ask| ask.flight.as_ref())
+            && flight.init.as_slice() == bytes
+        {
+            // Our own INIT came back: the destination is a VIP that this pod itself serves.
+            self.found_own_vip(destination);
+            return Ok(());
+        }
+        if let Some(flight) = self.asks.find(from.ip()).and_then(|ask| ask.flight.as_ref()) {
+            let ours = record::mac1(flight.init.as_slice());
+            if ours.is_some_and(|ours| ours > mac1) {
+                // Simultaneous start: the other side drops its own INIT and answers ours.
+                return Ok(());
+            }
+            self.drop_flight(from.ip(), now);
+        }
+        let index = self.free_index().ok_or(DropReason::RateLimited)?;
+        let local =
+            Local::new(&self.keys, self.config.suite, &self.identity, &self.addresses, self.config.vnet);
+        let (responder, resp) =
+            Responder::accept(&local, init, index, &mut self.rng).map_err(|error| error.drop_reason())?;
+        let evicted = self.half_open.insert(mac1, from, index, responder, resp, now)?;
+        if let Some(evicted) = evicted {
+            self.peers.release_index(evicted);
+        }
+        self.peers.bind_index(index, IndexUse::HalfOpen);
+        if let Some(at) = self.half_open.next_expiry() {
+            self.timers.arm(Timer::HalfOpen, at);
+        }
+        self.send(from, &resp);
+        Ok(())
+    }
+
+    fn repeat_resp(&mut self, mac1: &[u8; 16], now: Instant) -> Result<(), DropReason> {
+        let (to, resp) = self.half_open.answer_again(mac1, now).ok_or(DropReason::Replay)?;
+        self.send(to, &resp);
+        Ok(())
+    }
+
+    fn handle_resp(&mut self, resp: &record::Resp<'_>, now: Instant) -> Result<(), DropReason> {
+        let Some(IndexUse::Ask(destination)) = self.peers.index(resp.receiver) else {
+            return Err(DropReason::UnknownIndex);
+        };
+        let ask = self.asks.find_mut(destination).ok_or(DropReason::UnknownIndex)?;
+        let flight = ask.flight.as_mut().ok_or(DropReason::UnknownIndex)?;
+        let Confirmed { established, conf } =
+            flight.initiator.handle_resp(resp).map_err(|error| error.drop_reason())?;
+        let asked = ask.to;
+        let (finished, held) = self.asks.finish(destination).ok_or(DropReason::UnknownIndex)?;
+        self.timers.cancel(Timer::Ask(destination));
+        self.asks.answered(destination);
+
+        let peer_id = established.peer;
+        let listed = established.identity.addresses.contains(&asked.ip());
+        // Behind a VIP somebody else answers every time: the session moves to the pod's own address.
+        let endpoint = if listed {
+            asked
+        } else {
+            let own = established.identity.addresses.iter().copied();
+            let own =
+                own.clone().find(|address| address.is_ipv4() == asked.is_ipv4() && is_unicast(*address));
+            own.map_or(asked, |address| SocketAddr::new(address, self.config.port))
+        };
+        let jitter = REKEY_JITTER.mul_f64(f64::from(self.rng.u32()) / f64::from(u32::MAX));
+        let conf = Conf {
+            bytes: Box::new(conf),
+            to: endpoint,
+            attempt: 0,
+            repeat_at: now + backoff(0, RETRY_FIRST, RETRY_MOST, self.rng.u32()),
+        };
+        self.send(endpoint, conf.bytes.as_slice());
+        let key = self.install(established, endpoint, true, now, |session| {
+            session.rekey_after = REKEY_AFTER + jitter;
+            session.conf = Some(conf);
+        });
+        if let Some(session) = self.peers.find(key).and_then(|peer| peer.sessions.last()) {
+            let at = session.conf.as_ref().map(|conf| conf.repeat_at);
+            if let Some(at) = at {
+                self.timers.arm(Timer::Peer(key), at);
+            }
+        }
+        // INIT went to this address and this peer answered.
+        if finished.purpose != Purpose::Rekey || listed {
+            self.make_owner(key, asked.ip(), now);
+        }
+        debug_assert_eq!(self.peers.find(key).map(|peer| peer.id), Some(peer_id));
+        for packet in held {
+            self.queue_packet(key, packet);
+        }
+        Ok(())
+    }
+
+    fn handle_conf(
+        &mut self,
+        from: SocketAddr,
+        conf: &record::Conf<'_>,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let mac1 = record::mac1(bytes).ok_or(DropReason::Malformed)?;
+        match self.peers.index(conf.receiver) {
+            Some(IndexUse::HalfOpen) => {}
+            Some(IndexUse::Session(key)) => return self.repeated_conf(key, conf.receiver, mac1, now),
+            Some(IndexUse::Erased) => return Err(DropReason::Expired),
+            Some(IndexUse::Ask(_)) | None => return Err(DropReason::UnknownIndex),
+        }
+        let half_open = self.half_open.take(conf.receiver).ok_or(DropReason::UnknownIndex)?;
+        // Whatever becomes of it, the half-open handshake is gone: a forged payload spoils its state.
+        self.peers.release_index(conf.receiver);
+        let asked = half_open.responder.asked();
+        let established = half_open.responder.handle_conf(conf).map_err(|error| error.drop_reason())?;
+        let local = established.local_index;
+        let listed = established.identity.addresses.contains(&from.ip());
+        let key = self.install(established, from, false, now, |session| {
+            session.confirmed_by = Some((mac1, now));
+            session.seen_from = listed.then(|| from.ip());
+        });
+        if !self.addresses.contains(&asked)
+            && is_unicast(asked)
+            && self.view().is_protected(asked)
+            && let Some(peer) = self.peers.find_mut(key)
+        {
+            peer.serve(asked);
+        }
+        if listed {
+            // RESP went to this address and came back as CONF.
+            self.make_owner(key, from.ip(), now);
+        }
+        self.send_empty(key, local, now);
+        // Packets that waited for this very destination, or for any other address of the peer.
+        let owned: Vec<IpAddr> = self.peers.find(key).map(|peer| peer.owned.clone()).unwrap_or_default();
+        for address in owned {
+            if let Some((ask, held)) = self.asks.finish(address) {
+                self.timers.cancel(Timer::Ask(address));
+                if let Some(flight) = ask.flight {
+                    self.peers.release_index(flight.index);
+                }
+                for packet in held {
+                    self.queue_packet(key, packet);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The initiator did not see our answer: it gets another one.
+    fn repeated_conf(
+        &mut self,
+        key: PeerKey,
+        local: SessionIndex,
+        mac1: [u8; 16],
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let peer = self.peers.find_mut(key).ok_or(DropReason::UnknownIndex)?;
+        let session = peer.session_mut(local).ok_or(DropReason::UnknownIndex)?;
+        match &mut session.confirmed_by {
+            Some((known, answered)) if *known == mac1 => {
+                if now.saturating_duration_since(*answered) < REPEAT_INTERVAL / 2 {
+                    return Err(DropReason::RateLimited);
+                }
+                *answered = now;
+                self.send_empty(key, local, now);
+                Ok(())
+            }
+            _ => Err(DropReason::Replay),
+        }
+    }
+
+    /// Adds a session to its peer, whose records go to `endpoint`.
+    fn install(
+        &mut self,
+        established: Established,
+        endpoint: SocketAddr,
+        initiated: bool,
+        now: Instant,
+        complete: impl FnOnce(&mut Session),
+    ) -> PeerKey {
+        let own = self.identity.peer_id();
+        let local = established.local_index;
+        let identity = established.identity.clone();
+        let key = self.peers.admit(established.peer, now);
+        let mut session = Session::new(established, initiated, now);
+        complete(&mut session);
+        let fresh = self.peers.find(key).is_some_and(|peer| peer.sessions.is_empty());
+        self.peers.add_session(key, session, now);
+        if let Some(peer) = self.peers.find_mut(key) {
+            peer.set_endpoint(endpoint);
+            peer.asserted = identity.addresses.clone().into();
+            peer.vnet = identity.vnet;
+            peer.unanswered_since = None;
+            peer.consider(local, own, now);
+            if fresh {
+                let event = Event::PeerUp { peer: peer.id, endpoint, addresses: peer.asserted.clone() };
+                self.push_event(event);
+            }
+        }
+        self.stats.handshakes += 1;
+        self.timers.arm(Timer::Peer(key), now + REJECT_AFTER);
+        key
+    }
+
+    /// The INIT to `destination` is given up in favour of the destination's own; what is held keeps waiting.
+    fn drop_flight(&mut self, destination: IpAddr, now: Instant) {
+        if let Some(flight) = self.asks.find_mut(destination).and_then(|ask| ask.flight.take()) {
+            self.peers.release_index(flight.index);
+        }
+        if self.asks.find(destination).is_some_and(|ask| !ask.has_held() && ask.purpose != Purpose::Traffic) {
+            self.asks.finish(destination);
+            self.timers.cancel(Timer::Ask(destination));
+        } else {
+            self.timers.arm(Timer::Ask(destination), now + super::limits::ASK_WAIT);
+        }
+    }
+
+    fn found_own_vip(&mut self, destination: IpAddr) {
+        self.cancel_ask(destination);
+        if self.own_vips.len() < super::limits::MAX_SERVED {
+            self.own_vips.insert(destination);
+        }
+    }
+
+    /// Ends an ask and drops what it held.
+    pub(super) fn cancel_ask(&mut self, destination: IpAddr) {
+        if let Some((ask, held)) = self.asks.finish(destination) {
+            if let Some(flight) = ask.flight {
+                self.peers.release_index(flight.index);
+            }
+            self.stats.drop_many(DropReason::HeldTimeout, held.len() as u64);
+            self.timers.cancel(Timer::Ask(destination));
+        }
+    }
+
+    pub(super) fn arm_ask(&mut self, destination: IpAddr) {
+        if let Some(at) = self.asks.find(destination).and_then(super::ask::Ask::next_due) {
+            self.timers.arm(Timer::Ask(destination), at);
+        }
+    }
+
+    /// Repeats INIT, or gives up.
+    pub(super) fn ask_due(&mut self, destination: IpAddr, now: Instant) {
+        let random = self.rng.u32();
+        let Some(ask) = self.asks.find_mut(destination) else { return };
+        let to = ask.to;
+        let over = match ask.gives_up_at() {
+            Some(end) => now >= end,
+            // A rekey lasts as long as there is a session to replace.
+            None => {
+                let owner = self.peers.owner(destination).and_then(|key| self.peers.find(key));
+                owner.and_then(|peer| peer.sending(now)).is_none()
+            }
+        };
+        if over {
+            self.gave_up(destination, now);
+            return;
+        }
+        if let Some(flight) = ask.flight.as_mut().filter(|flight| flight.repeat_at <= now) {
+            flight.attempt += 1;
+            flight.repeat_at = now + backoff(flight.attempt, RETRY_FIRST, RETRY_MOST, random);
+            let init = *flight.init;
+            self.send(to, &init);
+        }
+        self.arm_ask(destination);
+    }
+
+    /// No answer: what is held is judged by policy.
+    pub(super) fn gave_up(&mut self, destination: IpAddr, now: Instant) {
+        let Some((ask, held)) = self.asks.finish(destination) else { return };
+        self.timers.cancel(Timer::Ask(destination));
+        if let Some(flight) = ask.flight {
+            self.peers.release_index(flight.index);
+        }
+        let finding = self.view().classify(destination, now);
+        let plain = self.may_go_plain(&finding);
+        self.asks.fell_silent(destination, ask.internal, now);
+        if ask.purpose != Purpose::Background {
+            self.push_event(Event::HandshakeFailed { to: ask.to });
+        }
+        if plain {
+            self.stats.opportunistic += held.len() as u64;
+            self.stats.bypassed += held.len() as u64;
+            self.released.extend(held);
+        } else {
+            self.stats.drop_many(DropReason::HeldTimeout, held.len() as u64);
+        }
+    }
+
+    /// A peer's timers: repeated CONF, keepalive, dead peer, end of sessions.
+    pub(super) fn peer_due(&mut self, key: PeerKey, now: Instant) {
+        if self.peers.erase_expired(key, now) {
+            if let Some(peer) = self.peers.remove(key, now) {
+                self.push_event(Event::PeerDown { peer: peer.id });
+            }
+            return;
+        }
+        let random = self.rng.u32();
+        let Some(peer) = self.peers.find_mut(key) else { return };
+        let mut next = None::<Instant>;
+        let mut sooner = |at: Instant| next = Some(next.map_or(at, |set: Instant| set.min(at)));
+        let mut repeats: Vec<(SocketAddr, Vec<u8>)> = Vec::new();
+        for session in &mut peer.sessions {
+            sooner(session.born + REJECT_AFTER);
+            if let Some(conf) = &mut session.conf {
+                if conf.repeat_at <= now {
+                    conf.attempt += 1;
+                    conf.repeat_at = now + backoff(conf.attempt, RETRY_FIRST, RETRY_MOST, random);
+                    repeats.push((conf.to, conf.bytes.to_vec()));
+                }
+                if conf.attempt >= CONF_REPEATS {
+                    session.conf = None;
+                } else {
+                    sooner(conf.repeat_at);
+                }
+            }
+        }
+        let keepalive = peer.unacknowledged_since.map(|since| since + super::limits::KEEPALIVE);
+        let dead = peer.unanswered_since.map(|since| since + super::limits::DEAD_PEER);
+        let silent = dead.is_some_and(|at| at <= now);
+        if silent {
+            // Data that gets no answer starts the count anew once it is asked about.
+            peer.unanswered_since = None;
+        } else if let Some(at) = dead {
+            sooner(at);
+        }
+        let owed = keepalive.is_some_and(|at| at <= now);
+        if let (false, Some(at)) = (owed, keepalive) {
+            sooner(at);
+        }
+        let local = peer.sending(now).map(|session| session.local);
+        for (to, bytes) in repeats {
+            self.send(to, &bytes);
+        }
+        if owed && let Some(local) = local {
+            self.send_empty(key, local, now);
+        }
+        if silent {
+            self.rekey(key, now);
+        }
+        if let Some(at) = next {
+            self.timers.arm(Timer::Peer(key), at);
+        }
+    }
+
+    /// Forgets half-open handshakes past their time.
+    pub(super) fn half_open_due(&mut self, now: Instant) {
+        while let Some(index) = self.half_open.take_expired(now) {
+            self.peers.release_index(index);
+        }
+        if let Some(at) = self.half_open.next_expiry() {
+            self.timers.arm(Timer::HalfOpen, at);
+        }
+    }
+
+    /// A session index that is not in use, `None` if 16 draws found none.
+    fn free_index(&mut self) -> Option<SessionIndex> {
+        (0..16)
+            .map(|_| SessionIndex::random(self.lane.0, &mut self.rng))
+            .find(|index| !self.peers.has_index(*index))
+    }
+}

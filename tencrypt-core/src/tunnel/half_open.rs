@@ -1,0 +1,113 @@
+//! Handshakes that were answered and await their CONF.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
+
+use super::limits::{HALF_OPEN_LIFE, MAX_HALF_OPEN, MAX_HALF_OPEN_PER_SOURCE};
+use crate::{
+    handshake::Responder,
+    record::{RESP_LEN, SessionIndex},
+    stats::DropReason,
+};
+
+/// One of them.
+#[derive(Debug)]
+pub(super) struct HalfOpen {
+    pub(super) from: SocketAddr,
+    pub(super) responder: Responder,
+    pub(super) answered: Instant,
+    mac1: [u8; 16],
+    resp: Box<[u8; RESP_LEN]>,
+    born: Instant,
+    number: u64,
+}
+
+/// All of them: by their index, by the mac1 of their INIT, and by age. Bounded in all and per source address.
+#[derive(Debug, Default)]
+pub(super) struct HalfOpens {
+    by_index: BTreeMap<SessionIndex, HalfOpen>,
+    by_mac1: BTreeMap<[u8; 16], SessionIndex>,
+    by_age: BTreeMap<u64, SessionIndex>,
+    per_source: BTreeMap<IpAddr, usize>,
+    numbered: u64,
+}
+
+impl HalfOpens {
+    pub(super) fn find(&self, mac1: &[u8; 16]) -> Option<&HalfOpen> {
+        self.by_index.get(self.by_mac1.get(mac1)?)
+    }
+
+    /// Adds one. Returns the index of the oldest if that had to go.
+    ///
+    /// # Errors
+    /// [`DropReason::RateLimited`] if its source has as many as a source may have.
+    pub(super) fn insert(
+        &mut self,
+        mac1: [u8; 16],
+        from: SocketAddr,
+        index: SessionIndex,
+        responder: Responder,
+        resp: [u8; RESP_LEN],
+        now: Instant,
+    ) -> Result<Option<SessionIndex>, DropReason> {
+        if self.per_source.get(&from.ip()).is_some_and(|count| *count >= MAX_HALF_OPEN_PER_SOURCE) {
+            return Err(DropReason::RateLimited);
+        }
+        let evicted = if self.by_index.len() >= MAX_HALF_OPEN {
+            let oldest = self.by_age.first_key_value().map(|(_, index)| *index);
+            oldest.and_then(|oldest| self.take(oldest)).and(oldest)
+        } else {
+            None
+        };
+        self.numbered += 1;
+        let number = self.numbered;
+        self.by_mac1.insert(mac1, index);
+        self.by_age.insert(number, index);
+        *self.per_source.entry(from.ip()).or_default() += 1;
+        let half_open =
+            HalfOpen { from, responder, answered: now, mac1, resp: Box::new(resp), born: now, number };
+        self.by_index.insert(index, half_open);
+        Ok(evicted)
+    }
+
+    pub(super) fn take(&mut self, index: SessionIndex) -> Option<HalfOpen> {
+        let half_open = self.by_index.remove(&index)?;
+        self.by_mac1.remove(&half_open.mac1);
+        self.by_age.remove(&half_open.number);
+        let source = half_open.from.ip();
+        if let Some(count) = self.per_source.get_mut(&source) {
+            *count -= 1;
+            if *count == 0 {
+                self.per_source.remove(&source);
+            }
+        }
+        Some(half_open)
+    }
+
+    /// The stored RESP, for the INIT with this mac1.
+    pub(super) fn answer_again(
+        &mut self,
+        mac1: &[u8; 16],
+        now: Instant,
+    ) -> Option<(SocketAddr, [u8; RESP_LEN])> {
+        let half_open = self.by_index.get_mut(self.by_mac1.get(mac1)?)?;
+        half_open.answered = now;
+        Some((half_open.from, *half_open.resp))
+    }
+
+    pub(super) fn take_expired(&mut self, now: Instant) -> Option<SessionIndex> {
+        let index = *self.by_age.first_key_value()?.1;
+        if self.by_index.get(&index)?.born + HALF_OPEN_LIFE > now {
+            return None;
+        }
+        self.take(index).map(|_| index)
+    }
+
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        let (_, index) = self.by_age.first_key_value()?;
+        self.by_index.get(index).map(|half_open| half_open.born + HALF_OPEN_LIFE)
+    }
+}

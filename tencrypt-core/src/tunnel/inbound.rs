@@ -1,0 +1,199 @@
+//! From the network to the device.
+
+use std::{net::IpAddr, time::Instant};
+
+use super::{
+    Inbound, Tunnel,
+    limits::{KEEPALIVE, MAX_QUEUED},
+    outbound::is_unicast,
+    peer::{IndexUse, PeerKey},
+    timer::Timer,
+};
+use crate::{
+    directory::View,
+    handshake,
+    nat::NatOutcome,
+    offload::VnetHdr,
+    packet::{IpPacket, Opened, Transport, combine_ecn},
+    record::{self, FLAG_CSUM_PARTIAL, Message},
+    sink::{PacketSink, RecvMeta},
+    stats::DropReason,
+};
+
+/// A handshake message that passed mac1 and waits for its turn.
+#[derive(Debug)]
+pub(super) struct Queued {
+    pub(super) from: std::net::SocketAddr,
+    pub(super) bytes: Box<[u8]>,
+}
+
+/// What became of one record.
+enum Record {
+    Opened,
+    Control,
+}
+
+impl Tunnel {
+    pub(super) fn datagrams<'b>(
+        &mut self,
+        meta: &RecvMeta,
+        train: &'b mut [u8],
+        now: Instant,
+        sink: &mut impl PacketSink<'b>,
+    ) -> Inbound {
+        let mut inbound = Inbound::default();
+        let stride = usize::from(meta.stride);
+        if stride == 0 || train.is_empty() {
+            inbound.dropped = 1;
+            self.stats.drop(DropReason::Malformed);
+            return inbound;
+        }
+        for record in train.chunks_mut(stride) {
+            match self.record(meta, record, now, sink) {
+                Ok(Record::Opened) => {
+                    inbound.opened += 1;
+                    self.stats.decrypted += 1;
+                }
+                Ok(Record::Control) => inbound.control += 1,
+                Err(reason) => {
+                    inbound.dropped += 1;
+                    self.stats.drop(reason);
+                }
+            }
+        }
+        inbound
+    }
+
+    fn record<'b>(
+        &mut self,
+        meta: &RecvMeta,
+        record: &'b mut [u8],
+        now: Instant,
+        sink: &mut impl PacketSink<'b>,
+    ) -> Result<Record, DropReason> {
+        let index = match record::parse(record)? {
+            Message::Data(header) => header.index,
+            _ => {
+                handshake::verify_mac1(&self.keys, record)?;
+                if self.queue.len() >= MAX_QUEUED {
+                    return Err(DropReason::RateLimited);
+                }
+                self.queue.push_back(Queued { from: meta.from, bytes: (&*record).into() });
+                return Ok(Record::Control);
+            }
+        };
+        let key = match self.peers.index(index) {
+            Some(IndexUse::Session(key)) => key,
+            Some(IndexUse::Ask(_) | IndexUse::HalfOpen) => return Err(DropReason::BeforeConfirm),
+            Some(IndexUse::Erased) => return Err(DropReason::Expired),
+            None => return Err(DropReason::UnknownIndex),
+        };
+        let peer = self.peers.find_mut(key).ok_or(DropReason::UnknownIndex)?;
+        let session = peer.session_mut(index).ok_or(DropReason::UnknownIndex)?;
+        if session.is_expired(now) {
+            return Err(DropReason::Expired);
+        }
+        let plain = session.opener.open(record)?;
+        let first = !std::mem::replace(&mut session.proven, true);
+        if first {
+            session.conf = None;
+        }
+        let new_source = session.seen_from.replace(meta.from.ip()) != Some(meta.from.ip());
+        peer.unanswered_since = None;
+        peer.rx_bytes += plain.bytes.len() as u64;
+        if first {
+            peer.consider(index, self.identity.peer_id(), now);
+        }
+        if new_source {
+            self.saw_source(key, meta.from.ip(), now);
+        }
+        if plain.bytes.is_empty() {
+            return Ok(Record::Control);
+        }
+        let opened = self.accept(key, meta.ecn, plain.bytes, plain.flags, now)?;
+        if let Some(peer) = self.peers.find_mut(key)
+            && peer.unacknowledged_since.is_none()
+        {
+            peer.unacknowledged_since = Some(now);
+            self.timers.arm(Timer::Peer(key), now + KEEPALIVE);
+        }
+        sink.packet(opened).map_err(|_| DropReason::SinkFull)?;
+        Ok(Record::Opened)
+    }
+
+    /// The checks between an authentic record and the device: a well-formed packet, from an address of the peer that
+    /// sealed it, to this pod.
+    fn accept<'b>(
+        &mut self,
+        key: PeerKey,
+        outer_ecn: u8,
+        bytes: &'b mut [u8],
+        flags: u8,
+        now: Instant,
+    ) -> Result<Opened<'b>, DropReason> {
+        let partial = flags & FLAG_CSUM_PARTIAL != 0;
+        let mut inner = IpPacket::parse(bytes).map_err(|_| DropReason::InnerMalformed)?;
+        let (source, destination) = (inner.source(), inner.destination());
+        let view = View { base: &self.directory, delta: &self.delta, config: &self.config };
+        if !is_unicast(source) || !view.is_protected(source) || self.owner(source, now) != Some(key) {
+            return Err(DropReason::InnerSource);
+        }
+        let vnet =
+            if partial { unfinished(&inner).ok_or(DropReason::InnerMalformed)? } else { VnetHdr::default() };
+        if !self.addresses.contains(&destination) {
+            let served = self.peers.find(key).is_some_and(|peer| peer.served.contains(&destination));
+            let own = self.addresses.iter().copied().find(|own| own.is_ipv4() == destination.is_ipv4());
+            match own {
+                Some(own) if served => match self.nat.serve(&mut inner, partial, own, now) {
+                    Ok(NatOutcome::Refused) => return Err(DropReason::Policy),
+                    Ok(_) => {}
+                    Err(_) => return Err(DropReason::NatFull),
+                },
+                _ => return Err(DropReason::InnerDestination),
+            }
+        }
+        if self.nat.unbalance(&mut inner, partial, now) == NatOutcome::Refused {
+            return Err(DropReason::Policy);
+        }
+        // RFC 6040 section 4.2: a congestion mark on the outer header moves inside, or kills what cannot carry it.
+        let ecn = combine_ecn(inner.ecn(), outer_ecn).ok_or(DropReason::Policy)?;
+        if ecn != inner.ecn() {
+            inner.set_ecn(ecn);
+        }
+        Ok(Opened::new(inner.into_inner(), vnet))
+    }
+
+    /// A peer's records come from an address they have not come from before. It becomes the peer's if the peer says
+    /// so too and nobody else holds it.
+    fn saw_source(&mut self, key: PeerKey, source: IpAddr, now: Instant) {
+        let Some(peer) = self.peers.find(key) else { return };
+        if peer.asserted.contains(&source) && self.peers.owner(source).is_none() {
+            self.make_owner(key, source, now);
+        }
+    }
+
+    /// Gives `address` to the peer, which has proven that it is there.
+    pub(super) fn make_owner(&mut self, key: PeerKey, address: IpAddr, _now: Instant) {
+        if is_unicast(address) && self.view().is_protected(address) && self.peers.own(key, address) {
+            self.delta.stick(address);
+            self.asks.answered(address);
+            self.announced.remove(&address);
+            self.push_event(crate::event::Event::Internal { destination: address });
+        }
+    }
+}
+
+/// The header for a packet whose TCP or UDP checksum is unfinished, from the packet itself. `None` for anything that
+/// cannot be in that state: other protocols, and fragments.
+fn unfinished(inner: &IpPacket<&mut [u8]>) -> Option<VnetHdr> {
+    if inner.fragment().is_some() {
+        return None;
+    }
+    let csum_offset = match inner.transport() {
+        Some(Transport::Tcp) => 16,
+        Some(Transport::Udp) => 6,
+        _ => return None,
+    };
+    let csum_start = u16::try_from(inner.layout().transport_offset()).ok()?;
+    Some(VnetHdr { needs_csum: true, csum_start, csum_offset, ..VnetHdr::default() })
+}

@@ -1,0 +1,78 @@
+//! Times and bounds of a Tunnel, each with its source.
+
+use std::time::Duration;
+
+/// An initiator replaces a session this old, once it has something to send (WireGuard REKEY_AFTER_TIME).
+pub(super) const REKEY_AFTER: Duration = Duration::from_secs(120);
+/// Spread of [`REKEY_AFTER`], so that sessions made together are not replaced together.
+pub(super) const REKEY_JITTER: Duration = Duration::from_secs(10);
+/// A responder replaces a session this old: after the initiator had its chance.
+pub(super) const REKEY_AFTER_RESPONDER: Duration = Duration::from_secs(140);
+/// Keys of a session this old are erased (WireGuard REJECT_AFTER_TIME).
+pub(super) const REJECT_AFTER: Duration = Duration::from_secs(180);
+/// An index of an erased session is remembered this long, so that late records count as expired, not as unknown.
+pub(super) const TOMBSTONE: Duration = Duration::from_secs(60);
+/// Erased indices remembered.
+pub(super) const MAX_TOMBSTONES: usize = 1_024;
+
+/// Something was received and nothing sent for this long: an empty DATA tells the peer that we are there
+/// (WireGuard KEEPALIVE_TIMEOUT).
+pub(super) const KEEPALIVE: Duration = Duration::from_secs(10);
+/// Data was sent and nothing came back for this long: a new handshake (WireGuard KEEPALIVE_TIMEOUT + REKEY_TIMEOUT).
+pub(super) const DEAD_PEER: Duration = Duration::from_secs(15);
+
+/// First delay between repetitions of INIT and CONF: inside a cluster round trips are below a millisecond, so
+/// WireGuard's 5 s would be most of what a user feels of a lost datagram.
+pub(super) const RETRY_FIRST: Duration = Duration::from_millis(200);
+/// Longest delay between repetitions.
+pub(super) const RETRY_MOST: Duration = Duration::from_secs(5);
+/// CONF is repeated no longer than this.
+pub(super) const CONF_REPEATS: u32 = 8;
+
+/// How long a destination may leave INIT unanswered before its packets are judged by policy.
+pub(super) const ASK_WAIT: Duration = Duration::from_secs(1);
+/// An unanswered destination is not asked again for this long, doubling.
+pub(super) const SILENT_FIRST: Duration = Duration::from_secs(5);
+/// Longest time an unanswered destination is not asked again.
+pub(super) const SILENT_MOST: Duration = Duration::from_secs(60);
+/// The same for a destination known to be of the tenant: it is expected to come up.
+pub(super) const SILENT_INTERNAL: Duration = Duration::from_secs(1);
+/// Unanswered destinations remembered.
+pub(super) const MAX_SILENT: usize = 4_096;
+
+/// Packets held for one destination.
+pub(super) const HELD_PACKETS: usize = 128;
+/// Bytes held for one destination.
+pub(super) const HELD_BYTES: usize = 256 << 10;
+/// Bytes held in all.
+pub(super) const HELD_TOTAL: usize = 4 << 20;
+/// Destinations asked at one time.
+pub(super) const MAX_ASKED: usize = 1_024;
+
+/// Handshake messages waiting to be worked off.
+pub(super) const MAX_QUEUED: usize = 32;
+/// Handshake messages worked off a call of `handle_timeout`: about 0.5 ms of public-key work.
+pub(super) const MESSAGES_A_CALL: usize = 2;
+/// Half-open handshakes in all, the oldest out.
+pub(super) const MAX_HALF_OPEN: usize = 1_024;
+/// Half-open handshakes of one source address.
+pub(super) const MAX_HALF_OPEN_PER_SOURCE: usize = 4;
+/// A half-open handshake that is not confirmed ends.
+pub(super) const HALF_OPEN_LIFE: Duration = Duration::from_secs(10);
+/// A stored RESP, or the answer to a repeated CONF, is sent again no sooner than this (5 a second).
+pub(super) const REPEAT_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Sessions of one peer: the one in use, its predecessor, its successor, and one more from a simultaneous start.
+pub(super) const MAX_SESSIONS: usize = 4;
+/// Sessions from both sides no further apart than this came from a simultaneous start.
+pub(super) const SIMULTANEOUS: Duration = Duration::from_secs(10);
+/// VIPs one peer may have asked this pod under.
+pub(super) const MAX_SERVED: usize = 64;
+/// Addresses that belong to one peer: its own and the VIPs it answered for.
+pub(super) const MAX_OWNED: usize = 256;
+/// Events waiting to be polled, the newest dropped.
+pub(super) const MAX_EVENTS: usize = 4_096;
+/// Datagrams and packets waiting in `poll_transmit`.
+pub(super) const MAX_TRANSMITS: usize = 4_096;
+/// Destinations whose bypass was announced.
+pub(super) const MAX_ANNOUNCED: usize = 4_096;

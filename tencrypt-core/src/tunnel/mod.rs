@@ -1,0 +1,494 @@
+//! The tunnel: one lane's whole state, from packets to records and back.
+//!
+//! # Contract
+//!
+//! Methods come in four kinds. `handle_*` are inputs, `set_*`, `apply_*`, `reseed` and `forget_*` are commands,
+//! `poll_*` are outputs, the rest only look. After every input and every command the owner drains
+//! [`poll_transmit`](Tunnel::poll_transmit), then [`poll_released`](Tunnel::poll_released), then
+//! [`poll_event`](Tunnel::poll_event), and re-reads [`poll_timeout`](Tunnel::poll_timeout); only then comes the next
+//! packet from the device. If a datagram made something due at once (a handshake message), `handle_timeout` comes before
+//! the next datagram: a CONF must count before the DATA right behind it. Time is whatever the owner says, and never goes
+//! back.
+//!
+//! Nothing a remote party sends makes a method fail, panic, or do unbounded work: what becomes of packets are `Copy`
+//! values, and everything that is dropped is counted by its [`DropReason`].
+
+mod ask;
+mod control;
+mod explain;
+mod half_open;
+mod inbound;
+mod limits;
+mod outbound;
+mod packet;
+mod peer;
+mod timer;
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
+
+use self::{
+    ask::{Asks, Purpose},
+    half_open::HalfOpens,
+    inbound::Queued,
+    limits::{MAX_ANNOUNCED, MAX_EVENTS, MAX_TRANSMITS},
+    outbound::is_unicast,
+    peer::{PeerKey, Peers},
+    timer::{Timer, Timers},
+};
+pub use self::{explain::Explanation, packet::TunPacket};
+use crate::{
+    config::{TunnelConfig, Unknown},
+    crypto::{Identity, KeyRing, Rng, Seed},
+    directory::{Delta, Directory, FactChange, Finding, PeerId, Standing},
+    event::{Event, PathEvent, PeerInfo},
+    nat::Nat,
+    record::{DATA_OVERHEAD, SessionIndex},
+    sink::{DatagramSink, PacketSink, RecvMeta, Transmit},
+    stats::{DropReason, Stats},
+};
+
+/// Which lane of a pod a Tunnel is: `0..=15`, the top four bits of its session indices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaneId(u8);
+
+impl LaneId {
+    /// The first lane, which uses the tenant's port.
+    pub const ZERO: Self = Self(0);
+}
+
+/// What became of a packet from the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+#[expect(clippy::exhaustive_enums, reason = "the owner acts on every case")]
+pub enum Outbound {
+    /// Sealed into the transport's buffer.
+    Sent {
+        /// Records it became.
+        records: u16,
+    },
+    /// Copied; it leaves by `poll_transmit` once its destination has answered.
+    Held,
+    /// To be sent as it is, past the tunnel.
+    Bypass,
+    /// Rewritten in place: to be written back to the device.
+    Hairpin,
+    /// Gone, and counted.
+    Dropped(DropReason),
+}
+
+/// What became of the records of a train.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(clippy::exhaustive_structs, reason = "a plain sum")]
+pub struct Inbound {
+    /// Packets handed to the sink.
+    pub opened: u16,
+    /// Records dropped and counted.
+    pub dropped: u16,
+    /// Handshake messages queued, and keepalives.
+    pub control: u16,
+}
+
+/// What is done with packets to a destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "every packet meets one of them")]
+pub enum Verdict {
+    /// Sealed for this peer.
+    Encrypt(PeerId),
+    /// Sent as they are.
+    Bypass,
+    /// Held while the destination is asked.
+    Hold,
+    /// Dropped.
+    Drop(DropReason),
+}
+
+/// One lane: sessions, peers, held packets, NAT, timers. See the [module](self) for the contract.
+pub struct Tunnel {
+    config: Arc<TunnelConfig>,
+    lane: LaneId,
+    keys: Arc<KeyRing>,
+    identity: Identity,
+    /// This pod's own addresses.
+    addresses: Vec<IpAddr>,
+    directory: Arc<Directory>,
+    delta: Delta,
+    rng: Rng,
+    nat: Nat,
+    peers: Peers,
+    asks: Asks,
+    half_open: HalfOpens,
+    /// Handshake messages behind mac1.
+    queue: VecDeque<Queued>,
+    /// VIPs that lead back to this pod.
+    own_vips: BTreeSet<IpAddr>,
+    transmits: VecDeque<Queue>,
+    /// Packets held for a destination that did not answer, to leave as they are.
+    released: VecDeque<Vec<u8>>,
+    events: VecDeque<Event>,
+    /// Destinations whose bypass the owner knows of.
+    announced: BTreeSet<IpAddr>,
+    timers: Timers,
+    stats: Stats,
+    now: Instant,
+}
+
+/// What waits in `poll_transmit`, in order.
+enum Queue {
+    Datagram { to: SocketAddr, bytes: Box<[u8]> },
+    Empty { to: PeerKey, session: SessionIndex },
+    Packet { to: PeerKey, bytes: Vec<u8> },
+}
+
+impl Tunnel {
+    /// A lane without sessions. `seed` must come from the operating system and be used for nothing else.
+    #[must_use]
+    pub fn new(
+        config: Arc<TunnelConfig>,
+        lane: LaneId,
+        keys: Arc<KeyRing>,
+        identity: Identity,
+        directory: Arc<Directory>,
+        seed: Seed,
+        now: Instant,
+    ) -> Self {
+        let mut rng = Rng::new(seed);
+        let hash_key = rng.u64();
+        Self {
+            addresses: identity.addresses().to_vec(),
+            delta: Delta::new(hash_key),
+            nat: Nat::new(rng.u64()),
+            peers: Peers::new(hash_key),
+            asks: Asks::default(),
+            half_open: HalfOpens::default(),
+            queue: VecDeque::new(),
+            own_vips: BTreeSet::new(),
+            transmits: VecDeque::new(),
+            released: VecDeque::new(),
+            events: VecDeque::new(),
+            announced: BTreeSet::new(),
+            timers: Timers::default(),
+            stats: Stats::new(),
+            config,
+            lane,
+            keys,
+            identity,
+            directory,
+            rng,
+            now,
+        }
+    }
+
+    /// Takes a packet from the device. For [`Outbound::Sent`] its records are in `sink`.
+    pub fn handle_outbound<S: DatagramSink>(
+        &mut self,
+        packet: &mut TunPacket<'_>,
+        now: Instant,
+        sink: &mut S,
+    ) -> Outbound {
+        self.now = now;
+        self.outbound(packet, now, sink)
+    }
+
+    /// Takes a train of records from the network, as long as `meta.stride` each but the last. Opened packets go to
+    /// `sink`, in place.
+    pub fn handle_datagrams<'b>(
+        &mut self,
+        meta: &RecvMeta,
+        train: &'b mut [u8],
+        now: Instant,
+        sink: &mut impl PacketSink<'b>,
+    ) -> Inbound {
+        self.now = now;
+        self.datagrams(meta, train, now, sink)
+    }
+
+    /// Takes what the network said of a destination.
+    pub fn handle_path_event(&mut self, event: PathEvent, now: Instant) {
+        self.now = now;
+        if let PathEvent::Unreachable(to) = event {
+            let finding = self.view().classify(to.ip(), now);
+            if self.may_go_plain(&finding) {
+                self.gave_up(to.ip(), now);
+            }
+        }
+    }
+
+    /// Does what is due: repeats, keepalives, expiry, and at most two handshake messages.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.now = now;
+        self.work_off(now);
+        // One turn over the timers that are due now: what a timer arms comes later.
+        for _ in 0..limits::MAX_ASKED {
+            match self.timers.take_due(now) {
+                Some(Timer::Ask(destination)) => self.ask_due(destination, now),
+                Some(Timer::Peer(key)) => self.peer_due(key, now),
+                Some(Timer::HalfOpen) => self.half_open_due(now),
+                Some(Timer::Nat) => self.nat.handle_timeout(now),
+                None => break,
+            }
+        }
+        if let Some(at) = self.nat.poll_timeout() {
+            self.timers.arm(Timer::Nat, at);
+        }
+    }
+
+    /// Takes facts in. From here on they count.
+    pub fn apply_facts(&mut self, changes: &[FactChange], now: Instant) {
+        self.now = now;
+        for change in changes {
+            self.delta.apply(change, now);
+            if let FactChange::Learn(fact) = change
+                && fact.class == crate::directory::Class::Internal
+                && fact.prefix.prefix_len() == fact.prefix.max_prefix_len()
+                && self.announced.remove(&fact.prefix.addr())
+            {
+                self.push_event(Event::Internal { destination: fact.prefix.addr() });
+            }
+        }
+    }
+
+    /// Replaces the base. It must hold what was applied so far: the delta starts anew.
+    pub fn set_directory(&mut self, directory: Arc<Directory>) {
+        self.directory = directory;
+        let hash_key = self.rng.u64();
+        self.delta.folded(hash_key);
+    }
+
+    /// Replaces the keys. Sessions under the old ones end as their time comes.
+    pub fn set_keys(&mut self, keys: Arc<KeyRing>, now: Instant) {
+        self.now = now;
+        self.keys = keys;
+    }
+
+    /// Replaces this pod's own addresses. Peers learn of them with the next handshake.
+    pub fn set_addresses(&mut self, addresses: &[IpAddr]) {
+        self.addresses = addresses.to_vec();
+    }
+
+    /// Mixes a fresh seed in: after a virtual machine was cloned or restored.
+    pub fn reseed(&mut self, seed: Seed) {
+        self.rng.reseed(seed);
+    }
+
+    /// Drops every session and takes a new identity, so that nothing sealed before can be sealed again.
+    pub fn forget_sessions(&mut self, identity: Identity, now: Instant) {
+        self.now = now;
+        self.identity = identity;
+        let hash_key = self.rng.u64();
+        self.peers = Peers::new(hash_key);
+        self.asks = Asks::default();
+        self.half_open = HalfOpens::default();
+        self.timers = Timers::default();
+        self.queue.clear();
+        self.transmits.clear();
+    }
+
+    /// The next datagram to send, in `buf`: handshake messages, keepalives, and packets that were held. A buffer of
+    /// 65,535 bytes holds any of them; what does not fit is dropped and counted as too big.
+    pub fn poll_transmit(&mut self, buf: &mut [u8], now: Instant) -> Option<Transmit> {
+        while let Some(next) = self.transmits.pop_front() {
+            let sent = match next {
+                Queue::Datagram { to, bytes } => match buf.get_mut(..bytes.len()) {
+                    Some(room) => {
+                        room.copy_from_slice(&bytes);
+                        Some(Transmit { to, len: bytes.len(), ecn: 0 })
+                    }
+                    None => None,
+                },
+                Queue::Empty { to, session } => self.seal_queued(to, Some(session), &[], buf, now),
+                Queue::Packet { to, bytes } => {
+                    if let Some(peer) = self.peers.find_mut(to) {
+                        peer.queued = peer.queued.saturating_sub(1);
+                    }
+                    self.seal_queued(to, None, &bytes, buf, now)
+                }
+            };
+            if sent.is_some() {
+                return sent;
+            }
+        }
+        None
+    }
+
+    /// The next packet that was held and now leaves as it is, past the tunnel.
+    pub fn poll_released(&mut self) -> Option<Vec<u8>> {
+        self.released.pop_front()
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called; a time gone by means at once.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.queue.is_empty() { self.timers.next() } else { Some(self.now) }
+    }
+
+    /// What would become of a packet to `destination`.
+    #[must_use]
+    pub fn classify(&self, destination: IpAddr, now: Instant) -> Verdict {
+        self.verdict(destination, now).0
+    }
+
+    /// The same, with the reason: the data path's own code, looking only.
+    #[must_use]
+    pub fn explain(&self, source: IpAddr, destination: IpAddr, now: Instant) -> Explanation {
+        self.explanation(source, destination, now)
+    }
+
+    /// The peers there are sessions with.
+    pub fn peers(&self, now: Instant) -> impl Iterator<Item = PeerInfo> {
+        self.peers.iter().filter_map(move |peer| {
+            let session = peer.sending(now)?;
+            Some(PeerInfo {
+                peer: peer.id,
+                endpoint: peer.any_endpoint()?,
+                addresses: peer.owned.clone().into(),
+                suite: session.suite,
+                epoch: session.epoch,
+                last_handshake: Some(now.saturating_duration_since(peer.last_handshake)),
+                rx_bytes: peer.rx_bytes,
+                tx_bytes: peer.tx_bytes,
+            })
+        })
+    }
+
+    /// Counters.
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// This side's identity.
+    #[must_use]
+    pub fn peer_id(&self) -> PeerId {
+        self.identity.peer_id()
+    }
+
+    /// Seals a packet that waited. With `session` on that session, else on the one that is sent on.
+    fn seal_queued(
+        &mut self,
+        key: PeerKey,
+        session: Option<SessionIndex>,
+        packet: &[u8],
+        buf: &mut [u8],
+        now: Instant,
+    ) -> Option<Transmit> {
+        let outcome = self.try_seal_queued(key, session, packet, buf, now);
+        match outcome {
+            Ok(transmit) => {
+                if packet.is_empty() {
+                    if let Some(peer) = self.peers.find_mut(key) {
+                        peer.unacknowledged_since = None;
+                    }
+                } else {
+                    self.sent(key, packet.len(), now);
+                }
+                Some(transmit)
+            }
+            Err(reason) => {
+                if !packet.is_empty() {
+                    self.stats.drop(reason);
+                }
+                None
+            }
+        }
+    }
+
+    fn try_seal_queued(
+        &mut self,
+        key: PeerKey,
+        session: Option<SessionIndex>,
+        packet: &[u8],
+        buf: &mut [u8],
+        now: Instant,
+    ) -> Result<Transmit, DropReason> {
+        let peer = self.peers.find_mut(key).ok_or(DropReason::HeldTimeout)?;
+        let to = match packet.first() {
+            Some(first) => peer.endpoint(first >> 4 == 4),
+            None => peer.any_endpoint(),
+        };
+        let to = to.ok_or(DropReason::UnknownDestination)?;
+        let session = match session {
+            Some(local) => peer.session_mut(local).filter(|session| !session.is_expired(now)),
+            None => peer.sending_mut(now),
+        };
+        let session = session.ok_or(DropReason::Expired)?;
+        let len = packet.len() + DATA_OVERHEAD;
+        let room = buf.get_mut(..len).ok_or(DropReason::TooBig)?;
+        let counter = session.sealer.counters(1).ok().and_then(|mut counters| counters.take());
+        session.sealer.seal(counter.ok_or(DropReason::Limit)?, 0, packet, room);
+        Ok(Transmit { to, len, ecn: 0 })
+    }
+
+    fn send(&mut self, to: SocketAddr, bytes: &[u8]) {
+        if self.transmits.len() < MAX_TRANSMITS {
+            self.transmits.push_back(Queue::Datagram { to, bytes: bytes.into() });
+        }
+    }
+
+    fn send_empty(&mut self, to: PeerKey, session: SessionIndex, _now: Instant) {
+        if self.transmits.len() < MAX_TRANSMITS {
+            self.transmits.push_back(Queue::Empty { to, session });
+        }
+    }
+
+    fn queue_packet(&mut self, to: PeerKey, bytes: Vec<u8>) {
+        if self.transmits.len() >= MAX_TRANSMITS {
+            self.stats.drop(DropReason::HeldFull);
+            return;
+        }
+        if let Some(peer) = self.peers.find_mut(to) {
+            peer.queued += 1;
+        }
+        self.transmits.push_back(Queue::Packet { to, bytes });
+    }
+
+    fn push_event(&mut self, event: Event) {
+        if self.events.len() < MAX_EVENTS {
+            self.events.push_back(event);
+        }
+    }
+
+    /// Whether an unanswered destination may be spoken to in plain.
+    fn may_go_plain(&self, finding: &Finding<'_>) -> bool {
+        self.config.unknown == Unknown::Plain && finding.standing == Standing::Unknown && !finding.sticky
+    }
+
+    /// Tells the owner of a bypass, once a destination. One that only DNS calls external is asked all the same.
+    fn announce_external(&mut self, destination: IpAddr, now: Instant) {
+        let finding = self.view().classify(destination, now);
+        let (standing, until) = (finding.standing, finding.fact.and_then(|fact| fact.expires));
+        if standing == Standing::Claimed && is_unicast(destination) && !self.asks.is_silent(destination, now)
+        {
+            let to = SocketAddr::new(destination, self.config.port);
+            self.ask(destination, to, Purpose::Background, false, now);
+        }
+        if matches!(standing, Standing::External | Standing::Claimed)
+            && !self.announced.contains(&destination)
+        {
+            if self.announced.len() >= MAX_ANNOUNCED {
+                self.announced.pop_first();
+            }
+            self.announced.insert(destination);
+            self.push_event(Event::External { destination, until });
+        }
+    }
+}
+
+impl fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tunnel")
+            .field("lane", &self.lane)
+            .field("peer_id", &self.peer_id())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,380 @@
+//! Peers, their sessions, and which addresses belong to whom.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use super::limits::{
+    MAX_OWNED, MAX_SERVED, MAX_SESSIONS, MAX_TOMBSTONES, REJECT_AFTER, REKEY_AFTER_RESPONDER, SIMULTANEOUS,
+    TOMBSTONE,
+};
+use crate::{
+    crypto::CipherSuite,
+    directory::PeerId,
+    handshake::Established,
+    keyed_hash::KeyedState,
+    record::{CONF_LEN, SessionIndex},
+    session::{Opener, Sealer},
+};
+
+/// A slot in [`Peers`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct PeerKey(u32);
+
+/// What a session index on the wire stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum IndexUse {
+    /// A destination that was asked: a RESP is awaited.
+    Ask(IpAddr),
+    /// A half-open handshake: a CONF is awaited.
+    HalfOpen,
+    /// A session of this peer.
+    Session(PeerKey),
+    /// A session whose keys were erased.
+    Erased,
+}
+
+/// One session, from one handshake.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) local: SessionIndex,
+    pub(super) sealer: Sealer,
+    pub(super) opener: Opener,
+    pub(super) suite: CipherSuite,
+    pub(super) epoch: u8,
+    pub(super) born: Instant,
+    /// When it is to be replaced, counted from `born`.
+    pub(super) rekey_after: Duration,
+    /// This side sent INIT.
+    pub(super) initiated: bool,
+    /// The peer has shown that it holds the keys: by CONF, or by a valid DATA.
+    pub(super) proven: bool,
+    /// CONF, as long as it may have to be repeated (initiator).
+    pub(super) conf: Option<Conf>,
+    /// mac1 of the CONF that made the session, and when it was last answered (responder).
+    pub(super) confirmed_by: Option<([u8; 16], Instant)>,
+    /// The outer source of the last valid record, to notice a new one without a look-up.
+    pub(super) seen_from: Option<IpAddr>,
+}
+
+/// A CONF that awaits its answer.
+#[derive(Debug)]
+pub(super) struct Conf {
+    pub(super) bytes: Box<[u8; CONF_LEN]>,
+    pub(super) to: SocketAddr,
+    pub(super) attempt: u32,
+    pub(super) repeat_at: Instant,
+}
+
+impl Session {
+    pub(super) fn new(established: Established, initiated: bool, now: Instant) -> Self {
+        Self {
+            local: established.local_index,
+            sealer: established.sealer,
+            opener: established.opener,
+            suite: established.suite,
+            epoch: established.epoch,
+            born: now,
+            rekey_after: REKEY_AFTER_RESPONDER,
+            initiated,
+            proven: !initiated,
+            conf: None,
+            confirmed_by: None,
+            seen_from: None,
+        }
+    }
+
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.born)
+    }
+
+    pub(super) fn is_expired(&self, now: Instant) -> bool {
+        self.age(now) >= REJECT_AFTER
+    }
+
+    pub(super) fn wants_rekey(&self, now: Instant) -> bool {
+        self.age(now) >= self.rekey_after || self.sealer.wants_rekey()
+    }
+}
+
+/// One member of the tenant.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) id: PeerId,
+    /// Where records go, by outer family. IPv4 never travels over IPv6: its packets may be too long for it.
+    endpoint_v4: Option<SocketAddr>,
+    endpoint_v6: Option<SocketAddr>,
+    /// What it says of itself; worth nothing until proven.
+    pub(super) asserted: Box<[IpAddr]>,
+    /// What it has proven to own.
+    pub(super) owned: Vec<IpAddr>,
+    /// VIPs under which it reached this pod.
+    pub(super) served: Vec<IpAddr>,
+    /// Its device takes unfinished checksums.
+    pub(super) vnet: bool,
+    pub(super) sessions: Vec<Session>,
+    /// The session to send on.
+    sending: Option<SessionIndex>,
+    /// Data was sent since and nothing came back.
+    pub(super) unanswered_since: Option<Instant>,
+    /// Data was received since and nothing was sent.
+    pub(super) unacknowledged_since: Option<Instant>,
+    /// Packets for it that wait in `poll_transmit`.
+    pub(super) queued: usize,
+    pub(super) last_handshake: Instant,
+    pub(super) rx_bytes: u64,
+    pub(super) tx_bytes: u64,
+}
+
+impl Peer {
+    fn new(id: PeerId, now: Instant) -> Self {
+        Self {
+            id,
+            endpoint_v4: None,
+            endpoint_v6: None,
+            asserted: Box::default(),
+            owned: Vec::new(),
+            served: Vec::new(),
+            vnet: false,
+            sessions: Vec::new(),
+            sending: None,
+            unanswered_since: None,
+            unacknowledged_since: None,
+            queued: 0,
+            last_handshake: now,
+            rx_bytes: 0,
+            tx_bytes: 0,
+        }
+    }
+
+    /// Where a packet of this family goes.
+    pub(super) fn endpoint(&self, inner_is_v4: bool) -> Option<SocketAddr> {
+        if inner_is_v4 { self.endpoint_v4 } else { self.endpoint_v6.or(self.endpoint_v4) }
+    }
+
+    /// Where control datagrams go.
+    pub(super) fn any_endpoint(&self) -> Option<SocketAddr> {
+        self.endpoint_v4.or(self.endpoint_v6)
+    }
+
+    pub(super) fn set_endpoint(&mut self, endpoint: SocketAddr) {
+        match endpoint {
+            SocketAddr::V4(_) => self.endpoint_v4 = Some(endpoint),
+            SocketAddr::V6(_) => self.endpoint_v6 = Some(endpoint),
+        }
+    }
+
+    pub(super) fn serve(&mut self, vip: IpAddr) {
+        if !self.served.contains(&vip) && self.served.len() < MAX_SERVED {
+            self.served.push(vip);
+        }
+    }
+
+    pub(super) fn session(&self, local: SessionIndex) -> Option<&Session> {
+        self.sessions.iter().find(|session| session.local == local)
+    }
+
+    pub(super) fn session_mut(&mut self, local: SessionIndex) -> Option<&mut Session> {
+        self.sessions.iter_mut().find(|session| session.local == local)
+    }
+
+    /// The session to send on, if it is still good.
+    pub(super) fn sending(&self, now: Instant) -> Option<&Session> {
+        self.session(self.sending?).filter(|session| !session.is_expired(now))
+    }
+
+    pub(super) fn sending_mut(&mut self, now: Instant) -> Option<&mut Session> {
+        let local = self.sending?;
+        self.session_mut(local).filter(|session| !session.is_expired(now))
+    }
+
+    /// Decides which session to send on, after `candidate` became one that may be used.
+    ///
+    /// A session is used once the peer has proven that it holds the keys; an unproven one only where there is no
+    /// other. Of two that came from a simultaneous start both sides take the one whose initiator has the smaller
+    /// static key, so that they agree without a word.
+    pub(super) fn consider(&mut self, candidate: SessionIndex, own: PeerId, now: Instant) {
+        let Some(new) = self.session(candidate) else { return };
+        let chosen = match self.sending(now) {
+            None => candidate,
+            Some(current) if current.local == candidate => candidate,
+            Some(_) if !new.proven => return,
+            Some(current) => {
+                let apart = new.born.max(current.born) - new.born.min(current.born);
+                let simultaneous =
+                    apart < SIMULTANEOUS && new.initiated != current.initiated && current.proven;
+                let keep_current = simultaneous && current.initiated == (own < self.id);
+                if keep_current { current.local } else { candidate }
+            }
+        };
+        self.sending = Some(chosen);
+    }
+}
+
+/// All peers, the sessions by index, and the owners by address.
+#[derive(Debug)]
+pub(super) struct Peers {
+    slots: Vec<Option<Peer>>,
+    free: Vec<u32>,
+    by_id: BTreeMap<PeerId, PeerKey>,
+    indices: HashMap<SessionIndex, IndexUse, KeyedState>,
+    owners: HashMap<IpAddr, PeerKey, KeyedState>,
+    tombstones: VecDeque<(Instant, SessionIndex)>,
+}
+
+impl Peers {
+    pub(super) fn new(hash_key: u64) -> Self {
+        let state = KeyedState { key: hash_key };
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_id: BTreeMap::new(),
+            indices: HashMap::with_hasher(state),
+            owners: HashMap::with_hasher(state),
+            tombstones: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn find(&self, key: PeerKey) -> Option<&Peer> {
+        self.slots.get(key.0 as usize)?.as_ref()
+    }
+
+    pub(super) fn find_mut(&mut self, key: PeerKey) -> Option<&mut Peer> {
+        self.slots.get_mut(key.0 as usize)?.as_mut()
+    }
+
+    pub(super) fn by_id(&self, id: PeerId) -> Option<PeerKey> {
+        self.by_id.get(&id).copied()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Peer> {
+        self.slots.iter().flatten()
+    }
+
+    pub(super) fn owner(&self, address: IpAddr) -> Option<PeerKey> {
+        self.owners.get(&address).copied()
+    }
+
+    pub(super) fn index(&self, index: SessionIndex) -> Option<IndexUse> {
+        self.indices.get(&index).copied()
+    }
+
+    pub(super) fn has_index(&self, index: SessionIndex) -> bool {
+        self.indices.contains_key(&index)
+    }
+
+    pub(super) fn bind_index(&mut self, index: SessionIndex, to: IndexUse) {
+        self.indices.insert(index, to);
+    }
+
+    pub(super) fn release_index(&mut self, index: SessionIndex) {
+        self.indices.remove(&index);
+    }
+
+    /// The slot of the peer with this identity, made if there is none.
+    pub(super) fn admit(&mut self, id: PeerId, now: Instant) -> PeerKey {
+        if let Some(key) = self.by_id(id) {
+            return key;
+        }
+        let peer = Some(Peer::new(id, now));
+        let key = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize] = peer;
+                PeerKey(slot)
+            }
+            None => {
+                self.slots.push(peer);
+                PeerKey((self.slots.len() - 1) as u32)
+            }
+        };
+        self.by_id.insert(id, key);
+        key
+    }
+
+    /// Adds a session, the oldest one that is not sent on making room.
+    pub(super) fn add_session(&mut self, key: PeerKey, session: Session, now: Instant) {
+        let local = session.local;
+        let Some(peer) = self.find_mut(key) else { return };
+        peer.last_handshake = now;
+        let mut evicted = None;
+        if peer.sessions.len() >= MAX_SESSIONS {
+            let sending = peer.sending;
+            let oldest = (0..peer.sessions.len())
+                .filter(|at| Some(peer.sessions[*at].local) != sending)
+                .min_by_key(|at| peer.sessions[*at].born);
+            if let Some(at) = oldest {
+                evicted = Some(peer.sessions.swap_remove(at).local);
+            }
+        }
+        peer.sessions.push(session);
+        if let Some(index) = evicted {
+            self.erase_index(index, now);
+        }
+        self.bind_index(local, IndexUse::Session(key));
+    }
+
+    /// Erases the keys of sessions past their time. Returns whether the peer has none left.
+    pub(super) fn erase_expired(&mut self, key: PeerKey, now: Instant) -> bool {
+        let Some(peer) = self.find_mut(key) else { return false };
+        let mut erased = [None; MAX_SESSIONS];
+        let mut slots = erased.iter_mut();
+        peer.sessions.retain(|session| {
+            let expired = session.is_expired(now);
+            if expired && let Some(slot) = slots.next() {
+                *slot = Some(session.local);
+            }
+            !expired
+        });
+        let none_left = peer.sessions.is_empty();
+        for index in erased.into_iter().flatten() {
+            self.erase_index(index, now);
+        }
+        none_left
+    }
+
+    /// Makes `address` belong to `key`. Whoever owned it before does so no longer.
+    pub(super) fn own(&mut self, key: PeerKey, address: IpAddr) -> bool {
+        let before = self.owners.get(&address).copied();
+        if before == Some(key) {
+            return false;
+        }
+        let Some(peer) = self.find_mut(key) else { return false };
+        if peer.owned.len() >= MAX_OWNED {
+            return false;
+        }
+        peer.owned.push(address);
+        if let Some(before) = before.and_then(|before| self.find_mut(before)) {
+            before.owned.retain(|owned| *owned != address);
+        }
+        self.owners.insert(address, key);
+        true
+    }
+
+    /// Forgets a peer with all that belongs to it.
+    pub(super) fn remove(&mut self, key: PeerKey, now: Instant) -> Option<Peer> {
+        let peer = self.slots.get_mut(key.0 as usize)?.take()?;
+        self.free.push(key.0);
+        self.by_id.remove(&peer.id);
+        for address in &peer.owned {
+            self.owners.remove(address);
+        }
+        for session in &peer.sessions {
+            self.erase_index(session.local, now);
+        }
+        Some(peer)
+    }
+
+    fn erase_index(&mut self, index: SessionIndex, now: Instant) {
+        self.bind_index(index, IndexUse::Erased);
+        self.tombstones.push_back((now + TOMBSTONE, index));
+        while let Some((until, index)) = self.tombstones.front().copied() {
+            if until > now && self.tombstones.len() <= MAX_TOMBSTONES {
+                break;
+            }
+            self.tombstones.pop_front();
+            self.release_index(index);
+        }
+    }
+}

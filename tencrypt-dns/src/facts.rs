@@ -1,0 +1,161 @@
+//! From a reply to facts about addresses.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration, time::Instant};
+
+use tencrypt_core::directory::{Fact, FactSource};
+use thiserror::Error;
+
+use crate::{
+    Name, Project,
+    message::{CLASS_IN, Data, MessageError, Mismatch, Query, Record, Reply, record_type},
+};
+
+/// Longest chain of CNAMEs that is followed. BIND and Unbound follow 11 and more, but nothing longer than a few is in
+/// use; what lies behind a longer one is not classified.
+pub const MAX_LINKS: usize = 8;
+/// Most addresses of one reply that become facts. A headless service of 1,000 pods has that many.
+pub const MAX_ADDRESSES: usize = 1_024;
+/// Shortest life of a fact: an answer that must not be cached is still used for a connection.
+pub const MIN_TTL: Duration = Duration::from_secs(1);
+/// Longest life of a fact, so that a wrong one ends.
+pub const MAX_TTL: Duration = Duration::from_secs(300);
+
+/// Why a reply says nothing about addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ClassifyError {
+    /// The query is not one.
+    #[error("query: {0}")]
+    Query(MessageError),
+    /// The reply does not belong to the query.
+    #[error("not the reply: {0}")]
+    Unverified(#[from] Mismatch),
+    /// The reply cannot be read.
+    #[error("reply: {0}")]
+    Reply(#[from] MessageError),
+    /// More than [`MAX_LINKS`] CNAMEs.
+    #[error("chain of more than {MAX_LINKS} aliases")]
+    ChainTooLong,
+    /// CNAMEs that lead in a circle.
+    #[error("loop of aliases")]
+    ChainLoops,
+    /// A name with several targets, or with addresses and a target (RFC 2181 section 10.1 allows neither): the
+    /// application may take either.
+    #[error("ambiguous alias")]
+    ChainForks,
+}
+
+/// The facts in `reply`, the bytes of a reply to the bytes of `query`, for a pod of `project`.
+///
+/// # Errors
+///
+/// `reply` does not belong to `query`, or either is malformed, or its chain of aliases is.
+pub fn classify_reply(
+    query: &[u8],
+    reply: &[u8],
+    project: &Project,
+    now: Instant,
+) -> Result<Vec<Fact>, ClassifyError> {
+    let query = Query::parse(query).map_err(ClassifyError::Query)?;
+    facts(&query.verify(reply)?, project, now)
+}
+
+/// The facts in a checked reply.
+///
+/// The chain of CNAMEs is followed from the asked name; the addresses of the name at its end get that name's class, and
+/// live as long as the shortest-lived link. A fact is about one address, and its source names the end of the chain.
+/// Records of other names, other sections and other types are not looked at. Addresses that no packet of the tunnel
+/// may carry (loopback, unspecified, multicast, broadcast, link-local) get no fact; an IPv4-mapped one is the IPv4
+/// address that a connection to it would use.
+///
+/// # Errors
+///
+/// The reply cannot be read, or its chain of aliases is no chain.
+pub fn facts(reply: &Reply<'_>, project: &Project, now: Instant) -> Result<Vec<Fact>, ClassifyError> {
+    let Some(question) = reply.query().question() else { return Ok(Vec::new()) };
+    let records = reply.records()?;
+    let wanted: fn(&IpAddr) -> bool = match question.record_type {
+        record_type::A => IpAddr::is_ipv4,
+        record_type::AAAA => IpAddr::is_ipv6,
+        record_type::ANY => |_| true,
+        _ => return Ok(Vec::new()),
+    };
+    if reply.response_code() != 0 || question.class != CLASS_IN {
+        return Ok(Vec::new());
+    }
+    let end = follow(&records, &question.name)?;
+    let mut lives: BTreeMap<IpAddr, u32> = BTreeMap::new();
+    for record in records.iter().filter(|record| record.owner == end.name) {
+        let Data::Address(address) = &record.data else { continue };
+        let canonical = address.to_canonical();
+        if !wanted(address) || !is_routable(canonical) || lives.len() == MAX_ADDRESSES {
+            continue;
+        }
+        let ttl = record.ttl.min(end.ttl);
+        lives.entry(canonical).and_modify(|known| *known = ttl.min(*known)).or_insert(ttl);
+    }
+    let class = project.class_of(&end.name);
+    let source = FactSource::Dns(Arc::from(end.name.to_string()));
+    Ok(lives
+        .into_iter()
+        .map(|(address, ttl)| Fact::new(address, class, source.clone(), Some(expiry(now, ttl))))
+        .collect())
+}
+
+/// The end of a chain of aliases.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ChainEnd {
+    pub(crate) name: Name,
+    /// The shortest of the links, in seconds; `u32::MAX` without links.
+    pub(crate) ttl: u32,
+}
+
+/// Follows the CNAMEs among `records`, in whatever order they come, from `start`.
+pub(crate) fn follow(records: &[Record], start: &Name) -> Result<ChainEnd, ClassifyError> {
+    let mut seen = vec![start.clone()];
+    let mut ttl = u32::MAX;
+    loop {
+        let current = &seen[seen.len() - 1];
+        let mut target: Option<&Name> = None;
+        let mut ends_here = false;
+        for record in records.iter().filter(|record| record.owner == *current) {
+            match &record.data {
+                Data::Alias(alias) => {
+                    if target.is_some_and(|known| known != alias) {
+                        return Err(ClassifyError::ChainForks);
+                    }
+                    target = Some(alias);
+                    ttl = ttl.min(record.ttl);
+                }
+                Data::Address(_) | Data::Pointer(_) => ends_here = true,
+            }
+        }
+        match target {
+            None => return Ok(ChainEnd { name: current.clone(), ttl }),
+            Some(_) if ends_here => return Err(ClassifyError::ChainForks),
+            Some(alias) if seen.contains(alias) => return Err(ClassifyError::ChainLoops),
+            Some(_) if seen.len() > MAX_LINKS => return Err(ClassifyError::ChainTooLong),
+            Some(alias) => seen.push(alias.clone()),
+        }
+    }
+}
+
+/// When a fact that lives `ttl` seconds from `now` ends, within [`MIN_TTL`] and [`MAX_TTL`].
+pub(crate) fn expiry(now: Instant, ttl: u32) -> Instant {
+    now + Duration::from_secs(ttl.into()).clamp(MIN_TTL, MAX_TTL)
+}
+
+/// Whether packets of the tunnel may have this destination.
+fn is_routable(address: IpAddr) -> bool {
+    let refused = address.is_unspecified()
+        || address.is_loopback()
+        || address.is_multicast()
+        || match address {
+            IpAddr::V4(v4) => v4.is_broadcast() || v4.is_link_local(),
+            IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        };
+    !refused
+}
+
+#[cfg(test)]
+mod tests;

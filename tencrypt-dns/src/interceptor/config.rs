@@ -1,0 +1,74 @@
+//! What an interceptor is told.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use crate::Project;
+
+/// Configuration of an [`Interceptor`](super::Interceptor).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// The project of the pod.
+    pub project: Project,
+    /// The pod's nameservers, in the order of its resolv.conf. Queries sent to any other address are dropped: somebody
+    /// else in the tunnel could make this side ask them.
+    pub nameservers: Vec<IpAddr>,
+    /// Servers to ask, in this order. If there are none, the nameserver that the client asked comes first and then the
+    /// others, on port 53.
+    pub upstreams: Vec<SocketAddr>,
+    /// How long one server is waited for before the next is asked too. Default 1.5 s: below the 5 s in which libc
+    /// turns to its next server, above a recursion that takes long.
+    pub fallback_after: Duration,
+    /// How long a query is waited for at all, from its arrival to the release of its answer. Default 8 s: a server
+    /// that takes 5 s is still heard; libc's own wait of 2 rounds of 5 s is not outlasted.
+    pub give_up_after: Duration,
+    /// Most attempts in flight, and most queries. Each attempt has a socket. Default 768: below the 1,024 open files
+    /// that a process may usually have. The oldest query gives way.
+    pub max_sockets: usize,
+    /// Most bytes of queries and held replies. Default 16 MiB. The oldest query gives way.
+    pub max_bytes: usize,
+    /// Longest query, in bytes. Default 16 KiB: a signed UPDATE has a few.
+    pub max_query: usize,
+    /// Most queries a second, with bursts of as many; at 0, one. What is beyond is dropped. Default 5,000: a third of
+    /// the 14,500 a second that an unoptimised build served on two cores shared with clients and server.
+    pub rate: u32,
+}
+
+impl Config {
+    /// Most servers that one query is sent to: as many as libc asks (MAXNS in glibc's resolv.h).
+    pub const MAX_SERVERS: usize = 3;
+
+    /// The defaults, for a pod of `project` with these nameservers.
+    #[must_use]
+    pub const fn new(project: Project, nameservers: Vec<IpAddr>) -> Self {
+        Self {
+            project,
+            nameservers,
+            upstreams: Vec::new(),
+            fallback_after: Duration::from_millis(1_500),
+            give_up_after: Duration::from_secs(8),
+            max_sockets: 768,
+            max_bytes: 16 << 20,
+            max_query: 16 << 10,
+            rate: 5_000,
+        }
+    }
+
+    /// The servers for a query that was sent to `asked`, in order.
+    pub(super) fn servers_for(&self, asked: IpAddr) -> impl Iterator<Item = SocketAddr> {
+        const PORT: u16 = 53;
+        let others = self.nameservers.iter().copied().filter(move |server| *server != asked);
+        let own = std::iter::once(asked).chain(others).map(|server| SocketAddr::new(server, PORT));
+        let own = own.take(if self.upstreams.is_empty() { usize::MAX } else { 0 });
+        self.upstreams.iter().copied().chain(own)
+    }
+
+    /// How much time the bucket of the rate limit holds, and how much of it a query takes.
+    pub(super) fn bucket(&self) -> (Duration, Duration) {
+        const CAPACITY: Duration = Duration::from_secs(1);
+        (CAPACITY, CAPACITY / self.rate.max(1))
+    }
+}

@@ -1,0 +1,460 @@
+//! The state machine between the pod's applications and the nameservers. No sockets, no clock.
+//!
+//! ```text
+//! handle_query ──> poll_transmit: the same bytes, on a socket opened for this attempt alone
+//!                      │ nothing for `fallback_after`, refused, or SERVFAIL: the next server is asked too
+//! handle_reply ──> checked against attempt, server, id, question; read on the side
+//!                      │ facts? poll_event: Event::Facts, the answer is held until facts_applied
+//!                      └ poll_event: Event::Answer, the same bytes
+//! ```
+//!
+//! Every query that [`handle_query`](Interceptor::handle_query) accepts ends in exactly one [`Event::Answer`]: the
+//! reply of a server, or SERVFAIL. A reply that belongs to its query but cannot be read is forwarded too, since the
+//! application would have got it without tencrypt: it leaves no fact, so its addresses stay unknown to the directory
+//! and are never sent to in plain on its word.
+
+mod config;
+mod pending;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
+
+pub use config::Config;
+use pending::Pending;
+use tencrypt_core::directory::Fact;
+
+use crate::{
+    facts,
+    message::{MessageError, Query, REFUSED, SERVFAIL},
+};
+
+/// Whoever sent a query. The caller chooses the value and gets it back with the answer; it may repeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "callers make it")]
+pub struct ClientKey(pub u64);
+
+/// How a message travels. A query goes to the server the way it came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_enums, reason = "callers open a socket for each")]
+pub enum Transport {
+    /// One datagram.
+    Udp,
+    /// A message in a stream, see [`framing`](crate::framing).
+    Tcp,
+}
+
+/// One query sent to one server, through a socket of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AttemptId {
+    query: u64,
+    index: u8,
+}
+
+/// An answer that waits for its facts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(u64);
+
+/// A query to send: open a socket to `to` from a port that nobody can guess, send `bytes`, and hand everything that
+/// comes back to [`Interceptor::handle_reply`] until [`Event::Close`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Transmit {
+    /// Names the socket.
+    pub attempt: AttemptId,
+    /// How to send.
+    pub transport: Transport,
+    /// The server.
+    pub to: SocketAddr,
+    /// The message, without a length.
+    pub bytes: Arc<[u8]>,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// Make these facts stand, then call [`Interceptor::facts_applied`]: an answer waits for it.
+    Facts {
+        /// Names the answer.
+        ticket: Ticket,
+        /// At least one.
+        facts: Vec<Fact>,
+    },
+    /// Send this message to the client.
+    Answer {
+        /// Who asked.
+        client: ClientKey,
+        /// The message, without a length.
+        bytes: Arc<[u8]>,
+    },
+    /// The socket of this attempt is no longer needed.
+    Close {
+        /// Names the socket.
+        attempt: AttemptId,
+    },
+}
+
+/// Why a query is dropped without an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Not a query. Answering a response could go on for ever between two that do (RUSTSEC-2023-0041).
+    Malformed(MessageError),
+    /// Longer than [`Config::max_query`].
+    TooLong,
+    /// It was sent to an address that is no nameserver of the pod: not from the pod's resolver.
+    NotNameserver,
+    /// More queries than [`Config::rate`].
+    RateLimited,
+}
+
+/// Why a datagram is not taken for a reply. The wait goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Unaccepted {
+    /// Nothing is outstanding there: late, or a second one.
+    NoAttempt,
+    /// Not from the server that was asked.
+    Source,
+    /// Not the reply to the query.
+    Mismatch(crate::message::Mismatch),
+}
+
+/// What happened so far, in messages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Queries accepted.
+    pub queries: u64,
+    /// Queries dropped as malformed, too long, or sent to no nameserver.
+    pub refused: u64,
+    /// Queries dropped by the rate limit.
+    pub rate_limited: u64,
+    /// Answers that were a server's reply.
+    pub answered: u64,
+    /// Answers that were SERVFAIL made here, since no server answered in time.
+    pub unanswered: u64,
+    /// Queries given up to make room for newer ones; among the unanswered.
+    pub evicted: u64,
+    /// Attempts beyond the first of a query.
+    pub fallbacks: u64,
+    /// Datagrams that were not the reply they came as.
+    pub forged: u64,
+    /// Replies that were forwarded but could not be read, or whose aliases are no chain.
+    pub unreadable: u64,
+    /// Facts handed out.
+    pub facts: u64,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Interceptor {
+    config: Config,
+    pending: BTreeMap<u64, Pending>,
+    /// When each pending query is to be looked at, one entry each.
+    deadlines: BTreeSet<(Instant, u64)>,
+    next_query: u64,
+    /// Attempts whose socket is open.
+    open: usize,
+    /// Bytes of queries and held replies.
+    held_bytes: usize,
+    /// When the bucket of the rate limit would be full again.
+    refilled: Option<Instant>,
+    transmits: VecDeque<Transmit>,
+    events: VecDeque<Event>,
+    stats: Stats,
+}
+
+impl Interceptor {
+    /// An interceptor without queries.
+    #[must_use]
+    pub const fn new(config: Config) -> Self {
+        Self {
+            config,
+            pending: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            next_query: 0,
+            open: 0,
+            held_bytes: 0,
+            refilled: None,
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+            stats: Stats {
+                queries: 0,
+                refused: 0,
+                rate_limited: 0,
+                answered: 0,
+                unanswered: 0,
+                evicted: 0,
+                fallbacks: 0,
+                forged: 0,
+                unreadable: 0,
+                facts: 0,
+            },
+        }
+    }
+
+    /// Uses another configuration from the next query on, as when `resolv.conf` changed.
+    pub fn set_config(&mut self, config: Config) {
+        self.config = config;
+    }
+
+    /// The configuration in use.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Takes in a query that `client` sent to the nameserver `asked`.
+    ///
+    /// # Errors
+    ///
+    /// It is dropped, and there will be no answer.
+    pub fn handle_query(
+        &mut self,
+        client: ClientKey,
+        transport: Transport,
+        asked: IpAddr,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        let query = self.admit(asked, bytes, now).inspect_err(|refusal| match refusal {
+            Refusal::RateLimited => self.stats.rate_limited += 1,
+            _ => self.stats.refused += 1,
+        })?;
+        self.stats.queries += 1;
+        let id = self.next_query;
+        self.next_query += 1;
+        // Only a plain question may be asked twice: an UPDATE could take effect twice.
+        let servers = if query.question().is_some() { Config::MAX_SERVERS } else { 1 };
+        let servers = self.config.servers_for(asked).take(servers).collect();
+        self.make_room(bytes.len());
+        self.held_bytes += bytes.len();
+        let pending = Pending::new(client, transport, query, servers, now + self.config.give_up_after);
+        self.deadlines.insert((pending.deadline(), id));
+        self.pending.insert(id, pending);
+        self.start_attempt(id, now);
+        Ok(())
+    }
+
+    /// Takes in what came from `from` to the socket of `attempt`.
+    ///
+    /// # Errors
+    ///
+    /// It is not the reply, and changes nothing.
+    pub fn handle_reply(
+        &mut self,
+        attempt: AttemptId,
+        from: SocketAddr,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Result<(), Unaccepted> {
+        let accepted = self.accept(attempt, from, bytes, now);
+        if accepted.is_err() {
+            self.stats.forged += 1;
+        }
+        accepted
+    }
+
+    /// The socket of `attempt` failed or could not be opened: refused, unreachable, closed by the server. It is closed.
+    pub fn handle_failure(&mut self, attempt: AttemptId, now: Instant) {
+        let Some(pending) = self.pending.get_mut(&attempt.query) else { return };
+        if pending.close(attempt.index) {
+            self.open -= 1;
+            self.go_on(attempt.query, now);
+        }
+    }
+
+    /// The facts of this event stand: their answer may go out.
+    pub fn facts_applied(&mut self, ticket: Ticket) {
+        if let Some(reply) = self.pending.get(&ticket.0).and_then(Pending::held) {
+            self.stats.answered += 1;
+            self.finish(ticket.0, reply);
+        }
+    }
+
+    /// Does what is due at `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(&(deadline, id)) = self.deadlines.first().filter(|(deadline, _)| *deadline <= now) {
+            let Some(pending) = self.pending.get(&id) else {
+                self.deadlines.remove(&(deadline, id));
+                continue;
+            };
+            if pending.gives_up(now) {
+                self.fail(id);
+            } else {
+                self.start_attempt(id, now);
+            }
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due. Changes with every other call.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// The next message to send. Drain after every call.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// The next event. Drain after [`poll_transmit`](Self::poll_transmit).
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Counters since the beginning.
+    #[must_use]
+    pub const fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Queries without an answer yet.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.pending.len()
+    }
+
+    fn admit(&mut self, asked: IpAddr, bytes: &[u8], now: Instant) -> Result<Query, Refusal> {
+        if !self.config.nameservers.contains(&asked) {
+            return Err(Refusal::NotNameserver);
+        }
+        if bytes.len() > self.config.max_query {
+            return Err(Refusal::TooLong);
+        }
+        let query = Query::parse(bytes).map_err(Refusal::Malformed)?;
+        if self.take_token(now) { Ok(query) } else { Err(Refusal::RateLimited) }
+    }
+
+    /// A bucket of one second's queries.
+    fn take_token(&mut self, now: Instant) -> bool {
+        let (capacity, each) = self.config.bucket();
+        let refilled = self.refilled.map_or(now, |refilled| refilled.max(now)) + each;
+        let allowed = refilled <= now + capacity;
+        if allowed {
+            self.refilled = Some(refilled);
+        }
+        allowed
+    }
+
+    fn accept(
+        &mut self,
+        attempt: AttemptId,
+        from: SocketAddr,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Result<(), Unaccepted> {
+        let id = attempt.query;
+        let pending = self.pending.get_mut(&id).ok_or(Unaccepted::NoAttempt)?;
+        let server = pending.server(attempt.index).ok_or(Unaccepted::NoAttempt)?;
+        if server != from {
+            return Err(Unaccepted::Source);
+        }
+        let reply = pending.query.verify(bytes).map_err(Unaccepted::Mismatch)?;
+        if matches!(reply.response_code(), SERVFAIL | REFUSED) && pending.has_other(attempt.index) {
+            // Another server may do better; if none does, this is the answer.
+            self.held_bytes += pending.keep_refusal(bytes);
+            pending.close(attempt.index);
+            self.open -= 1;
+            self.events.push_back(Event::Close { attempt });
+            self.go_on(id, now);
+            return Ok(());
+        }
+        let facts = facts::facts(&reply, &self.config.project, now).unwrap_or_else(|_| {
+            self.stats.unreadable += 1;
+            Vec::new()
+        });
+        let bytes = Arc::from(bytes);
+        if facts.is_empty() {
+            self.stats.answered += 1;
+            self.finish(id, bytes);
+            return Ok(());
+        }
+        self.stats.facts += facts.len() as u64;
+        self.held_bytes += bytes.len();
+        self.held_bytes -= pending.hold(bytes);
+        self.close_attempts(id);
+        self.reschedule(id);
+        self.events.push_back(Event::Facts { ticket: Ticket(id), facts });
+        Ok(())
+    }
+
+    /// After an attempt ended without an answer: the next server, or the end if there is none and nobody else is awaited.
+    fn go_on(&mut self, id: u64, now: Instant) {
+        let Some(pending) = self.pending.get(&id) else { return };
+        if pending.has_next() {
+            self.start_attempt(id, now);
+        } else if !pending.is_waiting() {
+            self.fail(id);
+        }
+    }
+
+    /// Asks the next server.
+    fn start_attempt(&mut self, id: u64, now: Instant) {
+        if self.open >= self.config.max_sockets {
+            self.make_room(0);
+        }
+        let Some(pending) = self.pending.get_mut(&id) else { return };
+        let Some((index, to)) = pending.next_attempt(now + self.config.fallback_after) else { return };
+        let (transport, bytes) = (pending.transport, Arc::from(pending.query.bytes()));
+        self.open += 1;
+        self.stats.fallbacks += u64::from(index > 0);
+        self.transmits.push_back(Transmit { attempt: AttemptId { query: id, index }, transport, to, bytes });
+        self.reschedule(id);
+    }
+
+    /// Gives up the oldest queries until a further one of `bytes` bytes fits in.
+    fn make_room(&mut self, bytes: usize) {
+        while self.open >= self.config.max_sockets
+            || self.pending.len() >= self.config.max_sockets
+            || self.held_bytes + bytes > self.config.max_bytes
+        {
+            let Some((&oldest, _)) = self.pending.first_key_value() else { return };
+            self.stats.evicted += 1;
+            self.fail(oldest);
+        }
+    }
+
+    /// Ends a query with the best there is: a server's refusal, or SERVFAIL.
+    fn fail(&mut self, id: u64) {
+        let Some(pending) = self.pending.get(&id) else { return };
+        let answer = if let Some(refusal) = pending.refusal() {
+            self.stats.answered += 1;
+            refusal
+        } else {
+            self.stats.unanswered += 1;
+            pending.query.servfail().into()
+        };
+        self.finish(id, answer);
+    }
+
+    fn finish(&mut self, id: u64, answer: Arc<[u8]>) {
+        self.close_attempts(id);
+        let Some(pending) = self.pending.remove(&id) else { return };
+        self.deadlines.remove(&(pending.scheduled(), id));
+        self.held_bytes -= pending.bytes();
+        self.events.push_back(Event::Answer { client: pending.client, bytes: answer });
+    }
+
+    fn close_attempts(&mut self, id: u64) {
+        let Some(pending) = self.pending.get_mut(&id) else { return };
+        for index in pending.close_all() {
+            self.open -= 1;
+            self.events.push_back(Event::Close { attempt: AttemptId { query: id, index } });
+        }
+    }
+
+    fn reschedule(&mut self, id: u64) {
+        let Some(pending) = self.pending.get_mut(&id) else { return };
+        self.deadlines.remove(&(pending.scheduled(), id));
+        self.deadlines.insert((pending.schedule(), id));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+//! UDP and TCP on tokio around the [`Interceptor`](crate::Interceptor).
+//!
+//! The caller makes all sockets: listeners that reach only this pod's applications, and upstream sockets that bypass
+//! the tunnel. The proxy needs no privileges and no configuration but its [`Config`].
+//!
+//! The capture writes an application's `A:p > N:53` back as `N:p > A:R`, with A the pod's address, N the nameserver
+//! and R the listeners' port. So the peer of a query tells which nameserver was meant, and a socket bound to A answers
+//! from the right address by itself: give one listener for each of the pod's addresses.
+
+mod client;
+mod driver;
+mod upstream;
+
+use std::{
+    collections::HashSet,
+    future::Future,
+    io,
+    net::{SocketAddr, TcpListener, UdpSocket},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tencrypt_core::directory::Fact;
+use thiserror::Error;
+use tokio::sync::mpsc;
+pub use upstream::{PlainSockets, UpstreamSockets};
+
+use crate::interceptor::{Config, Stats};
+
+/// Most client connections; the one that was idle longest gives way.
+pub const MAX_CONNECTIONS: usize = 256;
+/// How long a client's connection may be idle, or take to deliver one message or take one answer in (RFC 7766
+/// section 6.2.3 asks for a few seconds). Above the default of [`Config::give_up_after`].
+pub const IDLE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Where facts go.
+pub trait FactSink: Send + Sync + 'static {
+    /// Makes the facts stand everywhere. The answer that they came with is released when this returns.
+    fn apply(&self, facts: Vec<Fact>) -> impl Future<Output = ()> + Send;
+}
+
+/// The sockets that clients reach, each bound to one address of the pod.
+#[derive(Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "callers make it")]
+pub struct Listeners {
+    /// Receive and answer queries.
+    pub udp: Vec<UdpSocket>,
+    /// Accept connections.
+    pub tcp: Vec<TcpListener>,
+}
+
+/// A proxy that is ready to [`run`](Self::run).
+#[derive(Debug)]
+pub struct Proxy<U, S> {
+    config: Config,
+    listeners: Listeners,
+    upstream: U,
+    sink: S,
+    handle: Handle,
+    configs: mpsc::Receiver<Config>,
+}
+
+/// A running proxy, from outside.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    stats: Arc<Mutex<Stats>>,
+    configs: mpsc::Sender<Config>,
+    own: Arc<HashSet<SocketAddr>>,
+}
+
+/// Why a proxy cannot run.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ProxyError {
+    /// An upstream server is one of the listeners: every query would go round in a circle.
+    #[error("upstream server {0} is this proxy itself")]
+    Loop(SocketAddr),
+    /// The proxy has ended.
+    #[error("the proxy does not run")]
+    Ended,
+    /// A listener cannot be used.
+    #[error("listener: {0}")]
+    Listener(#[from] io::Error),
+}
+
+impl<U: UpstreamSockets, S: FactSink> Proxy<U, S> {
+    /// A proxy on these listeners.
+    ///
+    /// # Errors
+    ///
+    /// A listener is not bound, or is named as an upstream server.
+    pub fn new(config: Config, listeners: Listeners, upstream: U, sink: S) -> Result<Self, ProxyError> {
+        let udp = listeners.udp.iter().map(UdpSocket::local_addr);
+        let tcp = listeners.tcp.iter().map(TcpListener::local_addr);
+        let own = udp.chain(tcp).collect::<io::Result<HashSet<_>>>()?;
+        let (sender, configs) = mpsc::channel(1);
+        let handle = Handle { stats: Arc::default(), configs: sender, own: Arc::new(own) };
+        handle.check(&config)?;
+        Ok(Self { config, listeners, upstream, sink, handle, configs })
+    }
+
+    /// The handle to it.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Serves until dropped, on a tokio runtime with I/O and time. Nothing is left behind then.
+    ///
+    /// # Errors
+    ///
+    /// A listener cannot be registered with the runtime. Later errors of sockets are passing: they are counted as
+    /// queries without an answer, and listeners are tried again.
+    pub async fn run(self) -> Result<std::convert::Infallible, ProxyError> {
+        let clients = client::Clients::start(self.listeners, self.config.max_query)?;
+        driver::Driver::new(self.config, clients, self.upstream, self.sink, self.handle.stats)
+            .run(self.configs)
+            .await
+    }
+}
+
+impl Handle {
+    /// Counters since the start.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        *self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Uses another configuration for the queries to come, as when `resolv.conf` changed.
+    ///
+    /// # Errors
+    ///
+    /// An upstream server is the proxy itself, or the proxy has ended.
+    pub async fn set_config(&self, config: Config) -> Result<(), ProxyError> {
+        self.check(&config)?;
+        self.configs.send(config).await.map_err(|_| ProxyError::Ended)
+    }
+
+    fn check(&self, config: &Config) -> Result<(), ProxyError> {
+        match config.upstreams.iter().find(|server| self.own.contains(server)) {
+            Some(server) => Err(ProxyError::Loop(*server)),
+            None => Ok(()),
+        }
+    }
+}

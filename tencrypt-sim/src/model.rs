@@ -1,0 +1,118 @@
+//! What must never happen, checked packet by packet.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr};
+
+use crate::{packets::read_udp, world::PodId};
+
+/// A packet as it was sent.
+#[derive(Debug, Clone)]
+struct Sent {
+    from: PodId,
+    to: Option<PodId>,
+    destination: IpAddr,
+    bytes: Vec<u8>,
+    delivered: u32,
+}
+
+/// Every packet that applications sent, and what became of it.
+#[derive(Debug, Default)]
+pub struct Model {
+    sent: BTreeMap<u64, Sent>,
+    violations: Vec<Violation>,
+}
+
+/// Something that must not happen did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Violation {
+    /// A packet came out twice.
+    Duplicate(u64),
+    /// A packet came out at the wrong pod: of another tenant, or another pod of the same one.
+    WrongPod(u64, PodId),
+    /// A packet came out that is not, byte for byte but for a translated VIP, what went in.
+    Altered(u64),
+    /// A packet came out that nobody sent.
+    Invented(PodId),
+    /// A payload was seen on the wire.
+    Plaintext,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+impl Model {
+    pub(crate) fn send(
+        &mut self,
+        number: u64,
+        from: PodId,
+        to: Option<PodId>,
+        destination: IpAddr,
+        bytes: Vec<u8>,
+    ) {
+        self.sent.insert(number, Sent { from, to, destination, bytes, delivered: 0 });
+    }
+
+    pub(crate) fn deliver(&mut self, at: PodId, own: &[IpAddr], bytes: &[u8]) {
+        let Some((source, destination, payload)) = read_udp(bytes) else {
+            self.violations.push(Violation::Invented(at));
+            return;
+        };
+        let number = payload.first_chunk::<8>().map(|number| u64::from_be_bytes(*number));
+        let Some((number, sent)) = number.and_then(|number| Some((number, self.sent.get_mut(&number)?)))
+        else {
+            self.violations.push(Violation::Invented(at));
+            return;
+        };
+        sent.delivered += 1;
+        if sent.delivered > 1 {
+            self.violations.push(Violation::Duplicate(number));
+        }
+        if sent.to != Some(at) {
+            self.violations.push(Violation::WrongPod(number, at));
+        }
+        // The destination may have been a VIP that the receiver turned into its own address.
+        let before = read_udp(&sent.bytes);
+        let same = before.is_some_and(|(from, to, before)| {
+            from == source && to.1 == destination.1 && before == payload && own.contains(&destination.0)
+        });
+        if !same {
+            self.violations.push(Violation::Altered(number));
+        }
+    }
+
+    pub(crate) fn on_wire(&mut self, bytes: &[u8], canary: &[u8]) {
+        if bytes.windows(canary.len()).any(|window| window == canary) {
+            self.violations.push(Violation::Plaintext);
+        }
+    }
+
+    /// Whether this packet has come out.
+    #[must_use]
+    pub fn is_delivered(&self, number: u64) -> bool {
+        self.sent.get(&number).is_some_and(|sent| sent.delivered > 0)
+    }
+
+    /// Packets sent, and packets that came out.
+    #[must_use]
+    pub fn totals(&self) -> (usize, usize) {
+        (self.sent.len(), self.sent.values().filter(|sent| sent.delivered > 0).count())
+    }
+
+    /// Packets from one pod to an address that have not come out.
+    #[must_use]
+    pub fn missing(&self, from: PodId, destination: IpAddr) -> usize {
+        self.sent
+            .values()
+            .filter(|sent| sent.from == from && sent.destination == destination && sent.delivered == 0)
+            .count()
+    }
+
+    /// What went wrong.
+    #[must_use]
+    pub fn violations(&self) -> &[Violation] {
+        &self.violations
+    }
+}

@@ -1,0 +1,75 @@
+//! The network between pods: delays, loses, duplicates and reorders by a seed, and translates VIPs.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use crate::random::Random;
+
+/// How the network treats datagrams.
+#[derive(Debug, Clone, Copy)]
+#[expect(clippy::exhaustive_structs, reason = "tests build it")]
+pub struct Weather {
+    /// Percent of datagrams lost.
+    pub loss: u8,
+    /// Percent of datagrams delivered twice.
+    pub duplicate: u8,
+    /// Shortest time under way.
+    pub delay: Duration,
+    /// Time added at random, which also reorders.
+    pub jitter: Duration,
+}
+
+impl Weather {
+    /// Nothing is lost and nothing overtakes.
+    pub const CLEAR: Self =
+        Self { loss: 0, duplicate: 0, delay: Duration::from_micros(100), jitter: Duration::ZERO };
+}
+
+/// A datagram under way.
+#[derive(Debug, Clone)]
+pub(crate) struct Datagram {
+    pub(crate) from: SocketAddr,
+    pub(crate) to: SocketAddr,
+    pub(crate) bytes: Vec<u8>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Network {
+    pub(crate) weather: Weather,
+    pub(crate) vips: BTreeMap<IpAddr, IpAddr>,
+    under_way: BTreeMap<(Instant, u64), Datagram>,
+    numbered: u64,
+}
+
+impl Network {
+    pub(crate) fn new(weather: Weather) -> Self {
+        Self { weather, vips: BTreeMap::new(), under_way: BTreeMap::new(), numbered: 0 }
+    }
+
+    pub(crate) fn send(&mut self, mut datagram: Datagram, now: Instant, random: &mut Random) {
+        if let Some(backend) = self.vips.get(&datagram.to.ip()) {
+            datagram.to.set_ip(*backend);
+        }
+        if random.chance(self.weather.loss) {
+            return;
+        }
+        let copies = 1 + u32::from(random.chance(self.weather.duplicate));
+        for _ in 0..copies {
+            let at = now + self.weather.delay + random.duration(self.weather.jitter);
+            self.numbered += 1;
+            self.under_way.insert((at, self.numbered), datagram.clone());
+        }
+    }
+
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.under_way.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    pub(crate) fn take_due(&mut self, now: Instant) -> Option<Datagram> {
+        let entry = self.under_way.first_entry()?;
+        (entry.key().0 <= now).then(|| entry.remove())
+    }
+}

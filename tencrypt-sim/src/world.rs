@@ -1,0 +1,367 @@
+//! Pods, a network, and a clock that jumps to whatever comes next.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tencrypt_core::{
+    CipherSuite, DatagramSink, Event, Identity, KeyRing, LaneId, Outbound, PacketSink, RecvMeta, Seed,
+    SinkFull, Train, TrainSlot, TunPacket, Tunnel, TunnelConfig, Unknown,
+    crypto::write_key_file,
+    directory::{Directory, Fact},
+    offload::VnetHdr,
+    packet::Opened,
+};
+
+use crate::{
+    model::Model,
+    network::{Datagram, Network, Weather},
+    packets::udp,
+    random::Random,
+};
+
+/// Every payload carries this, so that plaintext on the wire is noticed.
+const CANARY: &[u8] = b"canary-in-the-tunnel";
+
+/// A pod of the world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PodId(usize);
+
+/// A tenant's keys.
+#[derive(Debug, Clone)]
+pub struct Tenant {
+    keys: Arc<KeyRing>,
+}
+
+/// What is particular about a pod.
+#[derive(Debug, Clone)]
+#[expect(clippy::exhaustive_structs, reason = "tests build it")]
+pub struct PodOptions {
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// What it knows at start.
+    pub facts: Vec<Fact>,
+    /// Its policy for addresses that do not answer.
+    pub unknown: Unknown,
+    /// Its cipher.
+    pub suite: CipherSuite,
+}
+
+impl PodOptions {
+    /// A pod with these addresses that knows nothing.
+    #[must_use]
+    pub fn new(addresses: &[IpAddr]) -> Self {
+        Self {
+            addresses: addresses.to_vec(),
+            facts: Vec::new(),
+            unknown: Unknown::Drop,
+            suite: CipherSuite::Aes256Gcm,
+        }
+    }
+}
+
+struct Pod {
+    tenant: Tenant,
+    options: PodOptions,
+    tunnel: Tunnel,
+    events: Vec<Event>,
+    bypassed: Vec<Vec<u8>>,
+}
+
+/// Everything.
+pub struct World {
+    now: Instant,
+    random: Random,
+    network: Network,
+    pods: Vec<Pod>,
+    homes: BTreeMap<IpAddr, PodId>,
+    model: Model,
+    numbered: u64,
+    /// Datagrams as they left, for tests that tamper or replay.
+    captured: Option<Vec<(SocketAddr, SocketAddr, Vec<u8>)>>,
+}
+
+impl World {
+    /// An empty world in this weather.
+    #[must_use]
+    pub fn new(seed: u64, weather: Weather) -> Self {
+        Self {
+            // An Instant has no other constructor; nothing depends on which one it is.
+            now: Instant::now(),
+            random: Random::new(seed),
+            network: Network::new(weather),
+            pods: Vec::new(),
+            homes: BTreeMap::new(),
+            model: Model::default(),
+            numbered: 0,
+            captured: None,
+        }
+    }
+
+    /// A tenant with a key of its own.
+    ///
+    /// # Panics
+    /// If the core refuses its own key file.
+    pub fn tenant(&mut self) -> Tenant {
+        let id: [u8; 32] = self.random.bytes();
+        let mut tenant = [0; 16];
+        tenant.copy_from_slice(&id[..16]);
+        let text = write_key_file(tenant, 1, &self.random.bytes());
+        Tenant { keys: Arc::new(KeyRing::parse(&text).expect("the core reads what it writes")) }
+    }
+
+    /// Adds a pod.
+    pub fn pod(&mut self, tenant: &Tenant, options: PodOptions) -> PodId {
+        let id = PodId(self.pods.len());
+        for address in &options.addresses {
+            self.homes.insert(*address, id);
+        }
+        let tunnel = self.tunnel(tenant, &options);
+        self.pods.push(Pod {
+            tenant: tenant.clone(),
+            options,
+            tunnel,
+            events: Vec::new(),
+            bypassed: Vec::new(),
+        });
+        id
+    }
+
+    /// Makes the network lead `vip` to `backend`.
+    pub fn vip(&mut self, vip: IpAddr, backend: IpAddr) {
+        self.network.vips.insert(vip, backend);
+    }
+
+    /// Ends a pod's program and starts it anew: new identity, no sessions.
+    pub fn restart(&mut self, id: PodId) {
+        let (tenant, options) = (self.pods[id.0].tenant.clone(), self.pods[id.0].options.clone());
+        self.pods[id.0].tunnel = self.tunnel(&tenant, &options);
+    }
+
+    /// Changes the weather.
+    pub fn weather(&mut self, weather: Weather) {
+        self.network.weather = weather;
+    }
+
+    /// Lets a pod's application send one packet of `payload` bytes (at least 28). Returns the packet's number.
+    pub fn send(&mut self, from: PodId, to: IpAddr, payload: usize) -> u64 {
+        self.numbered += 1;
+        let number = self.numbered;
+        let mut content = number.to_be_bytes().to_vec();
+        content.extend(CANARY);
+        while content.len() < payload {
+            content.push(self.random.bits() as u8);
+        }
+        let own = self.pods[from.0].options.addresses.iter().find(|own| own.is_ipv4() == to.is_ipv4());
+        let source = *own.expect("the pod has an address of that family");
+        let mut packet = udp((source, 40_000), (to, 7), &content);
+        let reached = self.network.vips.get(&to).copied().unwrap_or(to);
+        let home = self.homes.get(&reached).copied();
+        self.model.send(number, from, home, to, packet.clone());
+        self.outbound(from, &mut packet);
+        number
+    }
+
+    /// Runs until `duration` has passed.
+    pub fn run_for(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while let Some(next) = self.next_moment().filter(|next| *next <= end) {
+            self.now = next.max(self.now);
+            self.step();
+        }
+        self.now = end;
+    }
+
+    /// The model, with its verdicts.
+    #[must_use]
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// A pod's tunnel, to look at.
+    #[must_use]
+    pub fn tunnel_of(&self, id: PodId) -> &Tunnel {
+        &self.pods[id.0].tunnel
+    }
+
+    /// What a pod's tunnel has told.
+    #[must_use]
+    pub fn events_of(&self, id: PodId) -> &[Event] {
+        &self.pods[id.0].events
+    }
+
+    /// Packets that left a pod as they were.
+    #[must_use]
+    pub fn bypassed_of(&self, id: PodId) -> &[Vec<u8>] {
+        &self.pods[id.0].bypassed
+    }
+
+    /// The time in the world.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// The world's randomness, for choices of a test.
+    pub fn random(&mut self) -> &mut Random {
+        &mut self.random
+    }
+
+    /// From now on keeps a copy of every datagram that leaves a pod.
+    pub fn capture(&mut self) {
+        self.captured = Some(Vec::new());
+    }
+
+    /// The copies, `(from, to, bytes)`, oldest first; capturing goes on.
+    pub fn captured(&mut self) -> Vec<(SocketAddr, SocketAddr, Vec<u8>)> {
+        self.captured.replace(Vec::new()).unwrap_or_default()
+    }
+
+    /// Hands a datagram to a pod, as an attacker on the bridge can.
+    pub fn inject(&mut self, to: PodId, from: SocketAddr, mut bytes: Vec<u8>) {
+        self.inbound(to, from, &mut bytes);
+    }
+
+    fn tunnel(&mut self, tenant: &Tenant, options: &PodOptions) -> Tunnel {
+        let protected = ["10.0.0.0/8", "fd00::/16"].map(|range| range.parse().expect("a range"));
+        let mut config = TunnelConfig::new(protected);
+        config.unknown = options.unknown;
+        config.suite = options.suite;
+        let identity = Identity::generate(Seed::from_bytes(self.random.bytes()), &options.addresses);
+        let directory = Directory::new(options.facts.clone(), self.random.bits());
+        Tunnel::new(
+            Arc::new(config),
+            LaneId::ZERO,
+            tenant.keys.clone(),
+            identity,
+            Arc::new(directory),
+            Seed::from_bytes(self.random.bytes()),
+            self.now,
+        )
+    }
+
+    fn next_moment(&self) -> Option<Instant> {
+        let timers = self.pods.iter().filter_map(|pod| pod.tunnel.poll_timeout());
+        timers.chain(self.network.next()).min()
+    }
+
+    fn step(&mut self) {
+        for at in 0..self.pods.len() {
+            if self.pods[at].tunnel.poll_timeout().is_some_and(|due| due <= self.now) {
+                let now = self.now;
+                self.pods[at].tunnel.handle_timeout(now);
+                self.drain(PodId(at));
+            }
+        }
+        while let Some(mut datagram) = self.network.take_due(self.now) {
+            if let Some(home) = self.homes.get(&datagram.to.ip()).copied() {
+                self.inbound(home, datagram.from, &mut datagram.bytes);
+            }
+        }
+    }
+
+    fn outbound(&mut self, id: PodId, packet: &mut [u8]) {
+        let mut outbox = Outbox::default();
+        let now = self.now;
+        let pod = &mut self.pods[id.0];
+        let outcome =
+            pod.tunnel.handle_outbound(&mut TunPacket::new(VnetHdr::default(), packet), now, &mut outbox);
+        if outcome == Outbound::Bypass {
+            pod.bypassed.push(packet.to_vec());
+        }
+        for (to, bytes) in outbox.0 {
+            self.transmit(id, to, bytes);
+        }
+        self.drain(id);
+    }
+
+    fn inbound(&mut self, id: PodId, from: SocketAddr, bytes: &mut [u8]) {
+        let now = self.now;
+        let mut delivered = Inbox::default();
+        let meta = RecvMeta { from, stride: bytes.len() as u16, ecn: 0 };
+        // The outcome is in the tunnel's counters; the model looks at what came out.
+        let _ = self.pods[id.0].tunnel.handle_datagrams(&meta, bytes, now, &mut delivered);
+        let own = self.pods[id.0].options.addresses.clone();
+        for packet in delivered.0 {
+            self.model.deliver(id, &own, &packet);
+        }
+        self.drain(id);
+        // The contract: what is due is done before the next input, so that a CONF counts before the DATA behind it.
+        if self.pods[id.0].tunnel.poll_timeout().is_some_and(|due| due <= now) {
+            self.pods[id.0].tunnel.handle_timeout(now);
+            self.drain(id);
+        }
+    }
+
+    fn drain(&mut self, id: PodId) {
+        let mut buffer = vec![0; 65_535];
+        let now = self.now;
+        while let Some(transmit) = self.pods[id.0].tunnel.poll_transmit(&mut buffer, now) {
+            self.transmit(id, transmit.to, buffer[..transmit.len].to_vec());
+        }
+        while let Some(packet) = self.pods[id.0].tunnel.poll_released() {
+            self.pods[id.0].bypassed.push(packet);
+        }
+        while let Some(event) = self.pods[id.0].tunnel.poll_event() {
+            self.pods[id.0].events.push(event);
+        }
+    }
+
+    fn transmit(&mut self, from: PodId, to: SocketAddr, bytes: Vec<u8>) {
+        self.model.on_wire(&bytes, CANARY);
+        let own = self.pods[from.0].options.addresses.iter().find(|own| own.is_ipv4() == to.is_ipv4());
+        let Some(own) = own else { return };
+        let from = SocketAddr::new(*own, 8362);
+        if let Some(captured) = &mut self.captured {
+            captured.push((from, to, bytes.clone()));
+        }
+        self.network.send(Datagram { from, to, bytes }, self.now, &mut self.random);
+    }
+}
+
+/// A transport that takes one record at a time.
+#[derive(Default)]
+struct Outbox(Vec<(SocketAddr, Vec<u8>)>);
+
+struct Slot<'s> {
+    outbox: &'s mut Outbox,
+    to: SocketAddr,
+    bytes: Vec<u8>,
+}
+
+impl DatagramSink for Outbox {
+    type Slot<'s> = Slot<'s>;
+
+    fn reserve(&mut self, want: Train) -> Option<Slot<'_>> {
+        let len = if want.count == 1 { want.last } else { want.stride };
+        Some(Slot { outbox: self, to: want.to, bytes: vec![0; len.into()] })
+    }
+}
+
+impl TrainSlot for Slot<'_> {
+    fn records(&self) -> u16 {
+        1
+    }
+
+    fn buffer(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+
+    fn commit(mut self, _records: u16, len: usize) {
+        self.bytes.truncate(len);
+        self.outbox.0.push((self.to, self.bytes));
+    }
+}
+
+#[derive(Default)]
+struct Inbox(Vec<Vec<u8>>);
+
+impl<'b> PacketSink<'b> for Inbox {
+    fn packet(&mut self, packet: Opened<'b>) -> Result<(), SinkFull> {
+        self.0.push(packet.bytes().to_vec());
+        Ok(())
+    }
+}

@@ -1,0 +1,36 @@
+//! A child process in a network namespace of its own.
+#![expect(unsafe_code, reason = "unshare and ioctl between fork and exec have no safe form")]
+
+use std::{io, mem, os::unix::process::CommandExt as _, process::Command};
+
+const MTU: i32 = 1_500;
+
+/// Makes `child` start in a fresh network namespace (and user namespace, unless root) whose `lo` is up with [`MTU`].
+pub(crate) fn in_new_namespace(child: &mut Command) {
+    // SAFETY: the closure runs between fork and exec and makes system calls only.
+    unsafe { child.pre_exec(enter) };
+}
+
+fn enter() -> io::Result<()> {
+    // SAFETY: plain system calls; `request` is a valid ifreq with a NUL-terminated name for as long as they run, and
+    // all-zero bytes are a valid ifreq.
+    unsafe {
+        let user = if libc::geteuid() == 0 { 0 } else { libc::CLONE_NEWUSER };
+        checked(libc::unshare(user | libc::CLONE_NEWNET))?;
+        let socket = checked(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0))?;
+        let mut request: libc::ifreq = mem::zeroed();
+        for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+            *to = *from as libc::c_char;
+        }
+        request.ifr_ifru.ifru_mtu = MTU;
+        checked(libc::ioctl(socket, libc::SIOCSIFMTU as _, &raw mut request))?;
+        request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+        checked(libc::ioctl(socket, libc::SIOCSIFFLAGS as _, &raw mut request))?;
+        checked(libc::close(socket))?;
+    }
+    Ok(())
+}
+
+fn checked(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
