@@ -205,10 +205,10 @@ impl DataPath {
         }
         while let Some(event) = self.tunnel.poll_event() {
             // A control plane that is far behind learns of a destination again with its next packet.
-            if let Err(error) = self.events.try_send(event) {
-                if let Event::External { destination, .. } = error.into_inner() {
-                    self.tunnel.external_ended(destination);
-                }
+            if let Err(error) = self.events.try_send(event)
+                && let Event::External { destination, .. } = error.into_inner()
+            {
+                self.tunnel.external_ended(destination);
             }
         }
     }
