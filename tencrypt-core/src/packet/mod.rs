@@ -1,5 +1,22 @@
-//! IP packets.
+//! IP packets: the layout is checked once, every access after that is a fixed offset, every change keeps the
+//! checksums right.
 
+pub mod checksum;
+mod ecn;
+mod flow;
+mod ip;
+mod layout;
 mod opened;
+mod rewrite;
 
+pub use ecn::combine_ecn;
+pub use flow::Flow;
+pub use ip::IpPacket;
+pub use layout::{Fragment, IpVersion, Layout, MAX_EXTENSION_HEADERS, ParseError, Transport};
 pub use opened::Opened;
+pub use rewrite::{ChecksumPosition, Rewrite, RewriteError};
+
+#[cfg(test)]
+pub(crate) mod samples;
+#[cfg(test)]
+mod tests;
