@@ -1,0 +1,95 @@
+//! What was decided for the first fragment of a packet, for the ones that follow it.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use super::table::Hook;
+use crate::packet::{IpPacket, IpVersion};
+
+/// How long the later fragments of a packet may take: the receiver's own patience, 60 seconds (RFC 8200 section 4.5;
+/// RFC 1122 section 3.3.2 has 60 to 120 seconds).
+pub const FRAGMENT_LIFETIME: Duration = Duration::from_secs(60);
+
+/// What to do with the later fragments of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// These are their new addresses.
+    Rewrite { source: IpAddr, destination: IpAddr },
+    /// They are nobody's business here.
+    Pass,
+}
+
+/// What all fragments of one packet have in common (RFC 791 section 3.2, RFC 8200 section 4.5: in IPv6 the protocol is
+/// no part of it).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    hook: Hook,
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: Option<u8>,
+    id: u32,
+}
+
+impl Key {
+    /// The key of a packet that is a fragment, with the addresses it has now.
+    pub(super) fn of(hook: Hook, packet: &IpPacket<&mut [u8]>) -> Option<Self> {
+        Some(Self {
+            hook,
+            source: packet.source(),
+            destination: packet.destination(),
+            protocol: (packet.version() == IpVersion::V4).then(|| packet.protocol()),
+            id: packet.fragment()?.id,
+        })
+    }
+}
+
+/// A bounded table, first in, first out. An identification used again replaces what was known and keeps its place.
+#[derive(Debug)]
+pub(super) struct Fragments {
+    decisions: BTreeMap<Key, Decision>,
+    order: VecDeque<(Instant, Key)>,
+    capacity: usize,
+}
+
+impl Fragments {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self { decisions: BTreeMap::new(), order: VecDeque::new(), capacity: capacity.max(1) }
+    }
+
+    pub(super) fn find(&self, key: &Key) -> Option<Decision> {
+        self.decisions.get(key).copied()
+    }
+
+    pub(super) fn remember(&mut self, key: Key, decision: Decision, now: Instant) {
+        if self.decisions.insert(key, decision).is_some() {
+            return;
+        }
+        if self.order.len() >= self.capacity {
+            self.remove_oldest();
+        }
+        self.order.push_back((now + FRAGMENT_LIFETIME, key));
+    }
+
+    /// Removes at most `budget` entries that are due.
+    pub(super) fn expire(&mut self, now: Instant, budget: usize) {
+        for _ in 0..budget {
+            match self.next_expiry() {
+                Some(at) if at <= now => self.remove_oldest(),
+                _ => return,
+            }
+        }
+    }
+
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.order.front().map(|(at, _)| *at)
+    }
+
+    fn remove_oldest(&mut self) {
+        if let Some((_, key)) = self.order.pop_front() {
+            self.decisions.remove(&key);
+        }
+    }
+}

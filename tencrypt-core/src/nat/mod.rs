@@ -1,0 +1,296 @@
+//! Address translation: between a service's virtual address (VIP) and the pod behind it, and the DNS hairpin.
+//!
+//! Nothing here knows a clock: every call gets the time, and [`Nat::poll_timeout`] says when
+//! [`Nat::handle_timeout`] is due.
+
+mod fragments;
+mod hairpin;
+mod table;
+mod translate;
+
+#[cfg(test)]
+mod tests;
+
+use std::{net::IpAddr, time::Instant};
+
+use thiserror::Error;
+
+use self::{
+    fragments::Fragments,
+    table::{Hook, Table},
+};
+use crate::{
+    packet::{Flow, IpPacket, RewriteError},
+    stats::DropReason,
+};
+
+pub use fragments::FRAGMENT_LIFETIME;
+pub use hairpin::{DnsHairpin, DnsOutcome};
+pub use table::{DATAGRAM, TCP_ESTABLISHED, TCP_TRANSITORY};
+
+/// Flows remembered at most. One takes about 310 bytes (112 for itself, two map entries of about 100 with the map's
+/// slack), so a full table is 10 MB. Memory is taken as flows come.
+pub const MAX_FLOWS: usize = 32_768;
+
+/// Fragmented packets remembered at most, about 200 bytes each: 200 KB. The oldest goes first.
+pub const MAX_FRAGMENTED: usize = 1_024;
+
+/// Expired entries that one call of [`Nat::handle_timeout`] removes at most from either table.
+pub const EXPIRE_BUDGET: usize = 256;
+
+/// A service whose endpoints are known.
+#[derive(Debug, Clone, Copy)]
+#[expect(clippy::exhaustive_structs, reason = "callers build it")]
+pub struct Service<'a> {
+    /// Its virtual address.
+    pub vip: IpAddr,
+    /// The pods behind it. Those of the other address family are passed over.
+    pub endpoints: &'a [IpAddr],
+    /// Service port and target port. A port that is not listed stays as it is.
+    pub ports: &'a [(u16, u16)],
+    /// Endpoints not to choose, above all the pod's own addresses: they are reached by [`Nat::loop_back`].
+    pub exclude: &'a [IpAddr],
+}
+
+/// What became of a packet that may or may not belong to a translated flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "callers must treat all three")]
+pub enum NatOutcome {
+    /// It belongs to no translated flow. It is unchanged.
+    Untouched,
+    /// Rewritten.
+    Rewritten,
+    /// It belongs, or may belong, to a translated flow, but cannot be rewritten: drop it. A fragment whose first one
+    /// was not seen is of this kind if flows between its addresses are translated.
+    Refused,
+}
+
+/// Why a packet to a VIP cannot be translated. It has to be dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum NatError {
+    /// [`MAX_FLOWS`] flows are in use and none of them may be pushed out.
+    #[error("table of translated flows is full")]
+    Full,
+    /// The service has no endpoint of this address family that may be chosen.
+    #[error("service has no endpoint to choose")]
+    NoEndpoint,
+    /// A fragment whose first one was not seen, so that nobody knows its flow.
+    #[error("first fragment was not seen")]
+    FirstFragmentUnseen,
+    /// An ICMP error about a packet of no flow that is translated.
+    #[error("ICMP error about an unknown flow")]
+    UnknownFlow,
+    /// The packet cannot be rewritten.
+    #[error(transparent)]
+    Rewrite(#[from] RewriteError),
+}
+
+impl NatError {
+    /// The counter for packets dropped for this reason.
+    #[must_use]
+    pub fn drop_reason(self) -> DropReason {
+        match self {
+            Self::Full => DropReason::NatFull,
+            _ => DropReason::Policy,
+        }
+    }
+}
+
+/// Translation between VIPs and pods, with the flows it has to remember.
+///
+/// Written with A for a client, `own` for this pod and numbers for ports:
+///
+/// | call | packet | becomes |
+/// |---|---|---|
+/// | [`serve`](Self::serve) | opened `A:p > VIP:s` | `A:p > own:s` |
+/// | [`reply`](Self::reply) | sent `own:s > A:p` | `VIP:s > A:p` |
+/// | [`balance`](Self::balance) | sent `own:p > VIP:s` | `own:p > endpoint:t` |
+/// | [`unbalance`](Self::unbalance) | opened `endpoint:t > own:p` | `VIP:s > own:p` |
+/// | [`loop_back`](Self::loop_back) | sent `own:p > VIP:s` | `VIP:p > own:t`, to be written back |
+/// | [`loop_reply`](Self::loop_reply) | sent `own:t > VIP:p` | `VIP:s > own:p`, to be written back |
+///
+/// TCP and UDP flows are told apart by ports, ICMP echo by its identifier, everything else by protocol and addresses.
+/// ICMP errors go the way of the packet they quote, which is rewritten inside them. Fragments go the way of their
+/// first one. Where two flows would become one, the later one gets another source port; where there is none to
+/// change, it takes the place of the earlier one.
+///
+/// `partial` as in [`IpPacket::rewrite`]. Known flows cost one or two look-ups in a sorted map and no allocation.
+#[derive(Debug)]
+pub struct Nat {
+    flows: Table,
+    fragments: Fragments,
+    seed: u64,
+}
+
+impl Nat {
+    /// Empty, with room for [`MAX_FLOWS`]. `seed` decides which flow gets which endpoint.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self::with_capacity(seed, MAX_FLOWS, MAX_FRAGMENTED)
+    }
+
+    /// Empty, with room for this many flows and fragmented packets, at least one of each.
+    #[must_use]
+    pub fn with_capacity(seed: u64, flows: usize, fragmented: usize) -> Self {
+        Self { flows: Table::new(flows), fragments: Fragments::new(fragmented), seed }
+    }
+
+    /// Flows remembered.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Whether no flow is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Directs an opened packet, whose destination is a VIP this pod serves, to the pod's address `own`.
+    ///
+    /// # Errors
+    /// [`NatError`]: drop the packet.
+    pub fn serve(
+        &mut self,
+        packet: &mut IpPacket<&mut [u8]>,
+        partial: bool,
+        own: IpAddr,
+        now: Instant,
+    ) -> Result<(), NatError> {
+        self.forward(
+            Hook::Serve,
+            packet,
+            partial,
+            now,
+            |_, to| to.destination == own,
+            |flow| Some(Flow { destination: own, ..flow }),
+        )
+    }
+
+    /// Gives a packet that this pod sends the VIP as source, if it answers what [`serve`](Self::serve) directed here.
+    pub fn reply(&mut self, packet: &mut IpPacket<&mut [u8]>, partial: bool, now: Instant) -> NatOutcome {
+        self.back(Hook::Reply, packet, partial, now)
+    }
+
+    /// Directs a packet that this pod sends to the VIP of `service` to one of its endpoints, and returns that: the one
+    /// its flow already has, while it is still listed, or one chosen by the flow's hash.
+    ///
+    /// # Errors
+    /// [`NatError`]: drop the packet.
+    pub fn balance(
+        &mut self,
+        packet: &mut IpPacket<&mut [u8]>,
+        partial: bool,
+        service: &Service<'_>,
+        now: Instant,
+    ) -> Result<IpAddr, NatError> {
+        let eligible = |endpoint: &IpAddr| {
+            endpoint.is_ipv4() == service.vip.is_ipv4() && !service.exclude.contains(endpoint)
+        };
+        let seed = self.seed;
+        self.forward(
+            Hook::Call,
+            packet,
+            partial,
+            now,
+            |_, to| service.endpoints.contains(&to.destination) && eligible(&to.destination),
+            |flow| {
+                let count = service.endpoints.iter().filter(|endpoint| eligible(endpoint)).count();
+                // The hash's share of its range, in 128 bits: no bias worth naming and no division.
+                let choice = (u128::from(flow.hash(seed)) * count as u128) >> 64;
+                let destination =
+                    *service.endpoints.iter().filter(|endpoint| eligible(endpoint)).nth(choice as usize)?;
+                Some(Flow { destination, destination_port: target_port(flow, service.ports), ..flow })
+            },
+        )?;
+        Ok(packet.destination())
+    }
+
+    /// Gives an opened packet the VIP as source, if it answers what [`balance`](Self::balance) sent to its sender.
+    pub fn unbalance(&mut self, packet: &mut IpPacket<&mut [u8]>, partial: bool, now: Instant) -> NatOutcome {
+        self.back(Hook::Answer, packet, partial, now)
+    }
+
+    /// Turns a packet that this pod sends to a VIP it serves itself round: it comes back to the pod's address `own`
+    /// from the VIP, for the kernel takes no packet from its own address out of a device. `ports` as in [`Service`].
+    /// Write it back to the device.
+    ///
+    /// # Errors
+    /// [`NatError`]: drop the packet.
+    pub fn loop_back(
+        &mut self,
+        packet: &mut IpPacket<&mut [u8]>,
+        partial: bool,
+        vip: IpAddr,
+        own: IpAddr,
+        ports: &[(u16, u16)],
+        now: Instant,
+    ) -> Result<(), NatError> {
+        self.forward(
+            Hook::Call,
+            packet,
+            partial,
+            now,
+            |_, to| to.source == vip && to.destination == own,
+            |flow| {
+                let destination_port = target_port(flow, ports);
+                Some(Flow { source: vip, destination: own, destination_port, ..flow })
+            },
+        )
+    }
+
+    /// Turns the pod's answer to what [`loop_back`](Self::loop_back) gave it round, to the socket that asked. Write it
+    /// back to the device if it was rewritten.
+    pub fn loop_reply(
+        &mut self,
+        packet: &mut IpPacket<&mut [u8]>,
+        partial: bool,
+        now: Instant,
+    ) -> NatOutcome {
+        self.back(Hook::Answer, packet, partial, now)
+    }
+
+    /// Takes note of a packet between a client and a pod that no VIP had a part in: a new connection or datagram of
+    /// that kind means that answers to it must keep their addresses, so a flow that would claim them is forgotten.
+    /// Worth calling for opened packets to the pod's own address and for sent packets to a pod, before anything here
+    /// rewrote them; a client that uses VIP and pod address from one port is rare.
+    pub fn note_direct(&mut self, packet: &IpPacket<&mut [u8]>, now: Instant) {
+        const SYN_ACK: u8 = 0x12;
+        const SYN: u8 = 0x02;
+        if packet.tcp_flags().is_some_and(|flags| flags & SYN_ACK != SYN) || packet.is_icmp_error() {
+            return;
+        }
+        let Some(flow) = packet.flow() else { return };
+        for hook in [Hook::Reply, Hook::Answer] {
+            if !self.flows.is_empty_at(hook)
+                && let Some(found) = self.flows.find(hook, flow.reverse(), now)
+            {
+                self.flows.remove(found.slot);
+            }
+        }
+    }
+
+    /// Forgets flows and fragments that are due, at most [`EXPIRE_BUDGET`] of each. What is left is due at once.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.flows.expire(now, EXPIRE_BUDGET);
+        self.fragments.expire(now, EXPIRE_BUDGET);
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due, in constant time. `None`: never.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.flows.next_expiry().into_iter().chain(self.fragments.next_expiry()).min()
+    }
+}
+
+/// The target port of a packet to a service. Protocols without ports have nothing to map.
+fn target_port(flow: Flow, ports: &[(u16, u16)]) -> u16 {
+    const TCP: u8 = 6;
+    const UDP: u8 = 17;
+    let listed = ports
+        .iter()
+        .find(|(service, _)| matches!(flow.protocol, TCP | UDP) && *service == flow.destination_port);
+    listed.map_or(flow.destination_port, |(_, target)| *target)
+}
