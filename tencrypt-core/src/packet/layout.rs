@@ -12,7 +12,9 @@ pub(super) const IPV6_HEADER: usize = 40;
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+const DCCP: u8 = 33;
 const ICMPV6: u8 = 58;
+const UDP_LITE: u8 = 136;
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
@@ -145,14 +147,16 @@ impl Layout {
         self.fragment
     }
 
-    /// Where the transport checksum is, from the start of the packet. `None` if the packet has none within reach or
-    /// its protocol is opaque.
+    /// Where the transport checksum is, from the start of the packet. `None` if the packet has none within reach. Of
+    /// the opaque protocols, those whose checksum covers the addresses have one: DCCP (RFC 4340 section 9.1) and
+    /// UDP-Lite (RFC 3828 section 3.1).
     #[must_use]
     pub fn checksum_offset(&self) -> Option<usize> {
         let offset = match self.transport? {
             Transport::Tcp => 16,
             Transport::Udp => 6,
             Transport::Icmp | Transport::Icmpv6 => 2,
+            Transport::Opaque if matches!(self.protocol, DCCP | UDP_LITE) => 6,
             Transport::Opaque => return None,
         };
         let at = self.transport_offset + offset;

@@ -110,8 +110,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> IpPacket<B> {
         self.rewrite(Rewrite { destination_port: Some(port), ..Rewrite::default() }, partial)
     }
 
-    /// Changes addresses and ports and, incrementally, the checksums of IPv4, TCP, UDP, ICMP and ICMPv6. A checksum
-    /// that was wrong stays wrong by as much. UDP without a checksum stays without one, in both families (RFC 6935).
+    /// Changes addresses and ports and, incrementally, the checksums of IPv4, TCP, UDP, ICMP, ICMPv6, DCCP and UDP-Lite.
+    /// A checksum that was wrong stays wrong by as much. UDP without a checksum stays without one, in both families (RFC 6935).
     ///
     /// With `partial`, the TCP or UDP checksum field holds only the pseudo header's sum, as a TUN device with checksum
     /// offload hands it out. Fragments other than the first one get their addresses changed, nothing else.

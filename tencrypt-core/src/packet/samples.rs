@@ -136,6 +136,11 @@ impl Sample {
                 bytes.extend(quoted);
                 (bytes, Some(2))
             }
+            Body::Opaque { protocol: 33 | 136, payload } if payload.len() >= 8 => {
+                let mut bytes = payload.clone();
+                bytes[6..8].fill(0);
+                (bytes, Some(6))
+            }
             Body::Opaque { payload, .. } => (payload.clone(), None),
         };
         if let Some(at) = checksum_at {
@@ -251,7 +256,8 @@ pub(crate) fn assert_reassembled(pieces: &[impl AsRef<[u8]>]) {
     }
     let (source, destination, protocol, fragmented) = first.expect("a piece");
     let no_checksum = protocol == 17 && whole.get(6..8) == Some(&[0, 0]);
-    if matches!(protocol, 1 | 6 | 17 | 58) && !fragmented && !no_checksum {
+    let covered = matches!(protocol, 1 | 6 | 17 | 58) || matches!(protocol, 33 | 136) && whole.len() >= 8;
+    if covered && !fragmented && !no_checksum {
         assert_eq!(transport_sum(source, destination, protocol, &whole), 0, "protocol {protocol}");
     }
 }
@@ -308,7 +314,7 @@ fn any_body() -> impl Strategy<Value = Body> {
             id,
             payload
         }),
-        (prop::sample::select(vec![47u8, 50, 59, 89, 132, 253, 255]), any_payload())
+        (prop::sample::select(vec![33u8, 47, 50, 59, 89, 132, 136, 253, 255]), any_payload())
             .prop_map(|(protocol, payload)| Body::Opaque { protocol, payload }),
     ]
 }
