@@ -206,6 +206,16 @@ fn fragments_between_the_same_addresses_but_of_no_served_flow_pass() {
 }
 
 #[test]
+fn in_ipv4_an_identification_belongs_to_one_protocol() {
+    let World { client, vip, own, .. } = V4;
+    let (mut nat, now) = (nat(), start());
+    let body = Body::Opaque { protocol: 47, payload: vec![3; 100] };
+    let others = Sample::new(client, vip, body).fragments(64);
+    serve(&mut nat, &mut big_udp(client, vip, (5000, 80))[0].clone(), own, now).expect("served");
+    assert_eq!(serve(&mut nat, &mut others[1].clone(), own, now), Err(NatError::FirstFragmentUnseen));
+}
+
+#[test]
 fn fragments_are_forgotten_after_a_minute() {
     let World { client, vip, own, .. } = V4;
     let (mut nat, now) = (nat(), start());
