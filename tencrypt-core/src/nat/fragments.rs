@@ -46,10 +46,11 @@ impl Key {
     }
 }
 
-/// A bounded table, first in, first out. An identification used again replaces what was known and keeps its place.
+/// A bounded table, first in, first out. An identification used again counts from its last use.
 #[derive(Debug)]
 pub(super) struct Fragments {
-    decisions: BTreeMap<Key, Decision>,
+    decisions: BTreeMap<Key, (Decision, Instant)>,
+    /// When each decision ends, in order. One that was replaced since has a later entry too.
     order: VecDeque<(Instant, Key)>,
     capacity: usize,
 }
@@ -59,18 +60,17 @@ impl Fragments {
         Self { decisions: BTreeMap::new(), order: VecDeque::new(), capacity: capacity.max(1) }
     }
 
-    pub(super) fn find(&self, key: &Key) -> Option<Decision> {
-        self.decisions.get(key).copied()
+    pub(super) fn find(&self, key: &Key, now: Instant) -> Option<Decision> {
+        self.decisions.get(key).filter(|(_, until)| now < *until).map(|(decision, _)| *decision)
     }
 
     pub(super) fn remember(&mut self, key: Key, decision: Decision, now: Instant) {
-        if self.decisions.insert(key, decision).is_some() {
-            return;
-        }
         if self.order.len() >= self.capacity {
             self.remove_oldest();
         }
-        self.order.push_back((now + FRAGMENT_LIFETIME, key));
+        let until = now + FRAGMENT_LIFETIME;
+        self.decisions.insert(key, (decision, until));
+        self.order.push_back((until, key));
     }
 
     /// Removes at most `budget` entries that are due.
@@ -88,7 +88,9 @@ impl Fragments {
     }
 
     fn remove_oldest(&mut self) {
-        if let Some((_, key)) = self.order.pop_front() {
+        if let Some((at, key)) = self.order.pop_front()
+            && self.decisions.get(&key).is_some_and(|(_, until)| *until <= at)
+        {
             self.decisions.remove(&key);
         }
     }

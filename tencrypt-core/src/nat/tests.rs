@@ -224,10 +224,29 @@ fn fragments_are_forgotten_after_a_minute() {
     assert_eq!(nat.poll_timeout(), Some(now + FRAGMENT_LIFETIME));
     let later = now + FRAGMENT_LIFETIME;
     nat.handle_timeout(later - Duration::from_millis(1));
-    assert_eq!(serve(&mut nat, &mut pieces[1].clone(), own, later), Ok(()));
+    let just_before = later - Duration::from_millis(1);
+    assert_eq!(serve(&mut nat, &mut pieces[1].clone(), own, just_before), Ok(()));
+    // Even before the timer ran.
+    assert_eq!(serve(&mut nat, &mut pieces[1].clone(), own, later), Err(NatError::FirstFragmentUnseen));
     nat.handle_timeout(later);
     assert_eq!(serve(&mut nat, &mut pieces[1].clone(), own, later), Err(NatError::FirstFragmentUnseen));
     assert_eq!(nat.poll_timeout(), Some(now + DATAGRAM));
+}
+
+#[test]
+fn an_identification_used_again_counts_from_then() {
+    let World { client, vip, own, .. } = V4;
+    let (mut nat, now) = (nat(), start());
+    let pieces = big_udp(client, vip, (5000, 80));
+    let half = now + FRAGMENT_LIFETIME / 2;
+    for at in [now, half] {
+        serve(&mut nat, &mut pieces[0].clone(), own, at).expect("served");
+    }
+    let later = now + FRAGMENT_LIFETIME;
+    nat.handle_timeout(later);
+    assert_eq!(serve(&mut nat, &mut pieces[1].clone(), own, later), Ok(()));
+    nat.handle_timeout(half + FRAGMENT_LIFETIME);
+    assert_eq!(nat.poll_timeout(), Some(half + DATAGRAM));
 }
 
 #[test]

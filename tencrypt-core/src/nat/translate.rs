@@ -115,7 +115,7 @@ impl Nat {
 
     fn look(&mut self, hook: Hook, packet: &IpPacket<&mut [u8]>, now: Instant) -> Known {
         if packet.is_later_fragment() {
-            let decision = Key::of(hook, packet).and_then(|key| self.fragments.find(&key));
+            let decision = Key::of(hook, packet).and_then(|key| self.fragments.find(&key, now));
             return decision.map_or(Known::Orphan, Known::Follows);
         }
         if packet.is_icmp_error() {
