@@ -141,6 +141,13 @@ impl Layout {
         self.transport_offset
     }
 
+    /// Where the transport's payload starts; for opaque protocols and where there is no transport header the same as
+    /// [`transport_offset`](Self::transport_offset).
+    #[must_use]
+    pub fn payload_offset(&self) -> usize {
+        self.payload_offset
+    }
+
     /// The fragment state; `None` for a whole packet. A whole packet with a fragment header (RFC 6946) is whole.
     #[must_use]
     pub fn fragment(&self) -> Option<Fragment> {

@@ -248,7 +248,9 @@ impl<B: AsRef<[u8]>> IpPacket<B> {
         self.quoted_offset().is_some()
     }
 
-    fn quoted_offset(&self) -> Option<usize> {
+    /// Where the packet starts that this ICMP error quotes. `None` if this is none.
+    #[must_use]
+    pub fn quoted_offset(&self) -> Option<usize> {
         let at = self.layout.transport_offset;
         match (self.layout.transport?, self.bytes().get(at)?) {
             (Transport::Icmp, 3 | 4 | 5 | 11 | 12) | (Transport::Icmpv6, 1..=4) => Some(at + 8),
