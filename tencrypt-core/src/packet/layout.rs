@@ -39,7 +39,8 @@ pub enum ParseError {
     /// jumbograms (RFC 2675) included, is one of these.
     #[error("IP length is not the length of the packet")]
     Length,
-    /// An IPv6 extension header that overruns the packet, or a second fragment header.
+    /// An IPv6 extension header that overruns the packet, a second fragment header, or hop-by-hop options behind another
+    /// header.
     #[error("IPv6 extension header is impossible")]
     Extension,
     /// More than [`MAX_EXTENSION_HEADERS`].
@@ -322,6 +323,10 @@ impl Network {
         if !is_extension(self.protocol) || self.is_later_fragment() {
             return Ok(false);
         }
+        // Hop-by-hop options come first or not at all (RFC 8200 section 4.1).
+        if self.protocol == HOP_BY_HOP && self.offset != IPV6_HEADER {
+            return Err(ParseError::Extension);
+        }
         let header = bytes.get(self.offset..).unwrap_or_default();
         let len = match (self.protocol, header) {
             (FRAGMENT, _) => 8,
@@ -361,16 +366,19 @@ fn is_extension(protocol: u8) -> bool {
     matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS)
 }
 
-/// Whether IPv4 options hold a loose or strict source route (RFC 791 section 3.1). Options that cannot be walked hold
-/// none; what is malformed in them is the receiver's to refuse.
+/// Whether IPv4 options hold a loose or strict source route that has stops left: its pointer is not past its end (RFC
+/// 791 section 3.1). Options that cannot be walked hold none; what is malformed in them is the receiver's to refuse.
 fn has_source_route(mut options: &[u8]) -> bool {
     loop {
         match options {
-            [131 | 137, ..] => return true,
             [0, ..] | [] => return false,
             [1, rest @ ..] => options = rest,
-            [_, len, ..] if *len >= 2 && usize::from(*len) <= options.len() => {
-                options = &options[usize::from(*len)..];
+            [kind, len, ..] if *len >= 2 && usize::from(*len) <= options.len() => {
+                let (option, rest) = options.split_at(usize::from(*len));
+                if matches!(kind, 131 | 137) && option.get(2).is_some_and(|pointer| pointer <= len) {
+                    return true;
+                }
+                options = rest;
             }
             _ => return false,
         }

@@ -54,7 +54,7 @@ pub enum RewriteError {
     #[error("address of the other IP family")]
     Family,
     /// It is still on its way along a source route, so the destination field is not the destination that its checksum
-    /// covers (IPv4 options 131 and 137, IPv6 routing headers with segments left).
+    /// covers (IPv4 options 131 and 137 with stops left, IPv6 routing headers with segments left).
     #[error("packet follows a source route")]
     SourceRoute,
     /// An authentication header covers its addresses.

@@ -98,7 +98,10 @@ fn ipv6_payload_length_zero_with_data_is_refused() {
 #[test]
 fn malformed_ipv4_options_pass_unchanged_and_source_routes_are_not_rewritten() {
     let body = Body::Udp { ports: (1, 2), checksum: true, payload: vec![9; 20] };
-    for options in [[7, 0, 0, 0], [7, 200, 4, 0], [1, 1, 1, 7], [0, 131, 3, 4]] {
+    // The last two: a source route too short to have a pointer, and one that has arrived.
+    for options in
+        [[7, 0, 0, 0], [7, 200, 4, 0], [1, 1, 1, 7], [0, 131, 3, 3], [1, 1, 131, 2], [131, 4, 5, 0]]
+    {
         let sample = Sample { options: options.to_vec(), ..Sample::new(A, B, body.clone()) };
         let mut bytes = sample.build();
         let mut packet = IpPacket::parse(&mut bytes[..]).expect("options are not ours to judge");
@@ -106,7 +109,7 @@ fn malformed_ipv4_options_pass_unchanged_and_source_routes_are_not_rewritten() {
         assert_eq!(bytes[20..24], options);
         assert_checksums(&bytes);
     }
-    for options in [[131, 4, 4, 0], [137, 4, 4, 0], [1, 131, 3, 4]] {
+    for options in [[131, 4, 4, 0], [137, 4, 4, 0], [1, 131, 3, 3]] {
         let sample = Sample { options: options.to_vec(), ..Sample::new(A, B, body.clone()) };
         let mut bytes = sample.build();
         let before = bytes.clone();
@@ -145,6 +148,19 @@ fn chains_of_more_than_eight_extension_headers_are_refused() {
     assert_eq!(parse(&chain(8).build()).expect("walked").ports(), Some((1, 2)));
     assert_eq!(error(&chain(9).build()), ParseError::TooManyExtensions);
     assert_eq!(error(&chain(100).build()), ParseError::TooManyExtensions);
+}
+
+#[test]
+fn hop_by_hop_options_behind_another_header_are_refused() {
+    let body = Body::Udp { ports: (1, 2), checksum: true, payload: vec![] };
+    let header = || vec![0, 0, 1, 4, 0, 0, 0, 0];
+    let chain = |first, second| Sample {
+        extensions: vec![(first, header()), (second, header())],
+        ..Sample::new(A6, B6, body.clone())
+    };
+    assert!(parse(&chain(0, 60).build()).is_ok());
+    assert_eq!(error(&chain(60, 0).build()), ParseError::Extension);
+    assert_eq!(error(&chain(0, 0).build()), ParseError::Extension);
 }
 
 #[test]
