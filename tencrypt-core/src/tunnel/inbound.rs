@@ -140,7 +140,9 @@ impl Tunnel {
         }
         let vnet =
             if partial { unfinished(&inner).ok_or(DropReason::InnerMalformed)? } else { VnetHdr::default() };
-        if !self.addresses.contains(&destination) {
+        if self.addresses.contains(&destination) {
+            self.nat.note_direct(&inner, now);
+        } else {
             let served = self.peers.find(key).is_some_and(|peer| peer.served.contains(&destination));
             let own = self.addresses.iter().copied().find(|own| own.is_ipv4() == destination.is_ipv4());
             match own {
