@@ -9,7 +9,7 @@ use std::{
     os::fd::AsFd as _,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -18,12 +18,12 @@ use tencrypt_core::{
     Event, Outbound, PacketSink, PathEvent, SinkFull, TunPacket, Tunnel, Verdict, offload::VnetHdr,
     packet::Opened,
 };
-use tencrypt_tun::{Delivered, RawSockets, Received, TunDevice};
+use tencrypt_tun::{Counters, Delivered, RawSockets, Received, TunDevice};
 use tencrypt_udp::{Family, PathErrorKind, UdpTransport};
 use tokio::sync::mpsc;
 
 use crate::{
-    control::{ExplainReport, PacketsReport, PeerReport, StatusReport, drops},
+    control::{ExplainReport, PacketsReport, PeerReport, RefusedReport, StatusReport, drops},
     lane::{Command, Inbox},
     sys,
 };
@@ -65,6 +65,28 @@ pub struct About {
     pub unknown: &'static str,
     /// Whether the chains are installed.
     pub enforce: bool,
+    /// What the chains have counted, followed by the control plane.
+    pub refused: Arc<Refused>,
+}
+
+/// The chains' counters, in packets.
+#[derive(Debug, Default)]
+pub struct Refused {
+    plain_in: AtomicU64,
+    leak: AtomicU64,
+}
+
+impl Refused {
+    /// Takes over what the kernel has counted.
+    pub fn store(&self, counters: Counters) {
+        self.plain_in.store(counters.plain_in, Ordering::Relaxed);
+        self.leak.store(counters.leak, Ordering::Relaxed);
+    }
+
+    fn report(&self) -> RefusedReport {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        RefusedReport { plain_in: read(&self.plain_in), leak: read(&self.leak) }
+    }
 }
 
 /// Why a lane ended.
@@ -263,6 +285,7 @@ impl DataPath {
             lanes: 1,
             unknown: self.about.unknown.to_owned(),
             enforce: self.about.enforce,
+            refused: self.about.refused.report(),
             peers: self.peers(now),
             packets: PacketsReport::from(self.tunnel.stats()),
             drops: drops(self.tunnel.stats()),

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::{
-    control::{ExplainReport, PeerReport, StatusReport},
+    control::{ExplainReport, PeerReport, RefusedReport, StatusReport},
     escape::Escaped,
 };
 
@@ -45,6 +45,11 @@ pub fn status(report: &StatusReport, as_json: bool) -> String {
     }
     if !dropped.is_empty() {
         rows.push(["drops".to_owned(), dropped.join(", ")]);
+    }
+    let refused = report.refused;
+    if refused != RefusedReport::default() {
+        let line = format!("in plain: {} incoming, {} outgoing", refused.plain_in, refused.leak);
+        rows.push(["refused".to_owned(), line]);
     }
     rows.push(["peers".to_owned(), report.peers.len().to_string()]);
     let mut text = table(&rows);
@@ -172,6 +177,7 @@ mod tests {
             peers: vec![peer()],
             packets: PacketsReport { encrypted: 10, opportunistic: 2, ..PacketsReport::from(&stats) },
             drops: crate::control::drops(&stats),
+            refused: RefusedReport { plain_in: 7, leak: 4 },
         }
     }
 
@@ -191,6 +197,10 @@ mod tests {
             assert!(value["drops"][reason.as_str()].is_u64(), "{reason}");
         }
         assert_eq!(value["drops"]["mac1"], 3);
+        assert_eq!(
+            (value["refused"]["plain_in"].as_u64(), value["refused"]["leak"].as_u64()),
+            (Some(7), Some(4))
+        );
     }
 
     #[test]
@@ -199,6 +209,7 @@ mod tests {
         assert!(text.contains("unknown destinations: plain; NOT enforced\n"), "{text}");
         assert!(text.contains("in plain  2 of the bypassed"), "{text}");
         assert!(text.contains("drops     mac1 3\n"), "{text}");
+        assert!(text.contains("refused   in plain: 7 incoming, 4 outgoing\n"), "{text}");
         assert!(
             text.contains("0011223344556677  10.244.2.7,fd00::7  10.244.2.7:8362  aes-256-gcm"),
             "{text}"

@@ -35,7 +35,7 @@ use zeroize::Zeroizing;
 use crate::{
     config::{Config, External, Unknown},
     control::server::ControlSocket,
-    data_path::{About, DataPath, Ended, FAREWELL},
+    data_path::{About, DataPath, Ended, FAREWELL, Refused},
     externals::{Due, Externals, RENEW},
     failure::{Exit, Failure},
     knowledge::Knowledge,
@@ -120,6 +120,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
         Err(failure) => return Err(undo(capture, failure)),
     };
     let mtu = Arc::new(AtomicU32::new(capture.mtu().device()));
+    let refused = Arc::new(Refused::default());
     let (lane, inbox) = match lane::channel() {
         Ok(both) => both,
         Err(error) => return Err(undo(capture, io_failure("wake-up", error))),
@@ -146,6 +147,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
                 Unknown::Plain => "plain",
             },
             enforce: config.policy.enforce,
+            refused: refused.clone(),
         },
         addresses: addresses.clone(),
     };
@@ -167,7 +169,8 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
         let lane = lane.clone();
         async move { control.serve(lane).await }
     });
-    let mut watch = Watcher { capture, lane: lane.clone(), externals: Externals::default(), addresses, mtu };
+    let externals = Externals::default();
+    let mut watch = Watcher { capture, lane: lane.clone(), externals, addresses, mtu, refused };
     let mut changes = match follow_changes(monitor) {
         Ok(changes) => changes,
         Err(error) => return Err(undo(watch.capture, io_failure("thread", error))),
@@ -202,6 +205,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
                     renewed = now;
                 }
                 watch.tend(now, renew, &mut table).await;
+                watch.count();
             }
         }
     };
@@ -287,6 +291,7 @@ struct Watcher {
     externals: Externals,
     addresses: Vec<IpAddr>,
     mtu: Arc<AtomicU32>,
+    refused: Arc<Refused>,
 }
 
 /// What a change of the namespace means for the rest.
@@ -350,6 +355,14 @@ impl Watcher {
     }
 
     /// Renews what still passes, and ends what does not.
+    fn count(&mut self) {
+        match self.capture.counters() {
+            Ok(counters) => self.refused.store(counters),
+            // The chains hold all the same.
+            Err(error) => tracing::debug!(%error, "counters"),
+        }
+    }
+
     async fn tend(&mut self, now: Instant, renew: bool, table: &mut SocketTable) {
         if self.externals.is_empty() {
             return;

@@ -128,7 +128,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        control::{ExplainReport, PacketsReport, StatusReport, client, drops},
+        control::{ExplainReport, PacketsReport, RefusedReport, StatusReport, client, drops},
         lane::channel,
     };
 
@@ -190,6 +190,7 @@ mod tests {
             peers: vec![],
             packets: PacketsReport::from(&stats),
             drops: drops(&stats),
+            refused: RefusedReport::default(),
         }
     }
 
