@@ -82,7 +82,9 @@ struct Unseen {
 
 impl From<Unseen> for Failure {
     fn from(unseen: Unseen) -> Self {
-        Self::runtime(format_args!("demo: observation `{}` failed: {}", unseen.observation, unseen.because))
+        // One line, as every failure; the sniffer's report has one for each leak.
+        let because = unseen.because.replace("\n  ", "; ");
+        Self::runtime(format_args!("demo: observation `{}` failed: {because}", unseen.observation))
     }
 }
 
@@ -92,6 +94,8 @@ impl From<Unseen> for Failure {
 /// # Errors
 /// A [`Failure`]: an observation failed, or this machine has no namespaces for this user.
 pub fn run(options: Options) -> Result<(), Failure> {
+    // The resolver of the pods is this program too, and does not return from here.
+    lab::init();
     let scratch = if lab::inside() { None } else { Some(Scratch::create()?) };
     let entered = lab::enter(LIMIT);
     drop(scratch);

@@ -24,11 +24,11 @@ const SILENCE: Duration = Duration::from_millis(400);
 /// How long the bridge has to be quiet before the sniffer's report counts as complete.
 const QUIET: Duration = Duration::from_millis(80);
 /// How long one stream sends.
-const STREAM: Duration = Duration::from_millis(1500);
+const STREAM: Duration = Duration::from_millis(1000);
 /// How long `status` may lag behind the kernel's counters: it takes them over once a second.
 const COUNTED: Duration = Duration::from_secs(4);
 /// Bytes of a frame that are shown.
-const SHOWN: usize = 80;
+const SHOWN: usize = 96;
 
 const FIGURE: &str = "\
 tencrypt demo, in namespaces of its own: nothing outside of them is touched
@@ -157,7 +157,7 @@ impl Stage<'_> {
             check(HERE, seen.is_clean(), || format!("the request to {to} can be seen: {seen}"))?;
             check(HERE, seen.tunnel > 0, || format!("nothing was on the bridge for {to}: {seen}"))?;
             records += seen.tunnel;
-            shown = excerpt_of_record(&seen).or(shown);
+            shown = shown.or_else(|| excerpt_of_record(&seen));
             sniffer.reset();
         }
         self.report.show(&shown.unwrap_or_default());
@@ -395,13 +395,17 @@ fn excerpt_of_request(seen: &Seen) -> Option<String> {
     })
 }
 
-/// The largest frame of the tunnel as the sniffer has it: the UDP payload over IPv4.
+/// The longest record that the sniffer has, from its first byte: the UDP payload over IPv4.
 fn excerpt_of_record(seen: &Seen) -> Option<String> {
     /// Ethernet, IPv4 without options, UDP.
     const HEADERS: usize = 14 + 20 + 8;
-    let frame =
-        seen.kept.iter().filter(|frame| frame.get(12..14) == Some(&[8, 0])).max_by_key(|f| f.len())?;
-    Some(lab::hexdump(frame.get(HEADERS..frame.len().min(HEADERS + SHOWN))?))
+    /// docs/wire-format.md, section 1.
+    const DATA: u8 = 4;
+    let is_v4 = |frame: &&Vec<u8>| frame.get(12..14) == Some(&[8, 0]);
+    let payloads = seen.kept.iter().filter(is_v4).filter_map(|frame| frame.get(HEADERS..));
+    let records = payloads.filter(|payload| payload.first() == Some(&DATA));
+    let record = records.max_by_key(|record| record.len())?;
+    Some(lab::hexdump(&record[..record.len().min(SHOWN)]))
 }
 
 fn check(here: Observation, holds: bool, because: impl FnOnce() -> String) -> Result<(), Unseen> {
