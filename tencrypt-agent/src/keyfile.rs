@@ -9,10 +9,9 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use crate::{
-    files::{self, ReadError},
-    keytext::{self, KeyTextError},
-};
+use tencrypt_core::crypto::{self, KeyRing, write_key_file};
+
+use crate::files::{self, ReadError};
 
 /// Longest key file in bytes: 256 epochs take some 19 KiB.
 const LIMIT: u64 = 64 << 10;
@@ -38,12 +37,12 @@ pub enum KeyFileError {
         mode: u32,
     },
     /// Its content is wrong.
-    #[error("key file {}: {source}", path.display())]
+    #[error("key file {}: line {}: {}", path.display(), source.line(), source.problem())]
     Content {
         /// The file.
         path: PathBuf,
         /// Line and reason.
-        source: KeyTextError,
+        source: crypto::KeyFileError,
     },
     /// `genkey` does not overwrite.
     #[error("{} exists already; a key file is never overwritten", .0.display())]
@@ -77,11 +76,11 @@ impl KeyFileError {
     }
 }
 
-/// The text of the key file at `path`, checked.
+/// The keys in the key file at `path`.
 ///
 /// # Errors
 /// It is absent, no regular file, longer than 64 KiB, open to others than its owner, or malformed.
-pub fn read(path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
+pub fn read(path: &Path) -> Result<KeyRing, KeyFileError> {
     let owner_only = |metadata: &fs::Metadata| match metadata.mode() & 0o7777 {
         mode if mode & 0o077 != 0 => Err(KeyFileError::Exposed { path: PathBuf::new(), mode }),
         _ => Ok(()),
@@ -89,8 +88,7 @@ pub fn read(path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
     let bytes = Zeroizing::new(files::read_regular(path, LIMIT, owner_only).map_err(|error| error.at(path))?);
     let text = std::str::from_utf8(&bytes)
         .map_err(|_| KeyFileError::Read { path: path.to_owned(), reason: "is not text".to_owned() })?;
-    keytext::check(text).map_err(|source| KeyFileError::Content { path: path.to_owned(), source })?;
-    Ok(Zeroizing::new(text.to_owned()))
+    KeyRing::parse(text).map_err(|source| KeyFileError::Content { path: path.to_owned(), source })
 }
 
 /// Makes a key file with one epoch and a fresh tenant id, mode 0600.
@@ -107,7 +105,7 @@ pub fn generate(path: &Path, epoch: u8) -> Result<(), KeyFileError> {
     for bytes in [&mut tenant[..], &mut root[..], &mut suffix[..]] {
         getrandom::fill(bytes).map_err(|_| KeyFileError::Random)?;
     }
-    let text = keytext::render(&tenant, epoch, &root);
+    let text = write_key_file(tenant, epoch, &root);
     write_new(path, text.as_bytes(), u64::from_ne_bytes(suffix)).map_err(|source| match source.kind() {
         io::ErrorKind::AlreadyExists => KeyFileError::Exists(path.to_owned()),
         _ => KeyFileError::Write { path: path.to_owned(), source },

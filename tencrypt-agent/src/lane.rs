@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use tencrypt_core::directory::FactChange;
+use tencrypt_core::directory::{Directory, FactChange};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -56,6 +56,12 @@ pub enum Command {
         /// Answered when they stand.
         done: oneshot::Sender<()>,
     },
+    /// A new base, which holds the facts sent so far.
+    Directory(Arc<Directory>),
+    /// The pod's own addresses have changed.
+    Addresses(Vec<IpAddr>),
+    /// A destination no longer leads around the tunnel.
+    ExternalEnded(IpAddr),
     /// End.
     Stop,
 }

@@ -1,8 +1,12 @@
 //! `up` and `down`.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use zeroize::Zeroizing;
+use tencrypt_core::KeyRing;
+use tencrypt_tun::NetNs;
 
 use crate::{
     config::Config,
@@ -10,51 +14,87 @@ use crate::{
     failure::{Exit, Failure},
     keyfile,
     netns::NetNsRef,
+    protect::{self, Protection},
+    resolver::Names,
     rundir::{Hold, RunDir},
     sys,
 };
 
-/// Everything that is checked before anything is touched.
-#[derive(Debug)]
-struct Prepared {
-    _config: Config,
-    _key: Zeroizing<String>,
-    _namespace: NetNsRef,
-    _hold: Hold,
-}
+/// How long `down` waits for a running `up` to undo its work.
+const FAREWELL: Duration = Duration::from_secs(10);
+/// How often it looks.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Protects the namespace `netns` until the process is told to end.
 ///
 /// # Errors
 /// A [`Failure`]; nothing is left behind then.
 pub fn up(netns: &str, config: &Path) -> Result<(), Failure> {
-    let _prepared = prepare(netns, config)?;
-    Err(Failure::runtime("the data path is not part of this build"))
+    let prepared = prepare(netns, config)?;
+    let Prepared { protection, namespace, hold } = prepared;
+    let outcome = namespace.run(move || protect::run(protection))?;
+    drop(hold);
+    outcome
 }
 
-/// Ends protection of the namespace `netns`.
+/// Ends protection of the namespace `netns`: of a running `up` by its control socket, of one that died by removing what
+/// it left.
 ///
 /// # Errors
-/// A [`Failure`].
+/// A [`Failure`]; [`Exit::NotRunning`] if there was nothing to end.
 pub fn down(netns: &str) -> Result<(), Failure> {
-    match control::client::ask(&NetNsRef::open(netns)?, &Request::Stop)? {
-        Reply::Stopping => Ok(()),
-        Reply::Refused(reason) => Err(Failure::runtime(reason)),
-        _ => Err(ClientError::Garbled.into()),
+    let reference = NetNsRef::open(netns)?;
+    let stopped = match control::client::ask(&reference, &Request::Stop) {
+        Ok(Reply::Stopping) => true,
+        Ok(Reply::Refused(reason)) => return Err(Failure::runtime(reason)),
+        Ok(_) => return Err(ClientError::Garbled.into()),
+        Err(ClientError::NotRunning { .. }) => false,
+        Err(error) => return Err(error.into()),
+    };
+    let namespace = NetNs::open(netns)?;
+    refuse_host(&namespace)?;
+    let rundir = RunDir::create()?;
+    let limit = Instant::now() + FAREWELL;
+    let hold = loop {
+        match rundir.hold(reference.id()) {
+            Ok(hold) => break hold,
+            Err(_) if stopped && Instant::now() < limit => std::thread::sleep(LOOK),
+            Err(error) => return Err(error.into()),
+        }
+    };
+    let cleaned = namespace.run(protect::clean)??;
+    drop(hold);
+    if !stopped && cleaned.is_empty() {
+        return Err(Failure::new(Exit::NotRunning, format_args!("nothing of tencrypt is in `{netns}`")));
     }
+    Ok(())
+}
+
+/// Everything that is checked before anything is touched.
+struct Prepared {
+    protection: Protection,
+    namespace: NetNs,
+    hold: Hold,
 }
 
 fn prepare(netns: &str, config: &Path) -> Result<Prepared, Failure> {
     sys::protect_memory()
         .map_err(|error| Failure::runtime(format_args!("cannot keep keys out of core dumps: {error}")))?;
     let config = Config::read(config)?;
-    let key = keyfile::read(&config.tenant.key_file)?;
-    let namespace = NetNsRef::open(netns)?;
-    let own = NetNsRef::open("/proc/self/ns/net")?;
-    if namespace.id() == own.id() {
-        let reason = "this is the host's own network namespace; name a pod's";
-        return Err(Failure::new(Exit::Usage, reason));
+    let keys: KeyRing = keyfile::read(&config.tenant.key_file)?;
+    let reference = NetNsRef::open(netns)?;
+    let namespace = NetNs::open(netns)?;
+    refuse_host(&namespace)?;
+    let names = Names::find(&config, netns)?;
+    let rundir = RunDir::create()?;
+    let hold = rundir.hold(reference.id())?;
+    let control = rundir.socket(reference.id());
+    Ok(Prepared { protection: Protection { config, keys, names, control }, namespace, hold })
+}
+
+fn refuse_host(namespace: &NetNs) -> Result<(), Failure> {
+    if namespace.is_own() || namespace.is_host() {
+        return Err(Failure::new(Exit::Usage, "this is the host's own network namespace; name a pod's"));
     }
-    let hold = RunDir::create()?.hold(namespace.id())?;
-    Ok(Prepared { _config: config, _key: key, _namespace: namespace, _hold: hold })
+    Ok(())
 }

@@ -127,10 +127,10 @@ fn a_bad_key_file_is_refused_before_anything_is_touched() {
     let lines: Vec<&str> = good.lines().collect();
     let rows: [(&str, String, u32, &str); 9] = [
         ("empty", String::new(), 0o600, "line 1: expected `tencrypt-key-v1`"),
-        ("short", good[..good.len() - 2].to_owned(), 0o600, "line 3: expected `epoch`"),
-        ("cut", lines[..2].join("\n"), 0o600, "too short"),
-        ("long", format!("{}00\n", good.trim_end()), 0o600, "line 3: expected `epoch`"),
-        ("twice", format!("{good}{}\n", lines[2]), 0o600, "line 4: this epoch is there already"),
+        ("short", good[..good.len() - 2].to_owned(), 0o600, "line 3: the root key has the wrong length"),
+        ("cut", lines[..2].join("\n"), 0o600, "no `epoch` line"),
+        ("long", format!("{}00\n", good.trim_end()), 0o600, "line 3: the root key has the wrong length"),
+        ("twice", format!("{good}{}\n", lines[2]), 0o600, "line 4: this epoch was given before"),
         ("huge", "x".repeat(65_537), 0o600, "longer than 65536 bytes"),
         ("world-readable", good.clone(), 0o604, "mode 0604"),
         ("group-readable", good.clone(), 0o640, "mode 0640"),
@@ -269,11 +269,12 @@ fn where_nothing_runs_questions_exit_with_3() {
         &["status", "--netns", own, "--json"],
         &["peers", "--netns", own],
         &["explain", "--netns", own, "10.0.0.1"],
-        &["down", "--netns", own],
     ] {
         assert_refused(&place.tencrypt(arguments), 3, "nothing runs in namespace");
         assert!(place.listing().is_empty(), "a question makes nothing");
     }
+    assert_refused(&place.tencrypt(&["down", "--netns", own]), 2, "the host's own network namespace");
+    assert!(place.listing().is_empty(), "a refusal makes nothing");
 }
 
 #[test]

@@ -170,8 +170,7 @@ proptest! {
         new_source: u128,
         new_port: u16,
     ) {
-        let finished = build(&sample);
-        let mut bytes = finished.clone();
+        let mut bytes = build(&sample);
         let layout = *IpPacket::parse(&bytes[..]).unwrap().layout();
         let (start, offset) = (layout.transport_offset(), if matches!(sample.kind, Kind::Tcp) { 16 } else { 6 });
         // What a device hands out: the field holds the pseudo-header sum.
@@ -220,7 +219,7 @@ proptest! {
         let mut expected = build(&Sample { source: match new {
             IpAddr::V4(v4) => u32::from(v4).into(),
             IpAddr::V6(v6) => u128::from(v6),
-        }, ..sample.clone() });
+        }, ..sample });
         expected.truncate(keep);
         prop_assert_eq!(&packet.bytes()[at..], &expected[..]);
     }

@@ -131,7 +131,7 @@ impl Capture {
         let interface = self.plan.interface;
         let strict = sysctl::strict_rp_filter(interface).at(Step::ReversePathFilter, interface)?;
         let before = remains.filter(|saved| saved.interface == interface).and_then(|saved| saved.rp_filter);
-        let saved = Saved { interface, rp_filter: strict };
+        let saved = Saved { interface, rp_filter: before.or(strict) };
         self.install_table(&saved)?;
         if strict.is_some() {
             sysctl::relax_rp_filter(interface).at(Step::ReversePathFilter, interface)?;

@@ -115,7 +115,7 @@ fn main() -> Result<(), Failure> {
         for _ in 0..200 {
             let mut inbox = Inbox::default();
             transport.turn(&mut tunnel, HERE, &mut inbox)?;
-            for packet in inbox.0 {
+            if let Some(packet) = inbox.0.pop() {
                 let (from, to, text) = read_udp(&packet).ok_or("a packet came out broken")?;
                 println!("there: got {:?}, answering", String::from_utf8_lossy(text));
                 let mut answer = udp(to, from, &text.to_ascii_uppercase());

@@ -174,6 +174,7 @@ mod tests {
             })),
             Command::Facts { done, .. } => drop(done.send(())),
             Command::Stop => return true,
+            other => panic!("{other:?}"),
         }
         false
     }

@@ -260,6 +260,12 @@ impl Tunnel {
         self.delta.folded(hash_key);
     }
 
+    /// A destination that was announced by [`Event::External`] no longer leads around the tunnel: its next packet
+    /// announces it again.
+    pub fn external_ended(&mut self, destination: IpAddr) {
+        self.announced.remove(&destination);
+    }
+
     /// Replaces the keys. Sessions under the old ones end as their time comes.
     pub fn set_keys(&mut self, keys: Arc<KeyRing>, now: Instant) {
         self.now = now;
@@ -314,6 +320,17 @@ impl Tunnel {
             }
         }
         None
+    }
+
+    /// Bytes of buffer that the next [`poll_transmit`](Self::poll_transmit) wants, 0 if there is nothing to send.
+    #[must_use]
+    pub fn next_transmit_len(&self) -> usize {
+        match self.transmits.front() {
+            None => 0,
+            Some(Queue::Datagram { bytes, .. }) => bytes.len(),
+            Some(Queue::Empty { .. }) => DATA_OVERHEAD,
+            Some(Queue::Packet { bytes, .. }) => bytes.len() + DATA_OVERHEAD,
+        }
     }
 
     /// The next packet that was held and now leaves as it is, past the tunnel.

@@ -1,0 +1,331 @@
+//! The lane: one thread that owns device, transport and tunnel, and runs every packet to completion.
+//!
+//! It waits in one poll for the device, the sockets, the control plane and the tunnel's next deadline. There is no
+//! channel, lock or task between reading a packet and sending it.
+
+use std::{
+    io,
+    net::IpAddr,
+    os::fd::AsFd as _,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tencrypt_core::{
+    Event, Outbound, PacketSink, PathEvent, SinkFull, TunPacket, Tunnel, Verdict, offload::VnetHdr,
+    packet::Opened,
+};
+use tencrypt_tun::{Delivered, RawSockets, Received, TunDevice};
+use tencrypt_udp::{Family, PathErrorKind, UdpTransport};
+use tokio::sync::mpsc;
+
+use crate::{
+    control::{ExplainReport, PacketsReport, PeerReport, StatusReport, drops},
+    lane::{Command, Inbox},
+    sys,
+};
+
+/// Packets and datagrams taken in one turn before the other side gets its own.
+const BURST: usize = 64;
+
+/// Room for the largest packet with its virtio-net header, and for the largest datagram.
+const BUFFER: usize = VnetHdr::LEN + 65_535;
+
+/// What a lane owns.
+pub struct DataPath {
+    /// The device.
+    pub device: Arc<TunDevice>,
+    /// The transport.
+    pub transport: UdpTransport,
+    /// The tunnel.
+    pub tunnel: Tunnel,
+    /// Sockets for packets that leave as they are.
+    pub raw: RawSockets,
+    /// Commands from the control plane.
+    pub inbox: Inbox,
+    /// Events for the control plane.
+    pub events: mpsc::Sender<Event>,
+    /// What `status` says beside the counters.
+    pub about: About,
+    /// This pod's own addresses, for `explain`.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What `status` says that the lane does not count.
+#[derive(Debug, Clone)]
+pub struct About {
+    /// The project, where it is known.
+    pub project: Option<String>,
+    /// MTU of the device in bytes, followed by the control plane.
+    pub mtu: Arc<AtomicU32>,
+    /// `drop` or `plain`.
+    pub unknown: &'static str,
+    /// Whether the chains are installed.
+    pub enforce: bool,
+}
+
+/// Why a lane ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// It was told to.
+    Stopped,
+    /// The device is gone: somebody removed it.
+    DeviceGone,
+    /// Waiting or reading failed for good.
+    Failed(io::Error),
+}
+
+impl DataPath {
+    /// Runs until it is told to stop, or cannot go on.
+    pub fn run(mut self) -> Ended {
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let timeout = self.tunnel.poll_timeout().map(|due| due.saturating_duration_since(Instant::now()));
+            let waited = sys::poll(
+                [
+                    Some(self.inbox.as_fd()),
+                    Some(self.device.as_fd()),
+                    self.transport.socket(Family::V4),
+                    self.transport.socket(Family::V6),
+                ],
+                timeout,
+            );
+            let [inbox, device, v4, v6] = match waited {
+                Ok(ready) => ready,
+                Err(error) => return Ended::Failed(error),
+            };
+            if inbox.readable && self.obey() {
+                return Ended::Stopped;
+            }
+            self.tend();
+            if v4.error || v6.error {
+                self.transport.drain_path_errors();
+            }
+            self.heed_path();
+            if v4.readable || v6.readable {
+                match self.receive(&mut buffer) {
+                    Ok(()) => {}
+                    Err(error) => tracing::debug!(%error, "receive"),
+                }
+            }
+            if device.readable || device.error {
+                match self.read(&mut buffer) {
+                    Ok(true) => {}
+                    Ok(false) => return Ended::DeviceGone,
+                    Err(error) => return Ended::Failed(error),
+                }
+            }
+        }
+    }
+
+    /// From the device to the network. False when the device is gone.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
+        let now = Instant::now();
+        for _ in 0..BURST {
+            let (vnet, len) = match self.device.read(buffer)? {
+                Received::Packet { vnet, len } => (vnet, len),
+                Received::Empty => break,
+                Received::Malformed => continue,
+                Received::Gone => return Ok(false),
+                _ => break,
+            };
+            let Some(bytes) = buffer.get_mut(VnetHdr::LEN..VnetHdr::LEN + len) else { continue };
+            let mut packet = TunPacket::new(vnet, bytes);
+            match self.tunnel.handle_outbound(&mut packet, now, &mut self.transport) {
+                Outbound::Sent { .. } | Outbound::Dropped(_) => {}
+                Outbound::Hairpin => {
+                    let vnet = packet.vnet();
+                    deliver(&self.device, vnet, packet.bytes());
+                }
+                Outbound::Bypass => {
+                    let raw = &self.raw;
+                    packet.finish_segments(|segment| pass(raw, segment));
+                    self.drain(now);
+                }
+                Outbound::Held => self.drain(now),
+            }
+        }
+        self.transport.flush();
+        self.drain(now);
+        Ok(true)
+    }
+
+    /// From the network to the device.
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+        for _ in 0..BURST {
+            let Some((meta, len)) = self.transport.recv(buffer)? else { break };
+            let now = Instant::now();
+            let mut sink = DeviceSink { device: &self.device };
+            let Some(datagram) = buffer.get_mut(..len) else { continue };
+            let inbound = self.tunnel.handle_datagrams(&meta, datagram, now, &mut sink);
+            if inbound.control > 0 {
+                // A CONF counts before the DATA right behind it.
+                if self.tunnel.poll_timeout().is_some_and(|due| due <= now) {
+                    self.tunnel.handle_timeout(now);
+                }
+                self.drain(now);
+            }
+        }
+        self.drain(Instant::now());
+        Ok(())
+    }
+
+    /// Does what is due.
+    fn tend(&mut self) {
+        let now = Instant::now();
+        if self.tunnel.poll_timeout().is_some_and(|due| due <= now) {
+            self.tunnel.handle_timeout(now);
+            self.drain(now);
+        }
+    }
+
+    /// Sends what the tunnel has to send, and passes its events on.
+    fn drain(&mut self, now: Instant) {
+        let mut room = [0; 2_048];
+        let mut large = Vec::new();
+        loop {
+            // Control datagrams and most held packets fit the small room; a large packet takes the other one.
+            let buffer = if self.tunnel.next_transmit_len() <= room.len() {
+                &mut room[..]
+            } else {
+                large.resize(65_535, 0);
+                &mut large[..]
+            };
+            let Some(transmit) = self.tunnel.poll_transmit(buffer, now) else { break };
+            if let Some(bytes) = buffer.get(..transmit.len) {
+                self.transport.send(transmit.to, bytes, transmit.ecn);
+            }
+        }
+        self.transport.flush();
+        while let Some(packet) = self.tunnel.poll_released() {
+            pass(&self.raw, &packet);
+        }
+        while let Some(event) = self.tunnel.poll_event() {
+            // A control plane that is far behind learns of a destination again with its next packet.
+            if let Err(error) = self.events.try_send(event)
+                && let Event::External { destination, .. } = error.into_inner()
+            {
+                self.tunnel.external_ended(destination);
+            }
+        }
+    }
+
+    fn heed_path(&mut self) {
+        while let Some(error) = self.transport.poll_path_error() {
+            let event = match error.kind {
+                PathErrorKind::Unreachable => PathEvent::Unreachable(error.to),
+                PathErrorKind::TooBig { mtu } => PathEvent::TooBig { to: error.to, mtu },
+                _ => continue,
+            };
+            let now = Instant::now();
+            self.tunnel.handle_path_event(event, now);
+            self.drain(now);
+        }
+    }
+
+    /// Carries out the control plane's commands. True when it is to stop.
+    fn obey(&mut self) -> bool {
+        let mut commands = Vec::new();
+        self.inbox.drain(|command| commands.push(command));
+        let now = Instant::now();
+        for command in commands {
+            match command {
+                // Whoever asked may have gone away: that is no concern of the lane.
+                Command::Status(reply) => drop(reply.send(self.status(now))),
+                Command::Peers(reply) => drop(reply.send(self.peers(now))),
+                Command::Explain { source, destination, reply } => {
+                    drop(reply.send(self.explain(source, destination, now)));
+                }
+                Command::Facts { changes, done } => {
+                    self.tunnel.apply_facts(&changes, now);
+                    self.drain(now);
+                    let _ = done.send(());
+                }
+                Command::Directory(directory) => self.tunnel.set_directory(directory),
+                Command::Addresses(addresses) => {
+                    self.tunnel.set_addresses(&addresses);
+                    self.addresses = addresses;
+                }
+                Command::ExternalEnded(destination) => self.tunnel.external_ended(destination),
+                Command::Stop => return true,
+            }
+        }
+        false
+    }
+
+    fn status(&self, now: Instant) -> StatusReport {
+        StatusReport {
+            project: self.about.project.clone(),
+            mtu: self.about.mtu.load(Ordering::Relaxed),
+            lanes: 1,
+            unknown: self.about.unknown.to_owned(),
+            enforce: self.about.enforce,
+            peers: self.peers(now),
+            packets: PacketsReport::from(self.tunnel.stats()),
+            drops: drops(self.tunnel.stats()),
+        }
+    }
+
+    fn peers(&self, now: Instant) -> Vec<PeerReport> {
+        let report = |peer: tencrypt_core::PeerInfo| PeerReport {
+            peer: peer.peer.to_string(),
+            address: peer.addresses.first().copied(),
+            addresses: peer.addresses.to_vec(),
+            endpoint: peer.endpoint,
+            suite: peer.suite.name().to_owned(),
+            epoch: peer.epoch,
+            last_handshake_s: peer.last_handshake.map(|age| age.as_secs()),
+            rx_bytes: peer.rx_bytes,
+            tx_bytes: peer.tx_bytes,
+        };
+        self.tunnel.peers(now).map(report).collect()
+    }
+
+    fn explain(&self, source: Option<IpAddr>, destination: IpAddr, now: Instant) -> ExplainReport {
+        let own = self.addresses.iter().find(|own| own.is_ipv4() == destination.is_ipv4());
+        let source = source.or(own.copied()).unwrap_or(destination);
+        let explanation = self.tunnel.explain(source, destination, now);
+        let (verdict, peer) = match explanation.verdict {
+            Verdict::Encrypt(peer) => ("encrypt".to_owned(), Some(peer.to_string())),
+            Verdict::Bypass => ("bypass".to_owned(), None),
+            Verdict::Hold => ("hold".to_owned(), None),
+            Verdict::Drop(reason) => (format!("drop ({reason})"), None),
+        };
+        let because = explanation.to_string().lines().skip(1).map(|line| line.trim().to_owned()).collect();
+        ExplainReport { source, destination, verdict, peer, because }
+    }
+}
+
+/// Opened packets go straight to the device.
+struct DeviceSink<'d> {
+    device: &'d TunDevice,
+}
+
+impl<'b> PacketSink<'b> for DeviceSink<'_> {
+    fn packet(&mut self, packet: Opened<'b>) -> Result<(), SinkFull> {
+        if deliver(self.device, packet.vnet(), packet.bytes()) { Ok(()) } else { Err(SinkFull) }
+    }
+}
+
+fn deliver(device: &TunDevice, vnet: VnetHdr, packet: &[u8]) -> bool {
+    match device.write(vnet, packet) {
+        Ok(Delivered::Done) => true,
+        Ok(_) => false,
+        Err(error) => {
+            tracing::debug!(%error, "device");
+            false
+        }
+    }
+}
+
+fn pass(raw: &RawSockets, packet: &[u8]) {
+    if let Err(error) = raw.send(packet) {
+        tracing::debug!(%error, "raw socket");
+    }
+}
+
+/// How long the control plane waits for a lane to end.
+pub const FAREWELL: Duration = Duration::from_secs(2);

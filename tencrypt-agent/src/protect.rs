@@ -1,0 +1,537 @@
+//! Protecting the namespace of the calling thread: everything is set up in order, watched, and taken down.
+
+use std::{
+    collections::BTreeSet,
+    io::{self, Write as _},
+    net::IpAddr,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use ipnet::IpNet;
+use socket2::Socket;
+use tencrypt_core::{
+    Event, Identity, KeyRing, LaneId, Seed, Tunnel, TunnelConfig,
+    directory::{Class, Fact, FactSource},
+    nat::DnsHairpin,
+};
+use tencrypt_tun::{
+    Capture, CaptureError, CapturePlan, Change, Cleaned, Followed, InterfaceName, Monitor, RawSockets,
+    SocketTable, UnknownSources, mark_socket,
+};
+use tencrypt_udp::{BindError, UdpTransport};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, oneshot},
+    time::MissedTickBehavior,
+};
+use zeroize::Zeroizing;
+
+use crate::{
+    config::{Config, External, Unknown},
+    control::server::ControlSocket,
+    data_path::{About, DataPath, Ended, FAREWELL},
+    externals::{Due, Externals, RENEW},
+    failure::{Exit, Failure},
+    knowledge::Knowledge,
+    lane::{self, Command, LaneHandle},
+    resolver::{LaneSink, Names, Sockets},
+};
+
+/// Events of a lane that wait for the control plane.
+const EVENTS: usize = 1_024;
+/// How often facts are folded, and destinations whose time is over looked for.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Everything that is known before anything is touched.
+pub struct Protection {
+    /// The configuration.
+    pub config: Config,
+    /// The tenant's keys.
+    pub keys: KeyRing,
+    /// The pod's DNS.
+    pub names: Names,
+    /// Where the control socket goes.
+    pub control: PathBuf,
+}
+
+/// Protects the calling thread's namespace until a signal, `down`, or the end of the device.
+///
+/// A signal ends the program and leaves chains and unreachable routes: the namespace stays closed until `down`, or until
+/// the next `up` takes over.
+///
+/// # Errors
+/// A [`Failure`]; what it could not finish it has undone.
+pub fn run(protection: Protection) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::runtime(format_args!("runtime: {error}")))?;
+    runtime.block_on(protect(protection))
+}
+
+/// Removes what a dead `up` left in the calling thread's namespace.
+///
+/// # Errors
+/// A [`Failure`].
+pub fn clean() -> Result<Cleaned, Failure> {
+    // The interface and the device are found by what the capture left; these names are for messages.
+    let named = |name: &str| interface(name);
+    Ok(Capture::clean(named("eth0")?, named("tenc0")?)?)
+}
+
+async fn protect(protection: Protection) -> Result<(), Failure> {
+    let Protection { config, keys, names, control } = protection;
+    let mut terminate = signals(SignalKind::terminate())?;
+    let mut interrupt = signals(SignalKind::interrupt())?;
+    // Whatever may fail for a reason of its own comes before the capture touches anything.
+    let mut transport = transport(config.network.port)?;
+    let raw = RawSockets::open().map_err(|error| io_failure("raw socket", error))?;
+    let monitor = Monitor::open().map_err(|error| io_failure("netlink", error))?;
+    let mut table = SocketTable::open().map_err(|error| io_failure("sock_diag", error))?;
+    let control = ControlSocket::bind(&control).map_err(|error| io_failure("control socket", error))?;
+    let plan = plan(&config, &names)?;
+    let tun = plan.tun;
+    let capture = Capture::install(plan)?;
+
+    let addresses = capture.addresses();
+    let sockets = match names.nameservers.is_empty() {
+        true => None,
+        false => match Sockets::listen(&addresses, tun, 0) {
+            Ok(sockets) => Some(sockets),
+            Err(error) => return Err(undo(capture, io_failure("DNS listener", error))),
+        },
+    };
+    let port = sockets.as_ref().map_or(0, |sockets| sockets.port);
+    let hash_key = match random() {
+        Ok(bytes) => u64::from_le_bytes([
+            bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7],
+        ]),
+        Err(failure) => return Err(undo(capture, failure)),
+    };
+    let knowledge = Knowledge::new(static_facts(&config, capture.gateways()));
+    let tunnel = match tunnel(&config, &names, port, keys, &addresses, &knowledge, hash_key) {
+        Ok(tunnel) => tunnel,
+        Err(failure) => return Err(undo(capture, failure)),
+    };
+    let mtu = Arc::new(AtomicU32::new(capture.mtu().device()));
+    let (lane, inbox) = match lane::channel() {
+        Ok(both) => both,
+        Err(error) => return Err(undo(capture, io_failure("wake-up", error))),
+    };
+    let (events, mut heard) = mpsc::channel(EVENTS);
+    let (ended, mut end) = oneshot::channel();
+    transport.drain_path_errors();
+    let path = DataPath {
+        device: capture.device().clone(),
+        transport,
+        tunnel,
+        raw,
+        inbox,
+        events,
+        about: About {
+            project: config
+                .tenant
+                .project
+                .clone()
+                .or_else(|| names.project.as_ref().map(|project| project.namespace().to_owned())),
+            mtu: mtu.clone(),
+            unknown: match config.policy.unknown {
+                Unknown::Drop => "drop",
+                Unknown::Plain => "plain",
+            },
+            enforce: config.policy.enforce,
+        },
+        addresses: addresses.clone(),
+    };
+    // A thread begins in the namespace of the thread that makes it.
+    let thread = thread::Builder::new().name("tencrypt-lane".to_owned()).spawn(move || {
+        // The control plane may have gone first.
+        let _ = ended.send(path.run());
+    });
+    let thread = match thread {
+        Ok(thread) => thread,
+        Err(error) => return Err(undo(capture, io_failure("thread", error))),
+    };
+
+    let knowledge = Arc::new(Mutex::new(knowledge));
+    let sink = LaneSink { lane: lane.clone(), knowledge: knowledge.clone() };
+    let mut dns = Dns { names, sink, port, tun, task: None };
+    dns.start(sockets);
+    let serving = tokio::spawn({
+        let lane = lane.clone();
+        async move { control.serve(lane).await }
+    });
+    let mut watch = Watcher { capture, lane: lane.clone(), externals: Externals::default(), addresses, mtu };
+    let mut changes = match follow_changes(monitor) {
+        Ok(changes) => changes,
+        Err(error) => return Err(undo(watch.capture, io_failure("thread", error))),
+    };
+    ready();
+
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut renewed = Instant::now();
+    let over = loop {
+        tokio::select! {
+            _ = terminate.recv() => break None,
+            _ = interrupt.recv() => break None,
+            ended = &mut end => break Some(ended.unwrap_or(Ended::Failed(io::ErrorKind::BrokenPipe.into()))),
+            event = heard.recv() => match event {
+                Some(event) => watch.hear(event),
+                None => tokio::task::yield_now().await,
+            },
+            Some(change) = changes.recv() => match watch.follow(change) {
+                Next::Nothing => {}
+                Next::Addresses => dns.restart(&watch.addresses),
+                Next::Over => break Some(Ended::DeviceGone),
+            },
+            _ = tick.tick() => {
+                let now = Instant::now();
+                let base = knowledge.lock().unwrap_or_else(PoisonError::into_inner).fold(now, hash_key);
+                if let Some(base) = base {
+                    let _ = lane.send(Command::Directory(Arc::new(base))).await;
+                }
+                let renew = now.saturating_duration_since(renewed) >= RENEW;
+                if renew {
+                    renewed = now;
+                }
+                watch.tend(now, renew, &mut table).await;
+            }
+        }
+    };
+    serving.abort();
+    dns.stop();
+    let told = over.is_none();
+    if told {
+        let _ = lane.send(Command::Stop).await;
+    }
+    match finish(over, end, thread).await? {
+        // By signal: closed, until `down`.
+        Ended::Stopped if told => {
+            tracing::info!("ended; the namespace stays closed until `tencrypt down`");
+            Ok(())
+        }
+        Ended::Stopped => Ok(watch.capture.remove()?),
+        Ended::DeviceGone => {
+            Err(Failure::runtime("the TUN device was removed; the namespace stays as it is now"))
+        }
+        Ended::Failed(error) => Err(Failure::runtime(format_args!("data path: {error}"))),
+    }
+}
+
+/// Waits for the lane to have ended.
+async fn finish(
+    over: Option<Ended>,
+    end: oneshot::Receiver<Ended>,
+    thread: thread::JoinHandle<()>,
+) -> Result<Ended, Failure> {
+    let ended = match over {
+        Some(ended) => ended,
+        None => match tokio::time::timeout(FAREWELL, end).await {
+            Ok(Ok(ended)) => ended,
+            _ => return Err(Failure::runtime("the data path does not end")),
+        },
+    };
+    if !matches!(ended, Ended::DeviceGone) {
+        thread.join().map_err(|_| Failure::runtime("the data path panicked"))?;
+    }
+    Ok(ended)
+}
+
+/// The proxy's task, which starts anew when the pod's addresses change.
+struct Dns {
+    names: Names,
+    sink: LaneSink,
+    port: u16,
+    tun: InterfaceName,
+    task: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Dns {
+    fn start(&mut self, sockets: Option<Sockets>) {
+        let (Some(sockets), Some(project)) = (sockets, self.names.project.clone()) else { return };
+        let (names, sink) = (self.names.clone(), self.sink.clone());
+        self.task = Some(tokio::spawn(async move { sockets.serve(&names, project, sink).await }));
+    }
+
+    /// Listens at the addresses the pod has now, on the port that the data path redirects to.
+    fn restart(&mut self, addresses: &[IpAddr]) {
+        if self.task.is_none() {
+            return;
+        }
+        self.stop();
+        match Sockets::listen(addresses, self.tun, self.port) {
+            Ok(sockets) if sockets.port == self.port => self.start(Some(sockets)),
+            Ok(_) => tracing::error!("the DNS proxy's port is taken; names are not answered"),
+            Err(error) => tracing::error!(%error, "DNS listener; names are not answered"),
+        }
+    }
+
+    fn stop(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+    }
+}
+
+/// Keeps the namespace in line with what the lane says and what the kernel changes.
+struct Watcher {
+    capture: Capture,
+    lane: LaneHandle,
+    externals: Externals,
+    addresses: Vec<IpAddr>,
+    mtu: Arc<AtomicU32>,
+}
+
+/// What a change of the namespace means for the rest.
+enum Next {
+    Nothing,
+    Addresses,
+    Over,
+}
+
+impl Watcher {
+    fn hear(&mut self, event: Event) {
+        let outcome = match event {
+            Event::External { destination, until } => {
+                let lease = self.externals.allow(destination, until, Instant::now());
+                self.capture.allow_external(destination, lease)
+            }
+            Event::Internal { destination } => {
+                self.externals.deny(destination);
+                self.capture.add_internal(destination)
+            }
+            Event::PeerUp { peer, endpoint, .. } => {
+                tracing::debug!(%peer, %endpoint, "peer up");
+                Ok(())
+            }
+            Event::PeerDown { peer } => {
+                tracing::debug!(%peer, "peer down");
+                Ok(())
+            }
+            Event::HandshakeFailed { to } => {
+                tracing::debug!(%to, "no answer");
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        if let Err(error) = outcome {
+            // Fails closed: without its route a destination's packets go through the tunnel and out by the raw socket.
+            tracing::warn!(%error, "destination");
+        }
+    }
+
+    fn follow(&mut self, change: Change) -> Next {
+        match self.capture.follow(change) {
+            Ok(Followed::Changed) => {
+                self.mtu.store(self.capture.mtu().device(), Ordering::Relaxed);
+                let addresses = self.capture.addresses();
+                if addresses == self.addresses {
+                    return Next::Nothing;
+                }
+                self.addresses = addresses.clone();
+                let lane = self.lane.clone();
+                tokio::spawn(async move { lane.send(Command::Addresses(addresses)).await });
+                Next::Addresses
+            }
+            Ok(Followed::DeviceGone) => Next::Over,
+            Ok(_) => Next::Nothing,
+            Err(error) => {
+                tracing::warn!(%error, "following a change of the namespace");
+                Next::Nothing
+            }
+        }
+    }
+
+    /// Renews what still passes, and ends what does not.
+    async fn tend(&mut self, now: Instant, renew: bool, table: &mut SocketTable) {
+        if self.externals.is_empty() {
+            return;
+        }
+        let in_use = table.destinations().unwrap_or_else(|error| {
+            tracing::warn!(%error, "sock_diag");
+            BTreeSet::new()
+        });
+        for due in self.externals.due(now, &in_use) {
+            let outcome = match due {
+                Due::Renew(destination, lease) if renew => self.capture.allow_external(destination, lease),
+                Due::Renew(..) => Ok(()),
+                Due::End(destination) => {
+                    let _ = self.lane.send(Command::ExternalEnded(destination)).await;
+                    self.capture.deny_external(destination)
+                }
+            };
+            if let Err(error) = outcome {
+                tracing::warn!(%error, "destination");
+            }
+        }
+    }
+}
+
+/// Changes of the namespace, from a thread that waits for them and ends when nobody listens.
+fn follow_changes(mut monitor: Monitor) -> io::Result<mpsc::Receiver<Change>> {
+    let (sender, receiver) = mpsc::channel(EVENTS);
+    thread::Builder::new().name("tencrypt-watch".to_owned()).spawn(move || {
+        while !sender.is_closed() {
+            match monitor.wait(TICK) {
+                Ok(None) => {}
+                // A receiver that is far behind looks at everything again anyway.
+                Ok(Some(change)) => drop(sender.try_send(change)),
+                Err(error) => {
+                    tracing::warn!(%error, "netlink");
+                    thread::sleep(TICK);
+                }
+            }
+        }
+    })?;
+    Ok(receiver)
+}
+
+fn signals(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
+    signal(kind).map_err(|error| io_failure("signal", error))
+}
+
+fn transport(port: u16) -> Result<UdpTransport, Failure> {
+    UdpTransport::bind(port, |socket: &Socket| mark_socket(socket)).map_err(|error| {
+        let exit = match &error {
+            BindError::SetUp { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Exit::NotPermitted
+            }
+            _ => Exit::Runtime,
+        };
+        Failure::new(exit, error)
+    })
+}
+
+fn plan(config: &Config, names: &Names) -> Result<CapturePlan, Failure> {
+    let of_class = |class: Class| -> Vec<IpNet> {
+        config.facts.iter().filter(|fact| fact.class == class).map(|fact| fact.prefix).collect()
+    };
+    let mut exempt = config.network.exempt.clone();
+    exempt.extend(of_class(Class::Exempt));
+    Ok(CapturePlan {
+        interface: interface(&config.network.interface)?,
+        tun: interface(&config.network.tun)?,
+        port: config.network.port,
+        protected: config.network.protected.clone(),
+        exempt,
+        external: of_class(Class::External),
+        internal: of_class(Class::Internal),
+        nameservers: names.nameservers.clone(),
+        unknown: match config.policy.unknown {
+            Unknown::Drop => UnknownSources::Drop,
+            Unknown::Plain => UnknownSources::Accept,
+        },
+        enforce: config.policy.enforce,
+        queue: CapturePlan::QUEUE,
+    })
+}
+
+fn interface(name: &str) -> Result<InterfaceName, Failure> {
+    name.parse().map_err(|error| Failure::new(Exit::Usage, error))
+}
+
+fn static_facts(config: &Config, gateways: &[IpAddr]) -> Vec<Fact> {
+    let exempt =
+        config.network.exempt.iter().copied().chain(gateways.iter().map(|gateway| IpNet::from(*gateway)));
+    let exempt = exempt.map(|prefix| Fact::new(prefix, Class::Exempt, FactSource::Static, None));
+    config.facts.iter().cloned().chain(exempt).collect()
+}
+
+fn tunnel(
+    config: &Config,
+    names: &Names,
+    proxy_port: u16,
+    keys: KeyRing,
+    addresses: &[IpAddr],
+    knowledge: &Knowledge,
+    hash_key: u64,
+) -> Result<Tunnel, Failure> {
+    let mut told = TunnelConfig::new(config.network.protected.iter().copied());
+    told.port = config.network.port;
+    told.unknown = match config.policy.unknown {
+        Unknown::Drop => tencrypt_core::Unknown::Drop,
+        Unknown::Plain => tencrypt_core::Unknown::Plain,
+    };
+    told.external = match config.policy.external {
+        External::Dns => tencrypt_core::External::Dns,
+        External::Directory => tencrypt_core::External::Directory,
+    };
+    let nameservers = names.nameservers.clone();
+    told.dns = (!nameservers.is_empty()).then_some(DnsHairpin { nameservers, proxy_port });
+    let identity = Identity::generate(Seed::from_bytes(*random()?), addresses);
+    Ok(Tunnel::new(
+        Arc::new(told),
+        LaneId::ZERO,
+        Arc::new(keys),
+        identity,
+        Arc::new(knowledge.directory(hash_key)),
+        Seed::from_bytes(*random()?),
+        Instant::now(),
+    ))
+}
+
+fn random() -> Result<Zeroizing<[u8; 32]>, Failure> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *bytes).map_err(|_| Failure::runtime("the kernel gives no randomness"))?;
+    Ok(bytes)
+}
+
+fn undo(capture: Capture, failure: Failure) -> Failure {
+    if let Err(error) = capture.remove() {
+        tracing::warn!(%error, "could not undo the capture");
+    }
+    failure
+}
+
+fn io_failure(what: &str, error: io::Error) -> Failure {
+    let exit =
+        if error.kind() == io::ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::Runtime };
+    Failure::new(exit, format_args!("{what}: {error}"))
+}
+
+/// Tells whoever started this that traffic is protected from now on.
+fn ready() {
+    let mut out = io::stdout().lock();
+    // Nobody may be reading.
+    let _ = writeln!(out, "ready").and_then(|()| out.flush());
+}
+
+impl From<CaptureError> for Failure {
+    fn from(error: CaptureError) -> Self {
+        let exit = match &error {
+            CaptureError::Permission { .. } => Exit::NotPermitted,
+            _ => Exit::Runtime,
+        };
+        Self::new(exit, chain(&error))
+    }
+}
+
+impl From<tencrypt_tun::NetNsError> for Failure {
+    fn from(error: tencrypt_tun::NetNsError) -> Self {
+        let exit = match &error {
+            tencrypt_tun::NetNsError::Enter(source) if source.kind() == io::ErrorKind::PermissionDenied => {
+                Exit::NotPermitted
+            }
+            _ => Exit::Runtime,
+        };
+        Self::new(exit, chain(&error))
+    }
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
