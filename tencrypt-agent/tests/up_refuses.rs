@@ -11,9 +11,7 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::thread::{
-    CapabilitySet, capability_is_in_bounding_set, remove_capability_from_bounding_set,
-};
+use rustix::thread::{CapabilitySet, capability_is_in_bounding_set, remove_capability_from_bounding_set};
 use support::{Cluster, LIMIT, PROGRAM, PROTECTED};
 use tencrypt_lab as lab;
 use tencrypt_lab::{Finished, Pod, Snapshot};
@@ -159,7 +157,7 @@ fn missing_rights_are_refused_whichever_is_missing_first() {
         assert_refused(&with_rights(none, &path), NOT_PERMITTED, "network namespace `");
         assert_refused(&with_rights(none, "/proc/self/fd/0"), NOT_PERMITTED, "Operation not permitted");
         let enter = CapabilitySet::SYS_ADMIN;
-        assert_refused(&with_rights(enter, "/proc/self/fd/0"), NOT_PERMITTED, "ermi");
+        assert_refused(&with_rights(enter, "/proc/self/fd/0"), NOT_PERMITTED, "Operation not permitted");
         before.assert_same(&cluster, &cluster.a);
     });
 }
