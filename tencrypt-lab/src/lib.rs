@@ -28,7 +28,7 @@
 //! - [`Sniffer`]: the leak probe. [`Snapshot`]: is a namespace as it was?
 //! - [`Ping`], [`sweep`], [`transfer`], [`throughput`], [`http_get`], [`udp_echo`], [`send_bound`]: traffic. Everything
 //!   is bounded in time, and servers end when dropped.
-//! - [`DnsServer`], [`resolve`], [`dns_over_udp`], [`dns_over_tcp`]: names.
+//! - [`DnsServer`], [`resolve()`], [`dns_over_udp`], [`dns_over_tcp`]: names.
 //! - [`Program`]: the program under test.
 //!
 //! Processes die with the *thread* that started them (PR_SET_PDEATHSIG): start them on a thread that lasts, such as

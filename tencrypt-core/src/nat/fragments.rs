@@ -1,4 +1,4 @@
-//! What was decided for the first fragment of a packet, for those that follow it.
+//! What was decided for the first fragment of a packet, for the ones that follow it.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -6,61 +6,92 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::packet::{IpPacket, Rewrite};
+use super::table::Hook;
+use crate::packet::{IpPacket, IpVersion};
 
-/// Fragmented packets remembered: about 200 bytes each.
-const MAX_PACKETS: usize = 1_024;
-/// A packet that is not whole by then never will be (Linux net.ipv4.ipfrag_time).
-const LIFE: Duration = Duration::from_secs(30);
+/// How long the later fragments of a packet may take: the receiver's own patience, 60 seconds (RFC 8200 section 4.5;
+/// RFC 1122 section 3.3.2 has 60 to 120 seconds).
+pub const FRAGMENT_LIFETIME: Duration = Duration::from_secs(60);
 
+/// What to do with the later fragments of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// These are their new addresses.
+    Rewrite { source: IpAddr, destination: IpAddr },
+    /// They are nobody's business here.
+    Pass,
+}
+
+/// What all fragments of one packet have in common (RFC 791 section 3.2, RFC 8200 section 4.5: in IPv6 the protocol is
+/// no part of it).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
+pub(super) struct Key {
+    hook: Hook,
     source: IpAddr,
     destination: IpAddr,
-    protocol: u8,
+    protocol: Option<u8>,
     id: u32,
 }
 
-#[derive(Debug, Default)]
+impl Key {
+    /// The key of a packet that is a fragment, with the addresses it has now.
+    pub(super) fn of(hook: Hook, packet: &IpPacket<&mut [u8]>) -> Option<Self> {
+        Some(Self {
+            hook,
+            source: packet.source(),
+            destination: packet.destination(),
+            protocol: (packet.version() == IpVersion::V4).then(|| packet.protocol()),
+            id: packet.fragment()?.id,
+        })
+    }
+}
+
+/// A bounded table, first in, first out. An identification used again counts from its last use.
+#[derive(Debug)]
 pub(super) struct Fragments {
-    decisions: BTreeMap<Key, (Rewrite, Instant)>,
+    decisions: BTreeMap<Key, (Decision, Instant)>,
+    /// When each decision ends, in order. One that was replaced since has a later entry too.
     order: VecDeque<(Instant, Key)>,
+    capacity: usize,
 }
 
 impl Fragments {
-    /// What the packet's first fragment became.
-    pub(super) fn find(&self, packet: &IpPacket<&mut [u8]>, now: Instant) -> Option<Rewrite> {
-        let (rewrite, until) = self.decisions.get(&key(packet)?)?;
-        (now < *until).then_some(*rewrite)
+    pub(super) fn new(capacity: usize) -> Self {
+        Self { decisions: BTreeMap::new(), order: VecDeque::new(), capacity: capacity.max(1) }
     }
 
-    /// Remembers what is about to happen to a first fragment. Anything else is no concern of ours.
-    pub(super) fn remember(&mut self, packet: &IpPacket<&mut [u8]>, rewrite: Rewrite, now: Instant) {
-        let Some(key) = packet.fragment().filter(|fragment| fragment.more).and_then(|_| key(packet)) else {
-            return;
-        };
-        while let Some((until, oldest)) = self.order.front().copied() {
-            if now < until && self.order.len() < MAX_PACKETS {
-                break;
-            }
-            self.order.pop_front();
-            // The id may have come round meanwhile: only the decision of that time goes.
-            if self.decisions.get(&oldest).is_some_and(|(_, at)| *at == until) {
-                self.decisions.remove(&oldest);
-            }
+    pub(super) fn find(&self, key: &Key, now: Instant) -> Option<Decision> {
+        self.decisions.get(key).filter(|(_, until)| now < *until).map(|(decision, _)| *decision)
+    }
+
+    pub(super) fn remember(&mut self, key: Key, decision: Decision, now: Instant) {
+        if self.order.len() >= self.capacity {
+            self.remove_oldest();
         }
-        let until = now + LIFE;
-        self.decisions.insert(key, (rewrite, until));
+        let until = now + FRAGMENT_LIFETIME;
+        self.decisions.insert(key, (decision, until));
         self.order.push_back((until, key));
     }
-}
 
-fn key(packet: &IpPacket<&mut [u8]>) -> Option<Key> {
-    let fragment = packet.fragment()?;
-    Some(Key {
-        source: packet.source(),
-        destination: packet.destination(),
-        protocol: packet.protocol(),
-        id: fragment.id,
-    })
+    /// Removes at most `budget` entries that are due.
+    pub(super) fn expire(&mut self, now: Instant, budget: usize) {
+        for _ in 0..budget {
+            match self.next_expiry() {
+                Some(at) if at <= now => self.remove_oldest(),
+                _ => return,
+            }
+        }
+    }
+
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.order.front().map(|(at, _)| *at)
+    }
+
+    fn remove_oldest(&mut self) {
+        if let Some((at, key)) = self.order.pop_front()
+            && self.decisions.get(&key).is_some_and(|(_, until)| *until <= at)
+        {
+            self.decisions.remove(&key);
+        }
+    }
 }

@@ -1,367 +1,296 @@
-//! Network address translation inside the tunnel: service VIPs to pods and back, and the port-53 hairpin.
+//! Address translation: between a service's virtual address (VIP) and the pod behind it, and the DNS hairpin.
 //!
-//! A VIP is translated at one end only. Where the sender knows the pods behind it (a fact with endpoints), the sender
-//! picks one per flow ([`Nat::balance`], [`Nat::unbalance`]); where it does not, the packet travels with the VIP as its
-//! destination and the pod that answered for the VIP translates it ([`Nat::serve`], [`Nat::reply`]). A pod that calls a
-//! VIP it serves itself gets its packet back from the VIP ([`Nat::loop_back`], [`Nat::loop_reply`]), since the kernel
-//! takes no packet from outside whose source is its own address.
-//!
-//! Errors of ICMP are translated with the packet they quote. Later fragments follow their first one.
+//! Nothing here knows a clock: every call gets the time, and [`Nat::poll_timeout`] says when
+//! [`Nat::handle_timeout`] is due.
 
-mod dns;
 mod fragments;
+mod hairpin;
 mod table;
+mod translate;
+
+#[cfg(test)]
+mod tests;
 
 use std::{net::IpAddr, time::Instant};
 
 use thiserror::Error;
 
-pub use self::dns::{DnsHairpin, DnsOutcome};
 use self::{
     fragments::Fragments,
-    table::{FlowTable, Target},
+    table::{Hook, Table},
 };
-use crate::packet::{Flow, IpPacket, Rewrite};
+use crate::{
+    packet::{Flow, IpPacket, RewriteError},
+    stats::DropReason,
+};
 
-/// A service whose pods are known.
+pub use fragments::FRAGMENT_LIFETIME;
+pub use hairpin::{DnsHairpin, DnsOutcome};
+pub use table::{DATAGRAM, TCP_ESTABLISHED, TCP_TRANSITORY};
+
+/// Flows remembered at most. One takes about 310 bytes (112 for itself, two map entries of about 100 with the map's
+/// slack), so a full table is 10 MB. Memory is taken as flows come.
+pub const MAX_FLOWS: usize = 32_768;
+
+/// Fragmented packets remembered at most, about 200 bytes each: 200 KB. The oldest goes first.
+pub const MAX_FRAGMENTED: usize = 1_024;
+
+/// Expired entries that one call of [`Nat::handle_timeout`] removes at most from either table.
+pub const EXPIRE_BUDGET: usize = 256;
+
+/// A service whose endpoints are known.
 #[derive(Debug, Clone, Copy)]
-#[expect(clippy::exhaustive_structs, reason = "the caller builds it")]
+#[expect(clippy::exhaustive_structs, reason = "callers build it")]
 pub struct Service<'a> {
-    /// Its address.
+    /// Its virtual address.
     pub vip: IpAddr,
-    /// The pods behind it.
+    /// The pods behind it. Those of the other address family are passed over.
     pub endpoints: &'a [IpAddr],
-    /// `(service port, target port)`; a port that is not listed stays as it is.
+    /// Service port and target port. A port that is not listed stays as it is.
     pub ports: &'a [(u16, u16)],
-    /// Addresses never to be picked: the pod's own.
+    /// Endpoints not to choose, above all the pod's own addresses: they are reached by [`Nat::loop_back`].
     pub exclude: &'a [IpAddr],
 }
 
-/// What a translation did.
+/// What became of a packet that may or may not belong to a translated flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::exhaustive_enums, reason = "callers act on every case")]
+#[expect(clippy::exhaustive_enums, reason = "callers must treat all three")]
 pub enum NatOutcome {
-    /// The packet was rewritten.
-    Rewritten,
-    /// The packet cannot be translated and must not pass as it is: a later fragment whose first was not seen, a
-    /// routing header.
-    Refused,
-    /// The packet is none of its business.
+    /// It belongs to no translated flow. It is unchanged.
     Untouched,
+    /// Rewritten.
+    Rewritten,
+    /// It belongs, or may belong, to a translated flow, but cannot be rewritten: drop it. A fragment whose first one
+    /// was not seen is of this kind if flows between its addresses are translated.
+    Refused,
 }
 
-/// There is no room for another flow, or no endpoint to send it to.
+/// Why a packet to a VIP cannot be translated. It has to be dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum NatError {
-    /// The table holds as many connections as it may.
-    #[error("NAT table is full")]
+    /// [`MAX_FLOWS`] flows are in use and none of them may be pushed out.
+    #[error("table of translated flows is full")]
     Full,
-    /// The packet cannot be translated, as in [`NatOutcome::Refused`].
-    #[error("packet cannot be translated")]
-    Refused,
-    /// The service has no endpoint of the packet's family.
-    #[error("service has no endpoint")]
+    /// The service has no endpoint of this address family that may be chosen.
+    #[error("service has no endpoint to choose")]
     NoEndpoint,
+    /// A fragment whose first one was not seen, so that nobody knows its flow.
+    #[error("first fragment was not seen")]
+    FirstFragmentUnseen,
+    /// An ICMP error about a packet of no flow that is translated.
+    #[error("ICMP error about an unknown flow")]
+    UnknownFlow,
+    /// The packet cannot be rewritten.
+    #[error(transparent)]
+    Rewrite(#[from] RewriteError),
 }
 
-type Packet<'p> = IpPacket<&'p mut [u8]>;
+impl NatError {
+    /// The counter for packets dropped for this reason.
+    #[must_use]
+    pub fn drop_reason(self) -> DropReason {
+        match self {
+            Self::Full => DropReason::NatFull,
+            _ => DropReason::Policy,
+        }
+    }
+}
 
-/// The translations of one Tunnel. Tables are bounded, entries expire; flows that are known cost no allocation.
+/// Translation between VIPs and pods, with the flows it has to remember.
+///
+/// Written with A for a client, `own` for this pod and numbers for ports:
+///
+/// | call | packet | becomes |
+/// |---|---|---|
+/// | [`serve`](Self::serve) | opened `A:p > VIP:s` | `A:p > own:s` |
+/// | [`reply`](Self::reply) | sent `own:s > A:p` | `VIP:s > A:p` |
+/// | [`balance`](Self::balance) | sent `own:p > VIP:s` | `own:p > endpoint:t` |
+/// | [`unbalance`](Self::unbalance) | opened `endpoint:t > own:p` | `VIP:s > own:p` |
+/// | [`loop_back`](Self::loop_back) | sent `own:p > VIP:s` | `VIP:p > own:t`, to be written back |
+/// | [`loop_reply`](Self::loop_reply) | sent `own:t > VIP:p` | `VIP:s > own:p`, to be written back |
+///
+/// TCP and UDP flows are told apart by ports, ICMP echo by its identifier, everything else by protocol and addresses.
+/// ICMP errors go the way of the packet they quote, which is rewritten inside them. Fragments go the way of their
+/// first one. Where two flows would become one, the later one gets another source port; where there is none to
+/// change, it takes the place of the earlier one.
+///
+/// `partial` as in [`IpPacket::rewrite`]. Known flows cost one or two look-ups in a sorted map and no allocation.
 #[derive(Debug)]
 pub struct Nat {
-    hash_key: u64,
-    /// Flow of the pod's answer to the VIP it was called by.
-    served: FlowTable,
-    /// Flow to a VIP to the endpoint picked for it.
-    picked: FlowTable,
-    /// Flow of an endpoint's answer to the VIP that was called.
-    answers: FlowTable,
-    /// Flow of the pod's answer to itself to the VIP it called.
-    looped: FlowTable,
+    flows: Table,
     fragments: Fragments,
+    seed: u64,
 }
 
 impl Nat {
-    /// No translations. `hash_key` should be random: it decides which endpoint a flow goes to.
+    /// Empty, with room for [`MAX_FLOWS`]. `seed` decides which flow gets which endpoint.
     #[must_use]
-    pub fn new(hash_key: u64) -> Self {
-        Self {
-            hash_key,
-            served: FlowTable::default(),
-            picked: FlowTable::default(),
-            answers: FlowTable::default(),
-            looped: FlowTable::default(),
-            fragments: Fragments::default(),
-        }
+    pub fn new(seed: u64) -> Self {
+        Self::with_capacity(seed, MAX_FLOWS, MAX_FRAGMENTED)
     }
 
-    /// An opened packet to a VIP that this pod answers for: `A:p > VIP:s` becomes `A:p > own:s`.
+    /// Empty, with room for this many flows and fragmented packets, at least one of each.
+    #[must_use]
+    pub fn with_capacity(seed: u64, flows: usize, fragmented: usize) -> Self {
+        Self { flows: Table::new(flows), fragments: Fragments::new(fragmented), seed }
+    }
+
+    /// Flows remembered.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Whether no flow is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Directs an opened packet, whose destination is a VIP this pod serves, to the pod's address `own`.
     ///
     /// # Errors
-    /// [`NatError::Full`].
+    /// [`NatError`]: drop the packet.
     pub fn serve(
         &mut self,
-        packet: &mut Packet<'_>,
+        packet: &mut IpPacket<&mut [u8]>,
         partial: bool,
         own: IpAddr,
         now: Instant,
-    ) -> Result<NatOutcome, NatError> {
-        let vip = packet.destination();
-        let to_own = Rewrite { destination: Some(own), ..Rewrite::default() };
-        if let Some(quoted) = packet.quoted_flow() {
-            // An error about an answer of ours, which left with the VIP as its source.
-            let back = Rewrite { source: (quoted.source == vip).then_some(own), ..Rewrite::default() };
-            return Ok(apply(packet, to_own, Some(back), partial));
-        }
-        if let Some(flow) = Flow::of(packet) {
-            let answer = Flow { destination: own, ..flow }.reversed();
-            if !self.served.insert(answer, Target { address: vip, port: None }, now) {
-                return Err(NatError::Full);
-            }
-            self.served.touch(&answer, packet.tcp_flags(), now);
-        }
-        Ok(apply(packet, to_own, None, partial))
+    ) -> Result<(), NatError> {
+        self.forward(
+            Hook::Serve,
+            packet,
+            partial,
+            now,
+            |_, to| to.destination == own,
+            |flow| Some(Flow { destination: own, ..flow }),
+        )
     }
 
-    /// A packet from the pod: an answer to a call by VIP, `own:s > A:p`, becomes `VIP:s > A:p`.
-    pub fn reply(&mut self, packet: &mut Packet<'_>, partial: bool, now: Instant) -> NatOutcome {
-        if let Some(quoted) = packet.quoted_flow() {
-            // An error of ours about a packet that came for the VIP.
-            let Some(target) = self.served.find(&quoted.reversed()) else { return NatOutcome::Untouched };
-            let outer = Rewrite { source: Some(target.address), ..Rewrite::default() };
-            let inner = Rewrite { destination: Some(target.address), ..Rewrite::default() };
-            return apply(packet, outer, Some(inner), partial);
-        }
-        let Some(flow) = Flow::of(packet) else {
-            return self.follow(packet, partial, now, NatOutcome::Untouched);
-        };
-        let Some(target) = self.served.find(&flow) else { return NatOutcome::Untouched };
-        self.served.touch(&flow, packet.tcp_flags(), now);
-        let change = Rewrite { source: Some(target.address), ..Rewrite::default() };
-        self.fragments.remember(packet, change, now);
-        apply(packet, change, None, partial)
+    /// Gives a packet that this pod sends the VIP as source, if it answers what [`serve`](Self::serve) directed here.
+    pub fn reply(&mut self, packet: &mut IpPacket<&mut [u8]>, partial: bool, now: Instant) -> NatOutcome {
+        self.back(Hook::Reply, packet, partial, now)
     }
 
-    /// A packet from the pod to a service whose pods are known: `A:p > VIP:s` becomes `A:p > endpoint:t`. A flow stays
-    /// with its endpoint as long as the service has it. Returns the endpoint.
+    /// Directs a packet that this pod sends to the VIP of `service` to one of its endpoints, and returns that: the one
+    /// its flow already has, while it is still listed, or one chosen by the flow's hash.
     ///
     /// # Errors
-    /// [`NatError`].
+    /// [`NatError`]: drop the packet.
     pub fn balance(
         &mut self,
-        packet: &mut Packet<'_>,
+        packet: &mut IpPacket<&mut [u8]>,
         partial: bool,
         service: &Service<'_>,
         now: Instant,
     ) -> Result<IpAddr, NatError> {
-        if let Some(quoted) = packet.quoted_flow() {
-            // An error of ours about an answer that was shown to us as coming from the VIP.
-            let target = self.picked.find(&quoted.reversed()).ok_or(NatError::Refused)?;
-            let outer = Rewrite { destination: Some(target.address), ..Rewrite::default() };
-            let inner =
-                Rewrite { source: Some(target.address), source_port: target.port, ..Rewrite::default() };
-            return rewritten(apply(packet, outer, Some(inner), partial), target.address);
-        }
-        let Some(flow) = Flow::of(packet) else {
-            let change = self.fragments.find(packet, now).ok_or(NatError::Refused)?;
-            let endpoint = change.destination.ok_or(NatError::Refused)?;
-            return rewritten(apply(packet, change, None, partial), endpoint);
-        };
-        let usable = |endpoint: &IpAddr| {
+        let eligible = |endpoint: &IpAddr| {
             endpoint.is_ipv4() == service.vip.is_ipv4() && !service.exclude.contains(endpoint)
         };
-        let known = self
-            .picked
-            .find(&flow)
-            .filter(|known| service.endpoints.contains(&known.address) && usable(&known.address));
-        let target = match known {
-            Some(known) => known,
-            None => {
-                let count = service.endpoints.iter().filter(|endpoint| usable(endpoint)).count() as u64;
-                let choice = flow.hash_with(self.hash_key).checked_rem(count).ok_or(NatError::NoEndpoint)?;
-                let mut endpoints = service.endpoints.iter().filter(|endpoint| usable(endpoint));
-                let endpoint = *endpoints.nth(choice as usize).ok_or(NatError::NoEndpoint)?;
-                let target = Target { address: endpoint, port: target_port(service.ports, packet) };
-                self.pick(flow, target, now)?;
-                target
-            }
-        };
-        self.picked.touch(&flow, packet.tcp_flags(), now);
-        self.answers.touch(&answer_of(&flow, target), packet.tcp_flags(), now);
-        let change = Rewrite {
-            destination: Some(target.address),
-            destination_port: target.port,
-            ..Rewrite::default()
-        };
-        self.fragments.remember(packet, change, now);
-        rewritten(apply(packet, change, None, partial), target.address)
+        let seed = self.seed;
+        self.forward(
+            Hook::Call,
+            packet,
+            partial,
+            now,
+            |_, to| service.endpoints.contains(&to.destination) && eligible(&to.destination),
+            |flow| {
+                let count = service.endpoints.iter().filter(|endpoint| eligible(endpoint)).count();
+                // The hash's share of its range, in 128 bits: no bias worth naming and no division.
+                let choice = (u128::from(flow.hash(seed)) * count as u128) >> 64;
+                let destination =
+                    *service.endpoints.iter().filter(|endpoint| eligible(endpoint)).nth(choice as usize)?;
+                Some(Flow { destination, destination_port: target_port(flow, service.ports), ..flow })
+            },
+        )?;
+        Ok(packet.destination())
     }
 
-    /// An opened packet: an endpoint's answer, `endpoint:t > A:p`, becomes `VIP:s > A:p`.
-    pub fn unbalance(&mut self, packet: &mut Packet<'_>, partial: bool, now: Instant) -> NatOutcome {
-        if let Some(quoted) = packet.quoted_flow() {
-            // An error about a packet of ours, from the endpoint or from a router on the way.
-            let Some(target) = self.answers.find(&quoted.reversed()) else { return NatOutcome::Untouched };
-            let from_endpoint = packet.source() == quoted.destination;
-            let outer = Rewrite { source: from_endpoint.then_some(target.address), ..Rewrite::default() };
-            let inner = Rewrite {
-                destination: Some(target.address),
-                destination_port: target.port,
-                ..Rewrite::default()
-            };
-            return apply(packet, outer, Some(inner), partial);
-        }
-        let Some(flow) = Flow::of(packet) else {
-            return self.follow(packet, partial, now, NatOutcome::Untouched);
-        };
-        let Some(target) = self.answers.find(&flow) else { return NatOutcome::Untouched };
-        self.answers.touch(&flow, packet.tcp_flags(), now);
-        let call =
-            Flow { source: target.address, source_port: target.port.unwrap_or(flow.source_port), ..flow };
-        self.picked.touch(&call.reversed(), packet.tcp_flags(), now);
-        let change = Rewrite { source: Some(target.address), source_port: target.port, ..Rewrite::default() };
-        self.fragments.remember(packet, change, now);
-        apply(packet, change, None, partial)
+    /// Gives an opened packet the VIP as source, if it answers what [`balance`](Self::balance) sent to its sender.
+    pub fn unbalance(&mut self, packet: &mut IpPacket<&mut [u8]>, partial: bool, now: Instant) -> NatOutcome {
+        self.back(Hook::Answer, packet, partial, now)
     }
 
-    /// A packet from the pod to a VIP that leads back to it: `A:p > VIP:s` becomes `VIP:p > A:t`, for the device.
+    /// Turns a packet that this pod sends to a VIP it serves itself round: it comes back to the pod's address `own`
+    /// from the VIP, for the kernel takes no packet from its own address out of a device. `ports` as in [`Service`].
+    /// Write it back to the device.
     ///
     /// # Errors
-    /// [`NatError::Full`], and [`NatError::Refused`] for a later fragment whose first was not seen.
+    /// [`NatError`]: drop the packet.
     pub fn loop_back(
         &mut self,
-        packet: &mut Packet<'_>,
+        packet: &mut IpPacket<&mut [u8]>,
         partial: bool,
         vip: IpAddr,
         own: IpAddr,
         ports: &[(u16, u16)],
         now: Instant,
     ) -> Result<(), NatError> {
-        let Some(flow) = Flow::of(packet) else {
-            let change = self.fragments.find(packet, now).ok_or(NatError::Refused)?;
-            return rewritten(apply(packet, change, None, partial), own).map(drop);
-        };
-        let port = target_port(ports, packet);
-        let change = Rewrite {
-            source: Some(vip),
-            destination: Some(own),
-            destination_port: port,
-            ..Rewrite::default()
-        };
-        // The answer, as the pod will send it: own:t > VIP:p. It becomes VIP:s > own:p.
-        let answer = Flow {
-            protocol: flow.protocol,
-            source: own,
-            destination: vip,
-            source_port: port.unwrap_or(flow.destination_port),
-            destination_port: flow.source_port,
-        };
-        let service_port = packet.ports().map(|(_, destination)| destination);
-        if !self.looped.insert(answer, Target { address: vip, port: service_port }, now) {
-            return Err(NatError::Full);
-        }
-        self.looped.touch(&answer, packet.tcp_flags(), now);
-        self.fragments.remember(packet, change, now);
-        rewritten(apply(packet, change, None, partial), own).map(drop)
-    }
-
-    /// The pod's answer to itself, `A:t > VIP:p`, becomes `VIP:s > A:p`, for the device.
-    pub fn loop_reply(&mut self, packet: &mut Packet<'_>, partial: bool, now: Instant) -> NatOutcome {
-        let Some(flow) = Flow::of(packet) else { return NatOutcome::Untouched };
-        // Echo requests look like their answers: a request starts a flow, only a reply ends one.
-        let request = packet.echo_id().is_some() && packet.is_echo_request();
-        let Some(target) = self.looped.find(&flow).filter(|_| !request) else { return NatOutcome::Untouched };
-        self.looped.touch(&flow, packet.tcp_flags(), now);
-        let change = Rewrite {
-            source: Some(target.address),
-            source_port: target.port,
-            destination: Some(packet.source()),
-            ..Rewrite::default()
-        };
-        self.fragments.remember(packet, change, now);
-        apply(packet, change, None, partial)
-    }
-
-    /// Removes flows that have been idle for too long, a bounded number a call.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        for table in [&mut self.served, &mut self.picked, &mut self.answers, &mut self.looped] {
-            table.handle_timeout(now);
-        }
-    }
-
-    /// When there may be something to remove.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        [&self.served, &self.picked, &self.answers, &self.looped]
-            .into_iter()
-            .filter_map(FlowTable::next_due)
-            .min()
-    }
-
-    fn pick(&mut self, flow: Flow, target: Target, now: Instant) -> Result<(), NatError> {
-        if let Some(before) = self.picked.find(&flow) {
-            self.answers.remove(&answer_of(&flow, before));
-        }
-        let service_port = target.port.map(|_| flow.destination_port);
-        if !self.answers.insert(
-            answer_of(&flow, target),
-            Target { address: flow.destination, port: service_port },
+        self.forward(
+            Hook::Call,
+            packet,
+            partial,
             now,
-        ) {
-            return Err(NatError::Full);
-        }
-        if !self.picked.insert(flow, target, now) {
-            self.answers.remove(&answer_of(&flow, target));
-            return Err(NatError::Full);
-        }
-        Ok(())
+            |_, to| to.source == vip && to.destination == own,
+            |flow| {
+                let destination_port = target_port(flow, ports);
+                Some(Flow { source: vip, destination: own, destination_port, ..flow })
+            },
+        )
     }
 
-    fn follow(
-        &self,
-        packet: &mut Packet<'_>,
+    /// Turns the pod's answer to what [`loop_back`](Self::loop_back) gave it round, to the socket that asked. Write it
+    /// back to the device if it was rewritten.
+    pub fn loop_reply(
+        &mut self,
+        packet: &mut IpPacket<&mut [u8]>,
         partial: bool,
         now: Instant,
-        otherwise: NatOutcome,
     ) -> NatOutcome {
-        match self.fragments.find(packet, now) {
-            Some(change) => apply(packet, change, None, partial),
-            None => otherwise,
+        self.back(Hook::Answer, packet, partial, now)
+    }
+
+    /// Takes note of a packet between a client and a pod that no VIP had a part in: a new connection or datagram of
+    /// that kind means that answers to it must keep their addresses, so a flow that would claim them is forgotten.
+    /// Worth calling for opened packets to the pod's own address and for sent packets to a pod, before anything here
+    /// rewrote them; a client that uses VIP and pod address from one port is rare.
+    pub fn note_direct(&mut self, packet: &IpPacket<&mut [u8]>, now: Instant) {
+        const SYN_ACK: u8 = 0x12;
+        const SYN: u8 = 0x02;
+        if packet.tcp_flags().is_some_and(|flags| flags & SYN_ACK != SYN) || packet.is_icmp_error() {
+            return;
+        }
+        let Some(flow) = packet.flow() else { return };
+        for hook in [Hook::Reply, Hook::Answer] {
+            if !self.flows.is_empty_at(hook)
+                && let Some(found) = self.flows.find(hook, flow.reverse(), now)
+            {
+                self.flows.remove(found.slot);
+            }
         }
     }
-}
 
-/// The flow in which an endpoint answers a call to its service.
-fn answer_of(call: &Flow, endpoint: Target) -> Flow {
-    Flow {
-        destination: endpoint.address,
-        destination_port: endpoint.port.unwrap_or(call.destination_port),
-        ..*call
+    /// Forgets flows and fragments that are due, at most [`EXPIRE_BUDGET`] of each. What is left is due at once.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.flows.expire(now, EXPIRE_BUDGET);
+        self.fragments.expire(now, EXPIRE_BUDGET);
     }
-    .reversed()
-}
 
-fn target_port(ports: &[(u16, u16)], packet: &Packet<'_>) -> Option<u16> {
-    let (_, service_port) = packet.ports()?;
-    ports.iter().find(|(port, _)| *port == service_port).map(|(_, target)| *target)
-}
-
-fn apply(packet: &mut Packet<'_>, outer: Rewrite, quoted: Option<Rewrite>, partial: bool) -> NatOutcome {
-    if let Some(quoted) = quoted
-        && packet.rewrite_quoted(quoted).is_err()
-    {
-        return NatOutcome::Refused;
-    }
-    match packet.rewrite(outer, partial) {
-        Ok(()) => NatOutcome::Rewritten,
-        Err(_) => NatOutcome::Refused,
+    /// When [`handle_timeout`](Self::handle_timeout) is due, in constant time. `None`: never.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.flows.next_expiry().into_iter().chain(self.fragments.next_expiry()).min()
     }
 }
 
-fn rewritten(outcome: NatOutcome, address: IpAddr) -> Result<IpAddr, NatError> {
-    match outcome {
-        NatOutcome::Rewritten => Ok(address),
-        NatOutcome::Refused | NatOutcome::Untouched => Err(NatError::Refused),
-    }
+/// The target port of a packet to a service. Protocols without ports have nothing to map.
+fn target_port(flow: Flow, ports: &[(u16, u16)]) -> u16 {
+    const TCP: u8 = 6;
+    const UDP: u8 = 17;
+    let listed = ports
+        .iter()
+        .find(|(service, _)| matches!(flow.protocol, TCP | UDP) && *service == flow.destination_port);
+    listed.map_or(flow.destination_port, |(_, target)| *target)
 }

@@ -1,4 +1,4 @@
-//! A bounded map from flows to what they are rewritten to, with expiry.
+//! The table of translated flows: bounded, found from both directions, expired in constant time.
 
 use std::{
     collections::BTreeMap,
@@ -8,202 +8,439 @@ use std::{
 
 use crate::packet::Flow;
 
-/// Flows of one table: about 160 bytes each, 2.6 MB.
-pub(super) const MAX_FLOWS: usize = 16_384;
-
-/// An idle TCP connection (RFC 5382 REQ-5: at least 2 h 4 min).
-const TCP_ESTABLISHED: Duration = Duration::from_secs(7_440);
-/// TCP that is being set up or closed (RFC 5382 REQ-5: at least 4 min).
-const TCP_TRANSITORY: Duration = Duration::from_secs(240);
-/// Everything else (RFC 4787 REQ-5: at least 2 min).
-const OTHER: Duration = Duration::from_secs(120);
+/// Idle time after which a TCP connection in its opening or closing phase is forgotten: 4 minutes (RFC 5382 REQ-5).
+pub const TCP_TRANSITORY: Duration = Duration::from_secs(240);
+/// Idle time after which an established TCP connection is forgotten: 2 hours 4 minutes (RFC 5382 REQ-5).
+pub const TCP_ESTABLISHED: Duration = Duration::from_secs(7_440);
+/// Idle time after which a flow of any other protocol is forgotten: 2 minutes (RFC 4787 REQ-5 for UDP; RFC 5508 REQ-2
+/// asks for at least 60 seconds for ICMP).
+pub const DATAGRAM: Duration = Duration::from_secs(120);
 
 const TCP: u8 = 6;
 const FIN: u8 = 1;
 const SYN: u8 = 2;
 const RST: u8 = 4;
+const ACK: u8 = 16;
 
-/// Expired flows removed a call.
-const WORK: usize = 64;
+/// End of a list.
+const NONE: u32 = u32::MAX;
 
-/// What an address and port become.
+/// Where packets are looked at. Each translation is found at two of these: one for packets on their way to the VIP,
+/// one for what comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Hook {
+    /// Opened packets to a VIP this pod serves.
+    Serve,
+    /// What this pod answers to those.
+    Reply,
+    /// This pod's packets to a VIP.
+    Call,
+    /// What comes back to those.
+    Answer,
+}
+
+impl Hook {
+    pub(super) fn is_forward(self) -> bool {
+        matches!(self, Self::Serve | Self::Call)
+    }
+
+    /// The same translation's other hook.
+    pub(super) fn opposite(self) -> Self {
+        match self {
+            Self::Serve => Self::Reply,
+            Self::Reply => Self::Serve,
+            Self::Call => Self::Answer,
+            Self::Answer => Self::Call,
+        }
+    }
+}
+
+/// What packets at one hook are and become.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Found {
+    pub(super) slot: u32,
+    pub(super) from: Flow,
+    pub(super) to: Flow,
+}
+
+/// No room, and nothing that may be pushed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Target {
-    pub(super) address: IpAddr,
-    /// `None`: stays as it is.
-    pub(super) port: Option<u16>,
+pub(super) struct Full;
+
+/// In which list a flow is: how long it may be idle, and whether it may be pushed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// TCP that is opening or closing; may be pushed out.
+    Transitory,
+    /// TCP that both sides have taken up.
+    Established,
+    /// Another protocol, nothing has come back yet; may be pushed out.
+    Unanswered,
+    /// Another protocol, both directions seen.
+    Answered,
+}
+
+impl Phase {
+    const ALL: [Self; 4] = [Self::Transitory, Self::Established, Self::Unanswered, Self::Answered];
+    const EVICTABLE: [Self; 2] = [Self::Transitory, Self::Unanswered];
+
+    fn idle(self) -> Duration {
+        match self {
+            Self::Transitory => TCP_TRANSITORY,
+            Self::Established => TCP_ESTABLISHED,
+            Self::Unanswered | Self::Answered => DATAGRAM,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    hook: Hook,
+    original: Flow,
+    translated: Flow,
+    answered: bool,
+    established: bool,
+    closing: bool,
+    phase: Phase,
+    last: Instant,
+    prev: u32,
+    next: u32,
+}
+
+impl Slot {
+    fn expires(&self) -> Instant {
+        self.last + self.phase.idle()
+    }
+
+    /// Takes a packet's part in the flow's life into account.
+    fn note(&mut self, forward: bool, tcp_flags: Option<u8>) {
+        self.answered |= !forward;
+        if self.original.protocol != TCP {
+            self.phase = if self.answered { Phase::Answered } else { Phase::Unanswered };
+            return;
+        }
+        let flags = tcp_flags.unwrap_or_default();
+        let is_syn = flags & (SYN | ACK) == SYN;
+        if flags & (FIN | RST) != 0 {
+            self.closing = true;
+        } else if forward && is_syn {
+            (self.answered, self.established, self.closing) = (false, false, false);
+        } else if forward && self.answered && flags & ACK != 0 {
+            self.established = true;
+        }
+        self.phase = if self.established && !self.closing { Phase::Established } else { Phase::Transitory };
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct List {
+    head: u32,
+    tail: u32,
 }
 
 #[derive(Debug)]
-struct Entry {
-    target: Target,
-    used: Instant,
-    life: Duration,
-    closing: bool,
-    /// The key in `order`, which may lag behind `used`: the data path does not move it.
-    due: Instant,
+pub(super) struct Table {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    index: BTreeMap<(Hook, Flow), u32>,
+    /// By [`Phase`], each ordered by last use, and so by expiry.
+    lists: [List; 4],
+    /// Flows by their forward hook: Serve, Call.
+    counts: [usize; 2],
+    capacity: usize,
 }
 
-#[derive(Debug, Default)]
-pub(super) struct FlowTable {
-    flows: BTreeMap<Flow, Entry>,
-    order: BTreeMap<(Instant, Flow), ()>,
-}
-
-impl FlowTable {
-    pub(super) fn find(&self, flow: &Flow) -> Option<Target> {
-        self.flows.get(flow).map(|entry| entry.target)
+impl Table {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            index: BTreeMap::new(),
+            lists: [List { head: NONE, tail: NONE }; 4],
+            counts: [0; 2],
+            capacity: capacity.clamp(1, NONE as usize - 1),
+        }
     }
 
-    /// Notes that the flow is in use; `tcp_flags` of the packet, in either direction.
-    pub(super) fn touch(&mut self, flow: &Flow, tcp_flags: Option<u8>, now: Instant) {
-        if let Some(entry) = self.flows.get_mut(flow) {
-            entry.used = now;
-            let flags = tcp_flags.unwrap_or(0);
-            if flow.protocol == TCP {
-                entry.closing |= flags & (FIN | RST) != 0;
-                entry.closing &= flags & SYN == 0;
-                entry.life = if entry.closing || flags & SYN != 0 { TCP_TRANSITORY } else { TCP_ESTABLISHED };
+    pub(super) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Whether nothing can be found at `hook`.
+    pub(super) fn is_empty_at(&self, hook: Hook) -> bool {
+        self.counts[side(hook)] == 0
+    }
+
+    /// The live translation of packets of `flow` at `hook`.
+    pub(super) fn find(&mut self, hook: Hook, flow: Flow, now: Instant) -> Option<Found> {
+        let slot = *self.index.get(&(hook, flow))?;
+        let Slot { original, translated, .. } = self.slots[slot as usize];
+        if self.slots[slot as usize].expires() <= now {
+            self.remove(slot);
+            return None;
+        }
+        Some(match hook.is_forward() {
+            true => Found { slot, from: original, to: translated },
+            false => Found { slot, from: translated.reverse(), to: original.reverse() },
+        })
+    }
+
+    /// Whether some flow between these two addresses is translated at `hook`.
+    pub(super) fn has_pair(&self, hook: Hook, source: IpAddr, destination: IpAddr) -> bool {
+        let flow = |protocol, port| Flow {
+            source,
+            destination,
+            protocol,
+            source_port: port,
+            destination_port: port,
+        };
+        self.index.range((hook, flow(0, 0))..=(hook, flow(u8::MAX, u16::MAX))).next().is_some()
+    }
+
+    /// Counts a packet that was found at `hook`.
+    pub(super) fn note(&mut self, slot: u32, hook: Hook, tcp_flags: Option<u8>, now: Instant) {
+        self.unlink(slot);
+        self.slots[slot as usize].note(hook.is_forward(), tcp_flags);
+        self.link(slot, now);
+    }
+
+    /// Adds a translation found at the forward `hook`, whose packet with these flags is its first. Neither of its
+    /// directions may be in the table.
+    pub(super) fn insert(
+        &mut self,
+        hook: Hook,
+        original: Flow,
+        translated: Flow,
+        tcp_flags: Option<u8>,
+        now: Instant,
+    ) -> Result<(), Full> {
+        if self.len() >= self.capacity {
+            let oldest = self.oldest(&Phase::EVICTABLE, |slot| slot.last).ok_or(Full)?;
+            self.remove(oldest);
+        }
+        let mut entry = Slot {
+            hook,
+            original,
+            translated,
+            answered: false,
+            established: false,
+            closing: false,
+            phase: Phase::Unanswered,
+            last: now,
+            prev: NONE,
+            next: NONE,
+        };
+        entry.note(true, tcp_flags);
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize] = entry;
+                slot
             }
-        }
+            None => {
+                self.slots.push(entry);
+                (self.slots.len() - 1) as u32
+            }
+        };
+        self.index.insert((hook, original), slot);
+        self.index.insert((hook.opposite(), translated.reverse()), slot);
+        self.counts[side(hook)] += 1;
+        self.link(slot, now);
+        Ok(())
     }
 
-    /// Adds a flow, or changes where it leads. False if the table is full of connections that are in use.
-    pub(super) fn insert(&mut self, flow: Flow, target: Target, now: Instant) -> bool {
-        if let Some(entry) = self.flows.get_mut(&flow) {
-            entry.target = target;
-            entry.used = now;
-            return true;
-        }
-        if self.flows.len() >= MAX_FLOWS && !self.make_room(now) {
-            return false;
-        }
-        let life = if flow.protocol == TCP { TCP_TRANSITORY } else { OTHER };
-        let due = now + life;
-        self.flows.insert(flow, Entry { target, used: now, life, closing: false, due });
-        self.order.insert((due, flow), ());
-        true
+    pub(super) fn remove(&mut self, slot: u32) {
+        self.unlink(slot);
+        let Slot { hook, original, translated, .. } = self.slots[slot as usize];
+        self.index.remove(&(hook, original));
+        self.index.remove(&(hook.opposite(), translated.reverse()));
+        self.counts[side(hook)] -= 1;
+        self.free.push(slot);
     }
 
-    pub(super) fn remove(&mut self, flow: &Flow) {
-        if let Some(entry) = self.flows.remove(flow) {
-            self.order.remove(&(entry.due, *flow));
-        }
-    }
-
-    pub(super) fn handle_timeout(&mut self, now: Instant) {
-        for _ in 0..WORK {
-            match self.order.first_key_value() {
-                Some((&(due, flow), ())) if due <= now => {
-                    if !self.reschedule(due, flow, now) {
-                        self.flows.remove(&flow);
-                    }
-                }
+    /// Removes at most `budget` flows that are due.
+    pub(super) fn expire(&mut self, now: Instant, budget: usize) {
+        for _ in 0..budget {
+            match self.oldest(&Phase::ALL, Slot::expires) {
+                Some(slot) if self.slots[slot as usize].expires() <= now => self.remove(slot),
                 _ => return,
             }
         }
     }
 
-    pub(super) fn next_due(&self) -> Option<Instant> {
-        self.order.first_key_value().map(|((due, _), ())| *due)
+    /// When the next flow is due.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.oldest(&Phase::ALL, Slot::expires).map(|slot| self.slots[slot as usize].expires())
     }
 
-    /// Takes the flow out of the order; puts it back at its real time if that is still to come.
-    fn reschedule(&mut self, due: Instant, flow: Flow, now: Instant) -> bool {
-        self.order.remove(&(due, flow));
-        let Some(entry) = self.flows.get_mut(&flow) else { return true };
-        let real = entry.used + entry.life;
-        if real <= now {
-            return false;
-        }
-        entry.due = real;
-        self.order.insert((real, flow), ());
-        true
+    /// The first by `time` among the heads of these lists.
+    fn oldest(&self, phases: &[Phase], time: impl Fn(&Slot) -> Instant) -> Option<u32> {
+        let heads = phases.iter().map(|phase| self.lists[*phase as usize].head).filter(|head| *head != NONE);
+        heads.min_by_key(|head| time(&self.slots[*head as usize]))
     }
 
-    /// Drops the flow that has been idle longest among those that would end first, sparing established connections.
-    fn make_room(&mut self, now: Instant) -> bool {
-        for _ in 0..WORK {
-            let Some((&(due, flow), ())) = self.order.first_key_value() else { return false };
-            let current = self.flows.get(&flow).is_some_and(|entry| entry.used + entry.life == due);
-            let transitory = self.flows.get(&flow).is_some_and(|entry| entry.life < TCP_ESTABLISHED);
-            if due <= now || current && transitory {
-                self.remove(&flow);
-                return true;
-            }
-            if current || !self.reschedule(due, flow, now) {
-                return false;
+    /// Appends a slot to the list of its phase.
+    fn link(&mut self, slot: u32, now: Instant) {
+        let list = &mut self.lists[self.slots[slot as usize].phase as usize];
+        let tail = std::mem::replace(&mut list.tail, slot);
+        let mut last = now;
+        match tail {
+            NONE => list.head = slot,
+            tail => {
+                let tail = &mut self.slots[tail as usize];
+                tail.next = slot;
+                // Keeps the list sorted should time ever run backwards.
+                last = last.max(tail.last);
             }
         }
-        false
+        let entry = &mut self.slots[slot as usize];
+        (entry.prev, entry.next, entry.last) = (tail, NONE, last);
     }
+
+    fn unlink(&mut self, slot: u32) {
+        let Slot { phase, prev, next, .. } = self.slots[slot as usize];
+        match prev {
+            NONE => self.lists[phase as usize].head = next,
+            prev => self.slots[prev as usize].next = next,
+        }
+        match next {
+            NONE => self.lists[phase as usize].tail = prev,
+            next => self.slots[next as usize].prev = prev,
+        }
+    }
+}
+
+fn side(hook: Hook) -> usize {
+    usize::from(matches!(hook, Hook::Call | Hook::Answer))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::testing::start;
+    use crate::{packet::samples::cases, testing::start};
 
-    fn flow(protocol: u8, number: u32) -> Flow {
-        Flow {
-            protocol,
-            source: IpAddr::V4((0x0a00_0000 | number >> 16).into()),
-            destination: IpAddr::from([10, 1, 0, 1]),
-            source_port: number as u16,
-            destination_port: 80,
+    impl Table {
+        /// Index, lists and counts say the same, and every list is sorted.
+        fn assert_consistent(&self) {
+            assert_eq!(self.index.len(), 2 * self.len());
+            assert_eq!(self.counts[0] + self.counts[1], self.len());
+            let mut seen = BTreeSet::new();
+            for phase in Phase::ALL {
+                let (mut at, mut prev) = (self.lists[phase as usize].head, NONE);
+                while at != NONE {
+                    let slot = &self.slots[at as usize];
+                    assert_eq!((slot.prev, slot.phase), (prev, phase));
+                    assert!(prev == NONE || self.slots[prev as usize].last <= slot.last);
+                    assert_eq!(self.index[&(slot.hook, slot.original)], at);
+                    assert_eq!(self.index[&(slot.hook.opposite(), slot.translated.reverse())], at);
+                    assert!(seen.insert(at));
+                    (prev, at) = (at, slot.next);
+                }
+                assert_eq!(self.lists[phase as usize].tail, prev);
+            }
+            assert_eq!(seen.len(), self.len());
         }
     }
 
-    fn target() -> Target {
-        Target { address: IpAddr::from([10, 96, 0, 1]), port: None }
+    fn flow(protocol: u8, port: u16) -> Flow {
+        let (source, destination) = ([10, 0, 0, 1].into(), [10, 96, 0, 1].into());
+        Flow { source, destination, protocol, source_port: port, destination_port: 80 }
     }
 
-    #[test]
-    fn a_flow_ends_after_its_idle_time_and_not_before() {
-        let mut table = FlowTable::default();
-        let now = start();
-        assert!(table.insert(flow(17, 1), target(), now));
-        table.touch(&flow(17, 1), None, now + Duration::from_secs(60));
-        table.handle_timeout(now + Duration::from_secs(179));
-        assert!(table.find(&flow(17, 1)).is_some());
-        table.handle_timeout(now + Duration::from_secs(180));
-        assert!(table.find(&flow(17, 1)).is_none());
-        assert_eq!(table.next_due(), None);
-    }
-
-    #[test]
-    fn an_established_connection_lives_two_hours_and_a_closed_one_four_minutes() {
-        let mut table = FlowTable::default();
-        let now = start();
-        for number in [1, 2] {
-            table.insert(flow(TCP, number), target(), now);
-            table.touch(&flow(TCP, number), Some(SYN), now);
-            table.touch(&flow(TCP, number), Some(16), now);
-        }
-        table.touch(&flow(TCP, 2), Some(FIN), now);
-        for seconds in (0..7_400).step_by(10) {
-            table.handle_timeout(now + Duration::from_secs(seconds));
-            assert!(table.find(&flow(TCP, 1)).is_some());
-            assert_eq!(table.find(&flow(TCP, 2)).is_some(), seconds < 240, "at {seconds} s");
-        }
+    fn translated(flow: Flow) -> Flow {
+        Flow { destination: [10, 0, 0, 2].into(), ..flow }
     }
 
     #[test]
-    fn a_full_table_gives_up_transitory_flows_and_spares_established_ones() {
-        let mut table = FlowTable::default();
-        let now = start();
-        for number in 0..MAX_FLOWS as u32 {
-            assert!(table.insert(flow(TCP, number), target(), now));
-            table.touch(&flow(TCP, number), Some(16), now);
+    fn a_slot_is_as_small_as_documented() {
+        assert!(size_of::<Slot>() <= 112, "{}", size_of::<Slot>());
+    }
+
+    /// The table beside a list of everything in it, through random calls.
+    #[derive(Debug, Clone, Copy)]
+    struct Entry {
+        flow: Flow,
+        last: Instant,
+        answered: bool,
+        established: bool,
+        closing: bool,
+    }
+
+    impl Entry {
+        fn idle(&self) -> Duration {
+            match (self.flow.protocol, self.established && !self.closing) {
+                (TCP, true) => TCP_ESTABLISHED,
+                (TCP, false) => TCP_TRANSITORY,
+                _ => DATAGRAM,
+            }
         }
-        assert!(!table.insert(flow(TCP, 1 << 20), target(), now), "an established connection was given up");
-        let mut table = FlowTable::default();
-        for number in 0..MAX_FLOWS as u32 + 10 {
-            assert!(table.insert(flow(17, number), target(), now + Duration::from_millis(number.into())));
+
+        fn may_go(&self) -> bool {
+            if self.flow.protocol == TCP { !self.established || self.closing } else { !self.answered }
         }
-        assert_eq!(table.flows.len(), MAX_FLOWS);
-        assert_eq!(table.order.len(), MAX_FLOWS);
-        assert!(table.find(&flow(17, 0)).is_none());
-        assert!(table.find(&flow(17, 10)).is_some());
+    }
+
+    proptest! {
+        #![proptest_config(cases(3000))]
+
+        #[test]
+        fn the_table_does_what_a_plain_list_does(
+            steps in prop::collection::vec((0u16..12, any::<bool>(), any::<bool>(), 0u8..32, 0u64..300, 0u8..20), 1..120),
+        ) {
+            let mut now = start();
+            let mut table = Table::new(6);
+            let mut model: Vec<Entry> = Vec::new();
+            for (port, tcp, forward, flags, wait, jump) in steps {
+                now += Duration::from_millis(wait * 100 + if jump == 0 { 7_000_000 } else { 1 });
+                model.retain(|entry| entry.last + entry.idle() > now);
+                let flow = flow(if tcp { TCP } else { 17 }, port);
+                let hook = if forward { Hook::Serve } else { Hook::Reply };
+                let seen = if forward { flow } else { translated(flow).reverse() };
+                let known = model.iter().position(|entry| entry.flow == flow);
+                match (table.find(hook, seen, now), known) {
+                    (Some(found), Some(at)) => {
+                        prop_assert_eq!(found.to, if forward { translated(flow) } else { flow.reverse() });
+                        table.note(found.slot, hook, Some(flags), now);
+                        let entry = &mut model[at];
+                        entry.last = now;
+                        entry.answered |= !forward;
+                        match flags {
+                            _ if flags & (FIN | RST) != 0 => entry.closing = true,
+                            _ if forward && flags & SYN != 0 && flags & ACK == 0 => {
+                                *entry = Entry { answered: false, established: false, closing: false, ..*entry };
+                            }
+                            _ => entry.established |= forward && entry.answered && flags & ACK != 0,
+                        }
+                    }
+                    (None, None) if forward => {
+                        // Expired ones still take room until they are removed.
+                        table.expire(now, usize::MAX);
+                        let mut fits = true;
+                        if model.len() == 6 {
+                            let oldest = model.iter().enumerate().filter(|(_, entry)| entry.may_go());
+                            match oldest.min_by_key(|(_, entry)| entry.last).map(|(at, _)| at) {
+                                Some(at) => drop(model.remove(at)),
+                                None => fits = false,
+                            }
+                        }
+                        let inserted = table.insert(hook, flow, translated(flow), Some(flags), now);
+                        prop_assert_eq!(inserted, if fits { Ok(()) } else { Err(Full) });
+                        if fits {
+                            let closing = flags & (FIN | RST) != 0;
+                            model.push(Entry { flow, last: now, answered: false, established: false, closing });
+                        }
+                    }
+                    (None, None) => {}
+                    (found, known) => prop_assert!(false, "table {found:?}, model {known:?}"),
+                }
+                table.assert_consistent();
+                table.expire(now, usize::MAX);
+                prop_assert_eq!(table.len(), model.len());
+                prop_assert_eq!(table.next_expiry(), model.iter().map(|entry| entry.last + entry.idle()).min());
+            }
+        }
     }
 }

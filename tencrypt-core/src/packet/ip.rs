@@ -1,33 +1,29 @@
-//! A view of one IP packet.
+//! A validated IP packet.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{fmt, net::IpAddr, ops::Range};
 
-use super::{
-    Flow, Fragment, Layout, ParseError, Transport,
-    checksum::{self, Update},
-};
+use super::{Flow, Fragment, IpVersion, Layout, ParseError, Transport, checksum::Delta, layout::IPV4_HEADER};
 
-/// An IP packet in a buffer of exactly its length, its layout validated.
-#[derive(Debug, Clone)]
+const TCP_FLAGS: usize = 13;
+
+/// A packet of either family whose whole layout has been checked: all accessors are infallible.
+///
+/// `B` is what holds the bytes: `&[u8]` to read, `&mut [u8]` to rewrite. Only fields that do not change the layout can
+/// be written.
+#[derive(Clone, Copy)]
 pub struct IpPacket<B> {
     pub(super) bytes: B,
     pub(super) layout: Layout,
 }
 
 impl<B: AsRef<[u8]>> IpPacket<B> {
-    /// Validates the whole layout.
+    /// Checks `bytes`, which must be one packet, no byte more or less.
     ///
     /// # Errors
-    /// [`ParseError`]; among others if the buffer is longer or shorter than the packet says.
+    /// [`ParseError`] says what is wrong. Checksums are not looked at.
     pub fn parse(bytes: B) -> Result<Self, ParseError> {
-        let layout = Layout::parse(bytes.as_ref())?;
+        let layout = Layout::of(bytes.as_ref())?;
         Ok(Self { bytes, layout })
-    }
-
-    /// Where things are.
-    #[must_use]
-    pub fn layout(&self) -> &Layout {
-        &self.layout
     }
 
     /// The packet.
@@ -36,198 +32,218 @@ impl<B: AsRef<[u8]>> IpPacket<B> {
         self.bytes.as_ref()
     }
 
-    /// The buffer back.
+    /// Gives back what held the bytes.
     #[must_use]
     pub fn into_inner(self) -> B {
         self.bytes
     }
 
-    /// Whether it is IPv4.
+    /// Where its parts are.
     #[must_use]
-    pub fn is_ipv4(&self) -> bool {
-        self.layout.v4
+    pub fn layout(&self) -> Layout {
+        self.layout
     }
 
-    /// The source in the IP header.
+    /// The IP version.
+    #[must_use]
+    pub fn version(&self) -> IpVersion {
+        self.layout.version
+    }
+
+    /// The address in the source field.
     #[must_use]
     pub fn source(&self) -> IpAddr {
-        if self.layout.v4 { self.v4_address(12) } else { self.v6_address(8) }
+        source(self.bytes(), &self.layout)
     }
 
-    /// The destination in the IP header.
+    /// The address in the destination field.
     #[must_use]
     pub fn destination(&self) -> IpAddr {
-        if self.layout.v4 { self.v4_address(16) } else { self.v6_address(24) }
+        destination(self.bytes(), &self.layout)
     }
 
-    /// The protocol behind the IP header and its extensions (IANA protocol numbers). Of a later fragment, what its
-    /// fragment header says.
+    /// See [`Layout::protocol`].
     #[must_use]
     pub fn protocol(&self) -> u8 {
         self.layout.protocol
     }
 
-    /// The transport header, `None` in a later fragment.
+    /// See [`Layout::transport`].
     #[must_use]
     pub fn transport(&self) -> Option<Transport> {
         self.layout.transport
     }
 
-    /// The packet's place in a larger one, `None` if it is whole.
+    /// See [`Layout::fragment`].
     #[must_use]
     pub fn fragment(&self) -> Option<Fragment> {
         self.layout.fragment
     }
 
-    /// Source and destination port of TCP or UDP.
+    /// Whether this is a fragment other than the first one: it has no transport header.
+    #[must_use]
+    pub fn is_later_fragment(&self) -> bool {
+        self.layout.fragment.is_some_and(|fragment| fragment.offset != 0)
+    }
+
+    /// Source and destination port of TCP and UDP, in first fragments too.
     #[must_use]
     pub fn ports(&self) -> Option<(u16, u16)> {
-        let at = self.layout.transport_offset();
-        matches!(self.layout.transport, Some(Transport::Tcp | Transport::Udp))
-            .then(|| (self.word(at), self.word(at + 2)))
+        ports(self.bytes(), &self.layout)
     }
 
-    /// The identifier of an echo request or reply (RFC 792, RFC 4443 section 4).
+    /// The identifier of an ICMP or ICMPv6 echo request or reply.
     #[must_use]
     pub fn echo_id(&self) -> Option<u16> {
-        let kind = self.icmp_type()?;
-        let echo = if self.layout.v4 { matches!(kind, 0 | 8) } else { matches!(kind, 128 | 129) };
-        echo.then(|| self.word(self.layout.transport_offset() + 4))
+        echo(self.bytes(), &self.layout).map(|(_, id)| id)
     }
 
-    /// Whether it is an echo request rather than a reply.
+    /// The flags byte of TCP: FIN is bit 0, SYN bit 1, RST bit 2, ACK bit 4 (RFC 9293 section 3.1).
     #[must_use]
-    pub fn is_echo_request(&self) -> bool {
-        self.icmp_type() == Some(if self.layout.v4 { 8 } else { 128 })
+    pub fn tcp_flags(&self) -> Option<u8> {
+        let tcp = self.layout.transport == Some(Transport::Tcp);
+        tcp.then(|| self.bytes()[self.layout.transport_offset + TCP_FLAGS])
     }
 
-    /// The flow of the packet that an ICMP error quotes, as far as it is there.
+    /// The flow this packet is of. `None` where its transport header is not in this packet: a fragment that is not the
+    /// first, or too short a first one.
     #[must_use]
-    pub fn quoted_flow(&self) -> Option<Flow> {
-        let quoted = self.bytes.as_ref().get(self.quoted_offset()?..)?;
-        let layout = Layout::parse_quoted(quoted).ok()?;
-        Flow::of(&IpPacket { bytes: quoted, layout })
+    pub fn flow(&self) -> Option<Flow> {
+        flow(self.bytes(), &self.layout)
     }
 
-    /// Where the packet quoted in an ICMP error begins (RFC 792: unreachable, source quench, redirect, time exceeded,
-    /// parameter problem; RFC 4443: types below 128).
-    #[must_use]
-    pub fn quoted_offset(&self) -> Option<usize> {
-        let kind = self.icmp_type()?;
-        let error = if self.layout.v4 { matches!(kind, 3 | 4 | 5 | 11 | 12) } else { kind < 128 };
-        error.then(|| self.layout.transport_offset() + 8)
-    }
-
-    /// The two ECN bits (RFC 3168 section 5).
+    /// The ECN field, two bits (RFC 3168 section 5).
     #[must_use]
     pub fn ecn(&self) -> u8 {
-        if self.layout.v4 { self.byte(1) & 3 } else { (self.byte(1) >> 4) & 3 }
+        match self.layout.version {
+            IpVersion::V4 => self.bytes()[1] & 0b11,
+            IpVersion::V6 => self.bytes()[1] >> 4 & 0b11,
+        }
     }
 
     /// Time to live, or hop limit.
     #[must_use]
     pub fn ttl(&self) -> u8 {
-        if self.layout.v4 { self.byte(8) } else { self.byte(7) }
-    }
-
-    /// TCP flags: FIN 1, SYN 2, RST 4, ACK 16.
-    #[must_use]
-    pub fn tcp_flags(&self) -> Option<u8> {
-        (self.layout.transport == Some(Transport::Tcp))
-            .then(|| self.byte(self.layout.transport_offset() + 13))
-    }
-
-    fn icmp_type(&self) -> Option<u8> {
-        matches!(self.layout.transport, Some(Transport::Icmp | Transport::Icmpv6))
-            .then(|| self.byte(self.layout.transport_offset()))
-    }
-
-    // The layout was validated for this very buffer, so the reads below are inside it; should a buffer's AsRef change
-    // its mind, they read zeroes.
-    fn byte(&self, at: usize) -> u8 {
-        self.bytes.as_ref().get(at).copied().unwrap_or(0)
-    }
-
-    pub(super) fn word(&self, at: usize) -> u16 {
-        match self.bytes.as_ref().get(at..at + 2) {
-            Some(&[high, low]) => u16::from_be_bytes([high, low]),
-            _ => 0,
+        match self.layout.version {
+            IpVersion::V4 => self.bytes()[8],
+            IpVersion::V6 => self.bytes()[7],
         }
     }
 
-    fn v4_address(&self, at: usize) -> IpAddr {
-        let octets = self.bytes.as_ref().get(at..at + 4).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
-        Ipv4Addr::from(octets.unwrap_or_default()).into()
+    /// Where the transport header is. Empty for opaque protocols and where there is none.
+    #[must_use]
+    pub fn transport_header(&self) -> Range<usize> {
+        self.layout.transport_offset..self.layout.payload_offset
     }
 
-    fn v6_address(&self, at: usize) -> IpAddr {
-        let octets = self.bytes.as_ref().get(at..at + 16).and_then(|bytes| <[u8; 16]>::try_from(bytes).ok());
-        Ipv6Addr::from(octets.unwrap_or_default()).into()
+    /// Where the transport's payload is; the whole data of opaque protocols and of fragments that are not the first.
+    #[must_use]
+    pub fn payload(&self) -> Range<usize> {
+        self.layout.payload_offset..self.layout.payload_end
     }
 }
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> IpPacket<B> {
-    /// Sets the two ECN bits and mends the IPv4 header checksum.
+    /// Sets the ECN field to the low two bits of `ecn`, and the IPv4 header checksum accordingly.
     pub fn set_ecn(&mut self, ecn: u8) {
-        let old = self.word(0);
-        let new = if self.layout.v4 {
-            old & !3 | u16::from(ecn & 3)
-        } else {
-            old & !0x30 | u16::from(ecn & 3) << 4
-        };
-        self.set_word(0, new);
-        if self.layout.v4 {
-            let checksum = Update::new().word(old, new).apply(self.word(10));
-            self.set_word(10, checksum);
-        }
-    }
-
-    /// Completes a TCP or UDP checksum whose field holds the pseudo-header sum: `start` and `offset` as a virtio-net
-    /// header gives them, in bytes from the start of the packet and from there.
-    ///
-    /// # Errors
-    /// [`ParseError::Transport`] if they do not point at the checksum of this packet's own transport header.
-    pub fn finish_checksum(&mut self, start: u16, offset: u16) -> Result<(), ParseError> {
-        let expected = match self.layout.transport {
-            Some(Transport::Tcp) => 16,
-            Some(Transport::Udp) => 6,
-            _ => return Err(ParseError::Transport),
-        };
-        let at = self.layout.transport_offset();
-        if usize::from(start) != at || offset != expected || self.layout.fragment.is_some() {
-            return Err(ParseError::Transport);
-        }
-        // The field itself is part of the sum: it holds what the pseudo header adds.
-        let sum = checksum::sum(self.bytes.as_ref().get(at..).unwrap_or_default());
-        let finished = match !sum {
-            // RFC 768: zero would mean that there is no checksum.
-            0 if expected == 6 => 0xffff,
-            other => other,
-        };
-        self.set_word(at + usize::from(expected), finished);
-        Ok(())
-    }
-
-    pub(super) fn set_word(&mut self, at: usize, value: u16) {
-        if let Some(field) = self.bytes.as_mut().get_mut(at..at + 2) {
-            field.copy_from_slice(&value.to_be_bytes());
+        let bytes = self.bytes.as_mut();
+        match self.layout.version {
+            IpVersion::V4 => {
+                let old = [bytes[0], bytes[1]];
+                bytes[1] = bytes[1] & !0b11 | ecn & 0b11;
+                let delta = Delta::new().bytes(&old, &[bytes[0], bytes[1]]);
+                update(bytes, IPV4_CHECKSUM, |stored| delta.apply(stored));
+            }
+            IpVersion::V6 => bytes[1] = bytes[1] & !0x30 | (ecn & 0b11) << 4,
         }
     }
 }
 
-/// What the ECN field of an inner packet becomes when it leaves a tunnel, `None` if the packet must be dropped:
-/// congestion was marked on the way, and the packet cannot say so (RFC 6040 section 4.2, figure 4).
-#[must_use]
-pub fn combine_ecn(inner: u8, outer: u8) -> Option<u8> {
-    const NOT_ECT: u8 = 0b00;
-    const ECT_1: u8 = 0b01;
-    const ECT_0: u8 = 0b10;
-    const CE: u8 = 0b11;
-    match (inner & 3, outer & 3) {
-        (NOT_ECT, CE) => None,
-        (NOT_ECT, _) => Some(NOT_ECT),
-        (_, CE) => Some(CE),
-        (ECT_0, ECT_1) => Some(ECT_1),
-        (inner, _) => Some(inner),
+impl<B: AsRef<[u8]>> fmt::Debug for IpPacket<B> {
+    /// The layout, never content.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IpPacket").field("len", &self.bytes().len()).field("layout", &self.layout).finish()
     }
+}
+
+pub(super) const IPV4_CHECKSUM: usize = 10;
+
+/// Where the two addresses start, and their length.
+pub(super) const fn address_offsets(version: IpVersion) -> (usize, usize, usize) {
+    match version {
+        IpVersion::V4 => (IPV4_HEADER - 8, IPV4_HEADER - 4, 4),
+        IpVersion::V6 => (8, 24, 16),
+    }
+}
+
+pub(super) fn source(bytes: &[u8], layout: &Layout) -> IpAddr {
+    let (at, _, _) = address_offsets(layout.version);
+    address(&bytes[at..], layout.version)
+}
+
+pub(super) fn destination(bytes: &[u8], layout: &Layout) -> IpAddr {
+    let (_, at, _) = address_offsets(layout.version);
+    address(&bytes[at..], layout.version)
+}
+
+/// The address at the start of `bytes`.
+fn address(bytes: &[u8], version: IpVersion) -> IpAddr {
+    match (version, bytes.first_chunk::<4>(), bytes.first_chunk::<16>()) {
+        (IpVersion::V4, Some(v4), _) => IpAddr::from(*v4),
+        (IpVersion::V6, _, Some(v6)) => IpAddr::from(*v6),
+        _ => unreachable!("the layout covers both addresses"),
+    }
+}
+
+pub(super) fn ports(bytes: &[u8], layout: &Layout) -> Option<(u16, u16)> {
+    let at = layout.transport_offset;
+    match layout.transport? {
+        Transport::Tcp | Transport::Udp => Some((word(bytes, at), word(bytes, at + 2))),
+        _ => None,
+    }
+}
+
+/// The two messages of ICMP echo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Echo {
+    Request,
+    Reply,
+}
+
+/// An echo message's kind and identifier (RFC 792; RFC 4443 section 4).
+pub(super) fn echo(bytes: &[u8], layout: &Layout) -> Option<(Echo, u16)> {
+    let at = layout.transport_offset;
+    let kind = match (layout.transport?, bytes.get(at)?) {
+        (Transport::Icmp, 8) | (Transport::Icmpv6, 128) => Echo::Request,
+        (Transport::Icmp, 0) | (Transport::Icmpv6, 129) => Echo::Reply,
+        _ => return None,
+    };
+    Some((kind, word(bytes, at + 4)))
+}
+
+pub(super) fn flow(bytes: &[u8], layout: &Layout) -> Option<Flow> {
+    layout.transport?;
+    let (source_port, destination_port) = match (ports(bytes, layout), echo(bytes, layout)) {
+        (Some(ports), _) => ports,
+        (None, Some((Echo::Request, id))) => (id, 0),
+        (None, Some((Echo::Reply, id))) => (0, id),
+        (None, None) => (0, 0),
+    };
+    Some(Flow {
+        source: source(bytes, layout),
+        destination: destination(bytes, layout),
+        protocol: layout.protocol,
+        source_port,
+        destination_port,
+    })
+}
+
+pub(super) fn word(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// Replaces the 16-bit word at `at`.
+pub(super) fn update(bytes: &mut [u8], at: usize, change: impl FnOnce(u16) -> u16) {
+    let new = change(word(bytes, at));
+    bytes[at..at + 2].copy_from_slice(&new.to_be_bytes());
 }

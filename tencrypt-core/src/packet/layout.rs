@@ -1,262 +1,435 @@
-//! Where things are in a packet: the one place that reads lengths.
+//! Where a packet's parts are: found and checked once, so that every access after that is a fixed offset.
 
 use thiserror::Error;
 
-/// Extension headers of one IPv6 packet. Real ones have two or three.
-const MAX_EXTENSIONS: usize = 8;
+/// Extension headers walked at most. Longer chains have no use (RFC 8200 section 4.1 lists six, destination options
+/// twice) and are a way to hide the transport header (RFC 7112).
+pub const MAX_EXTENSION_HEADERS: usize = 8;
 
-const HOP_BY_HOP: u8 = 0;
+pub(super) const IPV4_HEADER: usize = 20;
+pub(super) const IPV6_HEADER: usize = 40;
+
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+const DCCP: u8 = 33;
+const ICMPV6: u8 = 58;
+const UDP_LITE: u8 = 136;
+
+const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
-const ICMPV6: u8 = 58;
 const DESTINATION_OPTIONS: u8 = 60;
 
-/// The layout of a packet whose lengths were all checked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Layout {
-    pub(super) v4: bool,
-    pub(super) protocol: u8,
-    pub(super) transport: Option<Transport>,
-    pub(super) transport_offset: u16,
-    pub(super) payload_offset: u16,
-    pub(super) len: u16,
-    pub(super) fragment: Option<Fragment>,
-    /// A routing header with segments left: the destination in the header is not the last one.
-    pub(super) source_routed: bool,
-}
-
-/// The header behind the IP header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Transport {
-    /// RFC 9293.
-    Tcp,
-    /// RFC 768.
-    Udp,
-    /// RFC 792.
-    Icmp,
-    /// RFC 4443.
-    Icmpv6,
-    /// Anything else, carried as it is.
-    Opaque,
-}
-
-/// A packet's place in a larger one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Fragment {
-    /// The identification, 16 bits in IPv4, 32 in IPv6.
-    pub id: u32,
-    /// Where it belongs, in bytes.
-    pub offset: u16,
-    /// More follow.
-    pub more: bool,
-}
-
-/// Why bytes are not a packet.
+/// Why bytes are not an IP packet that this code carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ParseError {
-    /// No bytes, or a version other than 4 and 6.
-    #[error("not IPv4 or IPv6")]
-    Version,
-    /// The IP header does not fit or is shorter than its minimum.
-    #[error("IP header does not fit")]
-    Header,
-    /// The length in the header is not the length of the bytes.
-    #[error("length in the IP header is not the packet's")]
+    /// Too short for an IP header of its version.
+    #[error("shorter than an IP header")]
+    Truncated,
+    /// Neither version 4 nor version 6.
+    #[error("IP version {0}")]
+    Version(u8),
+    /// An IPv4 header length below 20 bytes or beyond the packet.
+    #[error("IPv4 header length is impossible")]
+    HeaderLength,
+    /// The length the header states is not the length of the packet. An IPv6 payload length of 0 with data behind it,
+    /// jumbograms (RFC 2675) included, is one of these.
+    #[error("IP length is not the length of the packet")]
     Length,
-    /// An extension header does not fit, there are more than eight, or one is where it must not be.
-    #[error("IPv6 extension headers are malformed")]
+    /// An IPv6 extension header that overruns the packet, a second fragment header, or hop-by-hop options behind another
+    /// header.
+    #[error("IPv6 extension header is impossible")]
     Extension,
-    /// The transport header does not fit, or its own length is wrong.
-    #[error("transport header is malformed")]
-    Transport,
-    /// A fragment that reaches beyond 65,535 bytes.
-    #[error("fragment reaches beyond the longest packet")]
+    /// More than [`MAX_EXTENSION_HEADERS`].
+    #[error("more than 8 IPv6 extension headers")]
+    TooManyExtensions,
+    /// A fragment that ends past 65,535 bytes, or is not the last one and no multiple of 8 bytes (RFC 791 section 3.2,
+    /// RFC 8200 section 4.5).
+    #[error("fragment offset or length is impossible")]
     Fragment,
+    /// A TCP, UDP, ICMP or ICMPv6 header that is cut off or states an impossible length.
+    #[error("transport header is cut off or impossible")]
+    Transport,
+}
+
+/// The IP version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[expect(clippy::exhaustive_enums, reason = "there are two")]
+pub enum IpVersion {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// The kind of a packet's transport header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[expect(clippy::exhaustive_enums, reason = "everything else is opaque")]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// ICMP, in an IPv4 packet.
+    Icmp,
+    /// ICMPv6, in an IPv6 packet.
+    Icmpv6,
+    /// Anything else: carried, never looked into.
+    Opaque,
+}
+
+/// What the header says of a packet that is a piece of a larger one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "mirrors the header")]
+pub struct Fragment {
+    /// Identification: 16 bits in IPv4, 32 in IPv6.
+    pub id: u32,
+    /// Where in the larger packet's payload this piece belongs, in bytes.
+    pub offset: u16,
+    /// More pieces follow behind this one.
+    pub more: bool,
+}
+
+/// What makes a change of addresses or ports wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Obstacle {
+    /// The destination is a stop on the way, and the pseudo header has another one.
+    SourceRoute,
+    /// An authentication header covers what would change.
+    Authenticated,
+}
+
+/// The layout of one validated packet. All offsets are in bytes from the start of the packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    pub(super) version: IpVersion,
+    pub(super) protocol: u8,
+    pub(super) transport: Option<Transport>,
+    pub(super) transport_offset: usize,
+    pub(super) payload_offset: usize,
+    pub(super) payload_end: usize,
+    pub(super) fragment: Option<Fragment>,
+    pub(super) obstacle: Option<Obstacle>,
 }
 
 impl Layout {
-    /// Reads and checks the layout of a whole packet.
-    ///
-    /// # Errors
-    /// [`ParseError`], the first thing found wrong.
-    pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
-        match bytes.first().map(|first| first >> 4) {
-            Some(4) => Self::parse_v4(bytes, true),
-            Some(6) => Self::parse_v6(bytes, true),
-            _ => Err(ParseError::Version),
-        }
+    /// The IP version.
+    #[must_use]
+    pub fn version(&self) -> IpVersion {
+        self.version
     }
 
-    /// Reads the layout of a packet that is quoted in an ICMP error, of which only the beginning is there. What is
-    /// there of the transport header may be less than a header.
-    ///
-    /// # Errors
-    /// [`ParseError`] if not even the IP header is whole.
-    pub(crate) fn parse_quoted(bytes: &[u8]) -> Result<Self, ParseError> {
-        match bytes.first().map(|first| first >> 4) {
-            Some(4) => Self::parse_v4(bytes, false),
-            Some(6) => Self::parse_v6(bytes, false),
-            _ => Err(ParseError::Version),
-        }
+    /// The protocol number behind the IP header and all extension headers. For a fragment that is not the first one
+    /// it is what the fragment header names, which may be an extension header.
+    #[must_use]
+    pub fn protocol(&self) -> u8 {
+        self.protocol
     }
 
-    /// Bytes before the transport header.
+    /// The transport header's kind. `None` for a fragment that is not the first one, and for a first one so short
+    /// that it does not hold the header.
+    #[must_use]
+    pub fn transport(&self) -> Option<Transport> {
+        self.transport
+    }
+
+    /// Where the transport header starts; in a fragment that is not the first one, where its data starts.
     #[must_use]
     pub fn transport_offset(&self) -> usize {
-        self.transport_offset.into()
+        self.transport_offset
     }
 
-    /// Bytes before what the transport header is in front of; for [`Transport::Opaque`] and later fragments the same
-    /// as [`transport_offset`](Self::transport_offset).
+    /// Where the transport's payload starts; for opaque protocols and where there is no transport header the same as
+    /// [`transport_offset`](Self::transport_offset).
     #[must_use]
     pub fn payload_offset(&self) -> usize {
-        self.payload_offset.into()
+        self.payload_offset
     }
 
-    fn parse_v4(bytes: &[u8], whole: bool) -> Result<Self, ParseError> {
-        // RFC 791 section 3.1.
-        let header: &[u8; 20] = bytes.first_chunk().ok_or(ParseError::Header)?;
-        let header_len = usize::from(header[0] & 0x0f) * 4;
-        let total = usize::from(u16::from_be_bytes([header[2], header[3]]));
-        if header_len < 20 || header_len > bytes.len() {
-            return Err(ParseError::Header);
-        }
-        if total < header_len || whole && total != bytes.len() {
-            return Err(ParseError::Length);
-        }
-        let field = u16::from_be_bytes([header[6], header[7]]);
-        let (more, offset) = (field & 0x2000 != 0, (field & 0x1fff) * 8);
-        let id = u32::from(u16::from_be_bytes([header[4], header[5]]));
-        let fragment = (more || offset > 0).then_some(Fragment { id, offset, more });
-        Self::finish(bytes, true, header[9], header_len, fragment, false, whole)
+    /// The fragment state; `None` for a whole packet. A whole packet with a fragment header (RFC 6946) is whole.
+    #[must_use]
+    pub fn fragment(&self) -> Option<Fragment> {
+        self.fragment
     }
 
-    fn parse_v6(bytes: &[u8], whole: bool) -> Result<Self, ParseError> {
-        // RFC 8200 section 3. A payload length of zero means no payload here: jumbograms (RFC 2675) do not exist on
-        // links with an MTU of 65,535 or less.
-        let header: &[u8; 40] = bytes.first_chunk().ok_or(ParseError::Header)?;
-        let payload = usize::from(u16::from_be_bytes([header[4], header[5]]));
-        if whole && 40 + payload != bytes.len() {
-            return Err(ParseError::Length);
-        }
-        let (mut next, mut at) = (header[6], 40);
-        let (mut fragment, mut source_routed) = (None, false);
-        for count in 0.. {
-            let length = match next {
-                HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | AUTHENTICATION | FRAGMENT
-                    if count >= MAX_EXTENSIONS =>
-                {
-                    return Err(ParseError::Extension);
-                }
-                // RFC 8200 section 4.1: hop-by-hop options come first or not at all.
-                HOP_BY_HOP if count > 0 => return Err(ParseError::Extension),
-                HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
-                    let start = bytes.get(at..at + 4).ok_or(ParseError::Extension)?;
-                    source_routed |= next == ROUTING && start[3] > 0;
-                    8 + usize::from(start[1]) * 8
-                }
-                // RFC 4302 section 2.2: in words of 32 bits, less two.
-                AUTHENTICATION => {
-                    let start = bytes.get(at..at + 2).ok_or(ParseError::Extension)?;
-                    8 + usize::from(start[1]) * 4
-                }
-                FRAGMENT => {
-                    let start: &[u8] = bytes.get(at..at + 8).ok_or(ParseError::Extension)?;
-                    if fragment.is_some() {
-                        return Err(ParseError::Extension);
-                    }
-                    let field = u16::from_be_bytes([start[2], start[3]]);
-                    let id = u32::from_be_bytes([start[4], start[5], start[6], start[7]]);
-                    let found = Fragment { id, offset: field & 0xfff8, more: field & 1 != 0 };
-                    fragment = Some(found);
-                    if found.offset > 0 {
-                        // What follows is the middle of something: the next header is that of the first fragment.
-                        return Self::finish(bytes, false, start[0], at + 8, fragment, source_routed, whole);
-                    }
-                    8
-                }
-                _ => break,
-            };
-            next = bytes[at];
-            at += length;
-            if at > bytes.len() {
-                return Err(ParseError::Extension);
-            }
-        }
-        Self::finish(bytes, false, next, at, fragment, source_routed, whole)
-    }
-
-    fn finish(
-        bytes: &[u8],
-        v4: bool,
-        protocol: u8,
-        at: usize,
-        fragment: Option<Fragment>,
-        source_routed: bool,
-        whole: bool,
-    ) -> Result<Self, ParseError> {
-        let len = u16::try_from(bytes.len()).map_err(|_| ParseError::Length)?;
-        let rest = bytes.get(at..).ok_or(ParseError::Header)?;
-        if let Some(fragment) = fragment
-            && usize::from(fragment.offset) + rest.len() > usize::from(u16::MAX)
-        {
-            return Err(ParseError::Fragment);
-        }
-        let later = fragment.is_some_and(|fragment| fragment.offset > 0);
-        let first = fragment.is_some_and(|fragment| fragment.offset == 0 && fragment.more);
-        let transport = match protocol {
-            _ if later => None,
-            TCP => Some(Transport::Tcp),
-            UDP => Some(Transport::Udp),
-            ICMP if v4 => Some(Transport::Icmp),
-            ICMPV6 if !v4 => Some(Transport::Icmpv6),
-            _ => Some(Transport::Opaque),
+    /// Where the transport checksum is, from the start of the packet. `None` if the packet has none within reach. Of
+    /// the opaque protocols, those whose checksum covers the addresses have one: DCCP (RFC 4340 section 9.1) and
+    /// UDP-Lite (RFC 3828 section 3.1).
+    #[must_use]
+    pub fn checksum_offset(&self) -> Option<usize> {
+        let offset = match self.transport? {
+            Transport::Tcp => 16,
+            Transport::Udp => 6,
+            Transport::Icmp | Transport::Icmpv6 => 2,
+            Transport::Opaque if matches!(self.protocol, DCCP | UDP_LITE) => 6,
+            Transport::Opaque => return None,
         };
-        let header = match transport {
-            Some(Transport::Tcp) => {
-                let length = rest.get(12).map(|byte| usize::from(byte >> 4) * 4);
-                match length {
-                    Some(length) if length >= 20 && length <= rest.len() => length,
-                    // A first fragment must hold the ports and the checksum (RFC 1858); options may be cut off.
-                    Some(length) if length >= 20 && first && rest.len() >= 20 => rest.len(),
-                    _ if !whole => rest.len(),
-                    _ => return Err(ParseError::Transport),
-                }
+        let at = self.transport_offset + offset;
+        (at + 2 <= self.payload_end).then_some(at)
+    }
+
+    /// The layout of a packet that fills `bytes` exactly.
+    pub(super) fn of(bytes: &[u8]) -> Result<Self, ParseError> {
+        Self::walk(bytes, Extent::Whole)
+    }
+
+    /// The layout of the packet quoted in an ICMP error: its end may be missing, and other data may follow it (RFC
+    /// 4884). Without the first 8 bytes of its transport header it has no transport.
+    pub(super) fn of_quoted(bytes: &[u8]) -> Option<Self> {
+        Self::walk(bytes, Extent::Quoted).ok()
+    }
+
+    fn walk(bytes: &[u8], extent: Extent) -> Result<Self, ParseError> {
+        let network = match bytes.first().map(|first| first >> 4) {
+            None => return Err(ParseError::Truncated),
+            Some(4) => Network::v4(bytes, extent)?,
+            Some(6) => Network::v6(bytes, extent)?,
+            Some(other) => return Err(ParseError::Version(other)),
+        };
+        let mut layout = Self {
+            version: network.version,
+            protocol: network.protocol,
+            transport: None,
+            transport_offset: network.offset,
+            payload_offset: network.offset,
+            payload_end: network.end,
+            fragment: network.fragment.filter(|fragment| fragment.more || fragment.offset != 0),
+            obstacle: network.obstacle,
+        };
+        if let Some(fragment) = layout.fragment {
+            let len = network.end - network.fragmented_offset;
+            let misaligned = fragment.more && len % 8 != 0;
+            if extent == Extent::Whole && (misaligned || usize::from(fragment.offset) + len > 0xFFFF) {
+                return Err(ParseError::Fragment);
             }
-            Some(Transport::Udp) => {
-                let length =
-                    rest.get(4..6).map(|length| usize::from(u16::from_be_bytes([length[0], length[1]])));
-                match length {
-                    // Bytes behind the datagram are UDP options (RFC 9868).
-                    Some(length) if length >= 8 && rest.len() >= 8 && (length <= rest.len() || first) => 8,
-                    _ if !whole => rest.len().min(8),
-                    _ => return Err(ParseError::Transport),
-                }
+            if fragment.offset != 0 || network.cut_off {
+                return Ok(layout);
             }
-            Some(Transport::Icmp | Transport::Icmpv6) => match rest.len() {
-                8.. => 8,
-                // ICMPv6 and ICMP have four bytes in common; the shortest message has eight (RFC 792, RFC 4443).
-                _ if !whole => rest.len(),
-                _ => return Err(ParseError::Transport),
-            },
-            Some(Transport::Opaque) | None => 0,
+        } else if network.cut_off {
+            return Ok(layout);
+        }
+        let whole = extent == Extent::Whole && layout.fragment.is_none();
+        let header = bytes.get(network.offset..network.end).unwrap_or_default();
+        match transport(header, &layout, whole, extent) {
+            Ok((transport, payload)) => {
+                layout.transport = Some(transport);
+                layout.payload_offset += payload.start;
+                layout.payload_end = layout.transport_offset + payload.end;
+            }
+            Err(TransportError::CutOff) if !whole => {}
+            Err(_) => return Err(ParseError::Transport),
+        }
+        Ok(layout)
+    }
+}
+
+/// How much of a packet there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Whole,
+    Quoted,
+}
+
+/// The network header and all extension headers.
+struct Network {
+    version: IpVersion,
+    protocol: u8,
+    /// Where the transport header starts.
+    offset: usize,
+    /// Where the part that fragments are made of starts.
+    fragmented_offset: usize,
+    end: usize,
+    fragment: Option<Fragment>,
+    obstacle: Option<Obstacle>,
+    /// The headers themselves end outside this packet.
+    cut_off: bool,
+}
+
+impl Network {
+    fn v4(bytes: &[u8], extent: Extent) -> Result<Self, ParseError> {
+        let Some((header, _)) = bytes.split_first_chunk::<IPV4_HEADER>() else {
+            return Err(ParseError::Truncated);
+        };
+        let offset = usize::from(header[0] & 0xF) * 4;
+        let total = usize::from(u16::from_be_bytes([header[2], header[3]]));
+        if offset < IPV4_HEADER || offset > bytes.len() {
+            return Err(ParseError::HeaderLength);
+        }
+        if total < offset || (extent == Extent::Whole && total != bytes.len()) {
+            return Err(ParseError::Length);
+        }
+        let flags = u16::from_be_bytes([header[6], header[7]]);
+        let protocol = header[9];
+        let obstacle = match protocol {
+            AUTHENTICATION => Some(Obstacle::Authenticated),
+            _ => has_source_route(&bytes[IPV4_HEADER..offset]).then_some(Obstacle::SourceRoute),
         };
         Ok(Self {
-            v4,
+            version: IpVersion::V4,
             protocol,
-            transport,
-            transport_offset: at as u16,
-            payload_offset: (at + header) as u16,
-            len,
-            fragment,
-            source_routed,
+            offset,
+            fragmented_offset: offset,
+            end: total.min(bytes.len()),
+            // Thirteen bits of offset; the reserved bit above MF and DF is nobody's (RFC 791 section 3.1).
+            fragment: Some(Fragment {
+                id: u32::from(u16::from_be_bytes([header[4], header[5]])),
+                offset: (flags & 0x1FFF) << 3,
+                more: flags & 0x2000 != 0,
+            }),
+            obstacle,
+            cut_off: false,
         })
+    }
+
+    fn v6(bytes: &[u8], extent: Extent) -> Result<Self, ParseError> {
+        let Some((header, _)) = bytes.split_first_chunk::<IPV6_HEADER>() else {
+            return Err(ParseError::Truncated);
+        };
+        let total = IPV6_HEADER + usize::from(u16::from_be_bytes([header[4], header[5]]));
+        if extent == Extent::Whole && total != bytes.len() {
+            return Err(ParseError::Length);
+        }
+        let mut network = Self {
+            version: IpVersion::V6,
+            protocol: header[6],
+            offset: IPV6_HEADER,
+            fragmented_offset: IPV6_HEADER,
+            end: total.min(bytes.len()),
+            fragment: None,
+            obstacle: None,
+            cut_off: false,
+        };
+        let bytes = &bytes[..network.end];
+        for _ in 0..MAX_EXTENSION_HEADERS {
+            if !network.step(bytes, extent)? {
+                return Ok(network);
+            }
+        }
+        match is_extension(network.protocol) && !network.is_later_fragment() {
+            true => Err(ParseError::TooManyExtensions),
+            false => Ok(network),
+        }
+    }
+
+    fn is_later_fragment(&self) -> bool {
+        self.fragment.is_some_and(|fragment| fragment.offset != 0)
+    }
+
+    /// Walks over one extension header. False at the end of the chain.
+    fn step(&mut self, bytes: &[u8], extent: Extent) -> Result<bool, ParseError> {
+        if !is_extension(self.protocol) || self.is_later_fragment() {
+            return Ok(false);
+        }
+        // Hop-by-hop options come first or not at all (RFC 8200 section 4.1).
+        if self.protocol == HOP_BY_HOP && self.offset != IPV6_HEADER {
+            return Err(ParseError::Extension);
+        }
+        let header = bytes.get(self.offset..).unwrap_or_default();
+        let len = match (self.protocol, header) {
+            (FRAGMENT, _) => 8,
+            // In units of 4 bytes, less 2, unlike all others (RFC 4302 section 2.2).
+            (AUTHENTICATION, [_, len, ..]) => (usize::from(*len) + 2) * 4,
+            // In units of 8 bytes, not counting the first (RFC 8200 sections 4.3, 4.4, 4.6).
+            (_, [_, len, ..]) => (usize::from(*len) + 1) * 8,
+            _ => usize::MAX,
+        };
+        let Some(header) = header.get(..len) else {
+            let first = self.fragment.is_some_and(|fragment| fragment.more);
+            self.cut_off = true;
+            return if first || extent == Extent::Quoted { Ok(false) } else { Err(ParseError::Extension) };
+        };
+        match self.protocol {
+            FRAGMENT if self.fragment.is_some() => return Err(ParseError::Extension),
+            FRAGMENT => {
+                let flags = u16::from_be_bytes([header[2], header[3]]);
+                self.fragment = Some(Fragment {
+                    id: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
+                    offset: flags & 0xFFF8,
+                    more: flags & 1 != 0,
+                });
+                self.fragmented_offset = self.offset + len;
+            }
+            AUTHENTICATION => self.obstacle = Some(Obstacle::Authenticated),
+            ROUTING if header[3] != 0 => self.obstacle = self.obstacle.or(Some(Obstacle::SourceRoute)),
+            _ => {}
+        }
+        self.protocol = header[0];
+        self.offset += len;
+        Ok(true)
+    }
+}
+
+fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS)
+}
+
+/// Whether IPv4 options hold a loose or strict source route that has stops left: its pointer is not past its end (RFC
+/// 791 section 3.1). Options that cannot be walked hold none; what is malformed in them is the receiver's to refuse.
+fn has_source_route(mut options: &[u8]) -> bool {
+    loop {
+        match options {
+            [0, ..] | [] => return false,
+            [1, rest @ ..] => options = rest,
+            [kind, len, ..] if *len >= 2 && usize::from(*len) <= options.len() => {
+                let (option, rest) = options.split_at(usize::from(*len));
+                if matches!(kind, 131 | 137) && option.get(2).is_some_and(|pointer| pointer <= len) {
+                    return true;
+                }
+                options = rest;
+            }
+            _ => return false,
+        }
+    }
+}
+
+enum TransportError {
+    CutOff,
+    Impossible,
+}
+
+/// The transport header's kind and, from its start, where its payload is. `header` reaches to the packet's end.
+fn transport(
+    header: &[u8],
+    layout: &Layout,
+    whole: bool,
+    extent: Extent,
+) -> Result<(Transport, std::ops::Range<usize>), TransportError> {
+    let kind = match (layout.protocol, layout.version) {
+        (TCP, _) => Transport::Tcp,
+        (UDP, _) => Transport::Udp,
+        (ICMP, IpVersion::V4) => Transport::Icmp,
+        (ICMPV6, IpVersion::V6) => Transport::Icmpv6,
+        _ => return Ok((Transport::Opaque, 0..header.len())),
+    };
+    let least = match (kind, extent) {
+        (Transport::Tcp, Extent::Whole) => 20,
+        // ICMP quotes at least 8 bytes of the transport header (RFC 792); all kinds of ICMP have as many themselves.
+        _ => 8,
+    };
+    if header.len() < least {
+        return Err(TransportError::CutOff);
+    }
+    match kind {
+        Transport::Tcp => {
+            let Some(offset) = header.get(12).map(|byte| usize::from(byte >> 4) * 4) else {
+                return Ok((kind, header.len()..header.len()));
+            };
+            if extent == Extent::Whole && (offset < 20 || (whole && offset > header.len())) {
+                return Err(TransportError::Impossible);
+            }
+            Ok((kind, offset.min(header.len())..header.len()))
+        }
+        Transport::Udp => {
+            // What lies behind the length is no payload (RFC 9868 calls it the surplus area).
+            let len = usize::from(u16::from_be_bytes([header[4], header[5]]));
+            if extent == Extent::Whole && (len < 8 || (whole && len > header.len())) {
+                return Err(TransportError::Impossible);
+            }
+            Ok((kind, 8..len.clamp(8, header.len())))
+        }
+        _ => Ok((kind, 8..header.len())),
     }
 }

@@ -4,167 +4,279 @@ use std::net::IpAddr;
 
 use thiserror::Error;
 
-use super::{IpPacket, Layout, Transport, checksum::Update};
+use super::{
+    Flow, IpPacket, IpVersion, Layout, Transport,
+    checksum::{Delta, Sum},
+    ip::{self, Echo, IPV4_CHECKSUM, address_offsets, echo, update},
+    layout::Obstacle,
+};
 
-/// What to change; `None` leaves a field as it is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "callers build it")]
+/// What to change in a packet; `None` leaves a field as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(clippy::exhaustive_structs, reason = "built by name with `..Default::default()`")]
 pub struct Rewrite {
-    /// A new source address.
+    /// New source address, of the packet's family.
     pub source: Option<IpAddr>,
-    /// A new destination address.
+    /// New destination address, of the packet's family.
     pub destination: Option<IpAddr>,
-    /// A new source port. Ignored where there are no ports.
+    /// New source port, or identifier of an ICMP echo request.
     pub source_port: Option<u16>,
-    /// A new destination port. Ignored where there are no ports.
+    /// New destination port, or identifier of an ICMP echo reply.
     pub destination_port: Option<u16>,
 }
 
-/// A packet cannot be rewritten. It is unchanged.
+impl Rewrite {
+    /// What turns packets of the flow `from` into packets of the flow `to`.
+    #[must_use]
+    pub fn between(from: Flow, to: Flow) -> Self {
+        Self {
+            source: (from.source != to.source).then_some(to.source),
+            destination: (from.destination != to.destination).then_some(to.destination),
+            source_port: (from.source_port != to.source_port).then_some(to.source_port),
+            destination_port: (from.destination_port != to.destination_port).then_some(to.destination_port),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn has_ports(&self) -> bool {
+        self.source_port.is_some() || self.destination_port.is_some()
+    }
+}
+
+/// Why a packet cannot be rewritten. It is unchanged then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum RewriteError {
-    /// The new address is of the other family.
-    #[error("address of the other family")]
+    /// An address of the other family.
+    #[error("address of the other IP family")]
     Family,
-    /// A routing header names further destinations, and the checksum covers the last one.
-    #[error("packet with a routing header")]
-    SourceRouted,
+    /// It is still on its way along a source route, so the destination field is not the destination that its checksum
+    /// covers (IPv4 options 131 and 137 with stops left, IPv6 routing headers with segments left).
+    #[error("packet follows a source route")]
+    SourceRoute,
+    /// An authentication header covers its addresses.
+    #[error("packet is covered by an authentication header")]
+    Authenticated,
+    /// It has no such port or identifier.
+    #[error("packet has no such port")]
+    NoPort,
+    /// A first fragment that ends before its checksum.
+    #[error("checksum lies in a later fragment")]
+    OutOfReach,
+    /// An unfinished checksum in a fragment, or of another protocol than TCP and UDP.
+    #[error("unfinished checksum where there cannot be one")]
+    Unfinished,
 }
 
+/// The place given for an unfinished checksum lies outside the packet's transport part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("checksum position lies outside the packet")]
+#[expect(clippy::exhaustive_structs, reason = "carries nothing by design")]
+pub struct ChecksumPosition;
+
 impl<B: AsRef<[u8]> + AsMut<[u8]>> IpPacket<B> {
-    /// Rewrites addresses and ports, and with them the IPv4 header checksum and the checksum of TCP, UDP or ICMPv6
-    /// where this packet carries it. `partial`: the TCP or UDP checksum field holds the pseudo-header sum only.
+    /// Sets the source address.
     ///
-    /// A UDP checksum of zero over IPv4 means that there is none and stays; one that becomes zero is written as 0xFFFF
-    /// (RFC 768). Over IPv6 a zero stays too: RFC 6936 allows it for tunnels, and the receiver decides.
+    /// # Errors
+    /// As [`rewrite`](Self::rewrite).
+    pub fn set_source(&mut self, source: IpAddr, partial: bool) -> Result<(), RewriteError> {
+        self.rewrite(Rewrite { source: Some(source), ..Rewrite::default() }, partial)
+    }
+
+    /// Sets the destination address.
+    ///
+    /// # Errors
+    /// As [`rewrite`](Self::rewrite).
+    pub fn set_destination(&mut self, destination: IpAddr, partial: bool) -> Result<(), RewriteError> {
+        self.rewrite(Rewrite { destination: Some(destination), ..Rewrite::default() }, partial)
+    }
+
+    /// Sets the source port, or the identifier of an ICMP echo request.
+    ///
+    /// # Errors
+    /// As [`rewrite`](Self::rewrite).
+    pub fn set_source_port(&mut self, port: u16, partial: bool) -> Result<(), RewriteError> {
+        self.rewrite(Rewrite { source_port: Some(port), ..Rewrite::default() }, partial)
+    }
+
+    /// Sets the destination port, or the identifier of an ICMP echo reply.
+    ///
+    /// # Errors
+    /// As [`rewrite`](Self::rewrite).
+    pub fn set_destination_port(&mut self, port: u16, partial: bool) -> Result<(), RewriteError> {
+        self.rewrite(Rewrite { destination_port: Some(port), ..Rewrite::default() }, partial)
+    }
+
+    /// Changes addresses and ports and, incrementally, the checksums of IPv4, TCP, UDP, ICMP, ICMPv6, DCCP and UDP-Lite.
+    /// A checksum that was wrong stays wrong by as much. UDP without a checksum stays without one, in both families (RFC 6935).
+    ///
+    /// With `partial`, the TCP or UDP checksum field holds only the pseudo header's sum, as a TUN device with checksum
+    /// offload hands it out. Fragments other than the first one get their addresses changed, nothing else.
     ///
     /// # Errors
     /// [`RewriteError`]; the packet is unchanged then.
-    pub fn rewrite(&mut self, change: Rewrite, partial: bool) -> Result<(), RewriteError> {
-        let v4 = self.layout.v4;
-        let (source, destination) = (self.source(), self.destination());
-        let new_source = change.source.unwrap_or(source);
-        let new_destination = change.destination.unwrap_or(destination);
-        if new_source.is_ipv4() != v4 || new_destination.is_ipv4() != v4 {
-            return Err(RewriteError::Family);
+    pub fn rewrite(&mut self, to: Rewrite, partial: bool) -> Result<(), RewriteError> {
+        if to.is_empty() {
+            return Ok(());
         }
-        if self.layout.source_routed {
-            return Err(RewriteError::SourceRouted);
+        let layout = self.layout;
+        check(self.bytes.as_ref(), &layout, &to)?;
+        if layout.transport.is_none() && !self.is_later_fragment() {
+            return Err(RewriteError::OutOfReach);
         }
-        let addresses = Update::new().address(source, new_source).address(destination, new_destination);
-        self.set_address(if v4 { 12 } else { 8 }, new_source);
-        self.set_address(if v4 { 16 } else { 24 }, new_destination);
-        if v4 {
-            let checksum = addresses.apply(self.word(10));
-            self.set_word(10, checksum);
+        if partial && !self.may_be_unfinished() {
+            return Err(RewriteError::Unfinished);
         }
-        let at = self.layout.transport_offset();
-        let mut covered = addresses;
-        if let Some((old_source, old_destination)) = self.ports() {
-            let new_source = change.source_port.unwrap_or(old_source);
-            let new_destination = change.destination_port.unwrap_or(old_destination);
-            covered = covered.word(old_source, new_source).word(old_destination, new_destination);
-            self.set_word(at, new_source);
-            self.set_word(at + 2, new_destination);
-        }
-        if let Some(field) = checksum_field(&self.layout) {
-            let old = self.word(field);
-            let udp = self.layout.transport == Some(Transport::Udp);
-            let new = match old {
-                0 if udp && !partial => 0,
-                // An unfinished checksum covers the pseudo header only; ports are summed when it is finished.
-                _ if partial => addresses.apply_partial(old),
-                _ => match covered.apply(old) {
-                    0 if udp => 0xffff,
-                    new => new,
-                },
-            };
-            self.set_word(field, new);
-        }
+        apply(self.bytes.as_mut(), &layout, &to, partial);
         Ok(())
     }
 
-    fn set_address(&mut self, at: usize, address: IpAddr) {
-        let bytes = self.bytes.as_mut();
-        match address {
-            IpAddr::V4(v4) => {
-                if let Some(field) = bytes.get_mut(at..at + 4) {
-                    field.copy_from_slice(&v4.octets());
-                }
-            }
-            IpAddr::V6(v6) => {
-                if let Some(field) = bytes.get_mut(at..at + 16) {
-                    field.copy_from_slice(&v6.octets());
-                }
-            }
-        }
-    }
-
-    /// Rewrites the packet that an ICMP error quotes, as far as it is there, and the error's own checksum. The quoted
-    /// packet went the other way, so its source and destination change roles: `change` speaks of the quoted packet.
+    /// Completes an unfinished checksum: sums from `csum_start` bytes into the packet to its end, what the field holds
+    /// included, and stores the complement `csum_offset` bytes behind `csum_start`. A result of 0 is stored as 0xFFFF,
+    /// which is the same to every protocol but UDP, where 0 would mean none (as Linux does, net/core/dev.c,
+    /// `skb_checksum_help`).
     ///
     /// # Errors
-    /// [`RewriteError`]; the packet is unchanged then. An error without a whole quoted IP header is left as it is.
-    pub fn rewrite_quoted(&mut self, change: Rewrite) -> Result<(), RewriteError> {
-        let Some(at) = self.quoted_offset() else { return Ok(()) };
-        let layout_of_error = self.layout;
+    /// [`ChecksumPosition`] if the field is not wholly inside the packet, behind its IP header.
+    pub fn finish_checksum(&mut self, csum_start: u16, csum_offset: u16) -> Result<(), ChecksumPosition> {
+        let (start, offset) = (usize::from(csum_start), usize::from(csum_offset));
         let bytes = self.bytes.as_mut();
-        let Some(quoted) = bytes.get_mut(at..) else { return Ok(()) };
-        let Ok(layout) = Layout::parse_quoted(quoted) else { return Ok(()) };
-        // Words change at even and odd offsets alike within the whole message, but the quoted packet begins at an
-        // even one, so the sum over it before and after gives the change to the error's own checksum.
-        let before = super::checksum::sum(quoted);
-        let mut inner = IpPacket { bytes: &mut *quoted, layout };
-        let has_ports = layout.payload_offset.saturating_sub(layout.transport_offset) >= 4;
-        let allowed = Rewrite {
-            source_port: change.source_port.filter(|_| has_ports),
-            destination_port: change.destination_port.filter(|_| has_ports),
-            ..change
+        if start < self.layout.transport_offset || start + offset + 2 > bytes.len() {
+            return Err(ChecksumPosition);
+        }
+        let checksum = match Sum::new().bytes(&bytes[start..]).checksum() {
+            0 => 0xFFFF,
+            checksum => checksum,
         };
-        inner.rewrite_truncated(allowed)?;
-        let after = super::checksum::sum(quoted);
-        // RFC 4443 section 2.3: ICMPv6's checksum covers a pseudo header too, which the caller changes by `rewrite`.
-        let field = layout_of_error.transport_offset() + 2;
-        let checksum = Update::new().word(before, after).apply(self.word(field));
-        self.set_word(field, checksum);
+        update(bytes, start + offset, |_| checksum);
         Ok(())
-    }
-
-    /// [`rewrite`](Self::rewrite) for a quoted packet: a transport header cut off before its ports or its checksum is
-    /// left alone there.
-    fn rewrite_truncated(&mut self, change: Rewrite) -> Result<(), RewriteError> {
-        let end = self.bytes.as_ref().len();
-        let field = checksum_field(&self.layout);
-        let whole_ports = self.layout.transport_offset() + 4 <= end;
-        let whole_checksum = field.is_none_or(|field| field + 2 <= end);
-        if whole_ports && whole_checksum {
-            return self.rewrite(change, false);
-        }
-        let transport = self.layout.transport.take();
-        self.layout.transport = None;
-        let outcome = self.rewrite(change, false);
-        self.layout.transport = transport;
-        if outcome.is_ok() && whole_ports && matches!(transport, Some(Transport::Tcp | Transport::Udp)) {
-            let at = self.layout.transport_offset();
-            if let Some(port) = change.source_port {
-                self.set_word(at, port);
-            }
-            if let Some(port) = change.destination_port {
-                self.set_word(at + 2, port);
-            }
-        }
-        outcome
     }
 }
 
-/// Where the checksum is that covers the addresses. ICMP's covers the message alone.
-fn checksum_field(layout: &Layout) -> Option<usize> {
-    let offset = match layout.transport? {
-        Transport::Tcp => 16,
-        Transport::Udp => 6,
-        Transport::Icmpv6 => 2,
-        Transport::Icmp | Transport::Opaque => return None,
+impl<B: AsRef<[u8]>> IpPacket<B> {
+    /// Whether its checksum can be unfinished at all: whole TCP and UDP packets only.
+    #[must_use]
+    pub fn may_be_unfinished(&self) -> bool {
+        self.layout.fragment.is_none()
+            && matches!(self.layout.transport, Some(Transport::Tcp | Transport::Udp))
+    }
+}
+
+/// Whether `to` can be applied, as far as it does not depend on how much of the packet there is.
+pub(super) fn check(bytes: &[u8], layout: &Layout, to: &Rewrite) -> Result<(), RewriteError> {
+    match layout.obstacle {
+        Some(Obstacle::SourceRoute) => return Err(RewriteError::SourceRoute),
+        Some(Obstacle::Authenticated) => return Err(RewriteError::Authenticated),
+        None => {}
+    }
+    let same_family = |address: &IpAddr| address.is_ipv4() == (layout.version == IpVersion::V4);
+    if !to.source.iter().chain(&to.destination).all(same_family) {
+        return Err(RewriteError::Family);
+    }
+    let has_port = match (layout.transport, echo(bytes, layout)) {
+        (Some(Transport::Tcp | Transport::Udp), _) => true,
+        (_, Some((Echo::Request, _))) => to.destination_port.is_none(),
+        (_, Some((Echo::Reply, _))) => to.source_port.is_none(),
+        _ => false,
     };
-    Some(layout.transport_offset() + offset)
+    if to.has_ports() && !has_port { Err(RewriteError::NoPort) } else { Ok(()) }
+}
+
+/// Applies `to`, which passed [`check`]. A checksum that is not there (a quoted packet's) is left alone.
+pub(super) fn apply(bytes: &mut [u8], layout: &Layout, to: &Rewrite, partial: bool) {
+    let (source_at, destination_at, len) = address_offsets(layout.version);
+    let mut addresses = Delta::new();
+    for (at, address) in [(source_at, to.source), (destination_at, to.destination)] {
+        let field = &mut bytes[at..at + len];
+        addresses = match address {
+            Some(IpAddr::V4(v4)) => replace(field, &v4.octets(), addresses),
+            Some(IpAddr::V6(v6)) => replace(field, &v6.octets(), addresses),
+            None => addresses,
+        };
+    }
+    if layout.version == IpVersion::V4 {
+        update(bytes, IPV4_CHECKSUM, |stored| addresses.apply(stored));
+    }
+    let mut ports = Delta::new();
+    let (source_port_at, destination_port_at) = match layout.transport {
+        Some(Transport::Tcp | Transport::Udp) => (0, 2),
+        _ => (4, 4),
+    };
+    for (at, port) in [(source_port_at, to.source_port), (destination_port_at, to.destination_port)] {
+        if let Some(port) = port {
+            update(bytes, layout.transport_offset + at, |old| {
+                ports = ports.word(old, port);
+                port
+            });
+        }
+    }
+    let Some(checksum_at) = layout.checksum_offset() else { return };
+    let whole = addresses.and(ports);
+    update(bytes, checksum_at, |stored| match layout.transport {
+        Some(Transport::Tcp | Transport::Udp) if partial => addresses.apply_partial(stored),
+        Some(Transport::Udp) => whole.apply_udp(stored),
+        // ICMP has no pseudo header, ICMPv6 has one.
+        Some(Transport::Icmp) => ports.apply(stored),
+        _ => whole.apply(stored),
+    });
+}
+
+fn replace(field: &mut [u8], new: &[u8], delta: Delta) -> Delta {
+    let delta = delta.bytes(field, new);
+    field.copy_from_slice(new);
+    delta
+}
+
+/// The packet quoted in an ICMP error.
+impl<B: AsRef<[u8]>> IpPacket<B> {
+    /// The flow of the packet that this ICMP error quotes: the one its receiver sent. `None` if this is no ICMP error,
+    /// or what it quotes cannot be read as far as its ports.
+    #[must_use]
+    pub fn quoted_flow(&self) -> Option<Flow> {
+        let quoted = &self.bytes()[self.quoted_offset()?..];
+        ip::flow(quoted, &Layout::of_quoted(quoted)?)
+    }
+
+    /// Whether this is an ICMP error: it quotes the packet it is about and has no flow of its own. ICMP destination
+    /// unreachable, source quench, redirect, time exceeded and parameter problem (RFC 1122 section 3.2.2); ICMPv6
+    /// destination unreachable, packet too big, time exceeded and parameter problem (RFC 4443 section 3).
+    #[must_use]
+    pub fn is_icmp_error(&self) -> bool {
+        self.quoted_offset().is_some()
+    }
+
+    /// Where the packet starts that this ICMP error quotes. `None` if this is none.
+    #[must_use]
+    pub fn quoted_offset(&self) -> Option<usize> {
+        let at = self.layout.transport_offset;
+        match (self.layout.transport?, self.bytes().get(at)?) {
+            (Transport::Icmp, 3 | 4 | 5 | 11 | 12) | (Transport::Icmpv6, 1..=4) => Some(at + 8),
+            _ => None,
+        }
+    }
+}
+
+impl<B: AsRef<[u8]> + AsMut<[u8]>> IpPacket<B> {
+    /// Changes addresses and ports of the packet quoted in this ICMP error, its checksums as far as they are quoted,
+    /// and the checksum of the error itself.
+    ///
+    /// # Errors
+    /// [`RewriteError`], [`NoPort`](RewriteError::NoPort) also if there is no readable quoted packet; this packet is
+    /// unchanged then.
+    pub fn rewrite_quoted(&mut self, to: Rewrite) -> Result<(), RewriteError> {
+        let at = self.quoted_offset().ok_or(RewriteError::NoPort)?;
+        let checksum_at = self.layout.checksum_offset().ok_or(RewriteError::NoPort)?;
+        let bytes = self.bytes.as_mut();
+        let quoted = &mut bytes[at..];
+        let layout = Layout::of_quoted(quoted).ok_or(RewriteError::NoPort)?;
+        check(quoted, &layout, &to)?;
+        let before = Sum::new().bytes(quoted).fold();
+        apply(quoted, &layout, &to, false);
+        let delta = Delta::new().word(before, Sum::new().bytes(quoted).fold());
+        update(bytes, checksum_at, |stored| delta.apply(stored));
+        Ok(())
+    }
 }

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     directory::View,
     handshake,
-    nat::NatOutcome,
+    nat::{NatError, NatOutcome},
     offload::VnetHdr,
     packet::{IpPacket, Opened, Transport, combine_ecn},
     record::{self, FLAG_CSUM_PARTIAL, Message},
@@ -140,15 +140,15 @@ impl Tunnel {
         }
         let vnet =
             if partial { unfinished(&inner).ok_or(DropReason::InnerMalformed)? } else { VnetHdr::default() };
-        if !self.addresses.contains(&destination) {
+        if self.addresses.contains(&destination) {
+            self.nat.note_direct(&inner, now);
+        } else {
             let served = self.peers.find(key).is_some_and(|peer| peer.served.contains(&destination));
             let own = self.addresses.iter().copied().find(|own| own.is_ipv4() == destination.is_ipv4());
             match own {
-                Some(own) if served => match self.nat.serve(&mut inner, partial, own, now) {
-                    Ok(NatOutcome::Refused) => return Err(DropReason::Policy),
-                    Ok(_) => {}
-                    Err(_) => return Err(DropReason::NatFull),
-                },
+                Some(own) if served => {
+                    self.nat.serve(&mut inner, partial, own, now).map_err(NatError::drop_reason)?
+                }
                 _ => return Err(DropReason::InnerDestination),
             }
         }

@@ -147,6 +147,8 @@ impl Tunnel {
             if self.nat.balance(&mut inner, partial, &service, now).is_err() {
                 return Route::Drop(DropReason::NatFull);
             }
+        } else {
+            self.nat.note_direct(&inner, now);
         }
         let destination = inner.destination();
         let (verdict, finding) = self.verdict(destination, now);
