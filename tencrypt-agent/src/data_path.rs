@@ -8,7 +8,7 @@ use std::{
     net::IpAddr,
     os::fd::AsFd as _,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
@@ -23,7 +23,7 @@ use tencrypt_udp::{Family, PathErrorKind, UdpTransport};
 use tokio::sync::mpsc;
 
 use crate::{
-    control::{ExplainReport, PacketsReport, PeerReport, StatusReport, drops},
+    control::{ChainsReport, ExplainReport, PacketsReport, PeerReport, StatusReport, drops},
     lane::{Command, Inbox},
     sys,
 };
@@ -61,6 +61,8 @@ pub struct About {
     pub project: Option<String>,
     /// MTU of the device in bytes, followed by the control plane.
     pub mtu: Arc<AtomicU32>,
+    /// What the chains have dropped, followed by the control plane.
+    pub chains: Arc<Mutex<ChainsReport>>,
     /// `drop` or `plain`.
     pub unknown: &'static str,
     /// Whether the chains are installed.
@@ -265,6 +267,7 @@ impl DataPath {
             enforce: self.about.enforce,
             peers: self.peers(now),
             packets: PacketsReport::from(self.tunnel.stats()),
+            chains: *self.about.chains.lock().unwrap_or_else(PoisonError::into_inner),
             drops: drops(self.tunnel.stats()),
         }
     }

@@ -34,7 +34,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     config::{Config, External, Unknown},
-    control::server::ControlSocket,
+    control::{ChainsReport, server::ControlSocket},
     data_path::{About, DataPath, Ended, FAREWELL},
     externals::{Due, Externals, RENEW},
     failure::{Exit, Failure},
@@ -120,6 +120,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
         Err(failure) => return Err(undo(capture, failure)),
     };
     let mtu = Arc::new(AtomicU32::new(capture.mtu().device()));
+    let chains = Arc::new(Mutex::new(ChainsReport::default()));
     let (lane, inbox) = match lane::channel() {
         Ok(both) => both,
         Err(error) => return Err(undo(capture, io_failure("wake-up", error))),
@@ -141,6 +142,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
                 .clone()
                 .or_else(|| names.project.as_ref().map(|project| project.namespace().to_owned())),
             mtu: mtu.clone(),
+            chains: chains.clone(),
             unknown: match config.policy.unknown {
                 Unknown::Drop => "drop",
                 Unknown::Plain => "plain",
@@ -167,7 +169,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
         let lane = lane.clone();
         async move { control.serve(lane).await }
     });
-    let mut watch = Watcher { capture, lane: lane.clone(), externals: Externals::default(), addresses, mtu };
+    let mut watch = Watcher { capture, lane: lane.clone(), externals: Externals::default(), addresses, mtu, chains };
     let mut changes = match follow_changes(monitor) {
         Ok(changes) => changes,
         Err(error) => return Err(undo(watch.capture, io_failure("thread", error))),
@@ -287,6 +289,7 @@ struct Watcher {
     externals: Externals,
     addresses: Vec<IpAddr>,
     mtu: Arc<AtomicU32>,
+    chains: Arc<Mutex<ChainsReport>>,
 }
 
 /// What a change of the namespace means for the rest.
@@ -349,8 +352,20 @@ impl Watcher {
         }
     }
 
+    /// Reads what the chains have dropped, for `status`.
+    fn count(&mut self) {
+        match self.capture.counters() {
+            Ok(counters) => {
+                let now = ChainsReport { plain_in: counters.plain_in, leak: counters.leak };
+                *self.chains.lock().unwrap_or_else(PoisonError::into_inner) = now;
+            }
+            Err(error) => tracing::warn!(%error, "counters of the chains"),
+        }
+    }
+
     /// Renews what still passes, and ends what does not.
     async fn tend(&mut self, now: Instant, renew: bool, table: &mut SocketTable) {
+        self.count();
         if self.externals.is_empty() {
             return;
         }

@@ -78,6 +78,9 @@ pub struct StatusReport {
     pub peers: Vec<PeerReport>,
     /// Packets by what became of them.
     pub packets: PacketsReport,
+    /// Plaintext that the chains have stopped; up to a second old.
+    #[serde(default)]
+    pub chains: ChainsReport,
     /// Drops by reason; every reason is there.
     pub drops: BTreeMap<String, u64>,
 }
@@ -104,6 +107,16 @@ pub struct PeerReport {
     pub rx_bytes: u64,
     /// Bytes sent to it.
     pub tx_bytes: u64,
+}
+
+/// Packets that the nftables chains dropped since they were installed; all zero without enforcement.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "the program's own")]
+pub struct ChainsReport {
+    /// Came in, in plain, from protected sources.
+    pub plain_in: u64,
+    /// Would have left in plain, to protected destinations or to everybody on the link.
+    pub leak: u64,
 }
 
 /// Packets since the start.
