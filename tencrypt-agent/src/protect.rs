@@ -169,7 +169,8 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
         let lane = lane.clone();
         async move { control.serve(lane).await }
     });
-    let mut watch = Watcher { capture, lane: lane.clone(), externals: Externals::default(), addresses, mtu, chains };
+    let mut watch =
+        Watcher { capture, lane: lane.clone(), externals: Externals::default(), addresses, mtu, chains };
     let mut changes = match follow_changes(monitor) {
         Ok(changes) => changes,
         Err(error) => return Err(undo(watch.capture, io_failure("thread", error))),
@@ -420,7 +421,7 @@ fn transport(port: u16) -> Result<UdpTransport, Failure> {
             }
             _ => Exit::Runtime,
         };
-        Failure::new(exit, error)
+        Failure::new(exit, chain(&error))
     })
 }
 
