@@ -426,7 +426,7 @@ fn transport(port: u16) -> Result<UdpTransport, Failure> {
             }
             _ => Exit::Runtime,
         };
-        Failure::new(exit, error)
+        Failure::new(exit, chain(&error))
     })
 }
 
