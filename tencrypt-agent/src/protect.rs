@@ -40,6 +40,7 @@ use crate::{
     failure::{Exit, Failure},
     knowledge::Knowledge,
     lane::{self, Command, LaneHandle},
+    opening::Opening,
     resolver::{LaneSink, Names, Sockets},
 };
 
@@ -133,6 +134,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
         transport,
         tunnel,
         raw,
+        opening: Opening::default(),
         inbox,
         events,
         about: About {
@@ -305,7 +307,10 @@ impl Watcher {
         let outcome = match event {
             Event::External { destination, until } => {
                 let lease = self.externals.allow(destination, until, Instant::now());
-                self.capture.allow_external(destination, lease)
+                let outcome = self.capture.allow_external(destination, lease);
+                let lane = self.lane.clone();
+                tokio::spawn(async move { lane.send(Command::ExternalOpened(destination)).await });
+                outcome
             }
             Event::Internal { destination } => {
                 self.externals.deny(destination);

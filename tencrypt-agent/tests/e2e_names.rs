@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use support::{CANARY, Cluster, HTTP, LIMIT, Probe, Running};
 use tencrypt_lab::{
-    Asked, DNS_PORT, DnsReply, DnsServer, HttpServer, Ping, Pod, Ports, Zone, dns_over_tcp, dns_over_udp,
-    dns_query, http_get, resolve, test,
+    Asked, DNS_PORT, DnsReply, DnsServer, HttpServer, Ping, Pod, Ports, UdpEcho, Zone, dns_over_tcp,
+    dns_over_udp, dns_query, http_get, resolve, test, udp_echo,
 };
 
 /// A cluster domain that nobody would assume.
 const SEARCH: &str = "search shop.svc.k8s.corp svc.k8s.corp k8s.corp\noptions ndots:5 timeout:2\n";
+/// Port at which the pods that are none of the tenant's send datagrams back.
+const UDP: u16 = 9001;
 /// Outside of the protected ranges, and not a pod's address.
 const OUTSIDE: &str = "203.0.113.7";
 /// Addresses of the other project besides its first, each the only one of a name: what asks for the name, by which
@@ -38,6 +40,7 @@ struct Named {
     content: String,
     probe: Probe,
     _http: [HttpServer; 2],
+    _echo: [UdpEcho; 2],
     _pods: [Pod; 2],
 }
 
@@ -74,6 +77,7 @@ impl Named {
         fs::write(&resolv_conf, &content).unwrap();
         let probe = cluster.probe_also(service);
         let http = [&other, &partner].map(|pod| HttpServer::start(pod, HTTP, "hello").unwrap());
+        let echo = [&other, &partner].map(|pod| UdpEcho::start(pod, UDP).unwrap());
         let nameserver = SocketAddr::new(nameserver, DNS_PORT);
         Self {
             cluster,
@@ -84,6 +88,7 @@ impl Named {
             content,
             probe,
             _http: http,
+            _echo: echo,
             _pods: [partner, dns],
         }
     }
@@ -170,7 +175,12 @@ fn names_decide(at: Nameserver) {
     for (name, expected) in [("web.other", 2), ("partner", 2), ("api", 1)] {
         let addresses = net.resolve(name);
         assert_eq!(addresses.len(), expected, "{name}: {addresses:?}");
-        addresses.into_iter().for_each(|address| net.assert_plain(address));
+        for address in addresses {
+            // The very first datagram and the answer to it, with no second attempt.
+            let lost = udp_echo(net.cluster.a.netns(), SocketAddr::new(address, UDP), [100], LIMIT / 10);
+            assert_eq!(lost.unwrap(), [0; 0], "{name} {address}: {}", a.status());
+            net.assert_plain(address);
+        }
     }
     assert!(a.packets("bypassed") > 0, "{}", a.status());
     // And still the own one.
