@@ -8,8 +8,8 @@ use std::{
     net::IpAddr,
     os::fd::AsFd as _,
     sync::{
-        Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -18,13 +18,14 @@ use tencrypt_core::{
     Event, Outbound, PacketSink, PathEvent, SinkFull, TunPacket, Tunnel, Verdict, offload::VnetHdr,
     packet::Opened,
 };
-use tencrypt_tun::{Counters, Delivered, RawSockets, Received, TunDevice};
+use tencrypt_tun::{Delivered, RawSockets, Received, TunDevice};
 use tencrypt_udp::{Family, PathErrorKind, UdpTransport};
 use tokio::sync::mpsc;
 
 use crate::{
-    control::{ExplainReport, PacketsReport, PeerReport, RefusedReport, StatusReport, drops},
+    control::{ChainsReport, ExplainReport, PacketsReport, PeerReport, StatusReport, drops},
     lane::{Command, Inbox},
+    opening::Opening,
     sys,
 };
 
@@ -44,6 +45,8 @@ pub struct DataPath {
     pub tunnel: Tunnel,
     /// Sockets for packets that leave as they are.
     pub raw: RawSockets,
+    /// What waits for a way around the tunnel.
+    pub opening: Opening,
     /// Commands from the control plane.
     pub inbox: Inbox,
     /// Events for the control plane.
@@ -61,32 +64,12 @@ pub struct About {
     pub project: Option<String>,
     /// MTU of the device in bytes, followed by the control plane.
     pub mtu: Arc<AtomicU32>,
+    /// What the chains have dropped, followed by the control plane.
+    pub chains: Arc<Mutex<ChainsReport>>,
     /// `drop` or `plain`.
     pub unknown: &'static str,
     /// Whether the chains are installed.
     pub enforce: bool,
-    /// What the chains have counted, followed by the control plane.
-    pub refused: Arc<Refused>,
-}
-
-/// The chains' counters, in packets.
-#[derive(Debug, Default)]
-pub struct Refused {
-    plain_in: AtomicU64,
-    leak: AtomicU64,
-}
-
-impl Refused {
-    /// Takes over what the kernel has counted.
-    pub fn store(&self, counters: Counters) {
-        self.plain_in.store(counters.plain_in, Ordering::Relaxed);
-        self.leak.store(counters.leak, Ordering::Relaxed);
-    }
-
-    fn report(&self) -> RefusedReport {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        RefusedReport { plain_in: read(&self.plain_in), leak: read(&self.leak) }
-    }
 }
 
 /// Why a lane ended.
@@ -163,9 +146,10 @@ impl DataPath {
                     deliver(&self.device, vnet, packet.bytes());
                 }
                 Outbound::Bypass => {
-                    let raw = &self.raw;
-                    packet.finish_segments(|segment| pass(raw, segment));
+                    // First, so that the control plane has been told of a new destination.
                     self.drain(now);
+                    let (raw, opening) = (&self.raw, &mut self.opening);
+                    packet.finish_segments(|segment| pass(raw, opening, segment));
                 }
                 Outbound::Held => self.drain(now),
             }
@@ -222,16 +206,25 @@ impl DataPath {
             }
         }
         self.transport.flush();
-        while let Some(packet) = self.tunnel.poll_released() {
-            pass(&self.raw, &packet);
-        }
         while let Some(event) = self.tunnel.poll_event() {
-            // A control plane that is far behind learns of a destination again with its next packet.
-            if let Err(error) = self.events.try_send(event)
-                && let Event::External { destination, .. } = error.into_inner()
-            {
-                self.tunnel.external_ended(destination);
+            let external = match event {
+                Event::External { destination, .. } => Some(destination),
+                Event::Internal { destination } => {
+                    // What waited to leave as it is must not any more.
+                    drop(self.opening.end(destination));
+                    None
+                }
+                _ => None,
+            };
+            match (self.events.try_send(event), external) {
+                (Ok(()), Some(destination)) => self.opening.begin(destination),
+                // A control plane that is far behind learns of a destination again with its next packet.
+                (Err(_), Some(destination)) => self.tunnel.external_ended(destination),
+                (_, None) => {}
             }
+        }
+        while let Some(packet) = self.tunnel.poll_released() {
+            pass(&self.raw, &mut self.opening, &packet);
         }
     }
 
@@ -271,6 +264,9 @@ impl DataPath {
                     self.tunnel.set_addresses(&addresses);
                     self.addresses = addresses;
                 }
+                Command::ExternalOpened(destination) => {
+                    self.opening.end(destination).iter().for_each(|packet| send(&self.raw, packet));
+                }
                 Command::ExternalEnded(destination) => self.tunnel.external_ended(destination),
                 Command::Stop => return true,
             }
@@ -285,9 +281,9 @@ impl DataPath {
             lanes: 1,
             unknown: self.about.unknown.to_owned(),
             enforce: self.about.enforce,
-            refused: self.about.refused.report(),
             peers: self.peers(now),
             packets: PacketsReport::from(self.tunnel.stats()),
+            chains: *self.about.chains.lock().unwrap_or_else(PoisonError::into_inner),
             drops: drops(self.tunnel.stats()),
         }
     }
@@ -344,7 +340,13 @@ fn deliver(device: &TunDevice, vnet: VnetHdr, packet: &[u8]) -> bool {
     }
 }
 
-fn pass(raw: &RawSockets, packet: &[u8]) {
+fn pass(raw: &RawSockets, opening: &mut Opening, packet: &[u8]) {
+    if !opening.keep(packet) {
+        send(raw, packet);
+    }
+}
+
+fn send(raw: &RawSockets, packet: &[u8]) {
     if let Err(error) = raw.send(packet) {
         tracing::debug!(%error, "raw socket");
     }

@@ -18,6 +18,7 @@ pub mod knowledge;
 pub mod lane;
 pub mod logging;
 pub mod netns;
+pub mod opening;
 pub mod output;
 pub mod protect;
 pub mod resolver;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::{
-    control::{ExplainReport, PeerReport, RefusedReport, StatusReport},
+    control::{ExplainReport, PeerReport, StatusReport},
     escape::Escaped,
 };
 
@@ -43,13 +43,13 @@ pub fn status(report: &StatusReport, as_json: bool) -> String {
         let line = format!("{} of the bypassed, to destinations that did not answer", packets.opportunistic);
         rows.push(["in plain".to_owned(), line]);
     }
+    let chains = &report.chains;
+    if chains.plain_in > 0 || chains.leak > 0 {
+        let line = format!("plaintext in {}, plaintext out {}", chains.plain_in, chains.leak);
+        rows.push(["stopped".to_owned(), line]);
+    }
     if !dropped.is_empty() {
         rows.push(["drops".to_owned(), dropped.join(", ")]);
-    }
-    let refused = report.refused;
-    if refused != RefusedReport::default() {
-        let line = format!("in plain: {} incoming, {} outgoing", refused.plain_in, refused.leak);
-        rows.push(["refused".to_owned(), line]);
     }
     rows.push(["peers".to_owned(), report.peers.len().to_string()]);
     let mut text = table(&rows);
@@ -149,7 +149,7 @@ fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::PacketsReport;
+    use crate::control::{ChainsReport, PacketsReport};
 
     fn peer() -> PeerReport {
         PeerReport {
@@ -175,9 +175,9 @@ mod tests {
             unknown: "plain".into(),
             enforce: false,
             peers: vec![peer()],
+            chains: ChainsReport { plain_in: 4, leak: 0 },
             packets: PacketsReport { encrypted: 10, opportunistic: 2, ..PacketsReport::from(&stats) },
             drops: crate::control::drops(&stats),
-            refused: RefusedReport { plain_in: 7, leak: 4 },
         }
     }
 
@@ -197,10 +197,7 @@ mod tests {
             assert!(value["drops"][reason.as_str()].is_u64(), "{reason}");
         }
         assert_eq!(value["drops"]["mac1"], 3);
-        assert_eq!(
-            (value["refused"]["plain_in"].as_u64(), value["refused"]["leak"].as_u64()),
-            (Some(7), Some(4))
-        );
+        assert_eq!((&value["chains"]["plain_in"], &value["chains"]["leak"]), (&4.into(), &0.into()));
     }
 
     #[test]
@@ -209,7 +206,7 @@ mod tests {
         assert!(text.contains("unknown destinations: plain; NOT enforced\n"), "{text}");
         assert!(text.contains("in plain  2 of the bypassed"), "{text}");
         assert!(text.contains("drops     mac1 3\n"), "{text}");
-        assert!(text.contains("refused   in plain: 7 incoming, 4 outgoing\n"), "{text}");
+        assert!(text.contains("stopped   plaintext in 4, plaintext out 0\n"), "{text}");
         assert!(
             text.contains("0011223344556677  10.244.2.7,fd00::7  10.244.2.7:8362  aes-256-gcm"),
             "{text}"

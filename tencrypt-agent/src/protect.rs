@@ -34,12 +34,13 @@ use zeroize::Zeroizing;
 
 use crate::{
     config::{Config, External, Unknown},
-    control::server::ControlSocket,
-    data_path::{About, DataPath, Ended, FAREWELL, Refused},
+    control::{ChainsReport, server::ControlSocket},
+    data_path::{About, DataPath, Ended, FAREWELL},
     externals::{Due, Externals, RENEW},
     failure::{Exit, Failure},
     knowledge::Knowledge,
     lane::{self, Command, LaneHandle},
+    opening::Opening,
     resolver::{LaneSink, Names, Sockets},
 };
 
@@ -120,7 +121,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
         Err(failure) => return Err(undo(capture, failure)),
     };
     let mtu = Arc::new(AtomicU32::new(capture.mtu().device()));
-    let refused = Arc::new(Refused::default());
+    let chains = Arc::new(Mutex::new(ChainsReport::default()));
     let (lane, inbox) = match lane::channel() {
         Ok(both) => both,
         Err(error) => return Err(undo(capture, io_failure("wake-up", error))),
@@ -133,6 +134,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
         transport,
         tunnel,
         raw,
+        opening: Opening::default(),
         inbox,
         events,
         about: About {
@@ -142,12 +144,12 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
                 .clone()
                 .or_else(|| names.project.as_ref().map(|project| project.namespace().to_owned())),
             mtu: mtu.clone(),
+            chains: chains.clone(),
             unknown: match config.policy.unknown {
                 Unknown::Drop => "drop",
                 Unknown::Plain => "plain",
             },
             enforce: config.policy.enforce,
-            refused: refused.clone(),
         },
         addresses: addresses.clone(),
     };
@@ -169,8 +171,8 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
         let lane = lane.clone();
         async move { control.serve(lane).await }
     });
-    let externals = Externals::default();
-    let mut watch = Watcher { capture, lane: lane.clone(), externals, addresses, mtu, refused };
+    let mut watch =
+        Watcher { capture, lane: lane.clone(), externals: Externals::default(), addresses, mtu, chains };
     let mut changes = match follow_changes(monitor) {
         Ok(changes) => changes,
         Err(error) => return Err(undo(watch.capture, io_failure("thread", error))),
@@ -205,7 +207,6 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
                     renewed = now;
                 }
                 watch.tend(now, renew, &mut table).await;
-                watch.count();
             }
         }
     };
@@ -291,7 +292,7 @@ struct Watcher {
     externals: Externals,
     addresses: Vec<IpAddr>,
     mtu: Arc<AtomicU32>,
-    refused: Arc<Refused>,
+    chains: Arc<Mutex<ChainsReport>>,
 }
 
 /// What a change of the namespace means for the rest.
@@ -306,7 +307,10 @@ impl Watcher {
         let outcome = match event {
             Event::External { destination, until } => {
                 let lease = self.externals.allow(destination, until, Instant::now());
-                self.capture.allow_external(destination, lease)
+                let outcome = self.capture.allow_external(destination, lease);
+                let lane = self.lane.clone();
+                tokio::spawn(async move { lane.send(Command::ExternalOpened(destination)).await });
+                outcome
             }
             Event::Internal { destination } => {
                 self.externals.deny(destination);
@@ -354,16 +358,20 @@ impl Watcher {
         }
     }
 
-    /// Renews what still passes, and ends what does not.
+    /// Reads what the chains have dropped, for `status`.
     fn count(&mut self) {
         match self.capture.counters() {
-            Ok(counters) => self.refused.store(counters),
-            // The chains hold all the same.
-            Err(error) => tracing::debug!(%error, "counters"),
+            Ok(counters) => {
+                let now = ChainsReport { plain_in: counters.plain_in, leak: counters.leak };
+                *self.chains.lock().unwrap_or_else(PoisonError::into_inner) = now;
+            }
+            Err(error) => tracing::warn!(%error, "counters of the chains"),
         }
     }
 
+    /// Renews what still passes, and ends what does not.
     async fn tend(&mut self, now: Instant, renew: bool, table: &mut SocketTable) {
+        self.count();
         if self.externals.is_empty() {
             return;
         }
@@ -418,7 +426,7 @@ fn transport(port: u16) -> Result<UdpTransport, Failure> {
             }
             _ => Exit::Runtime,
         };
-        Failure::new(exit, error)
+        Failure::new(exit, chain(&error))
     })
 }
 

@@ -147,7 +147,17 @@ impl World {
     }
 
     /// Lets a pod's application send one packet of `payload` bytes (at least 28). Returns the packet's number.
+    ///
+    /// # Panics
+    /// If the pod has no address of the destination's family.
     pub fn send(&mut self, from: PodId, to: IpAddr, payload: usize) -> u64 {
+        let own = self.pods[from.0].options.addresses.iter().find(|own| own.is_ipv4() == to.is_ipv4());
+        let source = *own.expect("the pod has an address of that family");
+        self.send_from(from, source, to, payload)
+    }
+
+    /// The same with any source address.
+    pub fn send_from(&mut self, from: PodId, source: IpAddr, to: IpAddr, payload: usize) -> u64 {
         self.numbered += 1;
         let number = self.numbered;
         let mut content = number.to_be_bytes().to_vec();
@@ -155,8 +165,6 @@ impl World {
         while content.len() < payload {
             content.push(self.random.bits() as u8);
         }
-        let own = self.pods[from.0].options.addresses.iter().find(|own| own.is_ipv4() == to.is_ipv4());
-        let source = *own.expect("the pod has an address of that family");
         let mut packet = udp((source, 40_000), (to, 7), &content);
         let reached = self.network.vips.get(&to).copied().unwrap_or(to);
         let home = self.homes.get(&reached).copied();

@@ -226,18 +226,49 @@ fn a_vip_leads_to_the_pod_behind_it_and_the_session_moves_there() {
 fn an_authentic_packet_from_an_address_of_somebody_else_is_dropped() {
     let mut world = clear();
     let tenant = world.tenant();
-    let a = world.pod(&tenant, PodOptions::new(&[v4(1)]));
     let b = world.pod(&tenant, PodOptions::new(&[v4(2)]));
-    // A member that claims an address which is not where it is: nobody asked there, and nothing came from there.
-    let liar = world.pod(&tenant, PodOptions::new(&[v4(7), v4(3)]));
-    let honest = world.pod(&tenant, PodOptions::new(&[v4(7)]));
-    world.send(b, v4(7), 100);
-    world.run_for(Duration::from_millis(50));
-    let _ = (a, honest);
-    let before = world.tunnel_of(b).stats().decrypted;
+    // A member that claims an address which is somebody else's.
+    let liar = world.pod(&tenant, PodOptions::new(&[v4(3), v4(7)]));
     world.send(liar, v4(2), 100);
-    world.run_for(seconds(2));
-    assert_eq!(world.tunnel_of(b).stats().decrypted, before);
+    world.run_for(Duration::from_millis(50));
+    let before = world.tunnel_of(b).stats().decrypted;
+    assert_eq!(before, 1);
+    // Nobody has proven to be there, and then somebody else has.
+    world.send_from(liar, v4(7), v4(2), 100);
+    let honest = world.pod(&tenant, PodOptions::new(&[v4(7)]));
+    world.send(honest, v4(2), 100);
+    world.run_for(Duration::from_millis(50));
+    world.send_from(liar, v4(7), v4(2), 100);
+    world.run_for(Duration::from_millis(50));
+    let stats = world.tunnel_of(b).stats();
+    assert_eq!(stats.decrypted, before + 1, "only the honest one's packet");
+    assert_eq!(stats.dropped(DropReason::InnerSource), 2);
+}
+
+#[test]
+fn an_authentic_packet_from_outside_the_protected_ranges_is_dropped() {
+    let mut world = clear();
+    let tenant = world.tenant();
+    let outside = IpAddr::from([192, 0, 2, 1]);
+    let a = world.pod(&tenant, PodOptions::new(&[v4(1), outside]));
+    let b = world.pod(&tenant, PodOptions::new(&[v4(2)]));
+    world.send(a, v4(2), 100);
+    world.run_for(Duration::from_millis(50));
+    world.send_from(a, outside, v4(2), 100);
+    world.run_for(Duration::from_millis(50));
+    assert_eq!(world.tunnel_of(b).stats().dropped(DropReason::InnerSource), 1);
+}
+
+#[test]
+fn two_that_start_at_once_are_heard_at_once() {
+    let mut world = clear();
+    let (a, b) = two(&mut world);
+    let (there, back) = (world.send(a, v4(2), 100), world.send(b, v4(1), 100));
+    world.run_for(Duration::from_millis(50));
+    assert!(world.model().is_delivered(there) && world.model().is_delivered(back));
+    // One of the two INITs was given up: one handshake, not two.
+    assert_eq!(world.tunnel_of(a).stats().handshakes, 1);
+    assert_eq!(world.tunnel_of(b).stats().handshakes, 1);
 }
 
 #[test]

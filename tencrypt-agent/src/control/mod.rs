@@ -78,11 +78,11 @@ pub struct StatusReport {
     pub peers: Vec<PeerReport>,
     /// Packets by what became of them.
     pub packets: PacketsReport,
+    /// Plaintext that the chains have stopped; up to a second old.
+    #[serde(default)]
+    pub chains: ChainsReport,
     /// Drops by reason; every reason is there.
     pub drops: BTreeMap<String, u64>,
-    /// What the kernel refused before it reached the data path.
-    #[serde(default)]
-    pub refused: RefusedReport,
 }
 
 /// One peer, in `status --json` and `peers --json`.
@@ -109,6 +109,16 @@ pub struct PeerReport {
     pub tx_bytes: u64,
 }
 
+/// Packets that the nftables chains dropped since they were installed; all zero without enforcement.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "the program's own")]
+pub struct ChainsReport {
+    /// Came in, in plain, from protected sources.
+    pub plain_in: u64,
+    /// Would have left in plain, to protected destinations or to everybody on the link.
+    pub leak: u64,
+}
+
 /// Packets since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(clippy::exhaustive_structs, reason = "the program's own")]
@@ -125,16 +135,6 @@ pub struct PacketsReport {
     pub dropped: u64,
     /// Among the bypassed: because of `unknown = "plain"`.
     pub opportunistic: u64,
-}
-
-/// Packets that the chains dropped since they were installed, as of the last second; zero where nothing is enforced.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(clippy::exhaustive_structs, reason = "the program's own")]
-pub struct RefusedReport {
-    /// Came in plain from protected sources.
-    pub plain_in: u64,
-    /// Would have left in plain, to protected destinations or to everybody on the link.
-    pub leak: u64,
 }
 
 /// `tencrypt explain --json`.

@@ -128,7 +128,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        control::{ExplainReport, PacketsReport, RefusedReport, StatusReport, client, drops},
+        control::{ChainsReport, ExplainReport, PacketsReport, StatusReport, client, drops},
         lane::channel,
     };
 
@@ -188,9 +188,9 @@ mod tests {
             unknown: "drop".into(),
             enforce: true,
             peers: vec![],
+            chains: ChainsReport::default(),
             packets: PacketsReport::from(&stats),
             drops: drops(&stats),
-            refused: RefusedReport::default(),
         }
     }
 

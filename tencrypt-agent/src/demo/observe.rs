@@ -310,10 +310,10 @@ impl Stage<'_> {
         Ok(Speed { mbit_s: stream.mbit_per_s(), ping_ms: mean.as_secs_f64() * 1e3 })
     }
 
-    /// A counter in `refused` of `status --json`.
+    /// A counter in `chains` of `status --json`.
     fn counted(&self, here: Observation, pod: &Pod, counter: &str) -> Result<u64, Unseen> {
         let status = self.cluster.status(pod).map_err(in_(here))?;
-        status.as_ref().and_then(|status| status["refused"][counter].as_u64()).ok_or_else(|| {
+        status.as_ref().and_then(|status| status["chains"][counter].as_u64()).ok_or_else(|| {
             unseen(here, format!("`tencrypt status` of {} has no refused.{counter}", pod.v4()))
         })
     }

@@ -10,8 +10,8 @@ use super::{
     ask::{Flight, Purpose},
     inbound::Queued,
     limits::{
-        CONF_REPEATS, MESSAGES_A_CALL, REJECT_AFTER, REKEY_AFTER, REKEY_JITTER, REPEAT_INTERVAL, RETRY_FIRST,
-        RETRY_MOST,
+        CONF_REPEATS, MESSAGES_A_CALL, OWN_VIP_BELIEVED, REJECT_AFTER, REKEY_AFTER, REKEY_JITTER,
+        REPEAT_INTERVAL, RETRY_FIRST, RETRY_MOST,
     },
     outbound::is_unicast,
     peer::{Conf, IndexUse, PeerKey, Session},
@@ -102,7 +102,7 @@ impl Tunnel {
             && flight.init.as_slice() == bytes
         {
             // Our own INIT came back: the destination is a VIP that this pod itself serves.
-            self.found_own_vip(destination);
+            self.found_own_vip(destination, now);
             return Ok(());
         }
         if let Some(flight) = self.asks.find(from.ip()).and_then(|ask| ask.flight.as_ref()) {
@@ -180,7 +180,7 @@ impl Tunnel {
         }
         // INIT went to this address and this peer answered.
         if finished.purpose != Purpose::Rekey || listed {
-            self.make_owner(key, asked.ip(), now);
+            self.make_owner(key, asked.ip());
         }
         debug_assert_eq!(self.peers.find(key).map(|peer| peer.id), Some(peer_id));
         for packet in held {
@@ -223,9 +223,9 @@ impl Tunnel {
         }
         if listed {
             // RESP went to this address and came back as CONF.
-            self.make_owner(key, from.ip(), now);
+            self.make_owner(key, from.ip());
         }
-        self.send_empty(key, local, now);
+        self.send_empty(key, local);
         // Packets that waited for this very destination, or for any other address of the peer.
         let owned: Vec<IpAddr> = self.peers.find(key).map(|peer| peer.owned.clone()).unwrap_or_default();
         for address in owned {
@@ -258,7 +258,7 @@ impl Tunnel {
                     return Err(DropReason::RateLimited);
                 }
                 *answered = now;
-                self.send_empty(key, local, now);
+                self.send_empty(key, local);
                 Ok(())
             }
             _ => Err(DropReason::Replay),
@@ -311,10 +311,20 @@ impl Tunnel {
         }
     }
 
-    fn found_own_vip(&mut self, destination: IpAddr) {
+    fn found_own_vip(&mut self, destination: IpAddr, now: Instant) {
         self.cancel_ask(destination);
-        if self.own_vips.len() < super::limits::MAX_SERVED {
-            self.own_vips.insert(destination);
+        if self.own_vips.len() < super::limits::MAX_SERVED || self.own_vips.contains_key(&destination) {
+            self.own_vips.insert(destination, now + OWN_VIP_BELIEVED);
+        }
+    }
+
+    /// Asks again, now and then, whether a VIP leads back here: services change, and an INIT that came back proves
+    /// only that somebody on the way sent it. Packets take the way they took until there is an answer.
+    pub(super) fn doubt_own_vip(&mut self, destination: IpAddr, now: Instant) {
+        if let Some(until) = self.own_vips.get_mut(&destination).filter(|until| **until <= now) {
+            *until = now + OWN_VIP_BELIEVED;
+            let to = SocketAddr::new(destination, self.config.port);
+            self.ask(destination, to, Purpose::Background, false, now);
         }
     }
 
@@ -365,6 +375,7 @@ impl Tunnel {
     pub(super) fn gave_up(&mut self, destination: IpAddr, now: Instant) {
         let Some((ask, held)) = self.asks.finish(destination) else { return };
         self.timers.cancel(Timer::Ask(destination));
+        self.own_vips.remove(&destination);
         if let Some(flight) = ask.flight {
             self.peers.release_index(flight.index);
         }
@@ -429,7 +440,7 @@ impl Tunnel {
             self.send(to, &bytes);
         }
         if owed && let Some(local) = local {
-            self.send_empty(key, local, now);
+            self.send_empty(key, local);
         }
         if silent {
             self.rekey(key, now);
