@@ -1,6 +1,7 @@
 //! `up` and `down`.
 
 use std::{
+    fs,
     path::Path,
     time::{Duration, Instant},
 };
@@ -63,6 +64,8 @@ pub fn down(netns: &str) -> Result<(), Failure> {
         }
     };
     let cleaned = namespace.run(protect::clean)??;
+    // Of a program that was killed: the hold shows that nobody listens there. Mostly there is none.
+    let _ = fs::remove_file(rundir.socket(reference.id()));
     drop(hold);
     if !stopped && cleaned.is_empty() {
         return Err(Failure::new(Exit::NotRunning, format_args!("nothing of tencrypt is in `{netns}`")));

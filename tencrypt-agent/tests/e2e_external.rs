@@ -72,7 +72,7 @@ impl Named {
     }
 
     /// Packets that pod `a` has sent into the tunnel's device, by its own count.
-    fn into_tunnel(&self) -> u64 {
+    fn sent_to_device(&self) -> u64 {
         let table = self.cluster.a.netns().run(|| fs::read_to_string("/proc/thread-self/net/dev")).unwrap();
         let line = table.lines().find_map(|line| line.trim().strip_prefix("tenc0:")).unwrap();
         // Eight columns received, of which the second is packets; then as many sent.
@@ -102,17 +102,17 @@ fn an_external_destination_is_passed_on_once_and_then_led_around_the_tunnel() {
         for (address, plain) in net.other.addresses().into_iter().zip(plain) {
             assert!(!net.has_route_around(address), "{address}: before anybody asked");
             net.ask(address);
-            let (bypassed, device) = (a.packets("bypassed"), net.into_tunnel());
+            let (bypassed, device) = (a.packets("bypassed"), net.sent_to_device());
             assert!(net.is_echoed(address, LIMIT), "{address}\n{}", a.log());
             assert!(a.packets("bypassed") > bypassed, "{address}: not by the raw socket");
-            assert!(net.into_tunnel() > device, "{address}: not through the device");
+            assert!(net.sent_to_device() > device, "{address}: not through the device");
             eventually("a route around the tunnel", || net.has_route_around(address));
 
-            let (bypassed, device) = (a.packets("bypassed"), net.into_tunnel());
+            let (bypassed, device) = (a.packets("bypassed"), net.sent_to_device());
             let led_around = measure(address);
             assert_eq!(a.packets("bypassed"), bypassed, "{address}: the raw socket");
             // The kernel itself may say a word of its own there, such as a router solicitation.
-            assert!(net.into_tunnel() - device < 10, "{address}: through the device");
+            assert!(net.sent_to_device() - device < 10, "{address}: through the device");
             assert!(led_around.bytes > 1 << 20, "{address}: {led_around:?}");
             println!(
                 "{address}: {:.0} Mbit/s without tencrypt, {:.0} around the tunnel",

@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::fs;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
@@ -109,6 +110,8 @@ fn closed_until_down(signal: Signal) {
     assert_as_it_was(&cluster.a, &before);
     assert_eq!(cluster.down(&cluster.a).status.code(), Some(NOT_RUNNING));
     assert_done(&cluster.down(&cluster.b));
+    let left: Vec<_> = fs::read_dir(cluster.directory.join("run")).unwrap().collect();
+    assert!(left.is_empty(), "left in the run directory: {left:?}");
     drop((b, connection));
     probe.reset();
     cluster.control(&probe, cluster.b.addresses());
