@@ -3,8 +3,8 @@
 //!
 //! `cargo run -p tencrypt-examples --bin veth_pair`
 //!
-//! Needs no root: the example starts itself again in namespaces of its own. Each pod's lane is one thread in the pod's
-//! namespace.
+//! It starts itself again in namespaces of its own, so it needs no root where everybody may open `/dev/net/tun`. Each
+//! pod's lane is one thread in the pod's namespace.
 #![forbid(unsafe_code)]
 
 use std::{
