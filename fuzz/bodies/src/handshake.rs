@@ -1,6 +1,7 @@
 //! Handshakes and tunnels with somebody on the wire who records, repeats, changes and invents.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
@@ -18,7 +19,7 @@ use tencrypt_core::{
     packet::{IpPacket, Opened},
     record::{self, Message, SessionIndex},
 };
-use tencrypt_sim::{PodId, PodOptions, Random, Weather, World};
+use tencrypt_sim::{PodId, PodOptions, Random, Violation, Weather, World};
 
 use crate::input::Input;
 
@@ -120,12 +121,12 @@ fn wire(input: &mut Input<'_>) {
     let init = &seen[0].2;
     assert_eq!(record::mac1(init), Some(mac1(&mac_key, &init[..init.len() - MACS])), "the specified mac1");
 
+    let mut strays = BTreeSet::new();
     for _ in 0..MAX_STEPS {
         if input.is_empty() {
             break;
         }
         let what = input.byte();
-        eprintln!("DBG step {what:02x} {:?}", seen.len());
         let here = usize::from(what >> 7);
         match what % 8 {
             0 => world.run_for(Duration::from_millis(input.word().into())),
@@ -134,7 +135,7 @@ fn wire(input: &mut Input<'_>) {
                 world.send(pods[here], addresses[1 - here], 28 + usize::from(input.byte()));
                 world.run_for(Duration::from_millis(1));
             }
-            3 => drop(world.send(pods[here], addresses[2], 64)),
+            3 => drop(strays.insert(world.send(pods[here], addresses[2], 64))),
             4 => {
                 let Some((from, _, bytes)) = seen.get(input.index(seen.len())).cloned() else { continue };
                 inject(&mut world, pods[here], input, from, bytes);
@@ -157,7 +158,7 @@ fn wire(input: &mut Input<'_>) {
         if seen.len() < 64 {
             seen.extend(world.captured());
         }
-        assert_eq!(world.model().violations(), []);
+        assert_sound(&world, &strays);
     }
     // 60 s: the longest that a destination is not asked again. 15 s: a dead session is noticed.
     let mut last = [0; 2];
@@ -166,24 +167,21 @@ fn wire(input: &mut Input<'_>) {
             last[here] = world.send(pods[here], addresses[1 - here], 64);
         }
         world.run_for(Duration::from_secs(9));
-        eprintln!("DBG {:?} {:?}", world.now(), last.map(|n| world.model().is_delivered(n)));
-        for (f, t, b) in world.captured() {
-            eprintln!(
-                "DBG    {f} -> {t} type {} len {} mac {:02x?}",
-                b[0],
-                b.len(),
-                &b[b.len() - 32..b.len() - 28]
-            );
-        }
     }
-    for p in pods {
-        eprintln!("DBG {:?} {:?}", world.tunnel_of(p).stats(), world.events_of(p));
-    }
-    assert_eq!(world.model().violations(), []);
+    assert_sound(&world, &strays);
     assert!(
         last.iter().all(|number| world.model().is_delivered(*number)),
         "the pods did not find each other"
     );
+}
+
+/// No violation, but for packets to an address that is nobody's: as with a VIP, it is for the network to say which
+/// member of the tenant an INIT to it reaches, and here the attacker is the network.
+fn assert_sound(world: &World, strays: &BTreeSet<u64>) {
+    for violation in world.model().violations() {
+        let stray = matches!(violation, Violation::WrongPod(number, _) if strays.contains(number));
+        assert!(stray, "{violation}");
+    }
 }
 
 fn inject(world: &mut World, to: PodId, input: &mut Input<'_>, from: SocketAddr, bytes: Vec<u8>) {

@@ -118,7 +118,7 @@ fn session(input: &mut Input<'_>) {
                 if opened.contains(&counter) {
                     let reason = outcome.expect_err("a record opens once");
                     assert!(matches!(reason, DropReason::Replay | DropReason::TooOld));
-                } else if counter + (WINDOW as u64) <= newest {
+                } else if counter + WINDOW <= newest {
                     assert_eq!(outcome.err(), Some(DropReason::TooOld));
                 } else {
                     let plain = outcome.expect("a genuine record opens");
