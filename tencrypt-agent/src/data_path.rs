@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 use crate::{
     control::{ChainsReport, ExplainReport, PacketsReport, PeerReport, StatusReport, drops},
     lane::{Command, Inbox},
+    opening::Opening,
     sys,
 };
 
@@ -44,6 +45,8 @@ pub struct DataPath {
     pub tunnel: Tunnel,
     /// Sockets for packets that leave as they are.
     pub raw: RawSockets,
+    /// What waits for a way around the tunnel.
+    pub opening: Opening,
     /// Commands from the control plane.
     pub inbox: Inbox,
     /// Events for the control plane.
@@ -143,9 +146,10 @@ impl DataPath {
                     deliver(&self.device, vnet, packet.bytes());
                 }
                 Outbound::Bypass => {
-                    let raw = &self.raw;
-                    packet.finish_segments(|segment| pass(raw, segment));
+                    // First, so that the control plane has been told of a new destination.
                     self.drain(now);
+                    let (raw, opening) = (&self.raw, &mut self.opening);
+                    packet.finish_segments(|segment| pass(raw, opening, segment));
                 }
                 Outbound::Held => self.drain(now),
             }
@@ -202,16 +206,25 @@ impl DataPath {
             }
         }
         self.transport.flush();
-        while let Some(packet) = self.tunnel.poll_released() {
-            pass(&self.raw, &packet);
-        }
         while let Some(event) = self.tunnel.poll_event() {
-            // A control plane that is far behind learns of a destination again with its next packet.
-            if let Err(error) = self.events.try_send(event)
-                && let Event::External { destination, .. } = error.into_inner()
-            {
-                self.tunnel.external_ended(destination);
+            let external = match event {
+                Event::External { destination, .. } => Some(destination),
+                Event::Internal { destination } => {
+                    // What waited to leave as it is must not any more.
+                    drop(self.opening.end(destination));
+                    None
+                }
+                _ => None,
+            };
+            match (self.events.try_send(event), external) {
+                (Ok(()), Some(destination)) => self.opening.begin(destination),
+                // A control plane that is far behind learns of a destination again with its next packet.
+                (Err(_), Some(destination)) => self.tunnel.external_ended(destination),
+                (_, None) => {}
             }
+        }
+        while let Some(packet) = self.tunnel.poll_released() {
+            pass(&self.raw, &mut self.opening, &packet);
         }
     }
 
@@ -250,6 +263,9 @@ impl DataPath {
                 Command::Addresses(addresses) => {
                     self.tunnel.set_addresses(&addresses);
                     self.addresses = addresses;
+                }
+                Command::ExternalOpened(destination) => {
+                    self.opening.end(destination).iter().for_each(|packet| send(&self.raw, packet));
                 }
                 Command::ExternalEnded(destination) => self.tunnel.external_ended(destination),
                 Command::Stop => return true,
@@ -324,7 +340,13 @@ fn deliver(device: &TunDevice, vnet: VnetHdr, packet: &[u8]) -> bool {
     }
 }
 
-fn pass(raw: &RawSockets, packet: &[u8]) {
+fn pass(raw: &RawSockets, opening: &mut Opening, packet: &[u8]) {
+    if !opening.keep(packet) {
+        send(raw, packet);
+    }
+}
+
+fn send(raw: &RawSockets, packet: &[u8]) {
     if let Err(error) = raw.send(packet) {
         tracing::debug!(%error, "raw socket");
     }

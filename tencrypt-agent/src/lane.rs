@@ -60,6 +60,8 @@ pub enum Command {
     Directory(Arc<Directory>),
     /// The pod's own addresses have changed.
     Addresses(Vec<IpAddr>),
+    /// The chains let the answers of an external destination in, or never will: what waited for that leaves.
+    ExternalOpened(IpAddr),
     /// A destination no longer leads around the tunnel.
     ExternalEnded(IpAddr),
     /// End.

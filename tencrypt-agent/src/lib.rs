@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod data_path;
+pub mod demo;
 mod escape;
 pub mod externals;
 pub mod failure;
@@ -17,6 +18,7 @@ pub mod knowledge;
 pub mod lane;
 pub mod logging;
 pub mod netns;
+pub mod opening;
 pub mod output;
 pub mod protect;
 pub mod resolver;
@@ -69,7 +71,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
                 other => Err(unexpected(other)),
             }
         }
-        Command::Demo => Err(Failure::runtime("the demonstration is not part of this build")),
+        Command::Demo { json, spoil } => demo::run(demo::Options { json, spoil }),
         Command::Completions { shell } => print(&cli::completions(shell)),
     }
 }

@@ -40,6 +40,7 @@ use crate::{
     failure::{Exit, Failure},
     knowledge::Knowledge,
     lane::{self, Command, LaneHandle},
+    opening::Opening,
     resolver::{LaneSink, Names, Sockets},
 };
 
@@ -133,6 +134,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
         transport,
         tunnel,
         raw,
+        opening: Opening::default(),
         inbox,
         events,
         about: About {
@@ -169,7 +171,8 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
         let lane = lane.clone();
         async move { control.serve(lane).await }
     });
-    let mut watch = Watcher { capture, lane: lane.clone(), externals: Externals::default(), addresses, mtu, chains };
+    let mut watch =
+        Watcher { capture, lane: lane.clone(), externals: Externals::default(), addresses, mtu, chains };
     let mut changes = match follow_changes(monitor) {
         Ok(changes) => changes,
         Err(error) => return Err(undo(watch.capture, io_failure("thread", error))),
@@ -304,7 +307,10 @@ impl Watcher {
         let outcome = match event {
             Event::External { destination, until } => {
                 let lease = self.externals.allow(destination, until, Instant::now());
-                self.capture.allow_external(destination, lease)
+                let outcome = self.capture.allow_external(destination, lease);
+                let lane = self.lane.clone();
+                tokio::spawn(async move { lane.send(Command::ExternalOpened(destination)).await });
+                outcome
             }
             Event::Internal { destination } => {
                 self.externals.deny(destination);
@@ -420,7 +426,7 @@ fn transport(port: u16) -> Result<UdpTransport, Failure> {
             }
             _ => Exit::Runtime,
         };
-        Failure::new(exit, error)
+        Failure::new(exit, chain(&error))
     })
 }
 

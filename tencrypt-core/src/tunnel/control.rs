@@ -180,7 +180,7 @@ impl Tunnel {
         }
         // INIT went to this address and this peer answered.
         if finished.purpose != Purpose::Rekey || listed {
-            self.make_owner(key, asked.ip(), now);
+            self.make_owner(key, asked.ip());
         }
         debug_assert_eq!(self.peers.find(key).map(|peer| peer.id), Some(peer_id));
         for packet in held {
@@ -223,9 +223,9 @@ impl Tunnel {
         }
         if listed {
             // RESP went to this address and came back as CONF.
-            self.make_owner(key, from.ip(), now);
+            self.make_owner(key, from.ip());
         }
-        self.send_empty(key, local, now);
+        self.send_empty(key, local);
         // Packets that waited for this very destination, or for any other address of the peer.
         let owned: Vec<IpAddr> = self.peers.find(key).map(|peer| peer.owned.clone()).unwrap_or_default();
         for address in owned {
@@ -258,7 +258,7 @@ impl Tunnel {
                     return Err(DropReason::RateLimited);
                 }
                 *answered = now;
-                self.send_empty(key, local, now);
+                self.send_empty(key, local);
                 Ok(())
             }
             _ => Err(DropReason::Replay),
@@ -440,7 +440,7 @@ impl Tunnel {
             self.send(to, &bytes);
         }
         if owed && let Some(local) = local {
-            self.send_empty(key, local, now);
+            self.send_empty(key, local);
         }
         if silent {
             self.rekey(key, now);

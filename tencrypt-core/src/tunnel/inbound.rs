@@ -105,7 +105,7 @@ impl Tunnel {
             peer.consider(index, self.identity.peer_id(), now);
         }
         if new_source {
-            self.saw_source(key, meta.from.ip(), now);
+            self.saw_source(key, meta.from.ip());
         }
         if plain.bytes.is_empty() {
             return Ok(Record::Control);
@@ -165,15 +165,15 @@ impl Tunnel {
 
     /// A peer's records come from an address they have not come from before. It becomes the peer's if the peer says
     /// so too and nobody else holds it.
-    fn saw_source(&mut self, key: PeerKey, source: IpAddr, now: Instant) {
+    fn saw_source(&mut self, key: PeerKey, source: IpAddr) {
         let Some(peer) = self.peers.find(key) else { return };
         if peer.asserted.contains(&source) && self.peers.owner(source).is_none() {
-            self.make_owner(key, source, now);
+            self.make_owner(key, source);
         }
     }
 
     /// Gives `address` to the peer, which has proven that it is there.
-    pub(super) fn make_owner(&mut self, key: PeerKey, address: IpAddr, _now: Instant) {
+    pub(super) fn make_owner(&mut self, key: PeerKey, address: IpAddr) {
         if is_unicast(address) && self.view().is_protected(address) && self.peers.own(key, address) {
             self.delta.stick(address);
             self.asks.answered(address);

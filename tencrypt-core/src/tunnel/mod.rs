@@ -452,7 +452,7 @@ impl Tunnel {
         }
     }
 
-    fn send_empty(&mut self, to: PeerKey, session: SessionIndex, _now: Instant) {
+    fn send_empty(&mut self, to: PeerKey, session: SessionIndex) {
         if self.transmits.len() < MAX_TRANSMITS {
             self.transmits.push_back(Queue::Empty { to, session });
         }

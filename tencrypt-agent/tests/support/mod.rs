@@ -1,0 +1,307 @@
+//! What the end-to-end tests share: two pods of one tenant in a network, the program running in them, and the leak
+//! probe on every node.
+
+#![allow(dead_code, clippy::allow_attributes, reason = "each test binary uses a part")]
+
+use std::ffi::OsString;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+use tencrypt_lab as lab;
+use tencrypt_lab::{Finished, HttpServer, Node, Pod, Ports, Program, Report, Signal, Sniffer, Watch};
+
+/// The program.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_tencrypt");
+/// What no frame may show.
+pub(crate) const CANARY: &str = "canary-7f3a90c1e5";
+/// Longest wait for anything that works.
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+/// Port at which pod `b` answers HTTP.
+pub(crate) const HTTP: u16 = 8080;
+/// The protected ranges: pods and services, of both families.
+pub(crate) const PROTECTED: &str = r#"["10.128.0.0/14", "172.30.0.0/16", "fd00:128::/64", "fd00:30::/64"]"#;
+
+/// A network with two pods of the project `shop`, in which nothing is encrypted yet.
+///
+/// Use it in the body of [`lab::test`]. Its directory goes when it is dropped.
+pub(crate) struct Cluster {
+    /// A pod of the tenant on the first node.
+    pub(crate) a: Pod,
+    /// The other, on the last node; answers HTTP at [`HTTP`].
+    pub(crate) b: Pod,
+    /// The nodes: `br0` is in their namespaces.
+    pub(crate) nodes: Vec<Node>,
+    /// MTU of the pods' `eth0`, bytes.
+    pub(crate) mtu: u32,
+    /// The tenant's key file.
+    pub(crate) key_file: PathBuf,
+    /// A directory of this cluster's own.
+    pub(crate) directory: PathBuf,
+    _http: HttpServer,
+}
+
+impl Cluster {
+    /// Two pods on one bridge, MTU 1500.
+    pub(crate) fn on_one_node() -> Self {
+        let node = near_node();
+        Self::new(vec![node], lab::PLAIN_MTU)
+    }
+
+    /// A pod each on two nodes joined by VXLAN, MTU 1450.
+    pub(crate) fn on_two_nodes() -> Self {
+        let near = near_node();
+        let far = Node::new("10.128.2.1/14".parse().unwrap(), "fd00:128::2:1/64".parse().unwrap()).unwrap();
+        lab::join(&near, &far).unwrap();
+        Self::new(vec![near, far], lab::VXLAN_MTU)
+    }
+
+    fn new(nodes: Vec<Node>, mtu: u32) -> Self {
+        let directory = std::env::temp_dir().join(format!("tencrypt-e2e-{}", std::process::id()));
+        // Of a killed test whose process had the same number.
+        let _ = fs::remove_dir_all(&directory);
+        fs::DirBuilder::new().mode(0o700).create(&directory).unwrap();
+        let key_file = directory.join("tenant.key");
+        let a = pod(&nodes[0], 21, mtu);
+        let b = pod(&nodes[nodes.len() - 1], 22, mtu);
+        let http = HttpServer::start(&b, HTTP, format!("Set-Cookie: {CANARY}")).unwrap();
+        let cluster = Self { a, b, nodes, mtu, key_file, directory, _http: http };
+        cluster.genkey("tenant.key");
+        cluster
+    }
+
+    /// Makes a key file in the cluster's directory: another tenant's, if it is not called `tenant.key`.
+    pub(crate) fn genkey(&self, name: &str) -> PathBuf {
+        let path = self.directory.join(name);
+        let made = self.tencrypt(["genkey".into(), path.clone().into_os_string()]);
+        assert!(made.status.success(), "{made:?}");
+        path
+    }
+
+    /// A further pod on the first node, such as one of another project; `number` is the last part of its addresses
+    /// and not 21 or 22.
+    pub(crate) fn pod(&self, number: u8) -> Pod {
+        pod(&self.nodes[0], number, self.mtu)
+    }
+
+    /// Puts a service in front of pod `b`, on all nodes, for every port and protocol: IPv4 and IPv6 address of it.
+    pub(crate) fn service(&self, number: u8) -> [IpAddr; 2] {
+        let service = [
+            IpAddr::from([172, 30, 0, number]),
+            Ipv6Addr::new(0xfd00, 0x30, 0, 0, 0, 0, 0, number.into()).into(),
+        ];
+        for node in &self.nodes {
+            for (address, backend) in service.into_iter().zip(self.b.addresses()) {
+                node.service(address, &[backend], &Ports::All).unwrap();
+            }
+        }
+        service
+    }
+
+    /// Writes the configuration and runs `tencrypt up` in a pod; returns once it is ready.
+    ///
+    /// `extra` is TOML. Where it has a `[tenant]`, `[network]` or `[dns]` of its own, that replaces the default one:
+    /// the project `shop` with the tenant's key, the protected ranges, DNS not captured.
+    pub(crate) fn up(&self, pod: &Pod, extra: &str) -> Running {
+        let running = self.start(pod, extra);
+        if let Err(error) = running.program.wait_ready(LIMIT) {
+            panic!("not ready: {error}\n{}", running.log());
+        }
+        running
+    }
+
+    /// [`Cluster::up`] without waiting for `ready`.
+    pub(crate) fn start(&self, pod: &Pod, extra: &str) -> Running {
+        let netns = pod.netns().path();
+        let config = self.directory.join(format!("{}.toml", pod.v4()));
+        fs::write(&config, self.configuration(extra)).unwrap();
+        let arguments: [OsString; 5] =
+            ["up".into(), "--netns".into(), netns.clone().into(), "--config".into(), config.into()];
+        let program =
+            Program::start(Path::new("/usr/bin/env"), command(self.variable(), arguments), None).unwrap();
+        Running { program, netns, variable: self.variable() }
+    }
+
+    /// The text that [`Cluster::up`] writes.
+    pub(crate) fn configuration(&self, extra: &str) -> String {
+        let defaults = [
+            ("[tenant]", format!("project = \"shop\"\nkey_file = \"{}\"\n", self.key_file.display())),
+            ("[network]", format!("protected = {PROTECTED}\n")),
+            ("[dns]", "capture = false\n".to_owned()),
+        ];
+        let own = |section: &str| extra.lines().any(|line| line.trim() == section);
+        let mut text = String::new();
+        for (section, content) in defaults {
+            if !own(section) {
+                text.push_str(&format!("{section}\n{content}"));
+            }
+        }
+        text + extra
+    }
+
+    /// Runs the program to its end with these arguments.
+    pub(crate) fn tencrypt(&self, arguments: impl IntoIterator<Item = OsString>) -> Finished {
+        run(self.variable(), arguments)
+    }
+
+    /// `tencrypt down` of a pod.
+    pub(crate) fn down(&self, pod: &Pod) -> Finished {
+        self.tencrypt(["down".into(), "--netns".into(), pod.netns().path().into()])
+    }
+
+    /// Starts the leak probe: on every node, for the pods `a` and `b`.
+    pub(crate) fn probe(&self) -> Probe {
+        self.probe_also([])
+    }
+
+    /// [`Cluster::probe`] for these addresses of the tenant as well, such as a service's.
+    pub(crate) fn probe_also(&self, addresses: impl IntoIterator<Item = IpAddr>) -> Probe {
+        let watch = Watch::new([&self.a, &self.b], CANARY.as_bytes());
+        let watch = addresses.into_iter().fold(watch, Watch::address);
+        let start = |node: &Node| Sniffer::start(node.netns(), watch.clone()).unwrap();
+        Probe { sniffers: self.nodes.iter().map(start).collect() }
+    }
+
+    /// Sends the canary from `a` to pod `b`, at an address of `b`'s or of a service before it, and back: over TCP.
+    pub(crate) fn say_canary(&self, to: IpAddr) {
+        let body = lab::http_get(self.a.netns(), SocketAddr::new(to, HTTP), "shop", CANARY, LIMIT).unwrap();
+        assert!(String::from_utf8_lossy(&body).contains(CANARY), "{to}: another answer");
+    }
+
+    /// The leak probe's positive control, before any [`Cluster::up`]: it sees the canary on its way to each of these
+    /// addresses, and takes it for a leak. The probe has forgotten it afterwards.
+    pub(crate) fn control(&self, probe: &Probe, addresses: impl IntoIterator<Item = IpAddr>) {
+        for to in addresses {
+            self.say_canary(to);
+            let report = probe.report();
+            assert!(report.canary > 0 && report.leaks > 0, "{to}: the probe is blind: {report}");
+            probe.reset();
+        }
+    }
+
+    /// The run directory, as env(1) takes it.
+    fn variable(&self) -> OsString {
+        let mut variable = OsString::from("TENCRYPT_RUN_DIR=");
+        variable.push(self.directory.join("run"));
+        variable
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // Nothing depends on it any more.
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// A `tencrypt up`; killed when dropped.
+pub(crate) struct Running {
+    /// The process.
+    pub(crate) program: Program,
+    netns: PathBuf,
+    variable: OsString,
+}
+
+impl Running {
+    /// `tencrypt status --json`.
+    pub(crate) fn status(&self) -> Value {
+        self.ask(&["status", "--json"])
+    }
+
+    /// `tencrypt peers --json`.
+    pub(crate) fn peers(&self) -> Value {
+        self.ask(&["peers", "--json"])
+    }
+
+    /// One of the counters in `packets` of the status.
+    pub(crate) fn packets(&self, name: &str) -> u64 {
+        let status = self.status();
+        status["packets"][name].as_u64().unwrap_or_else(|| panic!("no packets.{name} in {status}"))
+    }
+
+    /// How often packets were dropped for this reason.
+    pub(crate) fn drops(&self, reason: &str) -> u64 {
+        let status = self.status();
+        status["drops"][reason].as_u64().unwrap_or_else(|| panic!("no drops.{reason} in {status}"))
+    }
+
+    /// The JSON that `tencrypt ARGUMENTS --netns POD` prints.
+    pub(crate) fn ask(&self, arguments: &[&str]) -> Value {
+        let [command_name, rest @ ..] = arguments else { panic!("no subcommand") };
+        let netns = self.netns.clone().into_os_string();
+        let all = [OsString::from(command_name), "--netns".into(), netns].into_iter();
+        let finished = run(self.variable.clone(), all.chain(rest.iter().map(OsString::from)));
+        assert!(finished.status.success(), "{arguments:?}: {finished:?}\n{}", self.log());
+        serde_json::from_str(&finished.stdout)
+            .unwrap_or_else(|error| panic!("{arguments:?}: {error}: {}", finished.stdout))
+    }
+
+    /// Ends it as its operator would, by SIGTERM.
+    pub(crate) fn stop(mut self) -> Finished {
+        self.program.signal(Signal::Term).unwrap();
+        self.program.wait(LIMIT).unwrap()
+    }
+
+    /// What it has printed, for messages.
+    pub(crate) fn log(&self) -> String {
+        format!("--- stdout\n{}--- stderr\n{}", self.program.stdout(), self.program.stderr())
+    }
+}
+
+/// The leak probe on all nodes.
+pub(crate) struct Probe {
+    sniffers: Vec<Sniffer>,
+}
+
+impl Probe {
+    /// What was seen since the last [`Probe::reset`], once the network is silent; frames on two nodes count twice.
+    pub(crate) fn report(&self) -> Report {
+        let mut sum = Report::default();
+        for sniffer in &self.sniffers {
+            assert!(sniffer.settle(Duration::from_millis(100), LIMIT), "frames without end");
+            let report = sniffer.report();
+            sum.frames += report.frames;
+            sum.bytes += report.bytes;
+            sum.canary += report.canary;
+            sum.tunnel += report.tunnel;
+            sum.leaks += report.leaks;
+            sum.lost += report.lost;
+            sum.leaked.extend(report.leaked);
+        }
+        sum
+    }
+
+    /// Forgets what was seen.
+    pub(crate) fn reset(&self) {
+        self.sniffers.iter().for_each(Sniffer::reset);
+    }
+
+    /// Panics unless the tenant talked since the last [`Probe::reset`], and all of it was encrypted.
+    pub(crate) fn assert_only_encrypted(&self) {
+        let report = self.report();
+        assert!(report.is_clean(), "{report}");
+        assert!(report.tunnel > 0, "nothing of the tenant was on the wire: {report}");
+    }
+}
+
+fn near_node() -> Node {
+    Node::new("10.128.0.1/14".parse().unwrap(), "fd00:128::1/64".parse().unwrap()).unwrap()
+}
+
+fn pod(node: &Node, number: u8, mtu: u32) -> Pod {
+    let [_, _, third, _] = node.gateway().0.octets();
+    let v6 = Ipv6Addr::new(0xfd00, 0x128, 0, 0, 0, 0, third.into(), number.into());
+    node.pod(Ipv4Addr::new(10, 128, third, number), v6, mtu).unwrap()
+}
+
+fn run(variable: OsString, arguments: impl IntoIterator<Item = OsString>) -> Finished {
+    lab::run_program(Path::new("/usr/bin/env"), command(variable, arguments), None, LIMIT).unwrap()
+}
+
+/// Arguments of env(1), which becomes the program: one process throughout.
+fn command(variable: OsString, arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    [variable, PROGRAM.into()].into_iter().chain(arguments).collect()
+}

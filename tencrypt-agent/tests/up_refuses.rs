@@ -1,0 +1,210 @@
+//! What `tencrypt up` refuses: one line on standard error, an exit code that says what kind of trouble it is, and
+//! nothing left behind.
+
+mod support;
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::net::UdpSocket;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::thread::{CapabilitySet, capability_is_in_bounding_set, remove_capability_from_bounding_set};
+use support::{Cluster, LIMIT, PROGRAM, PROTECTED};
+use tencrypt_lab as lab;
+use tencrypt_lab::{Finished, Pod, Snapshot};
+use tencrypt_tun::TunDevice;
+
+/// Exit codes, as `tencrypt --help` lists them.
+const RUNTIME: i32 = 1;
+const USAGE: i32 = 2;
+const NOT_PERMITTED: i32 = 4;
+const HELD: i32 = 5;
+
+/// `up` in `pod` is refused with `code` for a reason that contains `reason`, and changes nothing.
+fn assert_up_refused(cluster: &Cluster, pod: &Pod, extra: &str, code: i32, reason: &str) {
+    let before = Before::look(cluster, pod);
+    let finished = cluster.start(pod, extra).program.wait(LIMIT).unwrap();
+    assert_refused(&finished, code, reason);
+    before.assert_same(cluster, pod);
+}
+
+fn assert_refused(finished: &Finished, code: i32, reason: &str) {
+    assert_eq!(finished.status.code(), Some(code), "{finished:?}");
+    let lines: Vec<&str> = finished.stderr.lines().collect();
+    assert!(matches!(lines[..], [line] if line.starts_with("tencrypt: ")), "not one line: {finished:?}");
+    assert!(finished.stderr.contains(reason), "{:?} lacks {reason:?}", finished.stderr);
+    assert_eq!(finished.stdout, "");
+}
+
+/// A pod and the run directory, before.
+struct Before {
+    pod: Snapshot,
+    held: Vec<OsString>,
+}
+
+impl Before {
+    fn look(cluster: &Cluster, pod: &Pod) -> Self {
+        Self { pod: Snapshot::take(pod.netns()).unwrap(), held: held(cluster) }
+    }
+
+    fn assert_same(&self, cluster: &Cluster, pod: &Pod) {
+        let changes = self.pod.difference(&Snapshot::take(pod.netns()).unwrap());
+        assert!(changes.is_empty(), "left behind:\n{}", changes.join("\n"));
+        assert_eq!(self.held, held(cluster), "left behind in the run directory");
+    }
+}
+
+/// Files in the run directory: none, if there is none.
+fn held(cluster: &Cluster) -> Vec<OsString> {
+    let Ok(entries) = fs::read_dir(cluster.directory.join("run")) else { return Vec::new() };
+    let mut names: Vec<OsString> = entries.map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn an_interface_that_is_not_there_is_refused() {
+    lab::test("an_interface_that_is_not_there_is_refused", || {
+        let cluster = Cluster::on_one_node();
+        let network = format!("[network]\ninterface = \"eth7\"\nprotected = {PROTECTED}\n");
+        assert_up_refused(&cluster, &cluster.a, &network, RUNTIME, "interface eth7 does not exist");
+    });
+}
+
+#[test]
+fn a_taken_port_is_refused_in_either_family() {
+    lab::test("a_taken_port_is_refused_in_either_family", || {
+        let cluster = Cluster::on_one_node();
+        for address in ["0.0.0.0:8362", "[::]:8362", "10.128.0.21:8362"] {
+            let holder = cluster.a.netns().run(|| UdpSocket::bind(address)).unwrap();
+            assert_up_refused(&cluster, &cluster.a, "", RUNTIME, "UDP port 8362 is taken");
+            drop(holder);
+        }
+        // The reason was the only obstacle.
+        drop(cluster.up(&cluster.a, ""));
+    });
+}
+
+#[test]
+fn a_taken_device_name_is_refused() {
+    lab::test("a_taken_device_name_is_refused", || {
+        let cluster = Cluster::on_one_node();
+        let device = cluster.a.netns().run(|| TunDevice::create("tenc0".parse().unwrap())).unwrap();
+        assert_up_refused(&cluster, &cluster.a, "", RUNTIME, "device named tenc0 exists already");
+        drop(device);
+        drop(cluster.up(&cluster.a, ""));
+    });
+}
+
+#[test]
+fn a_second_up_in_a_namespace_is_refused_and_the_first_runs_on() {
+    lab::test("a_second_up_in_a_namespace_is_refused_and_the_first_runs_on", || {
+        let cluster = Cluster::on_one_node();
+        let first = cluster.up(&cluster.a, "");
+        let _peer = cluster.up(&cluster.b, "");
+        let probe = cluster.probe();
+        assert_up_refused(&cluster, &cluster.a, "", HELD, "another `tencrypt up` holds this namespace");
+
+        // One that looks for locks elsewhere finds the port or the device taken.
+        let before = Before::look(&cluster, &cluster.a);
+        let stranger = up_with_run_dir(&cluster, &cluster.a, &cluster.directory.join("elsewhere"));
+        assert_refused(&stranger, RUNTIME, " taken");
+        before.assert_same(&cluster, &cluster.a);
+
+        cluster.say_canary(cluster.b.v4());
+        assert!(first.packets("encrypted") > 0);
+        probe.assert_only_encrypted();
+    });
+}
+
+#[test]
+fn the_own_network_namespace_is_refused() {
+    lab::test("the_own_network_namespace_is_refused", || {
+        let cluster = Cluster::on_one_node();
+        let config = write_config(&cluster);
+        // To a program started in the pod, the pod is the host.
+        let before = Before::look(&cluster, &cluster.a);
+        for netns in [cluster.a.netns().path().into_os_string(), "/proc/self/ns/net".into()] {
+            let arguments = up_arguments(&cluster.directory.join("run"), &netns, &config);
+            let env = Path::new("/usr/bin/env");
+            let finished = lab::run_program(env, arguments, Some(cluster.a.netns()), LIMIT).unwrap();
+            assert_refused(&finished, USAGE, "the host's own network namespace");
+        }
+        before.assert_same(&cluster, &cluster.a);
+    });
+}
+
+#[test]
+fn missing_rights_are_refused_whichever_is_missing_first() {
+    lab::test("missing_rights_are_refused_whichever_is_missing_first", || {
+        let cluster = Cluster::on_one_node();
+        let config = write_config(&cluster);
+        let before = Before::look(&cluster, &cluster.a);
+        let namespace = cluster.a.netns().run(|| File::open("/proc/thread-self/ns/net")).unwrap();
+        let with_rights = |rights: CapabilitySet, netns: &str| {
+            let mut command = Command::new("/usr/bin/env");
+            command.args(up_arguments(&cluster.directory.join("run"), &netns.into(), &config));
+            command.stdin(namespace.try_clone().unwrap());
+            finish(with_only(rights, command))
+        };
+        let path = cluster.a.netns().path().into_os_string().into_string().unwrap();
+
+        // It may not open another process's namespace; not enter the open one; not change the one entered.
+        let none = CapabilitySet::empty();
+        assert_refused(&with_rights(none, &path), NOT_PERMITTED, "network namespace `");
+        assert_refused(&with_rights(none, "/proc/self/fd/0"), NOT_PERMITTED, "Operation not permitted");
+        let enter = CapabilitySet::SYS_ADMIN;
+        assert_refused(&with_rights(enter, "/proc/self/fd/0"), NOT_PERMITTED, "Operation not permitted");
+        before.assert_same(&cluster, &cluster.a);
+    });
+}
+
+/// The default configuration in a file.
+fn write_config(cluster: &Cluster) -> OsString {
+    let path = cluster.directory.join("tencrypt.toml");
+    fs::write(&path, cluster.configuration("")).unwrap();
+    path.into_os_string()
+}
+
+fn up_with_run_dir(cluster: &Cluster, pod: &Pod, run: &Path) -> Finished {
+    let arguments = up_arguments(run, &pod.netns().path().into_os_string(), &write_config(cluster));
+    lab::run_program(Path::new("/usr/bin/env"), arguments, None, LIMIT).unwrap()
+}
+
+/// Arguments of env(1), which becomes the program.
+fn up_arguments(run: &Path, netns: &OsString, config: &OsString) -> [OsString; 7] {
+    let mut variable = OsString::from("TENCRYPT_RUN_DIR=");
+    variable.push(run);
+    let netns = netns.clone();
+    [variable, PROGRAM.into(), "up".into(), "--netns".into(), netns, "--config".into(), config.clone()]
+}
+
+/// Runs `command` as the user that the test is, with `rights` for its only capabilities.
+fn with_only(rights: CapabilitySet, mut command: Command) -> Output {
+    let run = move || {
+        // What execve(2) gives to uid 0 is what the thread's bounding set has (capabilities(7)).
+        for number in 0..u64::BITS {
+            let capability = CapabilitySet::from_bits_retain(1 << number);
+            if !rights.contains(capability) && capability_is_in_bounding_set(capability) == Ok(true) {
+                remove_capability_from_bounding_set(capability).unwrap();
+            }
+        }
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let end = Instant::now() + LIMIT;
+        while child.try_wait().unwrap().is_none() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(2));
+        }
+        // Refused long ago, or killed and found not to be.
+        let _ = child.kill();
+        child.wait_with_output().unwrap()
+    };
+    thread::scope(|scope| scope.spawn(run).join()).unwrap()
+}
+
+fn finish(output: Output) -> Finished {
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Finished { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
+}
