@@ -1,0 +1,86 @@
+//! Files that a person wrote: the configuration, the key file.
+
+use std::path::Path;
+
+use tencrypt_agent::config::Config;
+use tencrypt_core::{
+    KeyRing,
+    crypto::write_key_file,
+    directory::{Class, FactSource},
+};
+
+use crate::input::Input;
+
+/// Where the configuration is said to lie. Nothing is read from there.
+const PATH: &str = "/etc/tencrypt/pod.toml";
+
+/// Reads the bytes as a configuration and as a key file, or writes a key file out of them.
+pub fn config(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        configuration(text);
+        let _ = key_file(text);
+    }
+    let mut input = Input::new(data);
+    let (tenant, root, epoch) = (input.array(), input.array(), input.byte());
+    let written = write_key_file(tenant, epoch, &root);
+    let read = key_file(&written);
+    // Keys of one repeated byte are nobody's.
+    assert_eq!(read.is_none(), root.iter().all(|byte| *byte == root[0]));
+    if let Some(keys) = read {
+        assert_eq!((keys.tenant_id(), keys.newest_epoch()), (&tenant, epoch));
+        let shown = format!("{keys:?}");
+        assert!(!shown.contains(&hex(&root)) && !shown.contains(&format!("{root:?}")), "a key was printed");
+    }
+}
+
+fn configuration(text: &str) {
+    let config = match Config::parse(text, Path::new(PATH)) {
+        Ok(config) => config,
+        Err(error) => {
+            assert!(error.line() <= text.lines().count() + 1);
+            assert!(!error.reason().is_empty());
+            let shown = error.to_string();
+            assert!(shown.starts_with(PATH));
+            assert!(
+                !shown.chars().any(char::is_control),
+                "one line, nothing that a terminal obeys: {shown:?}"
+            );
+            return;
+        }
+    };
+    let network = &config.network;
+    assert!(config.tenant.key_file.is_absolute());
+    assert!(config.dns.resolv_conf.is_none_or(|path| path.is_absolute()));
+    assert!(!network.protected.is_empty() && network.port != 0);
+    assert!(network.interface != network.tun);
+    for (at, range) in network.protected.iter().enumerate() {
+        assert_eq!(range.trunc(), *range);
+        let overlaps = |other: &ipnet::IpNet| other.contains(range) || range.contains(other);
+        assert!(!network.protected[at + 1..].iter().any(overlaps));
+    }
+    for fact in &config.facts {
+        assert_eq!((&fact.source, fact.expires), (&FactSource::Static, None));
+        let protected = network.protected.iter().any(|range| range.contains(&fact.prefix));
+        assert!(
+            fact.class != Class::Internal || protected,
+            "internal traffic outside of the protected ranges"
+        );
+    }
+}
+
+/// The keys in a text. A refusal says where, and never what was there.
+fn key_file(text: &str) -> Option<KeyRing> {
+    KeyRing::parse(text)
+        .inspect_err(|error| {
+            assert!(error.line() <= text.lines().count() + 1);
+            let shown = error.to_string();
+            let secret = |word: &&str| word.len() >= 16 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let shows = text.split_ascii_whitespace().filter(secret).any(|word| shown.contains(word));
+            assert!(!shows && !shown.chars().any(char::is_control), "{shown:?}");
+        })
+        .ok()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,334 @@
+//! Handshakes and tunnels with somebody on the wire who records, repeats, changes and invents.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use tencrypt_core::{
+    CipherSuite, DatagramSink, Event, Identity, KeyRing, LaneId, Outbound, PacketSink, PathEvent, RecvMeta,
+    Seed, SinkFull, Train, TrainSlot, TunPacket, Tunnel, TunnelConfig,
+    crypto::{Rng, write_key_file},
+    directory::Directory,
+    handshake::{self, Initiator, Local, Responder},
+    offload::VnetHdr,
+    packet::{IpPacket, Opened},
+    record::{self, Message, SessionIndex},
+};
+use tencrypt_sim::{PodId, PodOptions, Random, Violation, Weather, World};
+
+use crate::input::Input;
+
+/// What one input may do.
+const MAX_STEPS: usize = 32;
+/// Where Noise begins in a handshake message: behind its header.
+const NOISE: usize = 12;
+/// mac1 and mac2 at its end.
+const MACS: usize = 32;
+const PORT: u16 = 8_362;
+
+/// Lets the bytes say how handshake messages are changed on the way, or what a tunnel is fed.
+pub fn handshake(data: &[u8]) {
+    let mut input = Input::new(data);
+    match input.byte() % 4 {
+        0 => messages(&mut input),
+        1 => alone(&mut input),
+        _ => wire(&mut input),
+    }
+}
+
+/// A changed Noise message is refused at every step; RESP's forgery changes nothing.
+fn messages(input: &mut Input<'_>) {
+    let keys = keys();
+    let suite = CipherSuite::ALL[input.index(CipherSuite::ALL.len())];
+    let addresses = [[10, 0, 0, 1], [10, 0, 0, 2]].map(IpAddr::from);
+    let identities = [1, 2].map(|seed| Identity::generate(Seed::from_bytes([seed; 32]), &addresses));
+    let mut rng = Rng::new(Seed::from_bytes([input.byte(); 32]));
+    let index = |number| SessionIndex::from_u32(number).expect("not zero");
+    let [here, there] = [0, 1].map(|at| Local::new(&keys, suite, &identities[at], &addresses[at..=at], true));
+
+    let (mut initiator, init) = Initiator::start(&here, index(11), addresses[1], &mut rng);
+    assert_eq!(handshake::verify_mac1(&keys, &init), Ok(()));
+    let forged = changed(input, &init);
+    if forged[..init.len() - MACS] != init[..init.len() - MACS] {
+        assert!(handshake::verify_mac1(&keys, &forged).is_err());
+    }
+    if let Ok(Message::Init(message)) = record::parse(&forged) {
+        let accepted = Responder::accept(&there, &message, index(13), &mut rng).is_ok();
+        assert!(!accepted || forged[NOISE..init.len() - MACS] == init[NOISE..init.len() - MACS]);
+    }
+    let Ok(Message::Init(message)) = record::parse(&init) else { panic!("INIT is one") };
+    let (responder, resp) = Responder::accept(&there, &message, index(12), &mut rng).expect("a genuine INIT");
+    assert_eq!(responder.asked(), addresses[1]);
+
+    let forged = changed(input, &resp);
+    if let Ok(Message::Resp(message)) = record::parse(&forged)
+        && forged[NOISE..resp.len() - MACS] != resp[NOISE..resp.len() - MACS]
+    {
+        assert!(initiator.handle_resp(&message).is_err(), "a forged RESP");
+    }
+    let Ok(Message::Resp(message)) = record::parse(&resp) else { panic!("RESP is one") };
+    let confirmed = initiator.handle_resp(&message).expect("a genuine RESP after a forged one");
+    assert!(initiator.handle_resp(&message).is_err(), "RESP is taken once");
+
+    let conf = &confirmed.conf;
+    let forged = changed(input, conf);
+    let genuine = forged[NOISE..conf.len() - MACS] == conf[NOISE..conf.len() - MACS];
+    let Ok(Message::Conf(message)) = record::parse(&forged) else { return };
+    match responder.handle_conf(&message) {
+        Ok(mut established) => {
+            assert!(genuine, "a forged CONF");
+            assert_eq!(established.peer, identities[0].peer_id());
+            let mut sealer = confirmed.established.sealer;
+            let counter = sealer.counters(1).ok().and_then(|mut counters| counters.take());
+            let mut bytes = [0; 32 + 5];
+            sealer.seal(counter.expect("the first"), 0, b"hello", &mut bytes);
+            assert_eq!(established.opener.open(&mut bytes).expect("the same keys").bytes, b"hello");
+        }
+        Err(_) => assert!(forged[..conf.len() - MACS] != conf[..conf.len() - MACS], "a genuine CONF"),
+    }
+}
+
+/// `bytes` with some of them changed, its length kept: other lengths end in `parse`, which another target has.
+fn changed(input: &mut Input<'_>, bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    for _ in 0..input.byte() % 4 {
+        let (at, change) = (input.index(bytes.len()), input.byte());
+        bytes[at] ^= change;
+    }
+    bytes
+}
+
+/// Two pods, a network, and an attacker who may even have the tenant's mac key: nothing comes out that did not go in,
+/// nothing twice, nothing is readable; and when the attacker has gone, the pods find each other again.
+fn wire(input: &mut Input<'_>) {
+    let seed = u64::from(input.byte());
+    let mut world = World::new(seed, Weather::CLEAR);
+    let tenant = world.tenant();
+    // The world draws the tenant's id and root from its seed, in this order; the check below would notice another.
+    let mut random = Random::new(seed);
+    let id: [u8; 16] = *random.bytes().first_chunk().expect("32 bytes");
+    let mac_key = mac_key(&id, &random.bytes());
+    let addresses: [IpAddr; 3] = [[10, 0, 0, 1], [10, 0, 0, 2], [10, 0, 0, 9]].map(IpAddr::from);
+    let pods = [0, 1].map(|at| world.pod(&tenant, PodOptions::new(&addresses[at..=at])));
+    world.capture();
+    world.send(pods[0], addresses[1], 64);
+    let mut seen = world.captured();
+    let init = &seen[0].2;
+    assert_eq!(record::mac1(init), Some(mac1(&mac_key, &init[..init.len() - MACS])), "the specified mac1");
+
+    let mut strays = BTreeSet::new();
+    for _ in 0..MAX_STEPS {
+        if input.is_empty() {
+            break;
+        }
+        let what = input.byte();
+        let here = usize::from(what >> 7);
+        match what % 8 {
+            0 => world.run_for(Duration::from_millis(input.word().into())),
+            1 => world.run_for(Duration::from_secs(input.byte().into())),
+            2 => {
+                world.send(pods[here], addresses[1 - here], 28 + usize::from(input.byte()));
+                world.run_for(Duration::from_millis(1));
+            }
+            3 => drop(strays.insert(world.send(pods[here], addresses[2], 64))),
+            4 => {
+                let Some((from, _, bytes)) = seen.get(input.index(seen.len())).cloned() else { continue };
+                inject(&mut world, pods[here], input, from, bytes);
+            }
+            5 | 6 => {
+                let Some((from, _, bytes)) = seen.get(input.index(seen.len())).cloned() else { continue };
+                let mut bytes = changed(input, &bytes);
+                if what % 8 == 6 && record::mac1(&bytes).is_some() {
+                    let covered = bytes.len() - MACS;
+                    let mac1 = mac1(&mac_key, &bytes[..covered]);
+                    bytes[covered..covered + 16].copy_from_slice(&mac1);
+                }
+                inject(&mut world, pods[here], input, from, bytes);
+            }
+            _ => {
+                let bytes = input.chunk().to_vec();
+                inject(&mut world, pods[here], input, SocketAddr::new(addresses[2], PORT), bytes);
+            }
+        }
+        if seen.len() < 64 {
+            seen.extend(world.captured());
+        }
+        assert_sound(&world, &strays);
+    }
+    // 60 s: the longest that a destination is not asked again. 15 s: a dead session is noticed.
+    let mut last = [0; 2];
+    for _ in 0..10 {
+        for here in 0..2 {
+            last[here] = world.send(pods[here], addresses[1 - here], 64);
+        }
+        world.run_for(Duration::from_secs(9));
+    }
+    assert_sound(&world, &strays);
+    assert!(
+        last.iter().all(|number| world.model().is_delivered(*number)),
+        "the pods did not find each other"
+    );
+}
+
+/// No violation, but for packets to an address that is nobody's: as with a VIP, it is for the network to say which
+/// member of the tenant an INIT to it reaches, and here the attacker is the network.
+fn assert_sound(world: &World, strays: &BTreeSet<u64>) {
+    for violation in world.model().violations() {
+        let stray = matches!(violation, Violation::WrongPod(number, _) if strays.contains(number));
+        assert!(stray, "{violation}");
+    }
+}
+
+fn inject(world: &mut World, to: PodId, input: &mut Input<'_>, from: SocketAddr, bytes: Vec<u8>) {
+    let from = match input.byte() % 4 {
+        0 => SocketAddr::new(input.address(true), input.word()),
+        _ => from,
+    };
+    world.inject(to, from, bytes);
+}
+
+/// A tunnel without peers, fed from both sides: nothing is opened, nothing sealed, nothing protected passes in plain.
+fn alone(input: &mut Input<'_>) {
+    let mut now = moment();
+    let own: [IpAddr; 2] = [[10, 0, 0, 1].into(), [0xfd00, 0, 0, 0, 0, 0, 0, 1].into()];
+    let protected = ["10.0.0.0/8", "fd00::/16"].map(|range| range.parse::<ipnet::IpNet>().expect("a range"));
+    let config = TunnelConfig::new(protected);
+    let identity = Identity::generate(Seed::from_bytes([1; 32]), &own);
+    let directory = Arc::new(Directory::new([], 0));
+    let seed = Seed::from_bytes([2; 32]);
+    let keys = Arc::new(keys());
+    let mut tunnel = Tunnel::new(Arc::new(config), LaneId::ZERO, keys, identity, directory, seed, now);
+    let mut buffer = vec![0; 65_535];
+    for _ in 0..MAX_STEPS {
+        if input.is_empty() {
+            break;
+        }
+        match input.byte() % 4 {
+            0 => {
+                let v4 = input.flag();
+                let from = SocketAddr::new(input.address(v4), input.word());
+                let meta = RecvMeta { from, stride: input.word(), ecn: input.byte() };
+                let mut train = input.chunk().to_vec();
+                let records = match meta.stride {
+                    0 => 1,
+                    stride => train.len().div_ceil(stride.into()).max(1),
+                };
+                let inbound = tunnel.handle_datagrams(&meta, &mut train, now, &mut Nothing);
+                assert_eq!(inbound.opened, 0);
+                assert_eq!(usize::from(inbound.dropped) + usize::from(inbound.control), records);
+            }
+            1 => {
+                let vnet = VnetHdr::decode(&input.array::<10>()).unwrap_or_default();
+                let mut bytes = input.chunk().to_vec();
+                if input.flag() && bytes.len() >= 40 {
+                    write_source(&mut bytes, own);
+                }
+                let mut packet = TunPacket::new(vnet, &mut bytes);
+                match tunnel.handle_outbound(&mut packet, now, &mut Nothing) {
+                    Outbound::Bypass => {
+                        packet.finish_segments(|bytes| assert!(IpPacket::parse(bytes).is_ok()));
+                        let passed = IpPacket::parse(packet.bytes()).expect("a packet passes");
+                        let to = passed.destination();
+                        assert!(!protected.iter().any(|range| range.contains(&to)), "{to} passed in plain");
+                    }
+                    Outbound::Sent { .. } => panic!("sealed for nobody"),
+                    Outbound::Hairpin | Outbound::Held | Outbound::Dropped(_) => {}
+                }
+            }
+            2 => {
+                let to = SocketAddr::new(input.address(true), input.word());
+                let mtu = input.word();
+                let event =
+                    if input.flag() { PathEvent::Unreachable(to) } else { PathEvent::TooBig { to, mtu } };
+                tunnel.handle_path_event(event, now);
+            }
+            _ => {
+                now += Duration::from_millis(input.word().into());
+                tunnel.handle_timeout(now);
+            }
+        }
+        while let Some(transmit) = tunnel.poll_transmit(&mut buffer, now) {
+            // Nobody was answered, so INIT is all there is to say.
+            assert!(matches!(record::parse(&buffer[..transmit.len]), Ok(Message::Init(_))));
+            assert!(transmit.to.port() == PORT);
+            assert!(protected.iter().any(|range| range.contains(&transmit.to.ip())));
+        }
+        assert_eq!(tunnel.poll_released(), None, "unknown destinations are dropped here");
+        while let Some(event) = tunnel.poll_event() {
+            assert!(matches!(event, Event::HandshakeFailed { .. } | Event::External { .. }), "{event:?}");
+        }
+        assert_eq!(tunnel.peers(now).count(), 0);
+    }
+}
+
+/// Makes the source one of the pod's own: others are refused at once.
+fn write_source(bytes: &mut [u8], own: [IpAddr; 2]) {
+    for address in own {
+        match (address, bytes[0] >> 4) {
+            (IpAddr::V4(v4), 4) => bytes[12..16].copy_from_slice(&v4.octets()),
+            (IpAddr::V6(v6), 6) => bytes[8..24].copy_from_slice(&v6.octets()),
+            _ => {}
+        }
+    }
+}
+
+/// Both sinks of a tunnel that has nothing to say.
+struct Nothing;
+
+struct NoSlot;
+
+impl DatagramSink for Nothing {
+    type Slot<'s> = NoSlot;
+
+    fn reserve(&mut self, _want: Train) -> Option<NoSlot> {
+        panic!("room for a record to nobody");
+    }
+}
+
+impl TrainSlot for NoSlot {
+    fn records(&self) -> u16 {
+        1
+    }
+
+    fn buffer(&mut self) -> &mut [u8] {
+        &mut []
+    }
+
+    fn commit(self, _records: u16, _len: usize) {}
+}
+
+impl<'b> PacketSink<'b> for Nothing {
+    fn packet(&mut self, _packet: Opened<'b>) -> Result<(), SinkFull> {
+        panic!("a packet from nobody");
+    }
+}
+
+fn keys() -> KeyRing {
+    let root = std::array::from_fn(|at| at as u8);
+    KeyRing::parse(&write_key_file([7; 16], 1, &root)).expect("the core reads what it writes")
+}
+
+/// `HKDF(tenant id, root, "tencrypt v1 mac", 32)` of docs/wire-format.md section 3.2, by RFC 5869.
+fn mac_key(tenant: &[u8; 16], root: &[u8; 32]) -> [u8; 32] {
+    hmac(&hmac(tenant, &[root]), &[b"tencrypt v1 mac", &[1]])
+}
+
+fn mac1(key: &[u8; 32], covered: &[u8]) -> [u8; 16] {
+    *hmac(key, &[covered]).first_chunk().expect("32 bytes")
+}
+
+fn hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
+    let mut hmac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+    parts.iter().for_each(|part| hmac.update(part));
+    hmac.finalize().into_bytes().into()
+}
+
+/// A moment to count from.
+fn moment() -> Instant {
+    Instant::now()
+}

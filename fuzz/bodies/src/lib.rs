@@ -1,0 +1,37 @@
+//! The bodies of the fuzz targets: each takes any bytes and panics if an invariant does not hold.
+//!
+//! They are a crate of the workspace, so that stable Rust compiles them and `cargo test` replays the corpora
+//! (`tests/corpus.rs`); `fuzz/fuzz_targets` hands them to libFuzzer. The same bytes always do the same.
+#![forbid(unsafe_code)]
+
+mod config;
+mod dns;
+mod handshake;
+mod input;
+mod packet;
+mod record;
+
+pub use config::config;
+pub use dns::dns;
+pub use handshake::handshake;
+pub use packet::packet;
+pub use record::record;
+
+/// A fuzz target by name.
+#[derive(Debug, Clone, Copy)]
+#[expect(clippy::exhaustive_structs, reason = "the replay takes it apart")]
+pub struct Target {
+    /// The name of the target and of its corpus directory.
+    pub name: &'static str,
+    /// Its body.
+    pub body: fn(&[u8]),
+}
+
+/// All targets.
+pub const TARGETS: [Target; 5] = [
+    Target { name: "packet", body: packet },
+    Target { name: "record", body: record },
+    Target { name: "handshake", body: handshake },
+    Target { name: "dns", body: dns },
+    Target { name: "config", body: config },
+];
