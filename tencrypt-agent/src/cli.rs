@@ -5,7 +5,10 @@ use std::{ffi::OsString, net::IpAddr, path::PathBuf};
 use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use clap_complete::Shell;
 
-use crate::failure::{Exit, Failure};
+use crate::{
+    demo::Observation,
+    failure::{Exit, Failure},
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -130,9 +133,19 @@ Examples:
         json: bool,
     },
     /// Show it on this machine: pods, a service, an intruder, a sniffer; no root needed
-    #[command(after_help = "Examples:
-  tencrypt demo")]
-    Demo,
+    #[command(after_help = "Takes some 15 seconds. Exits 0 only if everything that is shown was observed.
+
+Examples:
+  tencrypt demo
+  tencrypt demo --json")]
+    Demo {
+        /// For programs: one object, at the end
+        #[arg(long)]
+        json: bool,
+        /// For tests of the demo itself: spoil an observation, which must then fail
+        #[arg(long = "break", value_name = "OBSERVATION", hide = true)]
+        spoil: Option<Observation>,
+    },
     /// Print a completion script
     #[command(after_help = "Examples:
   tencrypt completions bash

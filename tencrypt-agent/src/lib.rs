@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod data_path;
+pub mod demo;
 mod escape;
 pub mod externals;
 pub mod failure;
@@ -70,7 +71,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
                 other => Err(unexpected(other)),
             }
         }
-        Command::Demo => Err(Failure::runtime("the demonstration is not part of this build")),
+        Command::Demo { json, spoil } => demo::run(demo::Options { json, spoil }),
         Command::Completions { shell } => print(&cli::completions(shell)),
     }
 }

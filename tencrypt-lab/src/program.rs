@@ -60,9 +60,24 @@ impl Program {
         arguments: impl IntoIterator<Item = A>,
         inside: Option<&NetNs>,
     ) -> Result<Self> {
+        Self::start_with(program, arguments, &[], inside)
+    }
+
+    /// [`Program::start`], with `environment` besides this process's own.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be started.
+    pub fn start_with<A: AsRef<OsStr>>(
+        program: &Path,
+        arguments: impl IntoIterator<Item = A>,
+        environment: &[(&str, &OsStr)],
+        inside: Option<&NetNs>,
+    ) -> Result<Self> {
         let mut command = Command::new(program);
         command
             .args(arguments)
+            .envs(environment.iter().copied())
             .env_remove(ROLE)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

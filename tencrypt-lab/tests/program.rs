@@ -1,6 +1,7 @@
 //! Programs under test, from a program that enters a world as `tencrypt demo` does. Without the test harness, since
 //! this executable is the program under test as well.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ fn main() {
     match std::env::args().nth(1).as_deref() {
         Some("wait") => wait(),
         Some("devices") => print!("{}", std::fs::read_to_string("/proc/self/net/dev").unwrap()),
+        Some("variable") => println!("{}", std::env::var("TENCRYPT_LAB_GREETING").unwrap_or_default()),
         Some("fail") => {
             eprintln!("no: not today");
             std::process::exit(3);
@@ -38,6 +40,7 @@ fn checks() {
     let myself = std::env::current_exe().unwrap();
     ends_by_signals(&myself);
     tells_its_exit_code_and_errors(&myself);
+    is_given_variables_besides_those_of_this_process(&myself);
     runs_inside_a_namespace(&myself);
     dies_when_dropped(&myself);
     std::process::exit(7);
@@ -67,6 +70,15 @@ fn tells_its_exit_code_and_errors(myself: &Path) {
     let never = program.wait_ready(LIMIT).unwrap_err();
     assert!(matches!(never, Error::Ended(_)), "{never}");
     assert!(run_program(Path::new("/nonexistent"), ["x"], None, LIMIT).is_err());
+}
+
+fn is_given_variables_besides_those_of_this_process(myself: &Path) {
+    for (environment, line) in
+        [(&[("TENCRYPT_LAB_GREETING", OsStr::new("hello"))][..], "hello\n"), (&[], "\n")]
+    {
+        let mut program = Program::start_with(myself, ["variable"], environment, None).unwrap();
+        assert_eq!(program.wait(LIMIT).unwrap().stdout, line);
+    }
 }
 
 fn runs_inside_a_namespace(myself: &Path) {

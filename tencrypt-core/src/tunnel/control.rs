@@ -10,8 +10,8 @@ use super::{
     ask::{Flight, Purpose},
     inbound::Queued,
     limits::{
-        CONF_REPEATS, MESSAGES_A_CALL, REJECT_AFTER, REKEY_AFTER, REKEY_JITTER, REPEAT_INTERVAL, RETRY_FIRST,
-        RETRY_MOST,
+        CONF_REPEATS, MESSAGES_A_CALL, OWN_VIP_BELIEVED, REJECT_AFTER, REKEY_AFTER, REKEY_JITTER,
+        REPEAT_INTERVAL, RETRY_FIRST, RETRY_MOST,
     },
     outbound::is_unicast,
     peer::{Conf, IndexUse, PeerKey, Session},
@@ -102,7 +102,7 @@ impl Tunnel {
             && flight.init.as_slice() == bytes
         {
             // Our own INIT came back: the destination is a VIP that this pod itself serves.
-            self.found_own_vip(destination);
+            self.found_own_vip(destination, now);
             return Ok(());
         }
         if let Some(flight) = self.asks.find(from.ip()).and_then(|ask| ask.flight.as_ref()) {
@@ -311,10 +311,20 @@ impl Tunnel {
         }
     }
 
-    fn found_own_vip(&mut self, destination: IpAddr) {
+    fn found_own_vip(&mut self, destination: IpAddr, now: Instant) {
         self.cancel_ask(destination);
-        if self.own_vips.len() < super::limits::MAX_SERVED {
-            self.own_vips.insert(destination);
+        if self.own_vips.len() < super::limits::MAX_SERVED || self.own_vips.contains_key(&destination) {
+            self.own_vips.insert(destination, now + OWN_VIP_BELIEVED);
+        }
+    }
+
+    /// Asks again, now and then, whether a VIP leads back here: services change, and an INIT that came back proves
+    /// only that somebody on the way sent it. Packets take the way they took until there is an answer.
+    pub(super) fn doubt_own_vip(&mut self, destination: IpAddr, now: Instant) {
+        if let Some(until) = self.own_vips.get_mut(&destination).filter(|until| **until <= now) {
+            *until = now + OWN_VIP_BELIEVED;
+            let to = SocketAddr::new(destination, self.config.port);
+            self.ask(destination, to, Purpose::Background, false, now);
         }
     }
 
@@ -365,6 +375,7 @@ impl Tunnel {
     pub(super) fn gave_up(&mut self, destination: IpAddr, now: Instant) {
         let Some((ask, held)) = self.asks.finish(destination) else { return };
         self.timers.cancel(Timer::Ask(destination));
+        self.own_vips.remove(&destination);
         if let Some(flight) = ask.flight {
             self.peers.release_index(flight.index);
         }

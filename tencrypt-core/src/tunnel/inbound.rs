@@ -178,6 +178,7 @@ impl Tunnel {
             self.delta.stick(address);
             self.asks.answered(address);
             self.announced.remove(&address);
+            self.own_vips.remove(&address);
             self.push_event(crate::event::Event::Internal { destination: address });
         }
     }

@@ -66,6 +66,9 @@ pub(super) const REPEAT_INTERVAL: Duration = Duration::from_millis(200);
 pub(super) const MAX_SESSIONS: usize = 4;
 /// Sessions from both sides no further apart than this came from a simultaneous start.
 pub(super) const SIMULTANEOUS: Duration = Duration::from_secs(10);
+/// That a VIP leads back to this pod is asked again after this long: as long as an unanswered destination is left alone
+/// at most.
+pub(super) const OWN_VIP_BELIEVED: Duration = Duration::from_secs(60);
 /// VIPs one peer may have asked this pod under.
 pub(super) const MAX_SERVED: usize = 64;
 /// Addresses that belong to one peer: its own and the VIPs it answered for.

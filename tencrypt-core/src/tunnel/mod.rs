@@ -25,7 +25,7 @@ mod peer;
 mod timer;
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -125,8 +125,8 @@ pub struct Tunnel {
     half_open: HalfOpens,
     /// Handshake messages behind mac1.
     queue: VecDeque<Queued>,
-    /// VIPs that lead back to this pod.
-    own_vips: BTreeSet<IpAddr>,
+    /// VIPs that lead back to this pod, and until when that is believed unasked.
+    own_vips: BTreeMap<IpAddr, Instant>,
     transmits: VecDeque<Queue>,
     /// Packets held for a destination that did not answer, to leave as they are.
     released: VecDeque<Vec<u8>>,
@@ -167,7 +167,7 @@ impl Tunnel {
             asks: Asks::default(),
             half_open: HalfOpens::default(),
             queue: VecDeque::new(),
-            own_vips: BTreeSet::new(),
+            own_vips: BTreeMap::new(),
             transmits: VecDeque::new(),
             released: VecDeque::new(),
             events: VecDeque::new(),

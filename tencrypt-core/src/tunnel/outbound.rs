@@ -126,12 +126,13 @@ impl Tunnel {
             return Route::Drop(DropReason::Policy);
         }
         let vip = inner.destination();
+        self.doubt_own_vip(vip, now);
         let finding =
             View { base: &self.directory, delta: &self.delta, config: &self.config }.classify(vip, now);
         let service = finding.fact.filter(|fact| !fact.endpoints.is_empty());
         let only_own =
             service.is_some_and(|fact| fact.endpoints.iter().all(|pod| self.addresses.contains(pod)));
-        if self.own_vips.contains(&vip) || self.addresses.contains(&vip) || only_own {
+        if self.own_vips.contains_key(&vip) || self.addresses.contains(&vip) || only_own {
             let ports = service.map_or(&[][..], |fact| &fact.ports);
             let own = self.addresses.iter().copied().find(|own| own.is_ipv4() == vip.is_ipv4());
             let Some(own) = own else { return Route::Drop(DropReason::Policy) };
