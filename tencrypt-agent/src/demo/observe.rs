@@ -313,9 +313,10 @@ impl Stage<'_> {
     /// A counter in `chains` of `status --json`.
     fn counted(&self, here: Observation, pod: &Pod, counter: &str) -> Result<u64, Unseen> {
         let status = self.cluster.status(pod).map_err(in_(here))?;
-        status.as_ref().and_then(|status| status["chains"][counter].as_u64()).ok_or_else(|| {
-            unseen(here, format!("`tencrypt status` of {} has no refused.{counter}", pod.v4()))
-        })
+        status
+            .as_ref()
+            .and_then(|status| status["chains"][counter].as_u64())
+            .ok_or_else(|| unseen(here, format!("`tencrypt status` of {} has no chains.{counter}", pod.v4())))
     }
 
     /// By how much it has grown, once it has.
@@ -327,7 +328,7 @@ impl Stage<'_> {
                 return Ok(now - before);
             }
             check(here, Instant::now() < end, || {
-                format!("refused, but refused.{counter} of {} still says {now}", pod.v4())
+                format!("refused, but chains.{counter} of {} still says {now}", pod.v4())
             })?;
             thread::sleep(Duration::from_millis(100));
         }
