@@ -504,7 +504,11 @@ fn random() -> Result<Zeroizing<[u8; 32]>, Failure> {
     Ok(bytes)
 }
 
+/// Takes back what was installed, but never opens a namespace that a program which died had left closed.
 fn undo(capture: Capture, failure: Failure) -> Failure {
+    if capture.took_over() {
+        return failure;
+    }
     if let Err(error) = capture.remove() {
         tracing::warn!(%error, "could not undo the capture");
     }

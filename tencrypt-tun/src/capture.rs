@@ -75,6 +75,7 @@ pub struct Capture {
     underlay: Underlay,
     deferred: usize,
     external: BTreeSet<IpAddr>,
+    took_over: bool,
 }
 
 impl Capture {
@@ -113,10 +114,11 @@ impl Capture {
             underlay,
             deferred: 0,
             external: BTreeSet::new(),
+            took_over: remains.is_some(),
         };
         match capture.build(remains.flatten()) {
             Ok(()) => Ok(capture),
-            Err(error) if remains.is_some() => Err(error),
+            Err(error) if capture.took_over => Err(error),
             Err(error) => {
                 if let Err(undo) = capture.remove() {
                     tracing::warn!(%undo, "could not undo a failed capture");
@@ -157,6 +159,13 @@ impl Capture {
             tracing::warn!(?features, "the kernel lacks parts of nftables; enforcement is coarser");
         }
         Ok(())
+    }
+
+    /// Whether the namespace was closed already, by a capture whose process died. What goes wrong after installing must
+    /// not open it then: drop the capture instead of removing it.
+    #[must_use]
+    pub fn took_over(&self) -> bool {
+        self.took_over
     }
 
     /// The device, to read packets from and write packets to.
