@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tencrypt_agent::config::Config;
+use tencrypt_agent::{config::Config, failure::Failure};
 use tencrypt_core::{
     KeyRing,
     crypto::write_key_file,
@@ -39,8 +39,8 @@ fn configuration(text: &str) {
         Err(error) => {
             assert!(error.line() <= text.lines().count() + 1);
             assert!(!error.reason().is_empty());
-            let shown = error.to_string();
-            assert!(shown.starts_with(PATH));
+            assert!(error.to_string().starts_with(PATH));
+            let shown = Failure::from(error).to_string();
             assert!(
                 !shown.chars().any(char::is_control),
                 "one line, nothing that a terminal obeys: {shown:?}"
