@@ -21,8 +21,7 @@ const LAYERS: [&str; 15] = [
     "lib",
 ];
 
-/// The two places where a lower module names a type of a higher one, each a type without behaviour that its own layer
-/// could not exist without.
+/// Where a lower module may name a type of a higher one.
 const EXCEPTIONS: [(&str, &str); 1] = [
     // CipherSuite and SessionIndex are on the wire; drawing an index takes randomness.
     ("record", "crypto"),

@@ -116,8 +116,7 @@ fn two_pods_that_start_at_once_agree_on_a_session() {
 
 #[test]
 fn five_pods_of_two_tenants_recover_from_restarts_and_stay_apart() {
-    // Five pods ask ten pairs; a tenth of the seeds keeps the run short, the rest is the two-pod test's.
-    for seed in seeds(SEEDS / 10) {
+    for seed in seeds(SEEDS) {
         let mut world = World::new(seed, Weather::CLEAR);
         let bad = weather(&mut world);
         world.weather(bad);
