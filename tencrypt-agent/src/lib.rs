@@ -25,6 +25,7 @@ pub mod resolver;
 pub mod rundir;
 pub mod sys;
 pub mod up;
+mod watcher;
 
 use std::{ffi::OsString, io::Write as _, process::ExitCode};
 

@@ -1,14 +1,10 @@
 //! Protecting the namespace of the calling thread: everything is set up in order, watched, and taken down.
 
 use std::{
-    collections::BTreeSet,
     io::{self, Write as _},
     net::IpAddr,
     path::PathBuf,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU32},
     thread,
     time::{Duration, Instant},
 };
@@ -16,13 +12,13 @@ use std::{
 use ipnet::IpNet;
 use socket2::Socket;
 use tencrypt_core::{
-    Event, Identity, KeyRing, LaneId, Seed, Tunnel, TunnelConfig,
+    Identity, KeyRing, LaneId, Seed, Tunnel, TunnelConfig,
     directory::{Class, Fact, FactSource},
     nat::DnsHairpin,
 };
 use tencrypt_tun::{
-    Capture, CaptureError, CapturePlan, Change, Cleaned, Followed, InterfaceName, Monitor, RawSockets,
-    SocketTable, UnknownSources, mark_socket,
+    Capture, CaptureError, CapturePlan, Cleaned, InterfaceName, Monitor, RawSockets, SocketTable,
+    UnknownSources, mark_socket,
 };
 use tencrypt_udp::{BindError, UdpTransport};
 use tokio::{
@@ -36,18 +32,19 @@ use crate::{
     config::{Config, External, Unknown},
     control::{ChainsReport, server::ControlSocket},
     data_path::{About, DataPath, Ended, FAREWELL},
-    externals::{Due, Externals, RENEW},
+    externals::{Externals, RENEW},
     failure::{Exit, Failure},
     knowledge::Knowledge,
-    lane::{self, Command, LaneHandle},
+    lane::{self, Command},
     opening::Opening,
     resolver::{LaneSink, Names, Sockets},
+    watcher::{Next, Watcher, follow_changes},
 };
 
 /// Events of a lane that wait for the control plane.
-const EVENTS: usize = 1_024;
+pub(crate) const EVENTS: usize = 1_024;
 /// How often facts are folded, and destinations whose time is over looked for.
-const TICK: Duration = Duration::from_secs(1);
+pub(crate) const TICK: Duration = Duration::from_secs(1);
 
 /// Everything that is known before anything is touched.
 pub struct Protection {
@@ -283,135 +280,6 @@ impl Dns {
             task.abort();
         }
     }
-}
-
-/// Keeps the namespace in line with what the lane says and what the kernel changes.
-struct Watcher {
-    capture: Capture,
-    lane: LaneHandle,
-    externals: Externals,
-    addresses: Vec<IpAddr>,
-    mtu: Arc<AtomicU32>,
-    chains: Arc<Mutex<ChainsReport>>,
-}
-
-/// What a change of the namespace means for the rest.
-enum Next {
-    Nothing,
-    Addresses,
-    Over,
-}
-
-impl Watcher {
-    fn hear(&mut self, event: Event) {
-        let outcome = match event {
-            Event::External { destination, until } => {
-                let lease = self.externals.allow(destination, until, Instant::now());
-                let outcome = self.capture.allow_external(destination, lease);
-                let lane = self.lane.clone();
-                tokio::spawn(async move { lane.send(Command::ExternalOpened(destination)).await });
-                outcome
-            }
-            Event::Internal { destination } => {
-                self.externals.deny(destination);
-                self.capture.add_internal(destination)
-            }
-            Event::PeerUp { peer, endpoint, .. } => {
-                tracing::debug!(%peer, %endpoint, "peer up");
-                Ok(())
-            }
-            Event::PeerDown { peer } => {
-                tracing::debug!(%peer, "peer down");
-                Ok(())
-            }
-            Event::HandshakeFailed { to } => {
-                tracing::debug!(%to, "no answer");
-                Ok(())
-            }
-            _ => Ok(()),
-        };
-        if let Err(error) = outcome {
-            // Fails closed: without its route a destination's packets go through the tunnel and out by the raw socket.
-            tracing::warn!(%error, "destination");
-        }
-    }
-
-    fn follow(&mut self, change: Change) -> Next {
-        match self.capture.follow(change) {
-            Ok(Followed::Changed) => {
-                self.mtu.store(self.capture.mtu().device(), Ordering::Relaxed);
-                let addresses = self.capture.addresses();
-                if addresses == self.addresses {
-                    return Next::Nothing;
-                }
-                self.addresses = addresses.clone();
-                let lane = self.lane.clone();
-                tokio::spawn(async move { lane.send(Command::Addresses(addresses)).await });
-                Next::Addresses
-            }
-            Ok(Followed::DeviceGone) => Next::Over,
-            Ok(_) => Next::Nothing,
-            Err(error) => {
-                tracing::warn!(%error, "following a change of the namespace");
-                Next::Nothing
-            }
-        }
-    }
-
-    /// Reads what the chains have dropped, for `status`.
-    fn count(&mut self) {
-        match self.capture.counters() {
-            Ok(counters) => {
-                let now = ChainsReport { plain_in: counters.plain_in, leak: counters.leak };
-                *self.chains.lock().unwrap_or_else(PoisonError::into_inner) = now;
-            }
-            Err(error) => tracing::warn!(%error, "counters of the chains"),
-        }
-    }
-
-    /// Renews what still passes, and ends what does not.
-    async fn tend(&mut self, now: Instant, renew: bool, table: &mut SocketTable) {
-        self.count();
-        if self.externals.is_empty() {
-            return;
-        }
-        let in_use = table.destinations().unwrap_or_else(|error| {
-            tracing::warn!(%error, "sock_diag");
-            BTreeSet::new()
-        });
-        for due in self.externals.due(now, &in_use) {
-            let outcome = match due {
-                Due::Renew(destination, lease) if renew => self.capture.allow_external(destination, lease),
-                Due::Renew(..) => Ok(()),
-                Due::End(destination) => {
-                    let _ = self.lane.send(Command::ExternalEnded(destination)).await;
-                    self.capture.deny_external(destination)
-                }
-            };
-            if let Err(error) = outcome {
-                tracing::warn!(%error, "destination");
-            }
-        }
-    }
-}
-
-/// Changes of the namespace, from a thread that waits for them and ends when nobody listens.
-fn follow_changes(mut monitor: Monitor) -> io::Result<mpsc::Receiver<Change>> {
-    let (sender, receiver) = mpsc::channel(EVENTS);
-    thread::Builder::new().name("tencrypt-watch".to_owned()).spawn(move || {
-        while !sender.is_closed() {
-            match monitor.wait(TICK) {
-                Ok(None) => {}
-                // A receiver that is far behind looks at everything again anyway.
-                Ok(Some(change)) => drop(sender.try_send(change)),
-                Err(error) => {
-                    tracing::warn!(%error, "netlink");
-                    thread::sleep(TICK);
-                }
-            }
-        }
-    })?;
-    Ok(receiver)
 }
 
 fn signals(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {

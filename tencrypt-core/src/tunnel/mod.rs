@@ -23,6 +23,7 @@ mod outbound;
 mod packet;
 mod peer;
 mod timer;
+mod transmit;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -36,10 +37,11 @@ use self::{
     ask::{Asks, Purpose},
     half_open::HalfOpens,
     inbound::Queued,
-    limits::{MAX_ANNOUNCED, MAX_EVENTS, MAX_TRANSMITS},
+    limits::{MAX_ANNOUNCED, MAX_EVENTS},
     outbound::is_unicast,
-    peer::{PeerKey, Peers},
+    peer::Peers,
     timer::{Timer, Timers},
+    transmit::Queue,
 };
 pub use self::{explain::Explanation, packet::TunPacket};
 use crate::{
@@ -48,7 +50,7 @@ use crate::{
     directory::{Delta, Directory, FactChange, Finding, PeerId, Standing},
     event::{Event, PathEvent, PeerInfo},
     nat::Nat,
-    record::{DATA_OVERHEAD, SessionIndex},
+    record::DATA_OVERHEAD,
     sink::{DatagramSink, PacketSink, RecvMeta, Transmit},
     stats::{DropReason, Stats},
 };
@@ -136,13 +138,6 @@ pub struct Tunnel {
     timers: Timers,
     stats: Stats,
     now: Instant,
-}
-
-/// What waits in `poll_transmit`, in order.
-enum Queue {
-    Datagram { to: SocketAddr, bytes: Box<[u8]> },
-    Empty { to: PeerKey, session: SessionIndex },
-    Packet { to: PeerKey, bytes: Vec<u8> },
 }
 
 impl Tunnel {
@@ -388,85 +383,6 @@ impl Tunnel {
     #[must_use]
     pub fn peer_id(&self) -> PeerId {
         self.identity.peer_id()
-    }
-
-    /// Seals a packet that waited. With `session` on that session, else on the one that is sent on.
-    fn seal_queued(
-        &mut self,
-        key: PeerKey,
-        session: Option<SessionIndex>,
-        packet: &[u8],
-        buf: &mut [u8],
-        now: Instant,
-    ) -> Option<Transmit> {
-        let outcome = self.try_seal_queued(key, session, packet, buf, now);
-        match outcome {
-            Ok(transmit) => {
-                if packet.is_empty() {
-                    if let Some(peer) = self.peers.find_mut(key) {
-                        peer.unacknowledged_since = None;
-                    }
-                } else {
-                    self.sent(key, packet.len(), now);
-                }
-                Some(transmit)
-            }
-            Err(reason) => {
-                if !packet.is_empty() {
-                    self.stats.drop(reason);
-                }
-                None
-            }
-        }
-    }
-
-    fn try_seal_queued(
-        &mut self,
-        key: PeerKey,
-        session: Option<SessionIndex>,
-        packet: &[u8],
-        buf: &mut [u8],
-        now: Instant,
-    ) -> Result<Transmit, DropReason> {
-        let peer = self.peers.find_mut(key).ok_or(DropReason::HeldTimeout)?;
-        let to = match packet.first() {
-            Some(first) => peer.endpoint(first >> 4 == 4),
-            None => peer.any_endpoint(),
-        };
-        let to = to.ok_or(DropReason::UnknownDestination)?;
-        let session = match session {
-            Some(local) => peer.session_mut(local).filter(|session| !session.is_expired(now)),
-            None => peer.sending_mut(now),
-        };
-        let session = session.ok_or(DropReason::Expired)?;
-        let len = packet.len() + DATA_OVERHEAD;
-        let room = buf.get_mut(..len).ok_or(DropReason::TooBig)?;
-        let counter = session.sealer.counters(1).ok().and_then(|mut counters| counters.take());
-        session.sealer.seal(counter.ok_or(DropReason::Limit)?, 0, packet, room);
-        Ok(Transmit { to, len, ecn: 0 })
-    }
-
-    fn send(&mut self, to: SocketAddr, bytes: &[u8]) {
-        if self.transmits.len() < MAX_TRANSMITS {
-            self.transmits.push_back(Queue::Datagram { to, bytes: bytes.into() });
-        }
-    }
-
-    fn send_empty(&mut self, to: PeerKey, session: SessionIndex) {
-        if self.transmits.len() < MAX_TRANSMITS {
-            self.transmits.push_back(Queue::Empty { to, session });
-        }
-    }
-
-    fn queue_packet(&mut self, to: PeerKey, bytes: Vec<u8>) {
-        if self.transmits.len() >= MAX_TRANSMITS {
-            self.stats.drop(DropReason::HeldFull);
-            return;
-        }
-        if let Some(peer) = self.peers.find_mut(to) {
-            peer.queued += 1;
-        }
-        self.transmits.push_back(Queue::Packet { to, bytes });
     }
 
     fn push_event(&mut self, event: Event) {
