@@ -15,8 +15,8 @@ use std::{
 };
 
 use tencrypt_core::{
-    Event, Outbound, PacketSink, PathEvent, SinkFull, TunPacket, Tunnel, Verdict, offload::VnetHdr,
-    packet::Opened,
+    Event, Outbound, PacketSink, PathEvent, SinkFull, TunPacket, Tunnel, Verdict,
+    offload::{Opened, VnetHdr},
 };
 use tencrypt_tun::{Delivered, RawSockets, Received, TunDevice};
 use tencrypt_udp::{Family, PathErrorKind, UdpTransport};
@@ -223,8 +223,9 @@ impl DataPath {
                 (_, None) => {}
             }
         }
-        while let Some(packet) = self.tunnel.poll_released() {
-            pass(&self.raw, &mut self.opening, &packet);
+        while let Some(mut held) = self.tunnel.poll_released() {
+            let (raw, opening) = (&self.raw, &mut self.opening);
+            held.as_packet().finish_segments(|segment| pass(raw, opening, segment));
         }
     }
 
