@@ -255,7 +255,7 @@ impl Tunnel {
         }
     }
 
-    fn queue_behind(&mut self, packet: &mut TunPacket<'_>, key: PeerKey) -> Outbound {
+    fn queue_behind(&mut self, packet: &TunPacket<'_>, key: PeerKey) -> Outbound {
         if self.transmits.len() >= MAX_TRANSMITS {
             return self.refuse(DropReason::HeldFull);
         }
@@ -266,7 +266,7 @@ impl Tunnel {
 
     fn hold(
         &mut self,
-        packet: &mut TunPacket<'_>,
+        packet: &TunPacket<'_>,
         destination: IpAddr,
         internal: bool,
         now: Instant,
