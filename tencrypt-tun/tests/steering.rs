@@ -169,6 +169,13 @@ fn the_kernel_chooses_as_we_do_and_alike_for_both_directions() {
         }
         let total: u32 = waited.iter().sum();
         assert_eq!(total, 60 * 3 * 10);
+        // Without ports where they belong: the first queue, whatever the addresses.
+        for host in 700..720_u16 {
+            let packet = &v4((1900, host), Upper::Tcp(0, 0), 0, 0)[..20];
+            raw.send(packet).expect("sends");
+            let to = &packet[16..20];
+            assert_eq!((find(&devices, to).0, steer(packet)), (0, 0));
+        }
         assert!(waited.iter().all(|queue| queue * 5 > total), "{waited:?}");
     });
 }
