@@ -231,7 +231,7 @@ impl TunDevice {
 
     /// Whether the kernel takes TCP super-packets. False without [`Offload::All`]; otherwise found out at creation, and
     /// false for good once it has refused one: kernels with commit e269d79c7d35 (6.11-rc1 and its backports, until
-    /// 89add40066f9) refuse some by their size.
+    /// 89add40066f9) refuse some by their size. Each queue finds out for itself.
     #[must_use]
     pub fn gso_writes(&self) -> bool {
         self.gso_writes.load(Ordering::Relaxed)
