@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,7 +73,8 @@ pub struct Capture {
     namespace: NetNs,
     netlink: Netlink,
     nft: Enforcement,
-    device: Arc<TunDevice>,
+    /// Never empty.
+    devices: Vec<Arc<TunDevice>>,
     underlay: Underlay,
     deferred: usize,
     external: BTreeSet<IpAddr>,
@@ -99,6 +101,19 @@ impl Capture {
     /// # Errors
     /// As [`install`](Self::install); not for lack of an offload.
     pub fn install_with(plan: CapturePlan, offload: Offload) -> Result<Self, CaptureError> {
+        Self::install_queues(plan, offload, NonZeroU8::MIN)
+    }
+
+    /// As [`install_with`](Self::install_with), with this many queues of the device, one a lane; see
+    /// [`TunDevice::create_queues`].
+    ///
+    /// # Errors
+    /// As [`install_with`](Self::install_with), and [`CaptureError::SteeringRefused`] for more than one queue.
+    pub fn install_queues(
+        plan: CapturePlan,
+        offload: Offload,
+        queues: NonZeroU8,
+    ) -> Result<Self, CaptureError> {
         let interface = plan.interface;
         let namespace = NetNs::current()?;
         let mut netlink = Netlink::open(NETLINK_ROUTE).at(Step::Connect, interface)?;
@@ -110,8 +125,8 @@ impl Capture {
             return Err(CaptureError::Occupied(occupied));
         }
         // The device's name is the lock: of two processes one gets it, and it goes with its holder.
-        let device =
-            TunDevice::create_with(plan.tun, offload).map_err(|error| device_error(error, plan.tun))?;
+        let devices = TunDevice::create_queues(plan.tun, offload, queues)
+            .map_err(|error| device_error(error, plan.tun))?;
         let remains = nft.saved().at(Step::Chains, interface)?;
         if remains == Some(None) {
             return Err(CaptureError::Occupied(Occupied::NftTable));
@@ -121,7 +136,7 @@ impl Capture {
             namespace,
             netlink,
             nft,
-            device: Arc::new(device),
+            devices: devices.into_iter().map(Arc::new).collect(),
             underlay,
             deferred: 0,
             external: BTreeSet::new(),
@@ -179,10 +194,16 @@ impl Capture {
         self.took_over
     }
 
-    /// The device, to read packets from and write packets to.
+    /// The device, to read packets from and write packets to; of several queues the first.
     #[must_use]
     pub fn device(&self) -> &Arc<TunDevice> {
-        &self.device
+        &self.devices[0]
+    }
+
+    /// The device's queues, as many as were asked for, in the order in which steering counts them.
+    #[must_use]
+    pub fn queues(&self) -> &[Arc<TunDevice>] {
+        &self.devices
     }
 
     /// The sizes that follow from the underlay's MTU.
@@ -378,7 +399,7 @@ impl Capture {
             link::take_down(&mut self.netlink, link).at(Step::ConfigureDevice, tun)?;
         }
         link::set_mtu(&mut self.netlink, link, mtu).at(Step::ConfigureDevice, tun)?;
-        if self.device.offloads() != Offloads::default()
+        if self.device().offloads() != Offloads::default()
             && let Err(error) = link::limit_segments(&mut self.netlink, link, mtu)
         {
             tracing::debug!(%error, "super-packets may need two sends");
@@ -447,6 +468,7 @@ fn device_error(error: DeviceError, tun: InterfaceName) -> CaptureError {
     match error {
         DeviceError::NameTaken => CaptureError::TunNameTaken { tun },
         DeviceError::NoDriver(source) => CaptureError::NoTunDriver { source },
+        DeviceError::SteeringRefused(source) => CaptureError::SteeringRefused { source },
         DeviceError::Io(source) => CaptureError::at(Step::CreateDevice, tun, source),
     }
 }

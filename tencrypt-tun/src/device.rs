@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read as _, Write as _};
+use std::num::NonZeroU8;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,6 +12,7 @@ use thiserror::Error;
 
 use crate::name::InterfaceName;
 use crate::probe;
+use crate::steering;
 use crate::sys;
 
 const DRIVER: &str = "/dev/net/tun";
@@ -18,6 +20,9 @@ const DRIVER: &str = "/dev/net/tun";
 /// IP packets without a header of the driver's own; a virtio-net header instead; and nobody else's device
 /// (include/uapi/linux/if_tun.h). Non-persistent: the device goes with its last descriptor.
 const FLAGS: i32 = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_TUN_EXCL;
+
+/// Added for a device of several queues, each with a descriptor of its own.
+const MULTI_QUEUE: i32 = libc::IFF_MULTI_QUEUE;
 
 /// `TUN_F_*` of include/uapi/linux/if_tun.h: unfinished checksums, TCP super-packets, UDP super-packets (Linux 6.2).
 const CHECKSUM: u32 = 0x01;
@@ -58,7 +63,7 @@ pub struct Calls {
     pub writes: u64,
 }
 
-/// A TUN device and its queue, non-blocking. It exists for as long as this value does.
+/// A TUN device and its queue, or one of its queues, non-blocking. The device exists for as long as a queue of it does.
 ///
 /// Reading and writing take `&self`: one thread may read while another writes; each call is one packet, which may be a
 /// super-packet where [`Offload`] allows.
@@ -84,6 +89,10 @@ pub enum DeviceError {
     /// `/dev/net/tun` is absent or has no driver.
     #[error("no TUN driver")]
     NoDriver(#[source] io::Error),
+    /// The kernel does not let this process choose the queue of a packet, so that a device of several queues would mix
+    /// up the lanes. `PermissionDenied` without `CAP_BPF` outside every user namespace.
+    #[error("the kernel refuses the program that steers flows to queues")]
+    SteeringRefused(#[source] io::Error),
     /// Any other failure; `PermissionDenied` without `CAP_NET_ADMIN` or access to `/dev/net/tun`.
     #[error("cannot create a TUN device")]
     Io(#[from] io::Error),
@@ -138,19 +147,65 @@ impl TunDevice {
     /// # Errors
     /// [`DeviceError`]; not for lack of an offload.
     pub fn create_with(name: InterfaceName, wanted: Offload) -> Result<Self, DeviceError> {
-        let opened = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DRIVER);
-        let file = opened.map_err(|error| match error.raw_os_error() {
-            Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => DeviceError::NoDriver(error),
-            _ => DeviceError::Io(error),
-        })?;
-        sys::tun_set_iff(file.as_fd(), &name, FLAGS).map_err(|error| match error.raw_os_error() {
+        Self::first(name, wanted, FLAGS)
+    }
+
+    /// As [`create_with`](Self::create_with), with this many queues: in each, what the kernel sends of the flows whose
+    /// [`steer`](crate::steer)ing hash it is, modulo the number of queues. Packets written to any of them come in alike.
+    ///
+    /// The device goes with the last of its queues. While one is missing the kernel spreads all flows anew over those
+    /// left.
+    ///
+    /// # Errors
+    /// [`DeviceError`]; [`DeviceError::SteeringRefused`] for more than one queue only.
+    pub fn create_queues(
+        name: InterfaceName,
+        wanted: Offload,
+        queues: NonZeroU8,
+    ) -> Result<Vec<Self>, DeviceError> {
+        if queues.get() == 1 {
+            return Ok(vec![Self::create_with(name, wanted)?]);
+        }
+        let first = Self::first(name, wanted, FLAGS | MULTI_QUEUE)?;
+        steering::attach(first.as_fd()).map_err(DeviceError::SteeringRefused)?;
+        let mut devices = Vec::with_capacity(queues.get().into());
+        devices.push(first);
+        for _ in 1..queues.get() {
+            let next = devices[0].another()?;
+            devices.push(next);
+        }
+        Ok(devices)
+    }
+
+    fn first(name: InterfaceName, wanted: Offload, flags: i32) -> Result<Self, DeviceError> {
+        let file = open()?;
+        sys::tun_set_iff(file.as_fd(), &name, flags).map_err(|error| match error.raw_os_error() {
             // IFF_TUN_EXCL on an idle device, any flag on one in use, and on a device that is not TUN.
             Some(libc::EBUSY | libc::EEXIST | libc::EINVAL) => DeviceError::NameTaken,
             _ => DeviceError::Io(error),
         })?;
         sys::tun_set_vnet_header(file.as_fd(), VnetHdr::LEN as i32)?;
         let offloads = negotiate(file.as_fd(), wanted)?;
-        let device = Self {
+        let device = Self::of(file, name, offloads);
+        if wanted == Offload::All {
+            device.gso_writes.store(device.accepts(&probe::tcp()), Ordering::Relaxed);
+            device.gso_udp_writes.store(device.accepts(&probe::udp()), Ordering::Relaxed);
+        }
+        Ok(device)
+    }
+
+    /// Another queue of a device of several. Header size and offloads are the device's.
+    fn another(&self) -> Result<Self, DeviceError> {
+        let file = open()?;
+        sys::tun_set_iff(file.as_fd(), &self.name, (FLAGS | MULTI_QUEUE) & !libc::IFF_TUN_EXCL)?;
+        let queue = Self::of(file, self.name, self.offloads);
+        queue.gso_writes.store(self.gso_writes(), Ordering::Relaxed);
+        queue.gso_udp_writes.store(self.gso_udp_writes(), Ordering::Relaxed);
+        Ok(queue)
+    }
+
+    fn of(file: File, name: InterfaceName, offloads: Offloads) -> Self {
+        Self {
             file,
             name,
             offloads,
@@ -158,12 +213,7 @@ impl TunDevice {
             gso_udp_writes: AtomicBool::new(false),
             reads: AtomicU64::new(0),
             writes: AtomicU64::new(0),
-        };
-        if wanted == Offload::All {
-            device.gso_writes.store(device.accepts(&probe::tcp()), Ordering::Relaxed);
-            device.gso_udp_writes.store(device.accepts(&probe::udp()), Ordering::Relaxed);
         }
-        Ok(device)
     }
 
     /// The device's name.
@@ -181,7 +231,7 @@ impl TunDevice {
 
     /// Whether the kernel takes TCP super-packets. False without [`Offload::All`]; otherwise found out at creation, and
     /// false for good once it has refused one: kernels with commit e269d79c7d35 (6.11-rc1 and its backports, until
-    /// 89add40066f9) refuse some by their size.
+    /// 89add40066f9) refuse some by their size. Each queue finds out for itself.
     #[must_use]
     pub fn gso_writes(&self) -> bool {
         self.gso_writes.load(Ordering::Relaxed)
@@ -283,6 +333,14 @@ impl TunDevice {
         let written = (&self.file).write_vectored(&[IoSlice::new(&vnet.encode()), IoSlice::new(packet)]);
         !matches!(written, Err(error) if error.raw_os_error() == Some(libc::EINVAL))
     }
+}
+
+fn open() -> Result<File, DeviceError> {
+    let opened = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DRIVER);
+    opened.map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => DeviceError::NoDriver(error),
+        _ => DeviceError::Io(error),
+    })
 }
 
 /// Sets what the reader takes unfinished, also when that is nothing: a device keeps its mask for its next user.

@@ -26,6 +26,7 @@ mod routing;
 mod ruleset;
 mod sock_diag;
 mod sockets;
+mod steering;
 mod sys;
 mod sysctl;
 mod underlay;
@@ -41,6 +42,7 @@ pub use plan::{CapturePlan, UnknownSources};
 pub use raw::RawSockets;
 pub use sock_diag::SocketTable;
 pub use sockets::{bind_to_interface, forbid_fragmentation, mark_socket, set_buffers};
+pub use steering::steer;
 pub use underlay::Mtu;
 
 /// The firewall mark of the tunnel's own packets (DESIGN section 6): what bears it is routed by the main table and
