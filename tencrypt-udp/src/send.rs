@@ -283,3 +283,22 @@ impl Sender<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_latest_refusing_destinations_are_remembered() {
+        let host = |index: usize| IpAddr::from((index as u128).to_be_bytes());
+        let mut refusing = Refusing::new();
+        for index in 0..=REFUSING {
+            refusing.insert(host(index));
+            refusing.insert(host(index));
+        }
+        assert!(!refusing.contains(host(0)) && (1..=REFUSING).all(|index| refusing.contains(host(index))));
+        assert_eq!(refusing.0.len(), REFUSING);
+        refusing.clear();
+        assert!(!refusing.contains(host(1)));
+    }
+}

@@ -1,7 +1,13 @@
-//! A child process in a network namespace of its own.
-#![expect(unsafe_code, reason = "unshare and ioctl between fork and exec have no safe form")]
+//! A child process in a network namespace of its own, and sockets without checksums.
+#![expect(unsafe_code, reason = "unshare, ioctl and these socket options have no safe form here")]
 
-use std::{io, mem, os::unix::process::CommandExt as _, process::Command};
+use std::{
+    io, mem,
+    os::{fd::AsRawFd as _, unix::process::CommandExt as _},
+    process::Command,
+};
+
+use socket2::{Domain, Socket};
 
 const MTU: i32 = 1_500;
 
@@ -27,6 +33,22 @@ fn enter() -> io::Result<()> {
         request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
         checked(libc::ioctl(socket, libc::SIOCSIFFLAGS as _, &raw mut request))?;
         checked(libc::close(socket))?;
+    }
+    Ok(())
+}
+
+/// Makes `socket` send datagrams without a checksum, and take them over IPv6 too.
+pub(crate) fn without_checksums(socket: &Socket) -> io::Result<()> {
+    let options: &[_] = if socket.domain()? == Domain::IPV4 {
+        &[(libc::SOL_SOCKET, libc::SO_NO_CHECK)]
+    } else {
+        &[(libc::SOL_UDP, libc::UDP_NO_CHECK6_TX), (libc::SOL_UDP, libc::UDP_NO_CHECK6_RX)]
+    };
+    let on: libc::c_int = 1;
+    for &(level, option) in options {
+        let len = mem::size_of_val(&on) as libc::socklen_t;
+        // SAFETY: the pointer refers to a local of the length given.
+        checked(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const on).cast(), len) })?;
     }
     Ok(())
 }
