@@ -7,6 +7,7 @@ use std::{
     process::Command,
 };
 
+use socket2::{Domain, Protocol, Socket, Type};
 use tencrypt_core::{DatagramSink, Train, TrainSlot};
 use tencrypt_udp::{PathErrorKind, UdpTransport};
 
@@ -150,6 +151,51 @@ fn oversized_records_to_a_destination_that_takes_no_trains_report_once() {
         }
         assert_eq!((here.stats().unsent, here.stats().sent_records), (29, 4));
     }
+}
+
+#[test]
+fn what_a_router_says_of_one_datagram_holds_up_no_other() {
+    if std::env::var_os(INSIDE).is_none() {
+        return run_inside("what_a_router_says_of_one_datagram_holds_up_no_other");
+    }
+    let mut here = UdpTransport::bind(0, |_socket| Ok(())).unwrap();
+    let mut there = UdpTransport::bind(0, |_socket| Ok(())).unwrap();
+    let to = SocketAddr::from(([127, 0, 0, 1], there.port()));
+    let far = SocketAddr::from(([127, 9, 9, 9], 8_362));
+    let mut buf = vec![0; 65_535];
+    for records in [1, 2, 44] {
+        fragmentation_needed(here.port(), far, 1_280);
+        // The kernel hands the report to this call.
+        commit(&mut here, Train { to, stride: 1_400, count: records, last: 1_400, ecn: 0 });
+        here.flush();
+        let (_, len) = there.recv(&mut buf).unwrap().expect("the train arrives whole");
+        assert_eq!(len, 1_400 * usize::from(records));
+        let error = here.poll_path_error().expect("the report is passed on");
+        assert_eq!((error.to, error.kind), (far, PathErrorKind::TooBig { mtu: 1_280 }));
+        assert!(here.poll_path_error().is_none());
+    }
+    assert_eq!((here.stats().unsent, here.stats().gso_refused, here.stats().send_calls), (0, 0, 3));
+}
+
+/// As a router that could not pass on a datagram from `port` to `to` (RFC 792, type 3 code 4; the MTU as in RFC 1191
+/// section 4).
+fn fragmentation_needed(port: u16, to: SocketAddr, mtu: u16) {
+    let IpAddr::V4(destination) = to.ip() else { panic!("IPv4 only") };
+    let mut message = vec![3, 4, 0, 0, 0, 0];
+    message.extend(mtu.to_be_bytes());
+    // The IPv4 header of the datagram and the first 8 bytes behind it.
+    message.extend([0x45, 0, 0x05, 0xdc, 0, 0, 0x40, 0, 64, 17, 0, 0]);
+    message.extend(Ipv4Addr::LOCALHOST.octets());
+    message.extend(destination.octets());
+    message.extend(port.to_be_bytes());
+    message.extend(to.port().to_be_bytes());
+    message.extend([0x05, 0xc8, 0, 0]);
+    let sum: u32 = message.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let checksum = !((folded & 0xffff) + (folded >> 16)) as u16;
+    message[2..4].copy_from_slice(&checksum.to_be_bytes());
+    let router = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).unwrap();
+    router.send_to(&message, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
 }
 
 /// Commits `want` with every record filled with its number.
