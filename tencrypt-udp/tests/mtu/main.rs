@@ -94,6 +94,32 @@ fn a_train_of_oversized_records_reports_the_mtu_once_and_what_fits_passes() {
 }
 
 #[test]
+fn an_oversized_record_among_others_reports_once_and_stops_none() {
+    if std::env::var_os(INSIDE).is_none() {
+        return run_inside("an_oversized_record_among_others_reports_once_and_stops_none");
+    }
+    for (address, longest) in LONGEST {
+        let mut here = UdpTransport::bind(0, |_socket| Ok(())).unwrap();
+        let mut there = UdpTransport::bind(0, |_socket| Ok(())).unwrap();
+        let to = SocketAddr::new(address, there.port());
+        for (ecn, len) in (0..).zip([100, longest + 1, 200, longest]) {
+            // Of different marks, they do not become a train.
+            commit(&mut here, Train::single(to, len, ecn));
+        }
+        here.flush();
+        let error = here.poll_path_error().expect("the kernel refuses to fragment");
+        assert_eq!((error.to, error.kind), (to, PathErrorKind::TooBig { mtu: 1_500 }));
+        assert!(here.poll_path_error().is_none());
+        let mut buf = [0; 2_000];
+        for len in [100, 200, longest] {
+            assert_eq!(there.recv(&mut buf).unwrap().expect("a record").1, usize::from(len));
+        }
+        // The first, which ends at the second; that one; and the two behind it.
+        assert_eq!((here.stats().send_calls, here.stats().sent_records, here.stats().unsent), (2, 3, 1));
+    }
+}
+
+#[test]
 fn a_refused_train_goes_record_by_record_and_the_next_one_at_once() {
     if std::env::var_os(INSIDE).is_none() {
         return run_inside("a_refused_train_goes_record_by_record_and_the_next_one_at_once");
