@@ -180,6 +180,22 @@ fn oversized_records_to_a_destination_that_takes_no_trains_report_once() {
 }
 
 #[test]
+fn a_train_whose_control_data_is_cut_is_dropped_and_counted() {
+    if std::env::var_os(INSIDE).is_none() {
+        return run_inside("a_train_whose_control_data_is_cut_is_dropped_and_counted");
+    }
+    for (address, longest) in LONGEST {
+        let mut here = UdpTransport::bind(0, |_socket| Ok(())).unwrap();
+        let mut there = UdpTransport::bind(0, sys::with_much_to_tell).unwrap();
+        let to = SocketAddr::new(address, there.port());
+        commit(&mut here, Train { to, stride: longest, count: 3, last: longest, ecn: 0 });
+        here.flush();
+        assert!(there.recv(&mut vec![0; 65_535]).unwrap().is_none());
+        assert_eq!((there.stats().truncated, there.stats().received_records), (1, 0));
+    }
+}
+
+#[test]
 fn what_a_router_says_of_one_datagram_holds_up_no_other() {
     if std::env::var_os(INSIDE).is_none() {
         return run_inside("what_a_router_says_of_one_datagram_holds_up_no_other");

@@ -1,4 +1,4 @@
-//! A child process in a network namespace of its own, and sockets without checksums.
+//! A child process in a network namespace of its own, and sockets that are set up unlike ours.
 #![expect(unsafe_code, reason = "unshare, ioctl and these socket options have no safe form here")]
 
 use std::{
@@ -39,17 +39,33 @@ fn enter() -> io::Result<()> {
 
 /// Makes `socket` send datagrams without a checksum, and take them over IPv6 too.
 pub(crate) fn without_checksums(socket: &Socket) -> io::Result<()> {
-    let options: &[_] = if socket.domain()? == Domain::IPV4 {
-        &[(libc::SOL_SOCKET, libc::SO_NO_CHECK)]
+    if socket.domain()? == Domain::IPV4 {
+        switch_on(socket, libc::SOL_SOCKET, libc::SO_NO_CHECK)
     } else {
-        &[(libc::SOL_UDP, libc::UDP_NO_CHECK6_TX), (libc::SOL_UDP, libc::UDP_NO_CHECK6_RX)]
-    };
-    let on: libc::c_int = 1;
-    for &(level, option) in options {
-        let len = mem::size_of_val(&on) as libc::socklen_t;
-        // SAFETY: the pointer refers to a local of the length given.
-        checked(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const on).cast(), len) })?;
+        switch_on(socket, libc::SOL_UDP, libc::UDP_NO_CHECK6_TX)?;
+        switch_on(socket, libc::SOL_UDP, libc::UDP_NO_CHECK6_RX)
     }
+}
+
+/// Makes `socket` tell more of every datagram than the transport has room for.
+pub(crate) fn with_much_to_tell(socket: &Socket) -> io::Result<()> {
+    switch_on(socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS)?;
+    if socket.domain()? == Domain::IPV4 {
+        switch_on(socket, libc::IPPROTO_IP, libc::IP_PKTINFO)?;
+        switch_on(socket, libc::IPPROTO_IP, libc::IP_RECVTTL)?;
+        switch_on(socket, libc::IPPROTO_IP, libc::IP_RECVORIGDSTADDR)
+    } else {
+        switch_on(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)?;
+        switch_on(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT)?;
+        switch_on(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVORIGDSTADDR)
+    }
+}
+
+fn switch_on(socket: &Socket, level: i32, option: i32) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let len = mem::size_of_val(&on) as libc::socklen_t;
+    // SAFETY: the pointer refers to a local of the length given.
+    checked(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const on).cast(), len) })?;
     Ok(())
 }
 
