@@ -11,18 +11,26 @@ use socket2::{Domain, Socket};
 
 const MTU: i32 = 1_500;
 
-/// Makes `child` start in a fresh network namespace (and user namespace, unless root) whose `lo` is up with [`MTU`].
+/// Makes `child` start in a fresh network namespace whose `lo` is up with [`MTU`]; unless root, as the root of a fresh
+/// user namespace, so that it may use raw sockets.
 pub(crate) fn in_new_namespace(child: &mut Command) {
+    // SAFETY: geteuid has no conditions.
+    let root = format!("0 {} 1", unsafe { libc::geteuid() });
     // SAFETY: the closure runs between fork and exec and makes system calls only.
-    unsafe { child.pre_exec(enter) };
+    unsafe { child.pre_exec(move || enter(&root)) };
 }
 
-fn enter() -> io::Result<()> {
-    // SAFETY: plain system calls; `request` is a valid ifreq with a NUL-terminated name for as long as they run, and
-    // all-zero bytes are a valid ifreq.
+fn enter(root: &str) -> io::Result<()> {
+    // SAFETY: plain system calls; `root` has the length given; `request` is a valid ifreq with a NUL-terminated name for
+    // as long as they run, and all-zero bytes are a valid ifreq.
     unsafe {
         let user = if libc::geteuid() == 0 { 0 } else { libc::CLONE_NEWUSER };
         checked(libc::unshare(user | libc::CLONE_NEWNET))?;
+        if user != 0 {
+            let map = checked(libc::open(c"/proc/self/uid_map".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC))?;
+            checked(libc::write(map, root.as_ptr().cast(), root.len()) as i32)?;
+            checked(libc::close(map))?;
+        }
         let socket = checked(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0))?;
         let mut request: libc::ifreq = mem::zeroed();
         for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
