@@ -128,10 +128,13 @@ impl Sockets {
 
     /// Applies `option` to every socket; whether all have it.
     pub(crate) fn all<T>(&self, mut option: impl FnMut(BorrowedFd<'_>) -> io::Result<T>) -> bool {
-        [Family::V4, Family::V6]
-            .into_iter()
-            .filter_map(|family| self.of(family))
-            .fold(true, |all, socket| option(socket).is_ok() && all)
+        let mut all = true;
+        for family in [Family::V4, Family::V6] {
+            if let Some(socket) = self.of(family) {
+                all &= option(socket).is_ok();
+            }
+        }
+        all
     }
 
     pub(crate) fn from_sockets(v4: Option<Socket>, v6: Option<Socket>) -> Result<Self, BindError> {

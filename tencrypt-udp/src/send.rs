@@ -283,3 +283,51 @@ impl Sender<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tencrypt_core::{Train, TrainSlot as _};
+
+    use super::*;
+    use crate::slab::SEGMENTS;
+
+    /// What a kernel says that sends no trains to a destination, and one that finds the records too long.
+    #[test]
+    fn a_refused_train_goes_record_by_record_and_only_a_lasting_refusal_is_remembered() {
+        for (errno, lasting) in [(libc::EIO, true), (libc::EINVAL, true), (libc::EMSGSIZE, false)] {
+            let sockets = Sockets::bind(0, |_socket| Ok(())).unwrap();
+            let to = SocketAddr::from(([127, 0, 0, 1], sockets.port));
+            let mut slab = Slab::new(SEGMENTS);
+            let mut slot = slab.slot(Train { to, stride: 100, count: 5, last: 9, ecn: 0 }).unwrap();
+            slot.buffer().fill(1);
+            slot.commit(5, 409);
+            let (mut refusing, mut reports) = (Refusing::new(), Reports::new());
+            let mut sender =
+                Sender { sockets: &sockets, refusing: &mut refusing, reports: &mut reports, batch: 64 };
+            let socket = sockets.of(Family::V4).unwrap();
+            let error = io::Error::from_raw_os_error(errno);
+            sender.send_message(socket, &slab, &slab.messages()[0], Some(error));
+            for len in [100, 100, 100, 100, 9] {
+                assert_eq!(sys::receive(socket, &mut [0; 999]).unwrap().len, len, "errno {errno}");
+            }
+            assert_eq!(refusing.contains(to.ip()), lasting, "errno {errno}");
+            let stats = reports.stats;
+            assert_eq!((stats.gso_refused, stats.sent_records, stats.send_calls), (1, 5, 2));
+            assert!(reports.path_errors.is_empty());
+        }
+    }
+
+    #[test]
+    fn only_the_latest_refusing_destinations_are_remembered() {
+        let host = |index: usize| IpAddr::from((index as u128).to_be_bytes());
+        let mut refusing = Refusing::new();
+        for index in 0..=REFUSING {
+            refusing.insert(host(index));
+            refusing.insert(host(index));
+        }
+        assert!(!refusing.contains(host(0)) && (1..=REFUSING).all(|index| refusing.contains(host(index))));
+        assert_eq!(refusing.0.len(), REFUSING);
+        refusing.clear();
+        assert!(!refusing.contains(host(1)));
+    }
+}

@@ -209,6 +209,11 @@ impl Tunnel {
         self.datagrams(meta, train, now, sink)
     }
 
+    /// Packets that a sink took and could not pass on after all: counted as [`DropReason::SinkFull`].
+    pub fn undelivered(&mut self, packets: u16) {
+        self.stats.drop_many(DropReason::SinkFull, packets.into());
+    }
+
     /// Takes what the network said of a destination.
     pub fn handle_path_event(&mut self, event: PathEvent, now: Instant) {
         self.now = now;
