@@ -11,6 +11,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -33,6 +34,12 @@ const BURST: usize = 64;
 
 /// Turns before the control plane and the timers get theirs: some milliseconds of work.
 const TURNS: usize = 8;
+
+/// Looks at device and sockets before the lane goes to sleep: some 10 microseconds.
+const LOOKS: u32 = 10;
+
+/// Rounds of work and looking before the control plane and the error queues get their turn.
+const ROUNDS: u32 = 64;
 
 /// Bytes of the largest datagram, which any record fits.
 pub const DATAGRAM: usize = 65_535;
@@ -82,6 +89,7 @@ pub struct About {
 }
 
 /// Where something is to be had, as far as is known.
+#[derive(Clone, Copy, Default)]
 struct Readable {
     v4: bool,
     v6: bool,
@@ -89,6 +97,10 @@ struct Readable {
 }
 
 impl Readable {
+    fn any(self) -> bool {
+        self.v4 || self.v6 || self.device
+    }
+
     fn of(&mut self, family: Family) -> &mut bool {
         match family {
             Family::V4 => &mut self.v4,
@@ -112,41 +124,75 @@ impl DataPath {
     /// Runs until it is told to stop, or cannot go on.
     pub fn run(mut self) -> Ended {
         let mut buffer = vec![0; BUFFER];
+        let mut before = Readable::default();
         loop {
-            let timeout = self.tunnel.poll_timeout().map(|due| due.saturating_duration_since(Instant::now()));
-            let waited = sys::poll(
-                [
-                    Some(self.inbox.as_fd()),
-                    Some(self.device.as_fd()),
-                    self.transport.socket(Family::V4),
-                    self.transport.socket(Family::V6),
-                ],
-                timeout,
-            );
-            let [inbox, device, v4, v6] = match waited {
-                Ok(ready) => ready,
-                Err(error) => return Ended::Failed(error),
-            };
-            if inbox.readable && self.obey() {
-                return Ended::Stopped;
-            }
-            self.tend();
-            if v4.error || v6.error {
-                self.transport.drain_path_errors();
-            }
-            self.heed_path();
-            let mut ready =
-                Readable { v4: v4.readable, v6: v6.readable, device: device.readable || device.error };
-            match self.work(&mut ready, &mut buffer) {
-                Ok(()) => {}
-                Err(ended) => return ended,
+            let worked = self.wait(&mut buffer).and_then(|now| {
+                // One end of the lane wakes it up, the other mostly has the answer.
+                let lately = Readable { v4: now.v4 || before.v4, v6: now.v6 || before.v6, ..now };
+                before = now;
+                self.linger(lately, &mut buffer)
+            });
+            if let Err(ended) = worked {
+                return ended;
             }
         }
     }
 
+    /// Sleeps until there is something to do, and does it. Returns where there was something.
+    fn wait(&mut self, buffer: &mut [u8]) -> Result<Readable, Ended> {
+        let timeout = self.tunnel.poll_timeout().map(|due| due.saturating_duration_since(Instant::now()));
+        let waited = sys::poll(
+            [
+                Some(self.inbox.as_fd()),
+                Some(self.device.as_fd()),
+                self.transport.socket(Family::V4),
+                self.transport.socket(Family::V6),
+            ],
+            timeout,
+        );
+        let [inbox, device, v4, v6] = waited.map_err(Ended::Failed)?;
+        if inbox.readable && self.obey() {
+            return Err(Ended::Stopped);
+        }
+        self.tend();
+        if v4.error || v6.error {
+            self.transport.drain_path_errors();
+        }
+        self.heed_path();
+        let lately = Readable { v4: v4.readable, v6: v6.readable, device: device.readable || device.error };
+        self.work(lately, buffer)?;
+        Ok(lately)
+    }
+
+    /// Looks again a few times, after whoever else is waiting for the processor, before it goes to sleep: under load the
+    /// next train has come by then, and neither this thread is put to sleep nor the sender made to wake it.
+    ///
+    /// Measured with one TCP stream between two pods on two cores, medians of three: 8.6 Gbit/s when it sleeps at once,
+    /// 9.6 with 5, 10, 20 or 40 looks; mean round trips and small packets do not change. Spinning without yielding, 20 to
+    /// 100 microseconds, gains nothing on one stream and doubles round trips, for it takes the applications' time.
+    fn linger(&mut self, lately: Readable, buffer: &mut [u8]) -> Result<(), Ended> {
+        if !lately.any() {
+            return Ok(());
+        }
+        let mut misses = 0;
+        for _ in 0..ROUNDS {
+            if misses == LOOKS {
+                break;
+            }
+            thread::yield_now();
+            self.tend();
+            // An answer may come from the device whatever came last.
+            let found = self.work(Readable { device: true, ..lately }, buffer)?;
+            misses = if found { 0 } else { misses + 1 };
+        }
+        Ok(())
+    }
+
     /// Takes turns between network and device while there is something: what one of them is given mostly has the other
     /// answer at once, an acknowledgement or the next train, and asking for it costs less than waiting again.
-    fn work(&mut self, ready: &mut Readable, buffer: &mut [u8]) -> Result<(), Ended> {
+    /// False when there was nothing.
+    fn work(&mut self, mut ready: Readable, buffer: &mut [u8]) -> Result<bool, Ended> {
+        let mut any = false;
         for _ in 0..TURNS {
             let mut idle = true;
             for family in [Family::V4, Family::V6] {
@@ -166,11 +212,12 @@ impl DataPath {
                 ready.device = read;
                 idle &= !read;
             }
+            any |= !idle;
             if idle {
                 break;
             }
         }
-        Ok(())
+        Ok(any)
     }
 
     /// From the device to the network. False when there was nothing, `None` when the device is gone.
