@@ -51,6 +51,12 @@ impl Tenant {
         }
     }
 
+    /// Its keys.
+    #[must_use]
+    pub fn keys(&self) -> &KeyRing {
+        &self.keys
+    }
+
     /// A fresh identity of a pod with this address.
     pub fn identity(&mut self, address: Ipv4Addr) -> Identity {
         Identity::generate(self.seed(), &[address.into()])
@@ -170,7 +176,7 @@ fn exchange(here: (Ipv4Addr, &mut Tunnel), there: (Ipv4Addr, &mut Tunnel), now: 
     let (here_at, here) = here;
     let (there_at, there) = there;
     let mut packet = udp_packet(IpAddr::V4(here_at), IpAddr::V4(there_at), 64);
-    let mut sink = Slab::new();
+    let mut sink = Slab::new(2_048);
     let mut arrived = Count::default();
     let outbound = here.handle_outbound(&mut TunPacket::new(VnetHdr::default(), &mut packet), now, &mut sink);
     if outbound == (Outbound::Sent { records: 1 }) {

@@ -6,8 +6,6 @@ use tencrypt_core::{
     DatagramSink, Inbound, PacketSink, RecvMeta, SinkFull, Train, TrainSlot, Tunnel, packet::Opened,
 };
 
-/// Bytes of a [`Slab`]: one train and a little more, as a transport's send buffer.
-const SLAB: usize = 96 << 10;
 /// Trains of a slab.
 const TRAINS: usize = 64;
 
@@ -21,10 +19,10 @@ pub struct Slab {
 }
 
 impl Slab {
-    /// An empty one.
+    /// An empty one for this many bytes of records.
     #[must_use]
-    pub fn new() -> Self {
-        Self { bytes: vec![0; SLAB].into(), used: 0, trains: Vec::with_capacity(TRAINS) }
+    pub fn new(bytes: usize) -> Self {
+        Self { bytes: vec![0; bytes].into(), used: 0, trains: Vec::with_capacity(TRAINS) }
     }
 
     /// Forgets what is in it.
@@ -60,12 +58,6 @@ impl Slab {
         }
         self.used = 0;
         sum
-    }
-}
-
-impl Default for Slab {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

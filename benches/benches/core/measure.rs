@@ -1,0 +1,131 @@
+//! One way to measure for all: throughput in packets and bytes, and allocations, counted before any time is taken.
+
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput, measurement::WallTime};
+use tencrypt_benches::alloc::Allocated;
+
+/// Iterations over which allocations are counted.
+const COUNTED: usize = 100;
+/// Packets prepared at a time where each can be used once: few enough for the second-level cache, enough for the
+/// clock's own 50 ns to vanish.
+pub(crate) const BATCH: usize = 32;
+
+/// What one iteration moves.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Load {
+    name: &'static str,
+    /// Packets.
+    pub(crate) packets: usize,
+    /// Bytes of one of them.
+    pub(crate) len: usize,
+}
+
+impl Load {
+    /// The loads of every stage: single packets, and a train.
+    pub(crate) const ALL: [Self; 5] = [
+        Self::single("64", 64),
+        Self::single("576", 576),
+        Self::single("1400", 1_400),
+        Self::single("8900", 8_900),
+        Self::TRAIN,
+    ];
+    /// A train of full packets.
+    pub(crate) const TRAIN: Self = Self {
+        name: "train of 44",
+        packets: tencrypt_benches::TRAIN,
+        len: tencrypt_benches::packets::SEGMENT + 52,
+    };
+
+    const fn single(name: &'static str, len: usize) -> Self {
+        Self { name, packets: 1, len }
+    }
+
+    /// One packet to look up.
+    pub(crate) const LOOKUP: Self = Self::single("1 packet", 64);
+    /// One handshake.
+    pub(crate) const HANDSHAKE: Self = Self::single("64", 64);
+
+    /// Whether it is more than one packet.
+    pub(crate) fn is_train(self) -> bool {
+        self.packets > 1
+    }
+}
+
+/// One group of benchmarks: a stage of the data path, its floors and its peers.
+pub(crate) struct Stage<'c> {
+    name: &'static str,
+    group: BenchmarkGroup<'c, WallTime>,
+}
+
+impl<'c> Stage<'c> {
+    pub(crate) fn new(criterion: &'c mut Criterion, name: &'static str) -> Self {
+        let mut group = criterion.benchmark_group(name);
+        group.sampling_mode(SamplingMode::Flat);
+        Self { name, group }
+    }
+
+    /// Measures `work`, which can be repeated as it is.
+    pub(crate) fn repeat<R>(&mut self, what: &str, load: Load, mut work: impl FnMut() -> R) {
+        // What is made once and kept is not a cost of an iteration.
+        work();
+        self.count(what, load, &mut (), |()| {
+            for _ in 0..COUNTED {
+                work();
+            }
+        });
+        self.group.bench_function(BenchmarkId::new(what, load.name), |bencher| bencher.iter(&mut work));
+    }
+
+    /// Measures `work` on what `prepare` made, [`BATCH`] at a time, told the number within the batch. Only `work` is
+    /// timed.
+    pub(crate) fn batched<S>(
+        &mut self,
+        what: &str,
+        load: Load,
+        mut state: S,
+        prepare: impl Fn(&mut S, usize),
+        work: impl Fn(&mut S, usize),
+    ) {
+        let batch = if load.is_train() { 1 } else { BATCH };
+        for _ in 0..2 {
+            (0..batch).for_each(|at| prepare(&mut state, at));
+            (0..batch).for_each(|at| work(&mut state, at));
+        }
+        let mut counted = 0;
+        for _ in 0..COUNTED {
+            prepare(&mut state, 0);
+            counted += Allocated::by(|| work(&mut state, 0)).1.times;
+        }
+        self.say(what, load, counted);
+        self.group.bench_function(BenchmarkId::new(what, load.name), |bencher| {
+            bencher.iter_custom(|iterations| {
+                let mut left = usize::try_from(iterations).unwrap_or(usize::MAX);
+                let mut taken = Duration::ZERO;
+                while left > 0 {
+                    let now = left.min(batch);
+                    (0..now).for_each(|at| prepare(&mut state, at));
+                    let start = Instant::now();
+                    (0..now).for_each(|at| work(&mut state, at));
+                    taken += start.elapsed();
+                    left -= now;
+                }
+                taken
+            });
+        });
+    }
+
+    fn count<S>(&mut self, what: &str, load: Load, state: &mut S, work: impl FnOnce(&mut S)) {
+        let counted = Allocated::by(|| work(state)).1.times;
+        self.say(what, load, counted);
+    }
+
+    fn say(&mut self, what: &str, load: Load, counted: u64) {
+        let each = counted as f64 / COUNTED as f64;
+        println!("{}/{what}/{}: {each} allocations", self.name, load.name);
+        self.group.throughput(Throughput::ElementsAndBytes {
+            elements: load.packets as u64,
+            bytes: (load.packets * load.len) as u64,
+        });
+    }
+}
