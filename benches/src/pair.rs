@@ -119,10 +119,10 @@ impl Pair {
         exchange((HERE, &mut self.here), (THERE, &mut self.there), self.now)
     }
 
-    /// Where records from [`HERE`] come from.
+    /// Where records of the tunnel at `address` come from.
     #[must_use]
-    pub fn from_here() -> SocketAddr {
-        endpoint(HERE)
+    pub fn endpoint(address: Ipv4Addr) -> SocketAddr {
+        SocketAddr::new(address.into(), DEFAULT_PORT)
     }
 }
 
@@ -166,10 +166,6 @@ impl Hub {
     }
 }
 
-fn endpoint(address: Ipv4Addr) -> SocketAddr {
-    SocketAddr::new(address.into(), DEFAULT_PORT)
-}
-
 /// Sends one packet from `here` to `there` and carries datagrams until both are silent. Returns how many packets came
 /// out at `there`.
 fn exchange(here: (Ipv4Addr, &mut Tunnel), there: (Ipv4Addr, &mut Tunnel), now: Instant) -> u64 {
@@ -180,7 +176,7 @@ fn exchange(here: (Ipv4Addr, &mut Tunnel), there: (Ipv4Addr, &mut Tunnel), now: 
     let mut arrived = Count::default();
     let outbound = here.handle_outbound(&mut TunPacket::new(VnetHdr::default(), &mut packet), now, &mut sink);
     if outbound == (Outbound::Sent { records: 1 }) {
-        sink.deliver(endpoint(here_at), there, now, &mut arrived);
+        sink.deliver(Pair::endpoint(here_at), there, now, &mut arrived);
     }
     let mut buffer = [0; 2_048];
     loop {
@@ -204,7 +200,7 @@ fn carry(
     let mut carried = false;
     while let Some(transmit) = from.poll_transmit(buffer, now) {
         carried = true;
-        let meta = RecvMeta { from: endpoint(at), stride: transmit.len as u16, ecn: transmit.ecn };
+        let meta = RecvMeta { from: Pair::endpoint(at), stride: transmit.len as u16, ecn: transmit.ecn };
         to.handle_datagrams(&meta, &mut buffer[..transmit.len], now, arrived);
         if to.poll_timeout().is_some_and(|due| due <= now) {
             to.handle_timeout(now);

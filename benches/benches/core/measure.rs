@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput, measurement::WallTime};
+use criterion::{
+    Bencher, BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput, measurement::WallTime,
+};
 use tencrypt_benches::alloc::Allocated;
 
 /// Iterations over which allocations are counted.
@@ -67,14 +69,19 @@ impl<'c> Stage<'c> {
 
     /// Measures `work`, which can be repeated as it is.
     pub(crate) fn repeat<R>(&mut self, what: &str, load: Load, mut work: impl FnMut() -> R) {
-        // What is made once and kept is not a cost of an iteration.
-        work();
-        self.count(what, load, &mut (), |()| {
-            for _ in 0..COUNTED {
+        self.run(what, load, |bencher, count| {
+            if let Some(count) = count {
+                // What is made once and kept is not a cost of an iteration.
                 work();
+                let counted = Allocated::by(|| {
+                    for _ in 0..COUNTED {
+                        work();
+                    }
+                });
+                count(counted.1.times);
             }
+            bencher.iter(&mut work);
         });
-        self.group.bench_function(BenchmarkId::new(what, load.name), |bencher| bencher.iter(&mut work));
     }
 
     /// Measures `work` on what `prepare` made, [`BATCH`] at a time, told the number within the batch. Only `work` is
@@ -88,17 +95,16 @@ impl<'c> Stage<'c> {
         work: impl Fn(&mut S, usize),
     ) {
         let batch = if load.is_train() { 1 } else { BATCH };
-        for _ in 0..2 {
-            (0..batch).for_each(|at| prepare(&mut state, at));
-            (0..batch).for_each(|at| work(&mut state, at));
-        }
-        let mut counted = 0;
-        for _ in 0..COUNTED {
-            prepare(&mut state, 0);
-            counted += Allocated::by(|| work(&mut state, 0)).1.times;
-        }
-        self.say(what, load, counted);
-        self.group.bench_function(BenchmarkId::new(what, load.name), |bencher| {
+        self.run(what, load, |bencher, count| {
+            if let Some(count) = count {
+                let mut counted = 0;
+                for at in 0..=COUNTED {
+                    prepare(&mut state, 0);
+                    let (_, cost) = Allocated::by(|| work(&mut state, 0));
+                    counted += if at == 0 { 0 } else { cost.times };
+                }
+                count(counted);
+            }
             bencher.iter_custom(|iterations| {
                 let mut left = usize::try_from(iterations).unwrap_or(usize::MAX);
                 let mut taken = Duration::ZERO;
@@ -115,17 +121,25 @@ impl<'c> Stage<'c> {
         });
     }
 
-    fn count<S>(&mut self, what: &str, load: Load, state: &mut S, work: impl FnOnce(&mut S)) {
-        let counted = Allocated::by(|| work(state)).1.times;
-        self.say(what, load, counted);
-    }
-
-    fn say(&mut self, what: &str, load: Load, counted: u64) {
-        let each = counted as f64 / COUNTED as f64;
-        println!("{}/{what}/{}: {each} allocations", self.name, load.name);
+    /// Runs one benchmark. The first time round `bench` is given what to tell the allocations of [`COUNTED`] iterations.
+    fn run(
+        &mut self,
+        what: &str,
+        load: Load,
+        mut bench: impl FnMut(&mut Bencher<'_, WallTime>, Option<&dyn Fn(u64)>),
+    ) {
         self.group.throughput(Throughput::ElementsAndBytes {
             elements: load.packets as u64,
             bytes: (load.packets * load.len) as u64,
+        });
+        let count = |counted: u64| {
+            let each = counted as f64 / COUNTED as f64;
+            println!("{}/{what}/{}: {each} allocations", self.name, load.name);
+        };
+        let mut first = true;
+        self.group.bench_function(BenchmarkId::new(what, load.name), |bencher| {
+            let first = std::mem::replace(&mut first, false);
+            bench(bencher, first.then_some(&count));
         });
     }
 }

@@ -57,7 +57,8 @@ impl Tunnels {
     #[inline]
     fn decapsulate(&mut self, at: usize) {
         let pair = &mut self.pair;
-        let inbound = self.slabs[at].deliver(Pair::from_here(), &mut pair.there, pair.now, &mut self.count);
+        let inbound =
+            self.slabs[at].deliver(Pair::endpoint(HERE), &mut pair.there, pair.now, &mut self.count);
         assert_eq!(inbound.dropped, 0);
     }
 }
