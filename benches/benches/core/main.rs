@@ -19,12 +19,12 @@ use tencrypt_benches::alloc::CountingAllocator;
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
 
-/// Half a second a benchmark: what is compared differs by more than what that leaves uncertain.
+/// Half a second a benchmark, in samples of 4 ms: about a time slice, so that on a busy machine some are undisturbed.
 fn config() -> Criterion {
     Criterion::default()
         .warm_up_time(Duration::from_millis(150))
         .measurement_time(Duration::from_millis(400))
-        .sample_size(20)
+        .sample_size(100)
         .nresamples(2_000)
 }
 
