@@ -8,7 +8,7 @@ use tencrypt_sim::udp;
 /// Payload of a segment in bytes: a TCP packet of 1,440 bytes becomes a record of 1,472, which fills a path of 1,500.
 pub const SEGMENT: usize = 1_388;
 /// Bytes of IPv4 and TCP header, with the timestamps that Linux sends by default.
-const HEADERS: usize = 52;
+pub const TCP_HEADERS: usize = 52;
 const TCP: u8 = 6;
 /// Bytes of IPv4 and UDP header.
 const UDP_HEADERS: usize = 28;
@@ -22,14 +22,19 @@ pub fn udp_packet(source: IpAddr, destination: IpAddr, len: usize) -> Vec<u8> {
     udp((source, 40_000), (destination, 7), &vec![0x5a; len - UDP_HEADERS])
 }
 
-/// A TCP packet over IPv4 whose checksum is unfinished, with `payload` bytes: one as it is, or, if it is longer than a
-/// [`SEGMENT`], a super-packet to be cut into those.
+/// A TCP packet over IPv4 whose checksum is unfinished, with `payload` bytes: one as it is, or, if that is more than
+/// `segment`, a super-packet to be cut into as many.
 ///
 /// # Panics
 /// If the packet would be longer than 65,535 bytes.
 #[must_use]
-pub fn tcp_packet(source: Ipv4Addr, destination: Ipv4Addr, seq: u32, payload: usize) -> (VnetHdr, Vec<u8>) {
-    let total = u16::try_from(HEADERS + payload).expect("a packet has at most 65,535 bytes");
+pub fn tcp_packet(
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    payload: usize,
+    segment: usize,
+) -> (VnetHdr, Vec<u8>) {
+    let total = u16::try_from(TCP_HEADERS + payload).expect("a packet has at most 65,535 bytes");
     let mut packet = vec![0x45, 0];
     packet.extend(total.to_be_bytes());
     packet.extend([0x12, 0x34, 0x40, 0, 64, TCP, 0, 0]);
@@ -43,20 +48,20 @@ pub fn tcp_packet(source: Ipv4Addr, destination: Ipv4Addr, seq: u32, payload: us
     pseudo.extend([0, TCP]);
     pseudo.extend((total - 20).to_be_bytes());
     packet.extend([40_000u16.to_be_bytes(), 443u16.to_be_bytes()].concat());
-    packet.extend(seq.to_be_bytes());
+    packet.extend(1u32.to_be_bytes());
     packet.extend(1u32.to_be_bytes());
     // Eight words of header; ACK; a window.
     packet.extend([0x80, 0x10, 0x02, 0x00]);
     packet.extend(ones_complement(&pseudo).to_be_bytes());
     packet.extend([0, 0, 1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2]);
-    packet.resize(HEADERS + payload, 0x5a);
+    packet.resize(TCP_HEADERS + payload, 0x5a);
 
-    let whole = payload <= SEGMENT;
+    let whole = payload <= segment;
     let vnet = VnetHdr {
         needs_csum: true,
         gso_type: if whole { GsoType::None } else { GsoType::TcpV4 },
-        hdr_len: HEADERS as u16,
-        gso_size: if whole { 0 } else { SEGMENT as u16 },
+        hdr_len: TCP_HEADERS as u16,
+        gso_size: if whole { 0 } else { segment as u16 },
         csum_start: 20,
         csum_offset: 16,
         ecn: false,

@@ -3,7 +3,7 @@
 use std::{hint::black_box, net::SocketAddr, time::Instant};
 
 use tencrypt_core::{
-    DatagramSink, Inbound, PacketSink, RecvMeta, SinkFull, Train, TrainSlot, Tunnel, packet::Opened,
+    DatagramSink, Inbound, PacketSink, RecvMeta, SinkFull, Train, TrainSlot, Tunnel, offload::Opened,
 };
 
 /// Trains of a slab.
@@ -44,7 +44,13 @@ impl Slab {
     }
 
     /// Hands everything to the receiver `to`, as received from `from`, and forgets it.
-    pub fn deliver(&mut self, from: SocketAddr, to: &mut Tunnel, now: Instant, sink: &mut Count) -> Inbound {
+    pub fn deliver<'b>(
+        &'b mut self,
+        from: SocketAddr,
+        to: &mut Tunnel,
+        now: Instant,
+        sink: &mut impl PacketSink<'b>,
+    ) -> Inbound {
         let mut sum = Inbound::default();
         let mut rest = &mut self.bytes[..self.used];
         for train in self.trains.drain(..) {
@@ -122,6 +128,18 @@ impl<'b> PacketSink<'b> for Count {
     fn packet(&mut self, packet: Opened<'b>) -> Result<(), SinkFull> {
         self.packets += 1;
         self.bytes += black_box(packet.bytes()).len() as u64;
+        Ok(())
+    }
+}
+
+/// Keeps packets, in place.
+#[derive(Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "a list by another name")]
+pub struct Kept<'b>(pub Vec<Opened<'b>>);
+
+impl<'b> PacketSink<'b> for Kept<'b> {
+    fn packet(&mut self, packet: Opened<'b>) -> Result<(), SinkFull> {
+        self.0.push(packet);
         Ok(())
     }
 }

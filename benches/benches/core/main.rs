@@ -8,6 +8,7 @@ mod handshake;
 mod headers;
 mod lookup;
 mod measure;
+mod offload;
 mod session;
 mod tunnel;
 
@@ -35,6 +36,7 @@ criterion_group! {
         headers::parse, headers::classify, headers::nat,
         session::seal, session::open,
         tunnel::encapsulate, tunnel::decapsulate, tunnel::round_trip,
+        offload::segment, offload::coalesce,
         lookup::lookup,
         handshake::handshake
 }

@@ -5,7 +5,11 @@ use std::time::{Duration, Instant};
 use criterion::{
     Bencher, BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput, measurement::WallTime,
 };
-use tencrypt_benches::alloc::Allocated;
+use tencrypt_benches::{
+    TRAIN,
+    alloc::Allocated,
+    packets::{SEGMENT, TCP_HEADERS},
+};
 
 /// Iterations over which allocations are counted.
 const COUNTED: usize = 100;
@@ -26,27 +30,30 @@ pub(crate) struct Load {
 impl Load {
     /// The loads of every stage: single packets, and a train.
     pub(crate) const ALL: [Self; 5] = [
-        Self::single("64", 64),
-        Self::single("576", 576),
-        Self::single("1400", 1_400),
-        Self::single("8900", 8_900),
+        Self::new("64", 1, 64),
+        Self::new("576", 1, 576),
+        Self::new("1400", 1, 1_400),
+        Self::new("8900", 1, 8_900),
+        Self::TRAIN,
+    ];
+    /// What offload has to do with: as many packets as make one super-packet.
+    pub(crate) const SUPER: [Self; 5] = [
+        Self::new("44 of 64", TRAIN, 64),
+        Self::new("44 of 576", TRAIN, 576),
+        Self::new("44 of 1400", TRAIN, 1_400),
+        Self::new("7 of 8900", 7, 8_900),
         Self::TRAIN,
     ];
     /// A train of full packets.
-    pub(crate) const TRAIN: Self = Self {
-        name: "train of 44",
-        packets: tencrypt_benches::TRAIN,
-        len: tencrypt_benches::packets::SEGMENT + 52,
-    };
-
-    const fn single(name: &'static str, len: usize) -> Self {
-        Self { name, packets: 1, len }
-    }
-
+    const TRAIN: Self = Self::new("train of 44", TRAIN, SEGMENT + TCP_HEADERS);
     /// One packet to look up.
-    pub(crate) const LOOKUP: Self = Self::single("1 packet", 64);
-    /// One handshake.
-    pub(crate) const HANDSHAKE: Self = Self::single("64", 64);
+    pub(crate) const LOOKUP: Self = Self::new("1 packet", 1, 64);
+    /// One handshake, for one packet.
+    pub(crate) const HANDSHAKE: Self = Self::new("64", 1, 64);
+
+    const fn new(name: &'static str, packets: usize, len: usize) -> Self {
+        Self { name, packets, len }
+    }
 
     /// Whether it is more than one packet.
     pub(crate) fn is_train(self) -> bool {
@@ -121,6 +128,17 @@ impl<'c> Stage<'c> {
         });
     }
 
+    /// Measures what `work` measures of itself, by [`clocked`]: where what it works on cannot be kept between calls.
+    pub(crate) fn timed(&mut self, what: &str, load: Load, mut work: impl FnMut() -> (Duration, u64)) {
+        self.run(what, load, |bencher, count| {
+            if let Some(count) = count {
+                work();
+                count((0..COUNTED).map(|_| work().1).sum());
+            }
+            bencher.iter_custom(|iterations| (0..iterations).map(|_| work().0).sum());
+        });
+    }
+
     /// Runs one benchmark. The first time round `bench` is given what to tell the allocations of [`COUNTED`] iterations.
     fn run(
         &mut self,
@@ -142,4 +160,11 @@ impl<'c> Stage<'c> {
             bench(bencher, first.then_some(&count));
         });
     }
+}
+
+/// How long `work` takes, and how often it allocates.
+pub(crate) fn clocked(work: impl FnOnce()) -> (Duration, u64) {
+    let start = Instant::now();
+    let ((), cost) = Allocated::by(work);
+    (start.elapsed(), cost.times)
 }
