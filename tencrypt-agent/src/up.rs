@@ -31,6 +31,8 @@ const LOOK: Duration = Duration::from_millis(20);
 /// # Errors
 /// A [`Failure`]; nothing is left behind then.
 pub fn up(netns: &str, config: &Path) -> Result<(), Failure> {
+    #[cfg(tencrypt_null_cipher)]
+    tracing::error!("this build has no cipher: nothing is encrypted; it is for measuring alone");
     let prepared = prepare(netns, config)?;
     let Prepared { protection, namespace, hold } = prepared;
     let outcome = namespace.run(move || protect::run(protection))?;

@@ -127,9 +127,13 @@ impl Cluster {
 
     /// The text that [`Cluster::up`] writes.
     pub(crate) fn configuration(&self, extra: &str) -> String {
+        // `TENCRYPT_TEST_OFFLOAD=none` runs the whole suite without offload.
+        let offload = std::env::var("TENCRYPT_TEST_OFFLOAD")
+            .map_or(String::new(), |offload| format!("offload = \"{offload}\"\n"));
+        let extra = &extra.replace("[network]\n", &format!("[network]\n{offload}"));
         let defaults = [
             ("[tenant]", format!("project = \"shop\"\nkey_file = \"{}\"\n", self.key_file.display())),
-            ("[network]", format!("protected = {PROTECTED}\n")),
+            ("[network]", format!("protected = {PROTECTED}\n{offload}")),
             ("[dns]", "capture = false\n".to_owned()),
         ];
         let own = |section: &str| extra.lines().any(|line| line.trim() == section);

@@ -7,6 +7,8 @@ use chacha20poly1305::ChaCha20Poly1305;
 
 #[cfg(feature = "aws-lc-rs")]
 use super::aws_lc::AwsLc;
+#[cfg(tencrypt_null_cipher)]
+use super::null::Null;
 use super::rustcrypto::RustCrypto;
 use crate::record::{CipherSuite, DATA_HEADER_LEN, TAG_LEN};
 
@@ -24,6 +26,9 @@ pub enum Backend {
     /// AWS-LC, two to four times as fast.
     #[cfg(feature = "aws-lc-rs")]
     AwsLc,
+    /// None, for measuring what the rest costs. Protects nothing.
+    #[cfg(tencrypt_null_cipher)]
+    Null,
 }
 
 impl Backend {
@@ -37,9 +42,11 @@ impl Backend {
     /// The fastest of them: what sessions use.
     #[must_use]
     pub const fn fastest() -> Self {
-        #[cfg(feature = "aws-lc-rs")]
+        #[cfg(tencrypt_null_cipher)]
+        return Self::Null;
+        #[cfg(all(feature = "aws-lc-rs", not(tencrypt_null_cipher)))]
         return Self::AwsLc;
-        #[cfg(not(feature = "aws-lc-rs"))]
+        #[cfg(not(any(feature = "aws-lc-rs", tencrypt_null_cipher)))]
         return Self::RustCrypto;
     }
 }
@@ -158,6 +165,8 @@ enum Key {
     AwsLcAes(AwsLc<false>),
     #[cfg(feature = "aws-lc-rs")]
     AwsLcChaCha(AwsLc<true>),
+    #[cfg(tencrypt_null_cipher)]
+    Null(Null),
 }
 
 macro_rules! each {
@@ -169,6 +178,8 @@ macro_rules! each {
             Key::AwsLcAes($key) => $call,
             #[cfg(feature = "aws-lc-rs")]
             Key::AwsLcChaCha($key) => $call,
+            #[cfg(tencrypt_null_cipher)]
+            Key::Null($key) => $call,
         }
     };
 }
@@ -182,6 +193,8 @@ impl Key {
             (Backend::AwsLc, CipherSuite::Aes256Gcm) => Self::AwsLcAes(AeadKey::new(key)),
             #[cfg(feature = "aws-lc-rs")]
             (Backend::AwsLc, CipherSuite::ChaCha20Poly1305) => Self::AwsLcChaCha(AeadKey::new(key)),
+            #[cfg(tencrypt_null_cipher)]
+            (Backend::Null, _) => Self::Null(AeadKey::new(key)),
         }
     }
 

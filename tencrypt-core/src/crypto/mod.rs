@@ -7,6 +7,8 @@ mod hex;
 mod identity;
 mod kdf;
 mod keyring;
+#[cfg(tencrypt_null_cipher)]
+mod null;
 mod peer_id;
 mod rng;
 mod rustcrypto;
