@@ -24,7 +24,7 @@ const PORT: u16 = 51820;
 /// Private and public key of both ends: those of RFC 7748 section 6.1, so that none has to be computed.
 const KEYS: [[&str; 2]; 2] = [
     [
-        "77076d0a7318a57d3c16c17251b26645df4c6f92ebc099c9f2c6a96b1b8c7f2a",
+        "77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a",
         "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a",
     ],
     [
@@ -113,7 +113,19 @@ pub(crate) fn prepare() -> Outcome<()> {
 
 #[cfg(test)]
 mod tests {
+    use curve25519_dalek::MontgomeryPoint;
+
     use super::*;
+
+    #[test]
+    fn public_keys_belong_to_private_keys() {
+        for [private, public] in KEYS {
+            let byte = |at: usize| u8::from_str_radix(&private[2 * at..2 * at + 2], 16).unwrap();
+            let computed = MontgomeryPoint::mul_base_clamped(std::array::from_fn(byte)).to_bytes();
+            let text: String = computed.iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(text, public);
+        }
+    }
 
     #[test]
     fn each_end_has_its_own_key_and_the_others_address() {
