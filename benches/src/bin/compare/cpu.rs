@@ -1,6 +1,9 @@
 //! Time that processors have spent (proc_pid_stat(5), proc_stat(5)).
 
-use std::{fs, io, time::Duration};
+use std::{
+    fs, io, iter, thread,
+    time::{Duration, Instant},
+};
 
 /// Milliseconds of a tick of user space: USER_HZ is 100 (include/asm-generic/param.h) but on Alpha and ia64.
 const TICK: u64 = 10;
@@ -37,6 +40,19 @@ impl Spent {
             machine: self.machine.saturating_sub(earlier.machine),
         }
     }
+}
+
+/// The part of all processors that is busy during `duration`, from 0 to 1.
+///
+/// # Errors
+///
+/// /proc cannot be read.
+pub(crate) fn busy(duration: Duration) -> io::Result<f64> {
+    let (start, before) = (Instant::now(), Spent::until_now(iter::empty())?);
+    thread::sleep(duration);
+    let spent = Spent::until_now(iter::empty())?.since(before).machine;
+    let processors = thread::available_parallelism().map_or(1, std::num::NonZero::get) as f64;
+    Ok((spent.as_secs_f64() / start.elapsed().as_secs_f64() / processors).min(1.0))
 }
 
 /// Fields 14 and 15 of /proc/PID/stat: utime and stime.
@@ -80,13 +96,13 @@ mod tests {
 
     #[test]
     fn this_process_spends() {
-        let earlier = Spent::until_now([std::process::id()].into_iter()).unwrap();
-        let start = std::time::Instant::now();
+        let own = || Spent::until_now(iter::once(std::process::id())).unwrap();
+        let earlier = own();
+        let start = Instant::now();
         while start.elapsed() < Duration::from_millis(100) {
             std::hint::spin_loop();
         }
-        let now = Spent::until_now([std::process::id()].into_iter()).unwrap();
         // Of 100 ms at least some on any machine; what else ran is in the machine's.
-        assert!(now.since(earlier).processes >= Duration::from_millis(TICK), "{:?}", now.since(earlier));
+        assert!(own().since(earlier).processes >= Duration::from_millis(TICK));
     }
 }

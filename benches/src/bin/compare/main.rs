@@ -36,6 +36,11 @@ use crate::{
     program::Programs, report::Setting, results::Results,
 };
 
+const DOCUMENT: &str = "performance.md";
+const CHART: &str = "performance.svg";
+/// Part of the machine's processors that others may use: more than this shows in the numbers.
+const QUIET: f64 = 0.03;
+
 /// The result of what is only reported to the user.
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -58,8 +63,12 @@ fn run(options: &Options) -> Outcome<ExitCode> {
         Entered::Inside => {
             wireguard::prepare()?;
             let programs = Programs::find()?;
+            let busy = cpu::busy(Duration::from_secs(2))?;
+            if busy > QUIET {
+                println!("the machine is not quiet: {:.0} % of it is busy already", 100.0 * busy);
+            }
             let results = measure_all(options, &programs)?;
-            write(options, &programs, &results)?;
+            write(options, &programs, &results, busy)?;
             Ok(ExitCode::SUCCESS)
         }
         Entered::Over(code) => Ok(ExitCode::from(u8::try_from(code).unwrap_or(1))),
@@ -72,6 +81,11 @@ fn prepare(options: &Options) -> Outcome<()> {
     if let Err(error) = OpenOptions::new().read(true).write(true).open(device) {
         let hint = "a tunnel needs it; run as root, or have it open to all (mode 0666, as udev makes it)";
         return Err(format!("{}: {error}: {hint}", device.display()).into());
+    }
+    if !options.dry_run {
+        // Before the time is spent.
+        fs::create_dir_all(&options.out).map_err(|error| format!("{}: {error}", options.out.display()))?;
+        replaced(options, "")?;
     }
     if cfg!(debug_assertions) {
         eprintln!("compare was built without --release: the load it makes is slower than it could be");
@@ -165,13 +179,16 @@ fn line_head(scene: Scene, contender: Contender) -> String {
     }
 }
 
-fn write(options: &Options, programs: &Programs, results: &Results) -> Outcome<()> {
+fn write(options: &Options, programs: &Programs, results: &Results, busy: f64) -> Outcome<()> {
     let shown: Vec<Contender> = Contender::ALL
         .into_iter()
         .filter(|contender| !contender.is_variant() && results.has(Scene::Cable, *contender))
         .collect();
+    let chart = chart::chart(results);
     let setting = Setting {
         machine: machine::describe(),
+        has_chart: chart.is_some(),
+        busy,
         versions: shown
             .into_iter()
             .filter_map(|contender| programs.version(contender).map(|version| (contender, version)))
@@ -181,25 +198,32 @@ fn write(options: &Options, programs: &Programs, results: &Results) -> Outcome<(
         seconds: options.seconds,
     };
     let measured = report::measured(results, &options.scenes(), &setting);
+    println!("\n{measured}");
     if options.dry_run {
-        println!("\n{measured}");
         return Ok(());
     }
-    let path = options.out.join("performance.md");
-    let document = match fs::read_to_string(&path) {
-        Ok(old) => report::replace(&old, &measured)
-            .ok_or_else(|| format!("{} has no line <!-- measured --> to write behind", path.display()))?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => report::new_document(&measured),
-        Err(error) => return Err(format!("{}: {error}", path.display()).into()),
-    };
-    fs::write(&path, document).map_err(|error| format!("{}: {error}", path.display()))?;
+    let path = options.out.join(DOCUMENT);
+    fs::write(&path, replaced(options, &measured)?)
+        .map_err(|error| format!("{}: {error}", path.display()))?;
     println!("wrote {}", path.display());
-    if let Some(chart) = chart::chart(results) {
-        let path = options.out.join("performance.svg");
+    if let Some(chart) = chart {
+        let path = options.out.join(CHART);
         fs::write(&path, chart).map_err(|error| format!("{}: {error}", path.display()))?;
         println!("wrote {}", path.display());
     }
     Ok(())
+}
+
+/// The document with `measured` in it.
+fn replaced(options: &Options, measured: &str) -> Outcome<String> {
+    let path = options.out.join(DOCUMENT);
+    match fs::read_to_string(&path) {
+        Ok(old) => report::replace(&old, measured).ok_or_else(|| {
+            format!("{}: the lines {} and {} are missing", path.display(), report::BEGIN, report::END).into()
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(report::new_document(measured)),
+        Err(error) => Err(format!("{}: {error}", path.display()).into()),
+    }
 }
 
 /// The command that repeats this run.

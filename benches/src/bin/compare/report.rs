@@ -10,8 +10,10 @@ use crate::{
     samples::{Spread, digits},
 };
 
-const BEGIN: &str = "<!-- measured -->";
-const END: &str = "<!-- /measured -->";
+/// The line before what is measured.
+pub(crate) const BEGIN: &str = "<!-- measured -->";
+/// The line behind it.
+pub(crate) const END: &str = "<!-- /measured -->";
 
 /// Of which the tables are.
 const TCP: [Metric; 5] =
@@ -33,6 +35,10 @@ const COMPARED: [Metric; 7] = [
 pub(crate) struct Setting {
     /// The machine, in a line.
     pub(crate) machine: String,
+    /// Whether performance.svg is written as well.
+    pub(crate) has_chart: bool,
+    /// The part of its processors that was busy before.
+    pub(crate) busy: f64,
     /// The versions of the programs, a line each.
     pub(crate) versions: Vec<(Contender, String)>,
     /// The command line.
@@ -58,8 +64,12 @@ pub(crate) fn new_document(measured: &str) -> String {
 /// The tables, as Markdown.
 pub(crate) fn measured(results: &Results, scenes: &[Scene], setting: &Setting) -> String {
     let mut text = String::new();
+    if setting.has_chart {
+        text.push_str("![tencrypt beside the plain network and other tunnels](performance.svg)\n\n");
+    }
     let (rounds, seconds) = (setting.rounds, setting.seconds);
-    let _ = writeln!(text, "Measured on {}, by `{}`.\n", escape(&setting.machine), setting.command);
+    let (machine, busy) = (escape(&setting.machine), 100.0 * setting.busy);
+    let _ = writeln!(text, "Measured on {machine}, {busy:.0} % busy before, by `{}`.\n", setting.command);
     let spread = if rounds > 1 {
         "Median, and in parentheses the smallest and the largest of the rounds. "
     } else {
@@ -190,6 +200,8 @@ mod tests {
     fn setting() -> Setting {
         Setting {
             machine: "Linux 6.18, a|b <CPU>".into(),
+            has_chart: false,
+            busy: 0.014,
             versions: vec![(Contender::Tencrypt, "tencrypt 0.1.0".into())],
             command: "cargo run".into(),
             rounds: 3,
@@ -255,7 +267,10 @@ mod tests {
     fn what_others_wrote_cannot_break_the_document() {
         assert_eq!(escape("a|b <!-- /measured -->\n*c*"), "a\\|b &lt;!-- /measured --> \\*c\\*");
         let text = measured(&results(), &[Scene::Cable], &setting());
-        assert!(text.starts_with("Measured on Linux 6.18, a\\|b &lt;CPU>, by `cargo run`."), "{text}");
+        assert!(
+            text.starts_with("Measured on Linux 6.18, a\\|b &lt;CPU>, 1 % busy before, by `cargo run`."),
+            "{text}"
+        );
     }
 
     #[test]
