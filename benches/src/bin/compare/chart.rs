@@ -16,13 +16,16 @@ const LEFT: f64 = 130.0;
 const LONGEST: f64 = 500.0;
 const BAR: f64 = 16.0;
 const ROW: f64 = 24.0;
-const HEAD: f64 = 34.0;
+const HEAD: f64 = 44.0;
+const FOOT: f64 = 38.0;
 const MARGIN: f64 = 18.0;
+/// Above the first title, whose head has room of its own.
+const TOP: f64 = 8.0;
 
 /// On its own background, so that it can be read wherever it is shown.
 const STYLE: &str = "\
 text{font:13px system-ui,-apple-system,'Segoe UI',sans-serif;fill:#1f2328}\
-.title{font-weight:600}.value{font-variant-numeric:tabular-nums}\
+.title{font-weight:600}.note{font-size:11px}.value{font-variant-numeric:tabular-nums}\
 .back{fill:#fff;stroke:#d1d9e0}.bar{fill:#9aa4af}.own{fill:#1a7f64}.plain{fill:#d1d9e0}\
 .range{stroke:#1f2328;stroke-width:1.5}\
 @media (prefers-color-scheme:dark){text{fill:#e6edf3}.back{fill:#0d1117;stroke:#3d444d}.bar{fill:#6e7781}\
@@ -52,7 +55,7 @@ pub(crate) fn chart(results: &Results) -> Option<String> {
 }
 
 fn draw(panels: &[(&str, Vec<(Contender, Spread)>)]) -> String {
-    let height = 2.0 * MARGIN + panels.iter().map(|(_, bars)| HEAD + ROW * bars.len() as f64).sum::<f64>();
+    let height = TOP + FOOT + panels.iter().map(|(_, bars)| HEAD + ROW * bars.len() as f64).sum::<f64>();
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" \
          height=\"{height}\" role=\"img\">\n<title>{}</title>\n<style>{STYLE}</style>\n\
@@ -63,12 +66,12 @@ fn draw(panels: &[(&str, Vec<(Contender, Spread)>)]) -> String {
         WIDTH - 1.0,
         height - 1.0,
     );
-    let mut top = MARGIN;
+    let mut top = TOP;
     for (title, bars) in panels {
         let _ = writeln!(
             svg,
             "<text class=\"title\" x=\"{MARGIN}\" y=\"{}\">{}</text>",
-            top + 14.0,
+            top + 28.0,
             escape(title)
         );
         top += HEAD;
@@ -78,7 +81,12 @@ fn draw(panels: &[(&str, Vec<(Contender, Spread)>)]) -> String {
             top += ROW;
         }
     }
-    svg.push_str("</svg>\n");
+    let _ = writeln!(
+        svg,
+        "<text class=\"note\" x=\"{MARGIN}\" y=\"{}\">Bars: medians. Lines: from the smallest to the largest of all \
+         rounds.</text>\n</svg>",
+        top + 20.0
+    );
     svg
 }
 

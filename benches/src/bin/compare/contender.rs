@@ -5,6 +5,7 @@ use std::{
     fs,
     net::IpAddr,
     path::Path,
+    thread,
     time::Duration,
 };
 
@@ -114,8 +115,10 @@ impl Contender {
             Self::Plain => (Vec::new(), server),
             Self::WireguardGo => (wireguard::start(program()?, &["-f"], network)?, wireguard::ADDRESSES[1]),
             Self::BoringTun => {
-                // Two threads, as many as serve one direction each: more are slower on few processors.
-                let arguments = ["--foreground", "--disable-drop-privileges", "--threads", "2"];
+                // Its default, but no more than there are processors.
+                let threads =
+                    thread::available_parallelism().map_or(1, std::num::NonZero::get).min(4).to_string();
+                let arguments = ["--foreground", "--disable-drop-privileges", "--threads", &threads];
                 (wireguard::start(program()?, &arguments, network)?, wireguard::ADDRESSES[1])
             }
             Self::GotaTun => {

@@ -69,7 +69,7 @@ fn run(options: &Options) -> Outcome<ExitCode> {
             }
             let results = measure_all(options, &programs)?;
             write(options, &programs, &results, busy)?;
-            Ok(ExitCode::SUCCESS)
+            Ok(if results.failures().next().is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Entered::Over(code) => Ok(ExitCode::from(u8::try_from(code).unwrap_or(1))),
     }

@@ -86,6 +86,9 @@ pub(crate) fn measured(results: &Results, scenes: &[Scene], setting: &Setting) -
         let of = |wanted: fn(&Contender) -> bool| -> Vec<Contender> {
             scene.contenders().iter().copied().filter(wanted).filter(|one| results.has(scene, *one)).collect()
         };
+        if !scene.contenders().iter().any(|contender| results.has(scene, *contender)) {
+            continue;
+        }
         let _ = writeln!(text, "\n### {}\n", scene.title());
         let main = of(|contender| !contender.is_variant());
         tables(&mut text, results, scene, &main);
