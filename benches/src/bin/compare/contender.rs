@@ -144,6 +144,11 @@ impl Running {
         self.tunnels.iter().map(Program::id)
     }
 
+    /// Whether the tunnel is still there at both ends.
+    pub(crate) fn is_whole(&mut self) -> bool {
+        self.tunnels.iter_mut().all(Program::is_running)
+    }
+
     /// What the processes printed last, for messages.
     pub(crate) fn last_words(&self) -> String {
         self.tunnels.iter().map(last_words).collect::<Vec<_>>().join("; ")

@@ -140,13 +140,17 @@ fn measure_all(options: &Options, programs: &Programs) -> Outcome<Results> {
 
 /// One contender's turn in one round, in a network of its own.
 fn turn(options: &Options, programs: &Programs, scene: Scene, contender: Contender, results: &mut Results) {
-    let mut started = || -> Outcome<()> {
+    let mut all = || -> Outcome<()> {
         let network = scene.build()?;
-        let running = contender.start(programs, scene, &network)?;
+        let mut running = contender.start(programs, scene, &network)?;
         latency::wait_for_answer(&network, running.target, contender::LIMIT)
             .map_err(|error| format!("{error}; the tunnel printed: {}", running.last_words()))?;
         for pattern in options.patterns() {
-            match measure(pattern, &network, &running, options.duration()) {
+            let measured = measure(pattern, &network, &running, options.duration());
+            if !running.is_whole() {
+                return Err(format!("ended during {pattern:?}: {}", running.last_words()).into());
+            }
+            match measured {
                 Ok(values) => {
                     for (metric, value) in values {
                         print!("{} {} {}, ", metric.title(), samples::digits(value), metric.unit());
@@ -162,11 +166,11 @@ fn turn(options: &Options, programs: &Programs, scene: Scene, contender: Contend
         }
         Ok(())
     };
-    match started() {
+    match all() {
         Ok(()) => println!("done"),
         Err(error) => {
-            println!("did not start: {error}");
-            results.fail(scene, contender, format!("did not start: {error}"));
+            println!("{error}");
+            results.fail(scene, contender, error.to_string());
         }
     }
 }
