@@ -10,7 +10,7 @@ use std::{
 
 use tencrypt_core::{
     DatagramSink, Identity, KeyRing, LaneId, PacketSink, Seed, SinkFull, Train, TrainSlot, Tunnel,
-    TunnelConfig, crypto::write_key_file, directory::Directory, packet::Opened,
+    TunnelConfig, crypto::write_key_file, directory::Directory, offload::Opened,
 };
 
 /// Whatever goes wrong in an example.

@@ -14,23 +14,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tencrypt_core::{
-    Event, Outbound, PacketSink, PathEvent, SinkFull, TunPacket, Tunnel, Verdict, offload::VnetHdr,
-    packet::Opened,
-};
-use tencrypt_tun::{Delivered, RawSockets, Received, TunDevice};
+use tencrypt_core::{Event, Outbound, PathEvent, TunPacket, Tunnel, Verdict, offload::VnetHdr};
+use tencrypt_tun::{RawSockets, Received, TunDevice};
 use tencrypt_udp::{Family, PathErrorKind, UdpTransport};
 use tokio::sync::mpsc;
 
 use crate::{
     control::{ChainsReport, ExplainReport, PacketsReport, PeerReport, StatusReport, drops},
+    delivery::{DeviceSink, write_back},
     lane::{Command, Inbox},
+    offload::Offload,
     opening::Opening,
     sys,
 };
 
 /// Packets and datagrams taken in one turn before the other side gets its own.
 const BURST: usize = 64;
+
+/// Turns before the control plane and the timers get theirs: some milliseconds of work.
+const TURNS: usize = 8;
+
+/// Bytes of the largest datagram, which any record fits.
+pub const DATAGRAM: usize = 65_535;
 
 /// Room for the largest packet with its virtio-net header, and for the largest datagram.
 const BUFFER: usize = VnetHdr::LEN + 65_535;
@@ -39,6 +44,8 @@ const BUFFER: usize = VnetHdr::LEN + 65_535;
 pub struct DataPath {
     /// The device.
     pub device: Arc<TunDevice>,
+    /// What of offload is wanted.
+    pub offload: Offload,
     /// The transport.
     pub transport: UdpTransport,
     /// The tunnel.
@@ -55,6 +62,8 @@ pub struct DataPath {
     pub about: About,
     /// This pod's own addresses, for `explain`.
     pub addresses: Vec<IpAddr>,
+    /// Room for what the tunnel sends of its own accord: [`DATAGRAM`] bytes.
+    pub control: Box<[u8]>,
 }
 
 /// What `status` says that the lane does not count.
@@ -70,6 +79,22 @@ pub struct About {
     pub unknown: &'static str,
     /// Whether the chains are installed.
     pub enforce: bool,
+}
+
+/// Where something is to be had, as far as is known.
+struct Readable {
+    v4: bool,
+    v6: bool,
+    device: bool,
+}
+
+impl Readable {
+    fn of(&mut self, family: Family) -> &mut bool {
+        match family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        }
+    }
 }
 
 /// Why a lane ended.
@@ -110,40 +135,65 @@ impl DataPath {
                 self.transport.drain_path_errors();
             }
             self.heed_path();
-            if v4.readable || v6.readable {
-                match self.receive(&mut buffer) {
-                    Ok(()) => {}
-                    Err(error) => tracing::debug!(%error, "receive"),
-                }
-            }
-            if device.readable || device.error {
-                match self.read(&mut buffer) {
-                    Ok(true) => {}
-                    Ok(false) => return Ended::DeviceGone,
-                    Err(error) => return Ended::Failed(error),
-                }
+            let mut ready =
+                Readable { v4: v4.readable, v6: v6.readable, device: device.readable || device.error };
+            match self.work(&mut ready, &mut buffer) {
+                Ok(()) => {}
+                Err(ended) => return ended,
             }
         }
     }
 
-    /// From the device to the network. False when the device is gone.
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
+    /// Takes turns between network and device while there is something: what one of them is given mostly has the other
+    /// answer at once, an acknowledgement or the next train, and asking for it costs less than waiting again.
+    fn work(&mut self, ready: &mut Readable, buffer: &mut [u8]) -> Result<(), Ended> {
+        for _ in 0..TURNS {
+            let mut idle = true;
+            for family in [Family::V4, Family::V6] {
+                if *ready.of(family) {
+                    let received = self.receive(family, buffer);
+                    *ready.of(family) = received;
+                    ready.device |= received;
+                    idle &= !received;
+                }
+            }
+            if ready.device {
+                let read = match self.read(buffer) {
+                    Ok(Some(read)) => read,
+                    Ok(None) => return Err(Ended::DeviceGone),
+                    Err(error) => return Err(Ended::Failed(error)),
+                };
+                ready.device = read;
+                idle &= !read;
+            }
+            if idle {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// From the device to the network. False when there was nothing, `None` when the device is gone.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<bool>> {
         let now = Instant::now();
+        let mut some = false;
         for _ in 0..BURST {
             let (vnet, len) = match self.device.read(buffer)? {
                 Received::Packet { vnet, len } => (vnet, len),
                 Received::Empty => break,
                 Received::Malformed => continue,
-                Received::Gone => return Ok(false),
+                Received::Gone => return Ok(None),
                 _ => break,
             };
+            some = true;
             let Some(bytes) = buffer.get_mut(VnetHdr::LEN..VnetHdr::LEN + len) else { continue };
             let mut packet = TunPacket::new(vnet, bytes);
             match self.tunnel.handle_outbound(&mut packet, now, &mut self.transport) {
                 Outbound::Sent { .. } | Outbound::Dropped(_) => {}
                 Outbound::Hairpin => {
-                    let vnet = packet.vnet();
-                    deliver(&self.device, vnet, packet.bytes());
+                    if !write_back(&self.device, &packet) {
+                        self.tunnel.undelivered(1);
+                    }
                 }
                 Outbound::Bypass => {
                     // First, so that the control plane has been told of a new destination.
@@ -156,17 +206,28 @@ impl DataPath {
         }
         self.transport.flush();
         self.drain(now);
-        Ok(true)
+        Ok(Some(some))
     }
 
-    /// From the network to the device.
-    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+    /// From the network to the device. False when there was nothing.
+    fn receive(&mut self, family: Family, buffer: &mut [u8]) -> bool {
+        let mut some = false;
         for _ in 0..BURST {
-            let Some((meta, len)) = self.transport.recv(buffer)? else { break };
+            let (meta, len) = match self.transport.recv_from_family(family, buffer) {
+                Ok(Some(received)) => received,
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::debug!(%error, "receive");
+                    break;
+                }
+            };
+            some = true;
             let now = Instant::now();
-            let mut sink = DeviceSink { device: &self.device };
-            let Some(datagram) = buffer.get_mut(..len) else { continue };
-            let inbound = self.tunnel.handle_datagrams(&meta, datagram, now, &mut sink);
+            let Some(train) = buffer.get_mut(..len) else { continue };
+            let mut sink = DeviceSink::new(&self.device, self.offload.joins(&self.device));
+            let inbound = self.tunnel.handle_datagrams(&meta, train, now, &mut sink);
+            let lost = sink.finish();
+            self.tunnel.undelivered(lost);
             if inbound.control > 0 {
                 // A CONF counts before the DATA right behind it.
                 if self.tunnel.poll_timeout().is_some_and(|due| due <= now) {
@@ -175,8 +236,10 @@ impl DataPath {
                 self.drain(now);
             }
         }
-        self.drain(Instant::now());
-        Ok(())
+        if some {
+            self.drain(Instant::now());
+        }
+        some
     }
 
     /// Does what is due.
@@ -190,22 +253,12 @@ impl DataPath {
 
     /// Sends what the tunnel has to send, and passes its events on.
     fn drain(&mut self, now: Instant) {
-        let mut room = [0; 2_048];
-        let mut large = Vec::new();
-        loop {
-            // Control datagrams and most held packets fit the small room; a large packet takes the other one.
-            let buffer = if self.tunnel.next_transmit_len() <= room.len() {
-                &mut room[..]
-            } else {
-                large.resize(65_535, 0);
-                &mut large[..]
-            };
-            let Some(transmit) = self.tunnel.poll_transmit(buffer, now) else { break };
-            if let Some(bytes) = buffer.get(..transmit.len) {
+        while self.tunnel.next_transmit_len() > 0 {
+            let Some(transmit) = self.tunnel.poll_transmit(&mut self.control, now) else { break };
+            if let Some(bytes) = self.control.get(..transmit.len) {
                 self.transport.send(transmit.to, bytes, transmit.ecn);
             }
         }
-        self.transport.flush();
         while let Some(event) = self.tunnel.poll_event() {
             let external = match event {
                 Event::External { destination, .. } => Some(destination),
@@ -223,8 +276,9 @@ impl DataPath {
                 (_, None) => {}
             }
         }
-        while let Some(packet) = self.tunnel.poll_released() {
-            pass(&self.raw, &mut self.opening, &packet);
+        while let Some(mut held) = self.tunnel.poll_released() {
+            let (raw, opening) = (&self.raw, &mut self.opening);
+            held.as_packet().finish_segments(|segment| pass(raw, opening, segment));
         }
     }
 
@@ -315,28 +369,6 @@ impl DataPath {
         };
         let because = explanation.to_string().lines().skip(1).map(|line| line.trim().to_owned()).collect();
         ExplainReport { source, destination, verdict, peer, because }
-    }
-}
-
-/// Opened packets go straight to the device.
-struct DeviceSink<'d> {
-    device: &'d TunDevice,
-}
-
-impl<'b> PacketSink<'b> for DeviceSink<'_> {
-    fn packet(&mut self, packet: Opened<'b>) -> Result<(), SinkFull> {
-        if deliver(self.device, packet.vnet(), packet.bytes()) { Ok(()) } else { Err(SinkFull) }
-    }
-}
-
-fn deliver(device: &TunDevice, vnet: VnetHdr, packet: &[u8]) -> bool {
-    match device.write(vnet, packet) {
-        Ok(Delivered::Done) => true,
-        Ok(_) => false,
-        Err(error) => {
-            tracing::debug!(%error, "device");
-            false
-        }
     }
 }
 

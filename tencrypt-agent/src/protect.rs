@@ -31,7 +31,7 @@ use zeroize::Zeroizing;
 use crate::{
     config::{Config, External, Unknown},
     control::{ChainsReport, server::ControlSocket},
-    data_path::{About, DataPath, Ended, FAREWELL},
+    data_path::{About, DATAGRAM, DataPath, Ended, FAREWELL},
     externals::{Externals, RENEW},
     failure::{Exit, Failure},
     knowledge::Knowledge,
@@ -88,14 +88,16 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
     let mut terminate = signals(SignalKind::terminate())?;
     let mut interrupt = signals(SignalKind::interrupt())?;
     // Whatever may fail for a reason of its own comes before the capture touches anything.
+    let offload = config.network.offload;
     let mut transport = transport(config.network.port)?;
+    transport.set_offload(offload.transport());
     let raw = RawSockets::open().map_err(|error| io_failure("raw socket", error))?;
     let monitor = Monitor::open().map_err(|error| io_failure("netlink", error))?;
     let mut table = SocketTable::open().map_err(|error| io_failure("sock_diag", error))?;
     let control = ControlSocket::bind(&control).map_err(|error| io_failure("control socket", error))?;
     let plan = plan(&config, &names)?;
     let tun = plan.tun;
-    let capture = Capture::install(plan)?;
+    let capture = Capture::install_with(plan, offload.device())?;
 
     let addresses = capture.addresses();
     let sockets = match names.nameservers.is_empty() {
@@ -128,6 +130,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
     transport.drain_path_errors();
     let path = DataPath {
         device: capture.device().clone(),
+        offload,
         transport,
         tunnel,
         raw,
@@ -149,6 +152,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
             enforce: config.policy.enforce,
         },
         addresses: addresses.clone(),
+        control: vec![0; DATAGRAM].into(),
     };
     // A thread begins in the namespace of the thread that makes it.
     let thread = thread::Builder::new().name("tencrypt-lane".to_owned()).spawn(move || {
@@ -343,6 +347,8 @@ fn tunnel(
     hash_key: u64,
 ) -> Result<Tunnel, Failure> {
     let mut told = TunnelConfig::new(config.network.protected.iter().copied());
+    told.suite = config.tenant.suite;
+    told.vnet = config.network.offload.checksums();
     told.port = config.network.port;
     told.unknown = match config.policy.unknown {
         Unknown::Drop => tencrypt_core::Unknown::Drop,

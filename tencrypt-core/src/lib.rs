@@ -21,7 +21,7 @@ pub use crypto::{CipherSuite, Identity, KeyRing, Seed};
 pub use event::{Event, PathEvent, PeerInfo};
 pub use sink::{DatagramSink, PacketSink, RecvMeta, SinkFull, Train, TrainSlot, Transmit};
 pub use stats::{DropReason, Stats};
-pub use tunnel::{Explanation, Inbound, LaneId, Outbound, TunPacket, Tunnel, Verdict};
+pub use tunnel::{Explanation, HeldPacket, Inbound, LaneId, Outbound, TunPacket, Tunnel, Verdict};
 
 #[cfg(test)]
 mod testing {

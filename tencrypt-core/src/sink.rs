@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 
-use crate::packet::Opened;
+use crate::offload::Opened;
 
 /// The shape of one train: `count` records for one destination, all `stride` bytes long but the last, which is
 /// `last` bytes (`1..=stride`).

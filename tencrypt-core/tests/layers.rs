@@ -6,8 +6,8 @@ use std::{fs, path::Path};
 const LAYERS: [&str; 15] = [
     "keyed_hash",
     "stats",
-    "offload",
     "packet",
+    "offload",
     "record",
     "crypto",
     "session",

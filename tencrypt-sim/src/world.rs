@@ -12,8 +12,8 @@ use tencrypt_core::{
     SinkFull, Train, TrainSlot, TunPacket, Tunnel, TunnelConfig, Unknown,
     crypto::write_key_file,
     directory::{Directory, Fact},
+    offload::Opened,
     offload::VnetHdr,
-    packet::Opened,
 };
 
 use crate::{
@@ -310,8 +310,9 @@ impl World {
         while let Some(transmit) = self.pods[id.0].tunnel.poll_transmit(&mut buffer, now) {
             self.transmit(id, transmit.to, buffer[..transmit.len].to_vec());
         }
-        while let Some(packet) = self.pods[id.0].tunnel.poll_released() {
-            self.pods[id.0].bypassed.push(packet);
+        while let Some(mut held) = self.pods[id.0].tunnel.poll_released() {
+            let bypassed = &mut self.pods[id.0].bypassed;
+            held.as_packet().finish_segments(|packet| bypassed.push(packet.to_vec()));
         }
         while let Some(event) = self.pods[id.0].tunnel.poll_event() {
             self.pods[id.0].events.push(event);

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use crate::device::{self, DeviceError, TunDevice};
+use crate::device::{DeviceError, Offload, Offloads, TunDevice};
 use crate::enforce::{Counters, Enforcement, Saved, Set};
 use crate::error::{At as _, CaptureError, Occupied, Step};
+use crate::link;
 use crate::monitor::Change;
 use crate::name::InterfaceName;
 use crate::netlink::Netlink;
@@ -71,7 +73,8 @@ pub struct Capture {
     namespace: NetNs,
     netlink: Netlink,
     nft: Enforcement,
-    device: Arc<TunDevice>,
+    /// Never empty.
+    devices: Vec<Arc<TunDevice>>,
     underlay: Underlay,
     deferred: usize,
     external: BTreeSet<IpAddr>,
@@ -89,6 +92,28 @@ impl Capture {
     /// [`CaptureError`]; all that was installed is undone, except over the remains of a process that died: those stay
     /// closed.
     pub fn install(plan: CapturePlan) -> Result<Self, CaptureError> {
+        Self::install_with(plan, Offload::None)
+    }
+
+    /// As [`install`](Self::install), with these offloads of the device as far as the kernel has them. Its
+    /// super-packets are limited to what fits in one UDP send after encapsulation, where the kernel lets them.
+    ///
+    /// # Errors
+    /// As [`install`](Self::install); not for lack of an offload.
+    pub fn install_with(plan: CapturePlan, offload: Offload) -> Result<Self, CaptureError> {
+        Self::install_queues(plan, offload, NonZeroU8::MIN)
+    }
+
+    /// As [`install_with`](Self::install_with), with this many queues of the device, one a lane; see
+    /// [`TunDevice::create_queues`].
+    ///
+    /// # Errors
+    /// As [`install_with`](Self::install_with), and [`CaptureError::SteeringRefused`] for more than one queue.
+    pub fn install_queues(
+        plan: CapturePlan,
+        offload: Offload,
+        queues: NonZeroU8,
+    ) -> Result<Self, CaptureError> {
         let interface = plan.interface;
         let namespace = NetNs::current()?;
         let mut netlink = Netlink::open(NETLINK_ROUTE).at(Step::Connect, interface)?;
@@ -100,7 +125,8 @@ impl Capture {
             return Err(CaptureError::Occupied(occupied));
         }
         // The device's name is the lock: of two processes one gets it, and it goes with its holder.
-        let device = TunDevice::create(plan.tun).map_err(|error| device_error(error, plan.tun))?;
+        let devices = TunDevice::create_queues(plan.tun, offload, queues)
+            .map_err(|error| device_error(error, plan.tun))?;
         let remains = nft.saved().at(Step::Chains, interface)?;
         if remains == Some(None) {
             return Err(CaptureError::Occupied(Occupied::NftTable));
@@ -110,7 +136,7 @@ impl Capture {
             namespace,
             netlink,
             nft,
-            device: Arc::new(device),
+            devices: devices.into_iter().map(Arc::new).collect(),
             underlay,
             deferred: 0,
             external: BTreeSet::new(),
@@ -168,10 +194,16 @@ impl Capture {
         self.took_over
     }
 
-    /// The device, to read packets from and write packets to.
+    /// The device, to read packets from and write packets to; of several queues the first.
     #[must_use]
     pub fn device(&self) -> &Arc<TunDevice> {
-        &self.device
+        &self.devices[0]
+    }
+
+    /// The device's queues, as many as were asked for, in the order in which steering counts them.
+    #[must_use]
+    pub fn queues(&self) -> &[Arc<TunDevice>] {
+        &self.devices
     }
 
     /// The sizes that follow from the underlay's MTU.
@@ -364,11 +396,16 @@ impl Capture {
         // Below 1,280 the kernel forgets the device's IPv6 settings and makes new ones on the way back up, which must
         // not happen while the device is up (addrconf_notify, net/ipv6/addrconf.c).
         if link.up && link.mtu < 1280 && mtu >= 1280 {
-            device::take_down(&mut self.netlink, link).at(Step::ConfigureDevice, tun)?;
+            link::take_down(&mut self.netlink, link).at(Step::ConfigureDevice, tun)?;
         }
-        device::set_mtu(&mut self.netlink, link, mtu).at(Step::ConfigureDevice, tun)?;
+        link::set_mtu(&mut self.netlink, link, mtu).at(Step::ConfigureDevice, tun)?;
+        if self.device().offloads() != Offloads::default()
+            && let Err(error) = link::limit_segments(&mut self.netlink, link, mtu)
+        {
+            tracing::debug!(%error, "super-packets may need two sends");
+        }
         self.namespace.within(|| sysctl::prepare_tun(tun))?.at(Step::ConfigureDevice, tun)?;
-        device::bring_up(&mut self.netlink, link, mtu, queue).at(Step::ConfigureDevice, tun)
+        link::bring_up(&mut self.netlink, link, mtu, queue).at(Step::ConfigureDevice, tun)
     }
 
     /// Brings the table in line with plan, underlay and external destinations.
@@ -416,7 +453,7 @@ fn dismantle(
     let rules = routing::remove_rules(netlink).at(Step::Rule, interface)?;
     let to_device = |kind: Option<Kind>| !matches!(kind, Some(Kind::Unreachable));
     let mut routes = routing::clear(netlink, to_device).at(Step::Routes, interface)?;
-    let device = device::remove(netlink, tun).at(Step::RemoveDevice, tun)?;
+    let device = link::remove(netlink, tun).at(Step::RemoveDevice, tun)?;
     routes += routing::clear(netlink, |_| true).at(Step::Routes, interface)?;
     if let Some(Some(Saved { interface, rp_filter: Some(before) })) = saved {
         namespace
@@ -431,6 +468,7 @@ fn device_error(error: DeviceError, tun: InterfaceName) -> CaptureError {
     match error {
         DeviceError::NameTaken => CaptureError::TunNameTaken { tun },
         DeviceError::NoDriver(source) => CaptureError::NoTunDriver { source },
+        DeviceError::SteeringRefused(source) => CaptureError::SteeringRefused { source },
         DeviceError::Io(source) => CaptureError::at(Step::CreateDevice, tun, source),
     }
 }

@@ -2,19 +2,18 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read as _, Write as _};
+use std::num::NonZeroU8;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
-use rtnetlink::LinkUnspec;
-use tencrypt_core::offload::VnetHdr;
+use tencrypt_core::offload::{GsoType, VnetHdr};
 use thiserror::Error;
 
 use crate::name::InterfaceName;
-use crate::netlink::Netlink;
+use crate::probe;
+use crate::steering;
 use crate::sys;
-use crate::underlay::Link;
 
 const DRIVER: &str = "/dev/net/tun";
 
@@ -22,16 +21,62 @@ const DRIVER: &str = "/dev/net/tun";
 /// (include/uapi/linux/if_tun.h). Non-persistent: the device goes with its last descriptor.
 const FLAGS: i32 = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_TUN_EXCL;
 
-/// `TUN_F_*`: the reader takes nothing unfinished, neither checksums nor super-packets.
-const OFFLOAD: u32 = 0;
+/// Added for a device of several queues, each with a descriptor of its own.
+const MULTI_QUEUE: i32 = libc::IFF_MULTI_QUEUE;
 
-/// A TUN device and its queue, non-blocking. It exists for as long as this value does.
+/// `TUN_F_*` of include/uapi/linux/if_tun.h: unfinished checksums, TCP super-packets, UDP super-packets (Linux 6.2).
+const CHECKSUM: u32 = 0x01;
+const TCP: u32 = 0x02 | 0x04;
+const UDP: u32 = 0x20 | 0x40;
+
+/// What a device and its user may leave unfinished to each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(clippy::exhaustive_enums, reason = "a choice of the caller's, with nothing between")]
+pub enum Offload {
+    /// Nothing: single packets with finished checksums.
+    #[default]
+    None,
+    /// All that the kernel offers of checksums and of TCP and UDP super-packets. Not `TUN_F_TSO_ECN`: the few
+    /// super-packets that carry CWR are cut by the kernel, which knows that it belongs on the first segment only.
+    All,
+}
+
+/// What the kernel leaves unfinished in packets it hands to the reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(clippy::exhaustive_structs, reason = "the driver's features for a layer 3 device")]
+pub struct Offloads {
+    /// TCP and UDP checksums.
+    pub checksum: bool,
+    /// The cutting of TCP super-packets, of both families.
+    pub tcp: bool,
+    /// The cutting of UDP super-packets (`UDP_SEGMENT`), of both families.
+    pub udp: bool,
+}
+
+/// System calls that moved a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Calls {
+    /// Out of the device.
+    pub reads: u64,
+    /// Into the device.
+    pub writes: u64,
+}
+
+/// A TUN device and its queue, or one of its queues, non-blocking. The device exists for as long as a queue of it does.
 ///
-/// Reading and writing take `&self`: one thread may read while another writes; each call is one packet.
+/// Reading and writing take `&self`: one thread may read while another writes; each call is one packet, which may be a
+/// super-packet where [`Offload`] allows.
 #[derive(Debug)]
 pub struct TunDevice {
     file: File,
     name: InterfaceName,
+    offloads: Offloads,
+    gso_writes: AtomicBool,
+    gso_udp_writes: AtomicBool,
+    // Added to, not stored: exact whoever shares the device, for a few nanoseconds a system call.
+    reads: AtomicU64,
+    writes: AtomicU64,
 }
 
 /// A device that cannot be created.
@@ -44,6 +89,10 @@ pub enum DeviceError {
     /// `/dev/net/tun` is absent or has no driver.
     #[error("no TUN driver")]
     NoDriver(#[source] io::Error),
+    /// The kernel does not let this process choose the queue of a packet, so that a device of several queues would mix
+    /// up the lanes. `PermissionDenied` without `CAP_BPF` outside every user namespace.
+    #[error("the kernel refuses the program that steers flows to queues")]
+    SteeringRefused(#[source] io::Error),
     /// Any other failure; `PermissionDenied` without `CAP_NET_ADMIN` or access to `/dev/net/tun`.
     #[error("cannot create a TUN device")]
     Io(#[from] io::Error),
@@ -89,19 +138,82 @@ impl TunDevice {
     /// # Errors
     /// [`DeviceError`].
     pub fn create(name: InterfaceName) -> Result<Self, DeviceError> {
-        let opened = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DRIVER);
-        let file = opened.map_err(|error| match error.raw_os_error() {
-            Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => DeviceError::NoDriver(error),
-            _ => DeviceError::Io(error),
-        })?;
-        sys::tun_set_iff(file.as_fd(), &name, FLAGS).map_err(|error| match error.raw_os_error() {
+        Self::create_with(name, Offload::None)
+    }
+
+    /// As [`create`](Self::create), with these offloads as far as the kernel has them: see
+    /// [`offloads`](Self::offloads), [`gso_writes`](Self::gso_writes) and [`gso_udp_writes`](Self::gso_udp_writes).
+    ///
+    /// # Errors
+    /// [`DeviceError`]; not for lack of an offload.
+    pub fn create_with(name: InterfaceName, wanted: Offload) -> Result<Self, DeviceError> {
+        Self::first(name, wanted, FLAGS)
+    }
+
+    /// As [`create_with`](Self::create_with), with this many queues: in each, what the kernel sends of the flows whose
+    /// [`steer`](crate::steer)ing hash it is, modulo the number of queues. Packets written to any of them come in alike.
+    ///
+    /// The device goes with the last of its queues. While one is missing the kernel spreads all flows anew over those
+    /// left.
+    ///
+    /// # Errors
+    /// [`DeviceError`]; [`DeviceError::SteeringRefused`] for more than one queue only.
+    pub fn create_queues(
+        name: InterfaceName,
+        wanted: Offload,
+        queues: NonZeroU8,
+    ) -> Result<Vec<Self>, DeviceError> {
+        if queues.get() == 1 {
+            return Ok(vec![Self::create_with(name, wanted)?]);
+        }
+        let first = Self::first(name, wanted, FLAGS | MULTI_QUEUE)?;
+        steering::attach(first.as_fd()).map_err(DeviceError::SteeringRefused)?;
+        let mut devices = Vec::with_capacity(queues.get().into());
+        devices.push(first);
+        for _ in 1..queues.get() {
+            let next = devices[0].another()?;
+            devices.push(next);
+        }
+        Ok(devices)
+    }
+
+    fn first(name: InterfaceName, wanted: Offload, flags: i32) -> Result<Self, DeviceError> {
+        let file = open()?;
+        sys::tun_set_iff(file.as_fd(), &name, flags).map_err(|error| match error.raw_os_error() {
             // IFF_TUN_EXCL on an idle device, any flag on one in use, and on a device that is not TUN.
             Some(libc::EBUSY | libc::EEXIST | libc::EINVAL) => DeviceError::NameTaken,
             _ => DeviceError::Io(error),
         })?;
         sys::tun_set_vnet_header(file.as_fd(), VnetHdr::LEN as i32)?;
-        sys::tun_set_offload(file.as_fd(), OFFLOAD)?;
-        Ok(Self { file, name })
+        let offloads = negotiate(file.as_fd(), wanted)?;
+        let device = Self::of(file, name, offloads);
+        if wanted == Offload::All {
+            device.gso_writes.store(device.accepts(&probe::tcp()), Ordering::Relaxed);
+            device.gso_udp_writes.store(device.accepts(&probe::udp()), Ordering::Relaxed);
+        }
+        Ok(device)
+    }
+
+    /// Another queue of a device of several. Header size and offloads are the device's.
+    fn another(&self) -> Result<Self, DeviceError> {
+        let file = open()?;
+        sys::tun_set_iff(file.as_fd(), &self.name, (FLAGS | MULTI_QUEUE) & !libc::IFF_TUN_EXCL)?;
+        let queue = Self::of(file, self.name, self.offloads);
+        queue.gso_writes.store(self.gso_writes(), Ordering::Relaxed);
+        queue.gso_udp_writes.store(self.gso_udp_writes(), Ordering::Relaxed);
+        Ok(queue)
+    }
+
+    fn of(file: File, name: InterfaceName, offloads: Offloads) -> Self {
+        Self {
+            file,
+            name,
+            offloads,
+            gso_writes: AtomicBool::new(false),
+            gso_udp_writes: AtomicBool::new(false),
+            reads: AtomicU64::new(0),
+            writes: AtomicU64::new(0),
+        }
     }
 
     /// The device's name.
@@ -110,8 +222,35 @@ impl TunDevice {
         self.name
     }
 
-    /// Reads one packet, header first; does not wait. `buf` must have room for the header and the largest packet: what
-    /// does not fit is cut off.
+    /// What the kernel leaves unfinished in what [`read`](Self::read) returns. Nothing is left unfinished that is not
+    /// said here.
+    #[must_use]
+    pub fn offloads(&self) -> Offloads {
+        self.offloads
+    }
+
+    /// Whether the kernel takes TCP super-packets. False without [`Offload::All`]; otherwise found out at creation, and
+    /// false for good once it has refused one: kernels with commit e269d79c7d35 (6.11-rc1 and its backports, until
+    /// 89add40066f9) refuse some by their size. Each queue finds out for itself.
+    #[must_use]
+    pub fn gso_writes(&self) -> bool {
+        self.gso_writes.load(Ordering::Relaxed)
+    }
+
+    /// As [`gso_writes`](Self::gso_writes), for UDP super-packets, which Linux knows since 6.2.
+    #[must_use]
+    pub fn gso_udp_writes(&self) -> bool {
+        self.gso_udp_writes.load(Ordering::Relaxed)
+    }
+
+    /// System calls that moved a packet so far.
+    #[must_use]
+    pub fn calls(&self) -> Calls {
+        Calls { reads: self.reads.load(Ordering::Relaxed), writes: self.writes.load(Ordering::Relaxed) }
+    }
+
+    /// Reads one packet, header first; does not wait. `buf` must have room for the header and the largest packet, which
+    /// is 65,535 bytes with offloads: what does not fit is cut off.
     ///
     /// # Errors
     /// What the kernel reports beside the cases of [`Received`].
@@ -126,6 +265,7 @@ impl TunDevice {
             }
             Err(error) => return Err(error),
         };
+        self.reads.fetch_add(1, Ordering::Relaxed);
         let header = buf.get(..length).map_or(&[][..], |packet| packet);
         Ok(match VnetHdr::decode(header) {
             Ok(vnet) => Received::Packet { vnet, len: length - VnetHdr::LEN },
@@ -138,11 +278,32 @@ impl TunDevice {
     /// # Errors
     /// What the kernel reports beside the cases of [`Delivered`].
     pub fn write(&self, vnet: VnetHdr, packet: &[u8]) -> io::Result<Delivered> {
-        match (&self.file).write_vectored(&[IoSlice::new(&vnet.encode()), IoSlice::new(packet)]) {
-            Ok(_) => Ok(Delivered::Done),
+        self.write_parts(&[IoSlice::new(&vnet.encode()), IoSlice::new(packet)])
+    }
+
+    /// As [`write`](Self::write), for a packet in pieces: one `writev`, which copies nothing in user space. The first
+    /// slice is the encoded header of [`VnetHdr::LEN`] bytes, the others are the packet; at most 1,024 in all
+    /// (`UIO_MAXIOV`), those after it are not written.
+    ///
+    /// A refused super-packet ends [`gso_writes`](Self::gso_writes) or [`gso_udp_writes`](Self::gso_udp_writes); its
+    /// segments may be written one by one.
+    ///
+    /// # Errors
+    /// What the kernel reports beside the cases of [`Delivered`].
+    pub fn write_parts(&self, slices: &[IoSlice<'_>]) -> io::Result<Delivered> {
+        match (&self.file).write_vectored(slices) {
+            Ok(0) => Ok(Delivered::Refused),
+            Ok(_) => {
+                self.writes.fetch_add(1, Ordering::Relaxed);
+                Ok(Delivered::Done)
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Delivered::Full),
             Err(error) => match error.raw_os_error() {
-                Some(libc::EINVAL) => Ok(Delivered::Refused),
+                // EMSGSIZE: more pages than a packet can have.
+                Some(libc::EINVAL | libc::EMSGSIZE) => {
+                    self.remember_refusal(slices);
+                    Ok(Delivered::Refused)
+                }
                 // tun_get_user: the device is down; tun_get: it is gone.
                 Some(libc::EIO | libc::EBADFD) => Ok(Delivered::Down),
                 Some(libc::ENOMEM | libc::ENOBUFS | libc::EINTR) => Ok(Delivered::Full),
@@ -150,6 +311,55 @@ impl TunDevice {
             },
         }
     }
+
+    #[cold]
+    fn remember_refusal(&self, slices: &[IoSlice<'_>]) {
+        let header = slices.first().map(|header| VnetHdr::decode(header));
+        match header {
+            Some(Ok(VnetHdr { gso_type: GsoType::TcpV4 | GsoType::TcpV6, .. })) => {
+                self.gso_writes.store(false, Ordering::Relaxed);
+            }
+            Some(Ok(VnetHdr { gso_type: GsoType::UdpL4, .. })) => {
+                self.gso_udp_writes.store(false, Ordering::Relaxed);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the kernel takes a header of this kind. The device must be down: the header is looked at before that is
+    /// found (`tun_get_user`, drivers/net/tun.c, since Linux 5.1; before, nothing is refused here), so that the packet
+    /// goes nowhere. Only the link's count of dropped packets grows by one.
+    fn accepts(&self, (vnet, packet): &(VnetHdr, Vec<u8>)) -> bool {
+        let written = (&self.file).write_vectored(&[IoSlice::new(&vnet.encode()), IoSlice::new(packet)]);
+        !matches!(written, Err(error) if error.raw_os_error() == Some(libc::EINVAL))
+    }
+}
+
+fn open() -> Result<File, DeviceError> {
+    let opened = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DRIVER);
+    opened.map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => DeviceError::NoDriver(error),
+        _ => DeviceError::Io(error),
+    })
+}
+
+/// Sets what the reader takes unfinished, also when that is nothing: a device keeps its mask for its next user.
+fn negotiate(file: BorrowedFd<'_>, wanted: Offload) -> io::Result<Offloads> {
+    let all = Offloads { checksum: true, tcp: true, udp: true };
+    if wanted == Offload::All {
+        // A kernel that knows not all of a mask refuses the whole (EINVAL).
+        for (mask, offloads) in
+            [(CHECKSUM | TCP | UDP, all), (CHECKSUM | TCP, Offloads { udp: false, ..all })]
+        {
+            match sys::tun_set_offload(file, mask) {
+                Ok(()) => return Ok(offloads),
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    sys::tun_set_offload(file, 0)?;
+    Ok(Offloads::default())
 }
 
 impl AsFd for TunDevice {
@@ -162,49 +372,4 @@ impl AsRawFd for TunDevice {
     fn as_raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }
-}
-
-/// Sets MTU and queue length (packets) of a link and brings it up.
-pub(crate) fn bring_up(netlink: &mut Netlink, link: Link, mtu: u32, queue: u32) -> io::Result<()> {
-    let change = LinkUnspec::new_with_index(link.index).mtu(mtu).txqueuelen(queue).up().build();
-    netlink.request(RouteNetlinkMessage::SetLink(change), 0).map(drop)
-}
-
-/// Sets the MTU of a link in bytes.
-pub(crate) fn set_mtu(netlink: &mut Netlink, link: Link, mtu: u32) -> io::Result<()> {
-    let change = LinkUnspec::new_with_index(link.index).mtu(mtu).build();
-    netlink.request(RouteNetlinkMessage::SetLink(change), 0).map(drop)
-}
-
-/// Takes a link down.
-pub(crate) fn take_down(netlink: &mut Netlink, link: Link) -> io::Result<()> {
-    let change = LinkUnspec::new_with_index(link.index).down().build();
-    netlink.request(RouteNetlinkMessage::SetLink(change), 0).map(drop)
-}
-
-/// Removes the TUN device `name`, whoever holds it; false: there is none of this name and kind.
-pub(crate) fn remove(netlink: &mut Netlink, name: InterfaceName) -> io::Result<bool> {
-    let mut query = LinkMessage::default();
-    query.attributes.push(LinkAttribute::IfName(name.as_str().to_owned()));
-    let answers = match netlink.request(RouteNetlinkMessage::GetLink(query), 0) {
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(false),
-        answers => answers?,
-    };
-    let index = answers.iter().find_map(|answer| match answer {
-        RouteNetlinkMessage::NewLink(link) if is_tun(link) => Some(link.header.index),
-        _ => None,
-    });
-    let Some(index) = index else { return Ok(false) };
-    let gone = LinkUnspec::new_with_index(index).build();
-    match netlink.request(RouteNetlinkMessage::DelLink(gone), 0) {
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(false),
-        result => result.map(|_| true),
-    }
-}
-
-fn is_tun(link: &LinkMessage) -> bool {
-    link.attributes.iter().any(|attribute| match attribute {
-        LinkAttribute::LinkInfo(info) => info.contains(&LinkInfo::Kind(InfoKind::Tun)),
-        _ => false,
-    })
 }

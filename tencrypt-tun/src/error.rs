@@ -100,6 +100,13 @@ pub enum CaptureError {
         /// Why.
         source: io::Error,
     },
+    /// The kernel does not let this process choose the queue of a packet, which more than one queue needs:
+    /// `PermissionDenied` without `CAP_BPF` outside every user namespace.
+    #[error("the kernel refuses the program that steers flows to queues")]
+    SteeringRefused {
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The caller lacks `CAP_NET_ADMIN` in the namespace (or, for the TUN driver, access to `/dev/net/tun`).
     #[error("no permission to {step}")]
     Permission {

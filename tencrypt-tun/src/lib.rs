@@ -12,24 +12,27 @@ mod capture;
 mod device;
 mod enforce;
 mod error;
+mod link;
 mod monitor;
 mod name;
 mod netlink;
 mod netns;
 mod nft;
 mod plan;
+mod probe;
 mod ranges;
 mod raw;
 mod routing;
 mod ruleset;
 mod sock_diag;
 mod sockets;
+mod steering;
 mod sys;
 mod sysctl;
 mod underlay;
 
 pub use capture::{Capture, Cleaned, Followed};
-pub use device::{Delivered, DeviceError, Received, TunDevice};
+pub use device::{Calls, Delivered, DeviceError, Offload, Offloads, Received, TunDevice};
 pub use enforce::Counters;
 pub use error::{CaptureError, Occupied, Step};
 pub use monitor::{Change, Monitor};
@@ -39,6 +42,7 @@ pub use plan::{CapturePlan, UnknownSources};
 pub use raw::RawSockets;
 pub use sock_diag::SocketTable;
 pub use sockets::{bind_to_interface, forbid_fragmentation, mark_socket, set_buffers};
+pub use steering::steer;
 pub use underlay::Mtu;
 
 /// The firewall mark of the tunnel's own packets (DESIGN section 6): what bears it is routed by the main table and

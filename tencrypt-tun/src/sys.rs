@@ -2,19 +2,51 @@
 
 #![expect(
     unsafe_code,
-    reason = "ioctl, setns, setsockopt and poll have no safe wrapper in this crate's dependencies"
+    reason = "ioctl, bpf, setns, setsockopt and poll have no safe wrapper in this crate's dependencies"
 )]
 
 use std::ffi::c_int;
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::time::Duration;
 
 use crate::name::InterfaceName;
 
 /// `NS_GET_NSTYPE`, `_IO(0xb7, 0x3)` (include/uapi/linux/nsfs.h).
 const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+
+/// `TUNSETSTEERINGEBPF`, `_IOR('T', 224, int)` (include/uapi/linux/if_tun.h).
+const TUNSETSTEERINGEBPF: libc::Ioctl = libc::_IOR::<c_int>(b'T' as u32, 224);
+
+/// `BPF_PROG_LOAD` and `BPF_PROG_TYPE_SOCKET_FILTER` (include/uapi/linux/bpf.h).
+const BPF_PROG_LOAD: c_int = 5;
+const SOCKET_FILTER: u32 = 1;
+
+/// `struct bpf_insn` (include/uapi/linux/bpf.h).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Instruction {
+    pub(crate) code: u8,
+    /// Destination and source, four bits each.
+    pub(crate) registers: u8,
+    pub(crate) offset: i16,
+    pub(crate) immediate: i32,
+}
+
+/// The part of `union bpf_attr` that `BPF_PROG_LOAD` has had from the start.
+#[repr(C, align(8))]
+struct ProgramLoad {
+    kind: u32,
+    count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+}
 
 /// Moves the calling thread, and no other, into the network namespace `namespace` refers to.
 pub(crate) fn enter_netns(namespace: BorrowedFd<'_>) -> io::Result<()> {
@@ -55,6 +87,36 @@ pub(crate) fn tun_set_offload(file: BorrowedFd<'_>, flags: u32) -> io::Result<()
     let argument = libc::c_ulong::from(flags);
     // SAFETY: TUNSETOFFLOAD takes its argument by value.
     checked(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD as libc::Ioctl, argument) }).map(drop)
+}
+
+/// `TUNSETSTEERINGEBPF`: the program whose result chooses the queue of a packet. The device keeps the program.
+pub(crate) fn tun_set_steering(file: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let program: c_int = program.as_raw_fd();
+    // SAFETY: TUNSETSTEERINGEBPF reads one int, which lives across the call.
+    checked(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETSTEERINGEBPF, &raw const program) }).map(drop)
+}
+
+/// Loads a program that looks at packets.
+pub(crate) fn bpf_load_socket_filter(instructions: &[Instruction]) -> io::Result<OwnedFd> {
+    let load = ProgramLoad {
+        kind: SOCKET_FILTER,
+        count: u32::try_from(instructions.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?,
+        instructions: instructions.as_ptr().expose_provenance() as u64,
+        // It calls nothing that asks for a licence.
+        license: c"MIT OR Apache-2.0".as_ptr().expose_provenance() as u64,
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+        kernel_version: 0,
+        flags: 0,
+    };
+    // SAFETY: the kernel reads size_of::<ProgramLoad>() bytes of `load`, `count` instructions and a string with its zero
+    // byte, all of which live across the call; it writes nothing.
+    let file =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, size_of::<ProgramLoad>()) };
+    let file = checked(RawFd::try_from(file).unwrap_or(-1))?;
+    // SAFETY: a new descriptor that nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(file) })
 }
 
 /// Sets an option whose value is an `int`.

@@ -3,7 +3,7 @@
 use std::{
     fmt, io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd},
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -25,6 +25,22 @@ pub enum Family {
     V4,
     /// IPv6.
     V6,
+}
+
+impl Family {
+    pub(crate) fn of(address: SocketAddr) -> Self {
+        match address {
+            SocketAddr::V4(_) => Self::V4,
+            SocketAddr::V6(_) => Self::V6,
+        }
+    }
+
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::V4 => Self::V6,
+            Self::V6 => Self::V4,
+        }
+    }
 }
 
 impl fmt::Display for Family {
@@ -74,8 +90,8 @@ pub enum BindError {
 
 /// The sockets of a transport; at least one exists.
 pub(crate) struct Sockets {
-    pub(crate) v4: Option<Socket>,
-    pub(crate) v6: Option<Socket>,
+    v4: Option<Socket>,
+    v6: Option<Socket>,
     pub(crate) port: u16,
 }
 
@@ -99,6 +115,26 @@ impl Sockets {
                 Ok(v6) => return Self::from_sockets(v4, v6),
             }
         }
+    }
+
+    /// The socket of `family`.
+    pub(crate) fn of(&self, family: Family) -> Option<BorrowedFd<'_>> {
+        let socket = match family {
+            Family::V4 => self.v4.as_ref(),
+            Family::V6 => self.v6.as_ref(),
+        };
+        socket.map(AsFd::as_fd)
+    }
+
+    /// Applies `option` to every socket; whether all have it.
+    pub(crate) fn all<T>(&self, mut option: impl FnMut(BorrowedFd<'_>) -> io::Result<T>) -> bool {
+        let mut all = true;
+        for family in [Family::V4, Family::V6] {
+            if let Some(socket) = self.of(family) {
+                all &= option(socket).is_ok();
+            }
+        }
+        all
     }
 
     pub(crate) fn from_sockets(v4: Option<Socket>, v6: Option<Socket>) -> Result<Self, BindError> {

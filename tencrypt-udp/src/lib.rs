@@ -3,8 +3,14 @@
 //!
 //! [`UdpTransport`] implements [`DatagramSink`](tencrypt_core::DatagramSink), so a
 //! `Tunnel` seals straight into it. Records leave in the order in which they were committed, on
-//! [`flush`](UdpTransport::flush) or when the buffer is full. One record is one system call; there is no
-//! segmentation offload yet, and the core is told so by room for one record at a time.
+//! [`flush`](UdpTransport::flush) or when the buffer is full.
+//!
+//! Records for one destination that follow each other and are of one length, the last may be shorter, leave in one
+//! message, whether they were committed together or one by one: the kernel cuts it apart as late as it can
+//! (`UDP_SEGMENT`). What it joined on arrival (`UDP_GRO`) comes out of [`recv`](UdpTransport::recv) in one piece, with
+//! the stride in [`RecvMeta`](tencrypt_core::RecvMeta). A message is at most 64 records and one UDP datagram's length.
+//! Several messages that wait leave in one system call. Where a path takes no trains the records go one by one.
+//! [`set_offload`](UdpTransport::set_offload) switches all of that off.
 //!
 //! Nothing that a remote party or the network does is an `Err`: datagrams that do not fit are dropped and counted in
 //! [`UdpStats`], what the kernel learns about a path comes out of
@@ -27,8 +33,12 @@
 //! # }
 //! ```
 
+mod address;
 mod bind;
 mod path;
+mod receive;
+mod report;
+mod send;
 mod slab;
 mod sys;
 #[cfg(feature = "tokio")]
@@ -37,7 +47,8 @@ mod transport;
 
 pub use bind::{BindError, Family};
 pub use path::{PathError, PathErrorKind};
+pub use report::UdpStats;
 pub use slab::SendSlot;
 #[cfg(feature = "tokio")]
 pub use tokio::AsyncUdpTransport;
-pub use transport::{UdpStats, UdpTransport};
+pub use transport::{Offload, UdpTransport};

@@ -1,80 +1,165 @@
-//! The send buffer: records in the order of their commits, in one piece of memory that is never reallocated.
+//! The send buffer: messages in the order of their commits, in one piece of memory that is never reallocated.
+//!
+//! A message is what one `sendmsg` takes: one record, or several for one destination that the kernel cuts apart again
+//! (`UDP_SEGMENT`, udp(7)), all of one length but the last, which may be shorter. Commits that continue the last message
+//! become part of it, so packets that come one by one make trains too.
 
 use std::net::SocketAddr;
 
 use tencrypt_core::{Train, TrainSlot};
 
-/// Bytes of the buffer: two of the largest records, or 85 full-sized ones on a 1500-byte link.
+use crate::{address::RawAddress, sys::Outgoing};
+
+/// Bytes of the buffer: two of the largest messages. More would leave the cache before the kernel reads it.
 const BYTES: usize = 128 << 10;
 
-/// Records it takes; a 64 KB super-packet on a 1500-byte link makes 47.
-const RECORDS: usize = 64;
+/// Messages it takes.
+pub(crate) const MESSAGES: usize = 64;
 
-/// One record that waits to be sent.
+/// Records in a message: `UDP_MAX_SEGMENTS` of Linux before 6.9 (include/linux/udp.h; 128 since, and nothing tells
+/// which it is but a refusal). Full-sized records on a 1500-byte link never reach it: 44 fill the largest datagram.
+pub(crate) const SEGMENTS: u16 = 64;
+
+/// Bytes of the largest UDP payload: 65,535 less the UDP header, and for IPv4 less the IP header, which its length
+/// counts in (RFC 768, RFC 791 section 3.1, RFC 8200 section 3). The kernel holds a message to it as a whole.
+const V4_PAYLOAD: usize = 65_507;
+const V6_PAYLOAD: usize = 65_527;
+
+/// Records for one destination that wait to be sent.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Waiting {
+pub(crate) struct Message {
     pub(crate) to: SocketAddr,
-    pub(crate) at: usize,
-    pub(crate) len: usize,
-    pub(crate) ecn: u8,
+    address: RawAddress,
+    ecn: u8,
+    /// Bytes of every record but the last.
+    pub(crate) stride: u16,
+    /// At least 1.
+    pub(crate) records: u16,
+    /// The last record is as long as the others: one more may follow.
+    open: bool,
+    at: usize,
+    len: usize,
+}
+
+impl Message {
+    /// One datagram for the kernel with all records, which it cuts apart if there are several.
+    pub(crate) fn whole<'s>(&'s self, slab: &'s Slab) -> Outgoing<'s> {
+        let segment = if self.records > 1 { self.stride } else { 0 };
+        Outgoing { address: &self.address, bytes: slab.bytes_of(self), segment, ecn: self.ecn }
+    }
+
+    /// One datagram with `record` alone.
+    pub(crate) fn single<'s>(&'s self, record: &'s [u8]) -> Outgoing<'s> {
+        Outgoing { address: &self.address, bytes: record, segment: 0, ecn: self.ecn }
+    }
 }
 
 /// The buffer.
 pub(crate) struct Slab {
     bytes: Box<[u8]>,
     used: usize,
-    waiting: Vec<Waiting>,
+    messages: Vec<Message>,
+    /// Records a message may have.
+    segments: u16,
 }
 
 impl Slab {
-    pub(crate) fn new() -> Self {
-        Self { bytes: vec![0; BYTES].into(), used: 0, waiting: Vec::with_capacity(RECORDS) }
+    pub(crate) fn new(segments: u16) -> Self {
+        let messages = Vec::with_capacity(MESSAGES);
+        Self { bytes: vec![0; BYTES].into(), used: 0, messages, segments: segments.max(1) }
     }
 
-    /// Whether the first record of `want` fits.
+    /// Changes how many records the messages to come may have.
+    pub(crate) fn set_segments(&mut self, segments: u16) {
+        self.segments = segments.max(1);
+    }
+
+    /// Whether as much of `want` fits as one message takes. An empty buffer has room for any.
     pub(crate) fn has_room(&self, want: Train) -> bool {
-        self.waiting.len() < RECORDS && self.bytes.len() - self.used >= first_record(want)
+        self.messages.len() < MESSAGES && self.bytes.len() - self.used >= self.prefix(want).1
     }
 
-    /// Room for the first record of `want`.
+    /// Room for as much of `want` as one message takes.
     pub(crate) fn slot(&mut self, want: Train) -> Option<SendSlot<'_>> {
-        let len = first_record(want);
-        (len > 0 && self.has_room(want)).then_some(SendSlot { slab: self, to: want.to, ecn: want.ecn, len })
+        let (records, len) = self.prefix(want);
+        (len > 0 && self.has_room(want)).then_some(SendSlot { slab: self, want, records, len })
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.waiting.len()
+    pub(crate) fn messages(&self) -> &[Message] {
+        &self.messages
     }
 
-    /// The record committed as number `index` since the last [`clear`](Self::clear).
-    pub(crate) fn record(&self, index: usize) -> Option<(Waiting, &[u8])> {
-        let waiting = *self.waiting.get(index)?;
-        Some((waiting, self.bytes.get(waiting.at..waiting.at + waiting.len)?))
+    pub(crate) fn bytes_of(&self, message: &Message) -> &[u8] {
+        self.bytes.get(message.at..message.at + message.len).unwrap_or_default()
     }
 
     pub(crate) fn clear(&mut self) {
-        self.waiting.clear();
+        self.messages.clear();
         self.used = 0;
+    }
+
+    /// The longest prefix of `want` that one message takes: records and bytes.
+    fn prefix(&self, want: Train) -> (u16, usize) {
+        let stride = usize::from(record_len(want));
+        let longest = longest_payload(want.to);
+        if want.count <= 1 {
+            return (1, stride);
+        }
+        let total = stride * usize::from(want.count - 1) + usize::from(want.last.min(want.stride));
+        if want.count <= self.segments && total <= longest {
+            return (want.count, total);
+        }
+        let fit = longest.checked_div(stride).and_then(|fit| u16::try_from(fit).ok()).unwrap_or(u16::MAX);
+        let records = fit.min(self.segments).min(want.count - 1).max(1);
+        (records, stride * usize::from(records))
+    }
+
+    /// Appends `len` bytes behind what is there, as records of `stride` bytes.
+    fn append(&mut self, to: SocketAddr, ecn: u8, stride: u16, len: usize) {
+        // Not the caller's count: the kernel cuts by length.
+        let records = len.div_ceil(usize::from(stride)) as u16;
+        let stride = if records == 1 { len as u16 } else { stride };
+        let full = len == usize::from(stride) * usize::from(records);
+        let at = self.used;
+        self.used += len;
+        if let Some(last) = self.messages.last_mut()
+            && last.open
+            && (last.to, last.ecn) == (to, ecn)
+            && (stride == last.stride || records == 1 && stride < last.stride)
+            && last.len + len <= longest_payload(to)
+            && last.records + records <= self.segments
+        {
+            last.len += len;
+            last.records += records;
+            last.open = full && stride == last.stride;
+            return;
+        }
+        let address = RawAddress::from(to);
+        self.messages.push(Message { to, address, ecn, stride, records, open: full, at, len });
     }
 }
 
-/// Bytes of a train's first record.
-fn first_record(want: Train) -> usize {
-    usize::from(if want.count <= 1 { want.last } else { want.stride })
+fn longest_payload(to: SocketAddr) -> usize {
+    if to.is_ipv4() { V4_PAYLOAD } else { V6_PAYLOAD }
 }
 
-/// Room for one record in a [`UdpTransport`](crate::UdpTransport).
+/// Bytes of a train's first record.
+fn record_len(want: Train) -> u16 {
+    if want.count <= 1 { want.last } else { want.stride }
+}
+
+/// Room for the first records of a train in a [`UdpTransport`](crate::UdpTransport).
 #[must_use = "nothing is sent without a commit"]
 pub struct SendSlot<'s> {
     slab: &'s mut Slab,
-    to: SocketAddr,
-    ecn: u8,
+    want: Train,
+    records: u16,
     len: usize,
 }
 
 impl TrainSlot for SendSlot<'_> {
     fn records(&self) -> u16 {
-        1
+        self.records
     }
 
     fn buffer(&mut self) -> &mut [u8] {
@@ -83,90 +168,13 @@ impl TrainSlot for SendSlot<'_> {
     }
 
     fn commit(self, records: u16, len: usize) {
-        let len = len.min(self.len);
-        if records == 0 || len == 0 {
-            return;
+        let stride = record_len(self.want);
+        let len = len.min(self.len).min(usize::from(stride) * usize::from(records));
+        if len > 0 {
+            self.slab.append(self.want.to, self.want.ecn, stride, len);
         }
-        let at = self.slab.used;
-        self.slab.waiting.push(Waiting { to: self.to, at, len, ecn: self.ecn });
-        self.slab.used += len;
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn train(stride: u16, count: u16, last: u16) -> Train {
-        Train { to: SocketAddr::from(([192, 0, 2, 1], 8362)), stride, count, last, ecn: 0 }
-    }
-
-    fn put(slab: &mut Slab, fill: u8, len: u16) -> bool {
-        let Some(mut slot) = slab.slot(train(len, 1, len)) else { return false };
-        slot.buffer().fill(fill);
-        slot.commit(1, usize::from(len));
-        true
-    }
-
-    #[test]
-    fn a_train_gets_room_for_its_first_record_only() {
-        let mut slab = Slab::new();
-        let mut slot = slab.slot(train(1_400, 44, 90)).unwrap();
-        assert_eq!((slot.records(), slot.buffer().len()), (1, 1_400));
-        drop(slot);
-        assert_eq!(slab.slot(train(1_400, 1, 90)).unwrap().buffer().len(), 90);
-    }
-
-    #[test]
-    fn records_keep_their_order_and_bytes() {
-        let mut slab = Slab::new();
-        assert!(put(&mut slab, 1, 10) && put(&mut slab, 2, 20));
-        assert_eq!(slab.record(0).unwrap().1, [1; 10]);
-        assert_eq!(slab.record(1).unwrap().1, [2; 20]);
-        assert!(slab.record(2).is_none());
-    }
-
-    #[test]
-    fn a_dropped_slot_leaves_nothing_behind() {
-        let mut slab = Slab::new();
-        assert!(put(&mut slab, 1, 10));
-        let mut slot = slab.slot(train(50, 1, 50)).unwrap();
-        slot.buffer().fill(9);
-        drop(slot);
-        assert!(put(&mut slab, 2, 10));
-        assert_eq!(slab.len(), 2);
-        assert_eq!(slab.record(1).unwrap().1, [2; 10]);
-    }
-
-    #[test]
-    fn a_shorter_commit_gives_the_rest_back() {
-        let mut slab = Slab::new();
-        let mut slot = slab.slot(train(100, 1, 100)).unwrap();
-        slot.buffer()[..3].copy_from_slice(b"abc");
-        slot.commit(1, 3);
-        assert!(put(&mut slab, 2, 4));
-        assert_eq!(slab.record(0).unwrap().1, b"abc");
-        assert_eq!(slab.record(1).unwrap().0.at, 3);
-    }
-
-    #[test]
-    fn a_commit_of_nothing_sends_nothing() {
-        let mut slab = Slab::new();
-        slab.slot(train(100, 1, 100)).unwrap().commit(0, 100);
-        slab.slot(train(100, 1, 100)).unwrap().commit(1, 0);
-        assert_eq!(slab.len(), 0);
-        assert!(slab.slot(train(0, 1, 0)).is_none());
-    }
-
-    #[test]
-    fn a_full_slab_refuses_until_it_is_cleared() {
-        let mut slab = Slab::new();
-        assert!(put(&mut slab, 1, u16::MAX) && put(&mut slab, 2, u16::MAX));
-        assert!(!put(&mut slab, 3, 1_400));
-        slab.clear();
-        for _ in 0..RECORDS {
-            assert!(put(&mut slab, 4, 1));
-        }
-        assert!(!put(&mut slab, 5, 1));
-    }
-}
+mod tests;

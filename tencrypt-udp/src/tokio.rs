@@ -13,7 +13,7 @@ use tokio::{
     net::UdpSocket,
 };
 
-use crate::{Family, UdpTransport, transport::Receipt};
+use crate::{Family, UdpTransport, receive::Receipt};
 
 /// A [`UdpTransport`] whose receiving waits.
 pub struct AsyncUdpTransport {
@@ -39,7 +39,7 @@ impl AsyncUdpTransport {
         Ok(Self { transport, registered })
     }
 
-    /// Receives one datagram, or returns `None` when path errors wait to be polled. Cancelling loses nothing.
+    /// Receives one datagram or train, or returns `None` when path errors wait to be polled. Cancelling loses nothing.
     ///
     /// # Errors
     /// As [`UdpTransport::recv`].

@@ -19,7 +19,8 @@ use std::{
 };
 
 use tencrypt_core::{
-    Event, Outbound, PacketSink, SinkFull, TunPacket, Tunnel, offload::VnetHdr, packet::Opened,
+    Event, Outbound, PacketSink, SinkFull, TunPacket, Tunnel,
+    offload::{Opened, VnetHdr},
 };
 use tencrypt_examples::{Failure, demonstration_keys, pod};
 use tencrypt_lab::{self as lab, Entered, Node, PLAIN_MTU, Ping, Pod, Sniffer, Watch};

@@ -12,10 +12,13 @@ use std::{
 };
 
 use ipnet::IpNet;
-use tencrypt_core::directory::Fact;
+use tencrypt_core::{CipherSuite, directory::Fact};
 
 pub use self::error::ConfigError;
-use crate::files::{self, ReadError};
+use crate::{
+    files::{self, ReadError},
+    offload::Offload,
+};
 
 /// Longest configuration file in bytes: some 10,000 facts.
 pub const LIMIT: u64 = 1 << 20;
@@ -44,6 +47,8 @@ pub struct Tenant {
     pub project: Option<String>,
     /// The key file; relative paths start at the configuration file.
     pub key_file: PathBuf,
+    /// The cipher of every session; the same in all pods of the tenant.
+    pub suite: CipherSuite,
 }
 
 /// What is captured where.
@@ -60,6 +65,8 @@ pub struct Network {
     pub protected: Vec<IpNet>,
     /// Addresses in them that are left alone.
     pub exempt: Vec<IpNet>,
+    /// What is left to the kernel.
+    pub offload: Offload,
 }
 
 /// What is done with what nobody classified.

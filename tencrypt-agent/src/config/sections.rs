@@ -6,12 +6,16 @@ use std::{
 };
 
 use ipnet::IpNet;
-use tencrypt_core::directory::{Class, Fact, FactSource};
+use tencrypt_core::{
+    CipherSuite,
+    directory::{Class, Fact, FactSource},
+};
 
 use super::{
     Config, ConfigError, Dns, External, Network, Policy, Tenant, Unknown,
     document::{Document, Section, Value},
 };
+use crate::offload::Offload;
 
 /// The default UDP port (wire format, DESIGN section 8).
 const UDP_PORT: u16 = 8362;
@@ -28,8 +32,8 @@ pub(super) fn config(text: &str, path: &Path) -> Result<Config, ConfigError> {
     let root = Section::root(document, table.get_ref(), &["tenant", "network", "policy", "dns", "fact"])?;
     // Keys first, everywhere: a mistyped one explains why another is missing.
     let sections = [
-        root.section("tenant", &["project", "key_file"])?,
-        root.section("network", &["interface", "tun", "port", "protected", "exempt", "lanes"])?,
+        root.section("tenant", &["project", "key_file", "suite"])?,
+        root.section("network", &["interface", "tun", "port", "protected", "exempt", "lanes", "offload"])?,
         root.section("policy", &["unknown", "external", "enforce"])?,
         root.section("dns", &["capture", "upstream", "resolv_conf"])?,
     ];
@@ -46,7 +50,9 @@ fn read_tenant(section: &Section<'_>, path: &Path) -> Result<Tenant, ConfigError
     if key_file.string()?.is_empty() {
         return Err(key_file.refuse("is empty"));
     }
-    Ok(Tenant { project, key_file: beside(path, key_file.string()?) })
+    let suites = CipherSuite::ALL.map(|suite| (suite.name(), suite));
+    let suite = section.value("suite").map_or(Ok(CipherSuite::Aes256Gcm), |value| value.one_of(&suites))?;
+    Ok(Tenant { project, key_file: beside(path, key_file.string()?), suite })
 }
 
 fn read_network(section: &Section<'_>) -> Result<Network, ConfigError> {
@@ -80,7 +86,8 @@ fn read_network(section: &Section<'_>) -> Result<Network, ConfigError> {
             return Err(value.refuse("link-local addresses are never encrypted"));
         }
     }
-    Ok(Network { interface, tun, port, protected, exempt })
+    let offload = section.value("offload").map_or(Ok(Offload::All), |value| value.one_of(&Offload::NAMES))?;
+    Ok(Network { interface, tun, port, protected, exempt, offload })
 }
 
 fn read_policy(section: &Section<'_>) -> Result<Policy, ConfigError> {

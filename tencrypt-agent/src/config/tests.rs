@@ -36,13 +36,18 @@ fn the_smallest_configuration_gets_the_documented_defaults() {
     assert_eq!(
         config,
         Config {
-            tenant: Tenant { project: None, key_file: "/etc/tencrypt/k".into() },
+            tenant: Tenant {
+                project: None,
+                key_file: "/etc/tencrypt/k".into(),
+                suite: CipherSuite::Aes256Gcm,
+            },
             network: Network {
                 interface: "eth0".into(),
                 tun: "tenc0".into(),
                 port: 8362,
                 protected: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/16".parse().unwrap()],
                 exempt: vec![],
+                offload: Offload::All,
             },
             policy: Policy { unknown: Unknown::Drop, external: External::Dns, enforce: true },
             dns: Dns { capture: true, upstream: vec![], resolv_conf: None },
@@ -58,6 +63,7 @@ fn every_key_is_read() {
 [tenant]
 project = "shop"
 key_file = "/run/secrets/tenant.key"
+suite = "chacha20-poly1305"
 [network]
 interface = "net1"
 tun = "tun7"
@@ -65,6 +71,7 @@ port = 0x2001
 protected = ["10.96.0.0/12", "10.244.0.0/16"]
 exempt = ["10.244.1.2", "10.244.1.0/31"]
 lanes = 1
+offload = "udp"
 [policy]
 unknown = "plain"
 external = "directory"
@@ -93,6 +100,7 @@ class = "external"
     assert_eq!(config.tenant.key_file, Path::new("/run/secrets/tenant.key"));
     assert_eq!((config.network.interface.as_str(), config.network.tun.as_str()), ("net1", "tun7"));
     assert_eq!((config.network.port, config.network.exempt.len()), (0x2001, 1));
+    assert_eq!((config.tenant.suite, config.network.offload), (CipherSuite::ChaCha20Poly1305, Offload::Udp));
     assert_eq!(
         config.policy,
         Policy { unknown: Unknown::Plain, external: External::Directory, enforce: false }

@@ -31,6 +31,8 @@ pub(crate) struct Finding<'d> {
     pub(crate) fact: Option<&'d Fact>,
     /// Decided because the address was seen internal before.
     pub(crate) sticky: bool,
+    /// When a statement that was looked at ends; until then time alone changes nothing.
+    pub(crate) until: Option<Instant>,
 }
 
 /// The base and the delta, looked at together.
@@ -52,6 +54,7 @@ impl<'d> View<'d> {
         let sticky = self.delta.is_sticky(address);
         let authority = self.longest(address, now, FactSource::is_authoritative);
         let hint = self.longest(address, now, |source| !source.is_authoritative());
+        let until = authority.iter().chain(&hint).filter_map(|fact| fact.expires).min();
         if let Some(fact) = authority {
             let raised = hint.filter(|hint| {
                 hint.class == Class::Internal && hint.prefix.prefix_len() > fact.prefix.prefix_len()
@@ -61,17 +64,17 @@ impl<'d> View<'d> {
                 && fact.class != Class::Internal
                 && fact.prefix.prefix_len() < fact.prefix.max_prefix_len();
             if narrower_sticky {
-                return Finding { standing: Standing::Internal, fact: None, sticky: true };
+                return Finding { standing: Standing::Internal, fact: None, sticky: true, until };
             }
             let standing = match fact.class {
                 Class::Internal => Standing::Internal,
                 Class::External => Standing::External,
                 Class::Exempt => Standing::Exempt,
             };
-            return Finding { standing, fact: Some(fact), sticky: false };
+            return Finding { standing, fact: Some(fact), sticky: false, until };
         }
         if sticky {
-            return Finding { standing: Standing::Internal, fact: hint, sticky: true };
+            return Finding { standing: Standing::Internal, fact: hint, sticky: true, until };
         }
         let protected = self.is_protected(address);
         let standing = match hint.map(|fact| fact.class) {
@@ -82,15 +85,15 @@ impl<'d> View<'d> {
             _ if protected => Standing::Unknown,
             _ => Standing::External,
         };
-        Finding { standing, fact: hint, sticky: false }
+        Finding { standing, fact: hint, sticky: false, until }
     }
 
-    /// The longest live fact that names an owner of `address`.
-    pub(crate) fn owner(&self, address: IpAddr, now: Instant) -> Option<(IpNet, PeerId)> {
+    /// The longest live fact that names an owner of `address`: its prefix, the owner, and when it ends.
+    pub(crate) fn owner(&self, address: IpAddr, now: Instant) -> Option<(IpNet, PeerId, Option<Instant>)> {
         self.facts(address)
             .filter(|fact| fact.is_live(now))
-            .filter_map(|fact| fact.owner.map(|owner| (fact.prefix, owner)))
-            .max_by_key(|(prefix, _)| prefix.prefix_len())
+            .filter_map(|fact| fact.owner.map(|owner| (fact.prefix, owner, fact.expires)))
+            .max_by_key(|(prefix, _, _)| prefix.prefix_len())
     }
 
     /// Whether `address` lies in a protected range.

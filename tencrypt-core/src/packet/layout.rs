@@ -149,6 +149,12 @@ impl Layout {
         self.payload_offset
     }
 
+    /// Where the transport's payload ends, at most the end of the packet.
+    #[must_use]
+    pub fn payload_end(&self) -> usize {
+        self.payload_end
+    }
+
     /// The fragment state; `None` for a whole packet. A whole packet with a fragment header (RFC 6946) is whole.
     #[must_use]
     pub fn fragment(&self) -> Option<Fragment> {

@@ -6,14 +6,12 @@ mod ecn;
 mod flow;
 mod ip;
 mod layout;
-mod opened;
 mod rewrite;
 
 pub use ecn::combine_ecn;
 pub use flow::Flow;
 pub use ip::IpPacket;
 pub use layout::{Fragment, IpVersion, Layout, MAX_EXTENSION_HEADERS, ParseError, Transport};
-pub use opened::Opened;
 pub use rewrite::{ChecksumPosition, Rewrite, RewriteError};
 
 #[cfg(test)]

@@ -6,9 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::limits::{
-    ASK_WAIT, HELD_BYTES, HELD_PACKETS, HELD_TOTAL, MAX_ASKED, MAX_SILENT, SILENT_FIRST, SILENT_INTERNAL,
-    SILENT_MOST,
+use super::{
+    HeldPacket, TunPacket,
+    limits::{
+        ASK_WAIT, HELD_BYTES, HELD_PACKETS, HELD_TOTAL, MAX_ASKED, MAX_SILENT, SILENT_FIRST, SILENT_INTERNAL,
+        SILENT_MOST,
+    },
 };
 use crate::{
     handshake::Initiator,
@@ -36,7 +39,7 @@ pub(super) struct Ask {
     /// The INIT in flight; `None` while the destination's own INIT is being answered instead.
     pub(super) flight: Option<Flight>,
     pub(super) started: Instant,
-    held: VecDeque<Vec<u8>>,
+    held: VecDeque<HeldPacket>,
     held_bytes: usize,
 }
 
@@ -127,7 +130,7 @@ impl Asks {
     }
 
     /// Takes the destination off the list, with whatever it held.
-    pub(super) fn finish(&mut self, destination: IpAddr) -> Option<(Ask, VecDeque<Vec<u8>>)> {
+    pub(super) fn finish(&mut self, destination: IpAddr) -> Option<(Ask, VecDeque<HeldPacket>)> {
         let mut ask = self.asked.remove(&destination)?;
         self.held_total -= ask.held_bytes;
         let held = std::mem::take(&mut ask.held);
@@ -135,14 +138,15 @@ impl Asks {
     }
 
     /// Copies `packet` behind those that wait for `destination` already: the one place where packets are copied.
-    pub(super) fn hold(&mut self, destination: IpAddr, packet: &[u8]) -> HoldOutcome {
+    pub(super) fn hold(&mut self, destination: IpAddr, packet: &TunPacket<'_>) -> HoldOutcome {
+        let len = packet.bytes.len();
         let mut outcome = HoldOutcome { held: false, pushed_out: 0 };
         let total = self.held_total;
         let Some(ask) = self.asked.get_mut(&destination) else { return outcome };
         let mut freed = 0;
         while ask.held.len() >= HELD_PACKETS
-            || ask.held_bytes + packet.len() > HELD_BYTES
-            || total - freed + packet.len() > HELD_TOTAL
+            || ask.held_bytes + len > HELD_BYTES
+            || total - freed + len > HELD_TOTAL
         {
             let Some(oldest) = ask.held.pop_front() else { break };
             ask.held_bytes -= oldest.len();
@@ -150,10 +154,10 @@ impl Asks {
             outcome.pushed_out += 1;
         }
         self.held_total -= freed;
-        if self.held_total + packet.len() <= HELD_TOTAL && packet.len() <= HELD_BYTES {
-            ask.held.push_back(packet.to_vec());
-            ask.held_bytes += packet.len();
-            self.held_total += packet.len();
+        if self.held_total + len <= HELD_TOTAL && len <= HELD_BYTES {
+            ask.held.push_back(HeldPacket::new(packet));
+            ask.held_bytes += len;
+            self.held_total += len;
             outcome.held = true;
         }
         outcome
@@ -194,7 +198,7 @@ impl Asks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::start;
+    use crate::{offload::VnetHdr, testing::start};
 
     fn asks_without_flight(destinations: &[IpAddr]) -> Asks {
         let mut asks = Asks::default();
@@ -221,13 +225,13 @@ mod tests {
     fn holding_is_bounded_by_packets_and_the_oldest_goes_first() {
         let mut asks = asks_without_flight(&[address(1)]);
         for n in 0..=HELD_PACKETS {
-            let outcome = asks.hold(address(1), &[n as u8; 40]);
+            let outcome = asks.hold(address(1), &TunPacket::new(VnetHdr::default(), &mut [n as u8; 40]));
             assert!(outcome.held);
             assert_eq!(outcome.pushed_out, u64::from(n == HELD_PACKETS));
         }
-        let (_, held) = asks.finish(address(1)).unwrap();
+        let (_, mut held) = asks.finish(address(1)).unwrap();
         assert_eq!(held.len(), HELD_PACKETS);
-        assert_eq!(held[0][0], 1);
+        assert_eq!(held[0].as_packet().bytes()[0], 1);
         assert_eq!(asks.held_total(), 0);
     }
 
@@ -235,11 +239,13 @@ mod tests {
     fn holding_is_bounded_by_bytes_of_one_destination_and_in_all() {
         let destinations: Vec<IpAddr> = (0..20).map(address).collect();
         let mut asks = asks_without_flight(&destinations);
-        let packet = vec![0; 60_000];
+        let mut packet = vec![0; 60_000];
         let mut refused = 0;
         for destination in &destinations {
             for _ in 0..8 {
-                refused += u32::from(!asks.hold(*destination, &packet).held);
+                refused += u32::from(
+                    !asks.hold(*destination, &TunPacket::new(VnetHdr::default(), &mut packet)).held,
+                );
                 assert!(asks.held_total() <= HELD_TOTAL);
                 assert!(asks.asked[destination].held_bytes <= HELD_BYTES);
             }

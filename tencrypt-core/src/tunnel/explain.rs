@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Tunnel, Verdict};
+use super::{Tunnel, Verdict, outbound::Judgement};
 use crate::directory::{Fact, Standing};
 
 /// The answer of [`Tunnel::explain`].
@@ -35,7 +35,7 @@ pub struct Explanation {
 
 impl Tunnel {
     pub(super) fn explanation(&self, source: IpAddr, destination: IpAddr, now: Instant) -> Explanation {
-        let (verdict, finding) = self.verdict(destination, now);
+        let Judgement { verdict, finding, .. } = self.judge(destination, now);
         let fact = finding.fact.cloned();
         Explanation {
             source,

@@ -7,15 +7,15 @@ use super::{
     limits::{KEEPALIVE, MAX_QUEUED},
     outbound::is_unicast,
     peer::{IndexUse, PeerKey},
+    recent::Way,
     timer::Timer,
 };
 use crate::{
-    directory::View,
     handshake,
     nat::{NatError, NatOutcome},
-    offload::VnetHdr,
-    packet::{IpPacket, Opened, Transport, combine_ecn},
-    record::{self, FLAG_CSUM_PARTIAL, Message},
+    offload::{Opened, VnetHdr},
+    packet::{IpPacket, Transport, combine_ecn},
+    record::{self, FLAG_CSUM_PARTIAL, Message, SessionIndex},
     sink::{PacketSink, RecvMeta},
     stats::DropReason,
 };
@@ -82,14 +82,12 @@ impl Tunnel {
                 return Ok(Record::Control);
             }
         };
-        let key = match self.peers.index(index) {
-            Some(IndexUse::Session(key)) => key,
-            Some(IndexUse::Ask(_) | IndexUse::HalfOpen) => return Err(DropReason::BeforeConfirm),
-            Some(IndexUse::Erased) => return Err(DropReason::Expired),
-            None => return Err(DropReason::UnknownIndex),
+        let (key, at) = match self.recent.session(index) {
+            Some(known) => known,
+            None => self.find_session(index)?,
         };
         let peer = self.peers.find_mut(key).ok_or(DropReason::UnknownIndex)?;
-        let session = peer.session_mut(index).ok_or(DropReason::UnknownIndex)?;
+        let session = peer.sessions.get_mut(at).ok_or(DropReason::UnknownIndex)?;
         if session.is_expired(now) {
             return Err(DropReason::Expired);
         }
@@ -121,6 +119,21 @@ impl Tunnel {
         Ok(Record::Opened)
     }
 
+    /// The peer that a session is with, and the session's place there.
+    fn find_session(&mut self, index: SessionIndex) -> Result<(PeerKey, usize), DropReason> {
+        let key = match self.peers.index(index) {
+            Some(IndexUse::Session(key)) => key,
+            Some(IndexUse::Ask(_) | IndexUse::HalfOpen) => return Err(DropReason::BeforeConfirm),
+            Some(IndexUse::Erased) => return Err(DropReason::Expired),
+            None => return Err(DropReason::UnknownIndex),
+        };
+        let peer = self.peers.find(key).ok_or(DropReason::UnknownIndex)?;
+        let at = peer.sessions.iter().position(|session| session.local == index);
+        let at = at.ok_or(DropReason::UnknownIndex)?;
+        self.recent.note_session(index, key, at);
+        Ok((key, at))
+    }
+
     /// The checks between an authentic record and the device: a well-formed packet, from an address of the peer that
     /// sealed it, to this pod.
     fn accept<'b>(
@@ -134,33 +147,53 @@ impl Tunnel {
         let partial = flags & FLAG_CSUM_PARTIAL != 0;
         let mut inner = IpPacket::parse(bytes).map_err(|_| DropReason::InnerMalformed)?;
         let (source, destination) = (inner.source(), inner.destination());
-        let view = View { base: &self.directory, delta: &self.delta, config: &self.config };
-        if !is_unicast(source) || !view.is_protected(source) || self.owner(source, now) != Some(key) {
-            return Err(DropReason::InnerSource);
-        }
         let vnet =
             if partial { unfinished(&inner).ok_or(DropReason::InnerMalformed)? } else { VnetHdr::default() };
-        if self.addresses.contains(&destination) {
-            self.nat.note_direct(&inner, now);
-        } else {
-            let served = self.peers.find(key).is_some_and(|peer| peer.served.contains(&destination));
-            let own = self.addresses.iter().copied().find(|own| own.is_ipv4() == destination.is_ipv4());
-            match own {
-                Some(own) if served => {
-                    self.nat.serve(&mut inner, partial, own, now).map_err(NatError::drop_reason)?
-                }
-                _ => return Err(DropReason::InnerDestination),
-            }
-        }
-        if self.nat.unbalance(&mut inner, partial, now) == NatOutcome::Refused {
-            return Err(DropReason::Policy);
+        let known = self.nat.is_empty() && self.recent.peer(Way::In, source, destination, now) == Some(key);
+        if !known {
+            self.admit(key, &mut inner, partial, now)?;
         }
         // RFC 6040 section 4.2: a congestion mark on the outer header moves inside, or kills what cannot carry it.
         let ecn = combine_ecn(inner.ecn(), outer_ecn).ok_or(DropReason::Policy)?;
         if ecn != inner.ecn() {
             inner.set_ecn(ecn);
         }
-        Ok(Opened::new(inner.into_inner(), vnet))
+        let layout = inner.layout();
+        Ok(Opened::new(inner.into_inner(), layout, vnet))
+    }
+
+    /// Judges source and destination, and rewrites what a VIP has a part in.
+    fn admit(
+        &mut self,
+        key: PeerKey,
+        inner: &mut IpPacket<&mut [u8]>,
+        partial: bool,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let (source, destination) = (inner.source(), inner.destination());
+        let (owner, until) = self.owner(source, now);
+        if !is_unicast(source) || !self.view().is_protected(source) || owner != Some(key) {
+            return Err(DropReason::InnerSource);
+        }
+        if self.addresses.contains(&destination) {
+            self.nat.note_direct(inner, now);
+            if self.nat.is_empty() {
+                self.recent.note(Way::In, source, destination, key, until);
+            }
+        } else {
+            let served = self.peers.find(key).is_some_and(|peer| peer.served.contains(&destination));
+            let own = self.addresses.iter().copied().find(|own| own.is_ipv4() == destination.is_ipv4());
+            match own {
+                Some(own) if served => {
+                    self.nat.serve(inner, partial, own, now).map_err(NatError::drop_reason)?
+                }
+                _ => return Err(DropReason::InnerDestination),
+            }
+        }
+        match self.nat.unbalance(inner, partial, now) {
+            NatOutcome::Refused => Err(DropReason::Policy),
+            NatOutcome::Rewritten | NatOutcome::Untouched => Ok(()),
+        }
     }
 
     /// A peer's records come from an address they have not come from before. It becomes the peer's if the peer says
@@ -175,6 +208,7 @@ impl Tunnel {
     /// Gives `address` to the peer, which has proven that it is there.
     pub(super) fn make_owner(&mut self, key: PeerKey, address: IpAddr) {
         if is_unicast(address) && self.view().is_protected(address) && self.peers.own(key, address) {
+            self.recent.forget();
             self.delta.stick(address);
             self.asks.answered(address);
             self.announced.remove(&address);

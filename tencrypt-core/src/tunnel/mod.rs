@@ -22,6 +22,7 @@ mod limits;
 mod outbound;
 mod packet;
 mod peer;
+mod recent;
 mod timer;
 mod transmit;
 
@@ -40,17 +41,20 @@ use self::{
     limits::{MAX_ANNOUNCED, MAX_EVENTS},
     outbound::is_unicast,
     peer::Peers,
+    recent::Recent,
     timer::{Timer, Timers},
     transmit::Queue,
 };
-pub use self::{explain::Explanation, packet::TunPacket};
+pub use self::{
+    explain::Explanation,
+    packet::{HeldPacket, TunPacket},
+};
 use crate::{
     config::{TunnelConfig, Unknown},
     crypto::{Identity, KeyRing, Rng, Seed},
     directory::{Delta, Directory, FactChange, Finding, PeerId, Standing},
     event::{Event, PathEvent, PeerInfo},
     nat::Nat,
-    record::DATA_OVERHEAD,
     sink::{DatagramSink, PacketSink, RecvMeta, Transmit},
     stats::{DropReason, Stats},
 };
@@ -131,11 +135,12 @@ pub struct Tunnel {
     own_vips: BTreeMap<IpAddr, Instant>,
     transmits: VecDeque<Queue>,
     /// Packets held for a destination that did not answer, to leave as they are.
-    released: VecDeque<Vec<u8>>,
+    released: VecDeque<HeldPacket>,
     events: VecDeque<Event>,
     /// Destinations whose bypass the owner knows of.
     announced: BTreeSet<IpAddr>,
     timers: Timers,
+    recent: Recent,
     stats: Stats,
     now: Instant,
 }
@@ -168,6 +173,7 @@ impl Tunnel {
             events: VecDeque::new(),
             announced: BTreeSet::new(),
             timers: Timers::default(),
+            recent: Recent::default(),
             stats: Stats::new(),
             config,
             lane,
@@ -203,9 +209,15 @@ impl Tunnel {
         self.datagrams(meta, train, now, sink)
     }
 
+    /// Packets that a sink took and could not pass on after all: counted as [`DropReason::SinkFull`].
+    pub fn undelivered(&mut self, packets: u16) {
+        self.stats.drop_many(DropReason::SinkFull, packets.into());
+    }
+
     /// Takes what the network said of a destination.
     pub fn handle_path_event(&mut self, event: PathEvent, now: Instant) {
         self.now = now;
+        self.recent.forget();
         if let PathEvent::Unreachable(to) = event {
             let finding = self.view().classify(to.ip(), now);
             if self.may_go_plain(&finding) {
@@ -217,6 +229,7 @@ impl Tunnel {
     /// Does what is due: repeats, keepalives, expiry, and at most two handshake messages.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.now = now;
+        self.recent.forget();
         self.work_off(now);
         // One turn over the timers that are due now: what a timer arms comes later.
         for _ in 0..limits::MAX_ASKED {
@@ -236,6 +249,7 @@ impl Tunnel {
     /// Takes facts in. From here on they count.
     pub fn apply_facts(&mut self, changes: &[FactChange], now: Instant) {
         self.now = now;
+        self.recent.forget();
         for change in changes {
             self.delta.apply(change, now);
             if let FactChange::Learn(fact) = change
@@ -250,6 +264,7 @@ impl Tunnel {
 
     /// Replaces the base. It must hold what was applied so far: the delta starts anew.
     pub fn set_directory(&mut self, directory: Arc<Directory>) {
+        self.recent.forget();
         self.directory = directory;
         let hash_key = self.rng.u64();
         self.delta.folded(hash_key);
@@ -264,11 +279,13 @@ impl Tunnel {
     /// Replaces the keys. Sessions under the old ones end as their time comes.
     pub fn set_keys(&mut self, keys: Arc<KeyRing>, now: Instant) {
         self.now = now;
+        self.recent.forget();
         self.keys = keys;
     }
 
     /// Replaces this pod's own addresses. Peers learn of them with the next handshake.
     pub fn set_addresses(&mut self, addresses: &[IpAddr]) {
+        self.recent.forget();
         self.addresses = addresses.to_vec();
     }
 
@@ -280,6 +297,7 @@ impl Tunnel {
     /// Drops every session and takes a new identity, so that nothing sealed before can be sealed again.
     pub fn forget_sessions(&mut self, identity: Identity, now: Instant) {
         self.now = now;
+        self.recent.forget();
         self.identity = identity;
         let hash_key = self.rng.u64();
         self.peers = Peers::new(hash_key);
@@ -293,43 +311,18 @@ impl Tunnel {
     /// The next datagram to send, in `buf`: handshake messages, keepalives, and packets that were held. A buffer of
     /// 65,535 bytes holds any of them; what does not fit is dropped and counted as too big.
     pub fn poll_transmit(&mut self, buf: &mut [u8], now: Instant) -> Option<Transmit> {
-        while let Some(next) = self.transmits.pop_front() {
-            let sent = match next {
-                Queue::Datagram { to, bytes } => match buf.get_mut(..bytes.len()) {
-                    Some(room) => {
-                        room.copy_from_slice(&bytes);
-                        Some(Transmit { to, len: bytes.len(), ecn: 0 })
-                    }
-                    None => None,
-                },
-                Queue::Empty { to, session } => self.seal_queued(to, Some(session), &[], buf, now),
-                Queue::Packet { to, bytes } => {
-                    if let Some(peer) = self.peers.find_mut(to) {
-                        peer.queued = peer.queued.saturating_sub(1);
-                    }
-                    self.seal_queued(to, None, &bytes, buf, now)
-                }
-            };
-            if sent.is_some() {
-                return sent;
-            }
-        }
-        None
+        self.next_transmit(buf, now)
     }
 
     /// Bytes of buffer that the next [`poll_transmit`](Self::poll_transmit) wants, 0 if there is nothing to send.
     #[must_use]
     pub fn next_transmit_len(&self) -> usize {
-        match self.transmits.front() {
-            None => 0,
-            Some(Queue::Datagram { bytes, .. }) => bytes.len(),
-            Some(Queue::Empty { .. }) => DATA_OVERHEAD,
-            Some(Queue::Packet { bytes, .. }) => bytes.len() + DATA_OVERHEAD,
-        }
+        self.transmits.front().map_or(0, Queue::datagram_len)
     }
 
-    /// The next packet that was held and now leaves as it is, past the tunnel.
-    pub fn poll_released(&mut self) -> Option<Vec<u8>> {
+    /// The next packet that was held and now leaves as it is, past the tunnel: by
+    /// [`finish_segments`](TunPacket::finish_segments).
+    pub fn poll_released(&mut self) -> Option<HeldPacket> {
         self.released.pop_front()
     }
 
@@ -347,7 +340,7 @@ impl Tunnel {
     /// What would become of a packet to `destination`.
     #[must_use]
     pub fn classify(&self, destination: IpAddr, now: Instant) -> Verdict {
-        self.verdict(destination, now).0
+        self.judge(destination, now).verdict
     }
 
     /// The same, with the reason: the data path's own code, looking only.

@@ -6,21 +6,32 @@ use std::{
 };
 
 use super::{
-    Outbound, TunPacket, Tunnel, Verdict,
+    HeldPacket, Outbound, TunPacket, Tunnel, Verdict,
     ask::Purpose,
     limits::{DEAD_PEER, MAX_TRANSMITS},
-    peer::PeerKey,
+    peer::{PeerKey, Session},
+    recent::Way,
     timer::Timer,
 };
 use crate::{
     directory::{Finding, Standing, View},
     nat::{DnsOutcome, NatOutcome, Service},
-    offload::GsoType,
+    offload::{GsoType, Segments, VnetHdr},
     packet::IpPacket,
     record::{DATA_OVERHEAD, FLAG_CSUM_PARTIAL},
     sink::{DatagramSink, Train, TrainSlot},
     stats::DropReason,
 };
+
+/// What became of a look at the facts about a destination.
+pub(super) struct Judgement<'d> {
+    pub(super) verdict: Verdict,
+    /// The peer, for [`Verdict::Encrypt`].
+    peer: Option<PeerKey>,
+    pub(super) finding: Finding<'d>,
+    /// The facts that it rests on hold until then.
+    until: Option<Instant>,
+}
 
 /// What a look at the headers decided.
 enum Route {
@@ -63,15 +74,19 @@ impl Tunnel {
     }
 
     /// What would become of a packet to `destination`.
-    pub(super) fn verdict(&self, destination: IpAddr, now: Instant) -> (Verdict, Finding<'_>) {
+    pub(super) fn judge(&self, destination: IpAddr, now: Instant) -> Judgement<'_> {
         let finding = self.view().classify(destination, now);
+        let mut until = finding.until;
+        let mut peer = None;
         let verdict = match finding.standing {
             _ if !is_unicast(destination) => Verdict::Drop(DropReason::Policy),
             Standing::External | Standing::Exempt | Standing::Claimed => Verdict::Bypass,
             Standing::Internal | Standing::Unknown => {
-                let owner = self.owner(destination, now).and_then(|key| self.peers.find(key));
-                let ready = owner.filter(|peer| peer.sending(now).is_some());
-                match ready {
+                let (owner, owned_until) = self.owner(destination, now);
+                until = until.into_iter().chain(owned_until).min();
+                peer = owner;
+                let ready = owner.and_then(|key| self.peers.find(key));
+                match ready.filter(|peer| peer.sending(now).is_some()) {
                     Some(peer) => Verdict::Encrypt(peer.id),
                     None if !self.asks.is_silent(destination, now) => Verdict::Hold,
                     None if self.may_go_plain(&finding) => Verdict::Bypass,
@@ -79,18 +94,20 @@ impl Tunnel {
                 }
             }
         };
-        (verdict, finding)
+        Judgement { verdict, peer, finding, until }
     }
 
     /// The peer that `address` belongs to: by a fact about just this address, by what the peer has proven, or by a
-    /// fact about a range.
-    pub(super) fn owner(&self, address: IpAddr, now: Instant) -> Option<PeerKey> {
+    /// fact about a range. And until when the facts hold that say so.
+    pub(super) fn owner(&self, address: IpAddr, now: Instant) -> (Option<PeerKey>, Option<Instant>) {
         let proven = self.peers.owner(address);
         match self.view().owner(address, now) {
-            Some((prefix, id)) if prefix.prefix_len() == prefix.max_prefix_len() || proven.is_none() => {
-                self.peers.by_id(id)
+            Some((prefix, id, until))
+                if prefix.prefix_len() == prefix.max_prefix_len() || proven.is_none() =>
+            {
+                (self.peers.by_id(id), until)
             }
-            _ => proven,
+            _ => (proven, None),
         }
     }
 
@@ -100,14 +117,26 @@ impl Tunnel {
     }
 
     fn route(&mut self, packet: &mut TunPacket<'_>, now: Instant) -> Route {
-        if packet.vnet().gso_type != GsoType::None {
-            return Route::Drop(DropReason::Unsupported);
-        }
-        let partial = packet.vnet().needs_csum;
-        let Ok(mut inner) = IpPacket::parse(packet.bytes_mut()) else {
+        let TunPacket { vnet, bytes } = packet;
+        let Ok(mut inner) = IpPacket::parse(&mut **bytes) else {
             return Route::Drop(DropReason::Malformed);
         };
-        if !self.addresses.contains(&inner.source()) || !is_unicast(inner.destination()) {
+        if vnet.needs_csum && vnet.gso_type == GsoType::None && !is_transport_checksum(&inner, vnet) {
+            // The checksum of something nested: nobody further on would find it.
+            if inner.finish_checksum(vnet.csum_start, vnet.csum_offset).is_err() {
+                return Route::Drop(DropReason::Malformed);
+            }
+            vnet.needs_csum = false;
+        }
+        let partial = vnet.needs_csum;
+        let (source, vip) = (inner.source(), inner.destination());
+        if self.nat.is_empty()
+            && let Some(key) = self.recent.peer(Way::Out, source, vip, now)
+            && self.peers.find(key).is_some_and(|peer| peer.sending(now).is_some())
+        {
+            return Route::Peer(key);
+        }
+        if !self.addresses.contains(&source) || !is_unicast(vip) {
             return Route::Drop(DropReason::Policy);
         }
         if let Some(dns) = &self.config.dns {
@@ -125,7 +154,6 @@ impl Tunnel {
         if self.nat.reply(&mut inner, partial, now) == NatOutcome::Refused {
             return Route::Drop(DropReason::Policy);
         }
-        let vip = inner.destination();
         self.doubt_own_vip(vip, now);
         let finding =
             View { base: &self.directory, delta: &self.delta, config: &self.config }.classify(vip, now);
@@ -152,20 +180,24 @@ impl Tunnel {
             self.nat.note_direct(&inner, now);
         }
         let destination = inner.destination();
-        let (verdict, finding) = self.verdict(destination, now);
+        let Judgement { verdict, peer, finding, until } = self.judge(destination, now);
         let internal = finding.standing == Standing::Internal;
-        match verdict {
-            Verdict::Encrypt(id) => match self.peers.by_id(id) {
-                Some(key) => Route::Peer(key),
-                None => Route::Ask { destination, internal },
-            },
-            Verdict::Hold => Route::Ask { destination, internal },
-            Verdict::Bypass => {
+        match (verdict, peer) {
+            (Verdict::Encrypt(_), Some(key)) => {
+                let nameserver =
+                    self.config.dns.as_ref().is_some_and(|dns| dns.nameservers.contains(&destination));
+                if self.nat.is_empty() && !nameserver {
+                    self.recent.note(Way::Out, source, destination, key, until);
+                }
+                Route::Peer(key)
+            }
+            (Verdict::Hold | Verdict::Encrypt(_), _) => Route::Ask { destination, internal },
+            (Verdict::Bypass, _) => {
                 let opportunistic = finding.standing == Standing::Unknown;
                 self.stats.opportunistic += u64::from(opportunistic);
                 Route::Bypass(destination)
             }
-            Verdict::Drop(reason) => Route::Drop(reason),
+            (Verdict::Drop(reason), _) => Route::Drop(reason),
         }
     }
 
@@ -187,33 +219,30 @@ impl Tunnel {
         let Some(to) = peer.endpoint(inner_is_v4) else {
             return self.refuse(DropReason::UnknownDestination);
         };
-        if packet.vnet().needs_csum && !peer.vnet && !packet.finish_checksum() {
-            return self.refuse(DropReason::Malformed);
-        }
-        let flags = if packet.vnet().needs_csum { FLAG_CSUM_PARTIAL } else { 0 };
-        let bytes = packet.bytes();
-        let Ok(len) = u16::try_from(bytes.len() + DATA_OVERHEAD) else {
-            return self.refuse(DropReason::TooBig);
-        };
-        let ecn = ecn_of(bytes);
+        let finish = !peer.vnet;
         let Some(session) = peer.sending_mut(now) else { return self.refuse(DropReason::Expired) };
-        let Some(mut slot) = sink.reserve(Train::single(to, len, ecn)) else {
-            return self.refuse(DropReason::SinkFull);
+        let sealed = match packet.vnet.gso_type {
+            GsoType::None => seal_lone(session, packet, finish, to, sink),
+            _ => seal_train(session, packet, finish, to, sink),
         };
-        let counter = session.sealer.counters(1).ok().and_then(|mut counters| counters.take());
-        let Some(counter) = counter else { return self.refuse(DropReason::Limit) };
-        let Some(room) = slot.buffer().get_mut(..usize::from(len)) else {
-            return self.refuse(DropReason::SinkFull);
-        };
-        session.sealer.seal(counter, flags, bytes, room);
-        slot.commit(1, usize::from(len));
-        self.sent(key, bytes.len(), now);
-        Outbound::Sent { records: 1 }
+        if sealed.records > 0 {
+            self.sent(key, sealed.records, sealed.bytes, now);
+        }
+        match sealed.rest {
+            None => Outbound::Sent { records: sealed.records },
+            Some((reason, packets)) => {
+                self.stats.drop_many(reason, packets.into());
+                match sealed.records {
+                    0 => Outbound::Dropped(reason),
+                    records => Outbound::Sent { records },
+                }
+            }
+        }
     }
 
-    /// Bookkeeping after packets of `bytes` bytes were sealed for a peer.
-    pub(super) fn sent(&mut self, key: PeerKey, bytes: usize, now: Instant) {
-        self.stats.encrypted += 1;
+    /// Bookkeeping after packets of `bytes` bytes in all became `records` records for a peer.
+    pub(super) fn sent(&mut self, key: PeerKey, records: u16, bytes: usize, now: Instant) {
+        self.stats.encrypted += u64::from(records);
         let Some(peer) = self.peers.find_mut(key) else { return };
         peer.tx_bytes += bytes as u64;
         peer.unacknowledged_since = None;
@@ -226,33 +255,27 @@ impl Tunnel {
         }
     }
 
-    fn queue_behind(&mut self, packet: &mut TunPacket<'_>, key: PeerKey) -> Outbound {
+    fn queue_behind(&mut self, packet: &TunPacket<'_>, key: PeerKey) -> Outbound {
         if self.transmits.len() >= MAX_TRANSMITS {
             return self.refuse(DropReason::HeldFull);
         }
-        if !packet.finish_checksum() {
-            return self.refuse(DropReason::Malformed);
-        }
-        self.queue_packet(key, packet.bytes().to_vec());
+        self.queue_packet(key, HeldPacket::new(packet));
         self.stats.held += 1;
         Outbound::Held
     }
 
     fn hold(
         &mut self,
-        packet: &mut TunPacket<'_>,
+        packet: &TunPacket<'_>,
         destination: IpAddr,
         internal: bool,
         now: Instant,
     ) -> Outbound {
-        if !packet.finish_checksum() {
-            return self.refuse(DropReason::Malformed);
-        }
         let to = SocketAddr::new(destination, self.config.port);
         if !self.ask(destination, to, Purpose::Traffic, internal, now) {
             return self.refuse(DropReason::HeldFull);
         }
-        let outcome = self.asks.hold(destination, packet.bytes());
+        let outcome = self.asks.hold(destination, packet);
         self.stats.drop_many(DropReason::HeldFull, outcome.pushed_out);
         if !outcome.held {
             return self.refuse(DropReason::HeldFull);
@@ -260,6 +283,108 @@ impl Tunnel {
         self.stats.held += 1;
         Outbound::Held
     }
+}
+
+/// What was sealed of a packet.
+struct Sealed {
+    records: u16,
+    /// Bytes of the packets in them.
+    bytes: usize,
+    /// Why the rest was not, and how many packets that is.
+    rest: Option<(DropReason, u16)>,
+}
+
+impl Sealed {
+    fn refused(reason: DropReason) -> Self {
+        Self { records: 0, bytes: 0, rest: Some((reason, 1)) }
+    }
+}
+
+fn seal_lone<S: DatagramSink>(
+    session: &mut Session,
+    packet: &mut TunPacket<'_>,
+    finish: bool,
+    to: SocketAddr,
+    sink: &mut S,
+) -> Sealed {
+    if finish && packet.finish_checksum().is_err() {
+        return Sealed::refused(DropReason::Malformed);
+    }
+    let flags = if packet.vnet.needs_csum { FLAG_CSUM_PARTIAL } else { 0 };
+    let bytes = packet.bytes();
+    let Ok(len) = u16::try_from(bytes.len() + DATA_OVERHEAD) else {
+        return Sealed::refused(DropReason::TooBig);
+    };
+    let Some(mut slot) = sink.reserve(Train::single(to, len, ecn_of(bytes))) else {
+        return Sealed::refused(DropReason::SinkFull);
+    };
+    let counter = session.sealer.counters(1).ok().and_then(|mut counters| counters.take());
+    let Some(counter) = counter else { return Sealed::refused(DropReason::Limit) };
+    let Some(room) = slot.buffer().get_mut(..usize::from(len)) else {
+        return Sealed::refused(DropReason::SinkFull);
+    };
+    session.sealer.seal(counter, flags, bytes, room);
+    slot.commit(1, usize::from(len));
+    Sealed { records: 1, bytes: bytes.len(), rest: None }
+}
+
+/// Cuts a super-packet and seals its segments as they are cut, straight into the room the transport gives.
+fn seal_train<S: DatagramSink>(
+    session: &mut Session,
+    packet: &mut TunPacket<'_>,
+    finish: bool,
+    to: SocketAddr,
+    sink: &mut S,
+) -> Sealed {
+    let planned = IpPacket::parse(packet.bytes()).ok();
+    let planned = planned.and_then(|inner| Segments::plan(&packet.vnet, &inner, finish).ok());
+    let Some(mut segments) = planned else { return Sealed::refused(DropReason::Malformed) };
+    let record = |len: usize| u16::try_from(len + DATA_OVERHEAD);
+    let (Ok(stride), Ok(last)) = (record(segments.segment_len()), record(segments.last_len())) else {
+        return Sealed::refused(DropReason::TooBig);
+    };
+    let flags = if segments.finishes() { 0 } else { FLAG_CSUM_PARTIAL };
+    let ecn = ecn_of(packet.bytes());
+    let mut sealed = Sealed { records: 0, bytes: 0, rest: None };
+    while segments.left() > 0 {
+        let Some(mut slot) = sink.reserve(Train { to, stride, count: segments.left(), last, ecn }) else {
+            sealed.rest = Some((DropReason::SinkFull, segments.left()));
+            break;
+        };
+        let records = slot.records().min(segments.left());
+        let Ok(mut counters) = session.sealer.counters(records) else {
+            sealed.rest = Some((DropReason::Limit, segments.left()));
+            break;
+        };
+        let mut room = slot.buffer();
+        let (mut taken, mut filled) = (0, 0);
+        while let Some(counter) = counters.take() {
+            let Some(segment) = segments.cut_next(packet.bytes) else { break };
+            let Some((out, rest)) = room.split_at_mut_checked(segment.len() + DATA_OVERHEAD) else { break };
+            session.sealer.seal(counter, flags, segment, out);
+            taken += 1;
+            filled += out.len();
+            sealed.bytes += segment.len();
+            room = rest;
+        }
+        slot.commit(taken, filled);
+        sealed.records += taken;
+        if taken < records {
+            // The transport's room was smaller than it said.
+            sealed.rest = Some((DropReason::SinkFull, segments.left().max(1)));
+            break;
+        }
+    }
+    sealed
+}
+
+/// Whether the checksum that `vnet` speaks of is the TCP or UDP checksum of the packet itself.
+fn is_transport_checksum(packet: &IpPacket<&mut [u8]>, vnet: &VnetHdr) -> bool {
+    let (start, offset) = (usize::from(vnet.csum_start), usize::from(vnet.csum_offset));
+    let layout = packet.layout();
+    packet.may_be_unfinished()
+        && start == layout.transport_offset()
+        && layout.checksum_offset() == Some(start + offset)
 }
 
 /// Whether `address` may stand in a tenant packet at all.

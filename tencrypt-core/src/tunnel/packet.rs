@@ -1,15 +1,16 @@
-//! A packet as it comes from the device.
+//! A packet as it comes from the device, and one that waits.
 
 use crate::{
-    offload::{GsoType, VnetHdr},
-    packet::IpPacket,
+    offload::{GsoType, MAX_SEGMENT_HEADER, Segments, VnetHdr},
+    packet::{ChecksumPosition, IpPacket},
+    record::FLAG_CSUM_PARTIAL,
 };
 
 /// A packet read from the TUN device, with what its virtio-net header says of it.
 #[derive(Debug)]
 pub struct TunPacket<'a> {
-    vnet: VnetHdr,
-    bytes: &'a mut [u8],
+    pub(super) vnet: VnetHdr,
+    pub(super) bytes: &'a mut [u8],
 }
 
 impl<'a> TunPacket<'a> {
@@ -30,28 +31,100 @@ impl<'a> TunPacket<'a> {
         self.vnet
     }
 
-    /// For the raw path: hands out real packets with finished checksums. A packet that is not what its header says
-    /// is not handed out.
+    /// For the raw path: hands out real packets with finished checksums, one of a lone packet, all segments of a
+    /// super-packet. A packet that is not what its header says is not handed out. Uses the packet up.
     pub fn finish_segments(&mut self, mut each: impl FnMut(&[u8])) {
-        if self.vnet.gso_type == GsoType::None && self.finish_checksum() {
-            each(self.bytes);
+        if self.vnet.gso_type == GsoType::None {
+            if self.finish_checksum().is_ok() {
+                each(self.bytes);
+            }
+            return;
+        }
+        let planned = IpPacket::parse(&*self.bytes).ok();
+        let planned = planned.and_then(|packet| Segments::plan(&self.vnet, &packet, true).ok());
+        let Some(mut segments) = planned else { return };
+        while let Some(segment) = segments.cut_next(self.bytes) {
+            each(segment);
         }
     }
 
-    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
-        self.bytes
-    }
-
-    /// Completes an unfinished checksum. False if the header points outside the packet.
-    pub(super) fn finish_checksum(&mut self) -> bool {
+    /// Completes a lone packet's unfinished checksum.
+    ///
+    /// # Errors
+    /// The header points outside the packet.
+    pub(super) fn finish_checksum(&mut self) -> Result<(), ChecksumPosition> {
         if !self.vnet.needs_csum {
-            return true;
+            return Ok(());
         }
-        let Ok(mut packet) = IpPacket::parse(&mut *self.bytes) else { return false };
-        let finished = packet.finish_checksum(self.vnet.csum_start, self.vnet.csum_offset).is_ok();
-        if finished {
-            self.vnet.needs_csum = false;
+        let mut packet = IpPacket::parse(&mut *self.bytes).map_err(|_| ChecksumPosition)?;
+        packet.finish_checksum(self.vnet.csum_start, self.vnet.csum_offset)?;
+        self.vnet.needs_csum = false;
+        Ok(())
+    }
+}
+
+/// A packet that was held, whole, in the state the device gave it out in.
+#[derive(Debug)]
+pub struct HeldPacket {
+    vnet: VnetHdr,
+    bytes: Vec<u8>,
+    /// A super-packet that is being sent.
+    cut: Option<Box<Segments>>,
+}
+
+impl HeldPacket {
+    pub(super) fn new(packet: &TunPacket<'_>) -> Self {
+        Self { vnet: packet.vnet, bytes: packet.bytes.to_vec(), cut: None }
+    }
+
+    /// The packet, to be passed on.
+    pub fn as_packet(&mut self) -> TunPacket<'_> {
+        TunPacket::new(self.vnet, &mut self.bytes)
+    }
+
+    /// Bytes it takes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether it has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    pub(super) fn is_v4(&self) -> bool {
+        self.bytes.first().is_some_and(|first| first >> 4 == 4)
+    }
+
+    /// Bytes of its next piece, at most.
+    pub(super) fn piece_len(&self) -> usize {
+        match self.vnet.gso_type {
+            GsoType::None => self.bytes.len(),
+            _ => self.bytes.len().min(MAX_SEGMENT_HEADER + usize::from(self.vnet.gso_size)),
         }
-        finished
+    }
+
+    /// The next piece of it that becomes a record, the record's flags, and whether more pieces follow. With `finish`
+    /// checksums are completed. `None`: the packet is not what its header says.
+    pub(super) fn next_piece(&mut self, finish: bool) -> Option<(&[u8], u8, bool)> {
+        if self.vnet.gso_type == GsoType::None {
+            let mut packet = TunPacket::new(self.vnet, &mut self.bytes);
+            if finish {
+                packet.finish_checksum().ok()?;
+            }
+            self.vnet = packet.vnet;
+            let flags = if self.vnet.needs_csum { FLAG_CSUM_PARTIAL } else { 0 };
+            return Some((&self.bytes, flags, false));
+        }
+        if self.cut.is_none() {
+            let packet = IpPacket::parse(&self.bytes[..]).ok()?;
+            self.cut = Some(Box::new(Segments::plan(&self.vnet, &packet, finish).ok()?));
+        }
+        let segments = self.cut.as_mut()?;
+        let flags = if segments.finishes() { 0 } else { FLAG_CSUM_PARTIAL };
+        let more = segments.left() > 1;
+        segments.cut_next(&mut self.bytes).map(|piece| (&*piece, flags, more))
     }
 }

@@ -15,8 +15,10 @@ use crate::{
     directory::PeerId,
     handshake::Established,
     keyed_hash::KeyedState,
-    record::{CONF_LEN, SessionIndex},
+    record::{CONF_LEN, DATA_OVERHEAD, SessionIndex},
     session::{Opener, Sealer},
+    sink::Transmit,
+    stats::DropReason,
 };
 
 /// A slot in [`Peers`].
@@ -96,6 +98,21 @@ impl Session {
 
     pub(super) fn wants_rekey(&self, now: Instant) -> bool {
         self.age(now) >= self.rekey_after || self.sealer.wants_rekey()
+    }
+
+    /// Seals one record into `buf`, for `to`.
+    pub(super) fn seal_one(
+        &mut self,
+        packet: &[u8],
+        flags: u8,
+        to: SocketAddr,
+        buf: &mut [u8],
+    ) -> Result<Transmit, DropReason> {
+        let len = packet.len() + DATA_OVERHEAD;
+        let room = buf.get_mut(..len).ok_or(DropReason::TooBig)?;
+        let counter = self.sealer.counters(1).ok().and_then(|mut counters| counters.take());
+        self.sealer.seal(counter.ok_or(DropReason::Limit)?, flags, packet, room);
+        Ok(Transmit { to, len, ecn: 0 })
     }
 }
 

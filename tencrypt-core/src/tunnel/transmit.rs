@@ -2,7 +2,11 @@
 
 use std::{net::SocketAddr, time::Instant};
 
-use super::{Tunnel, limits::MAX_TRANSMITS, peer::PeerKey};
+use super::{
+    HeldPacket, Tunnel,
+    limits::MAX_TRANSMITS,
+    peer::{Peer, PeerKey},
+};
 use crate::{
     record::{DATA_OVERHEAD, SessionIndex},
     sink::Transmit,
@@ -13,64 +17,81 @@ use crate::{
 pub(super) enum Queue {
     Datagram { to: SocketAddr, bytes: Box<[u8]> },
     Empty { to: PeerKey, session: SessionIndex },
-    Packet { to: PeerKey, bytes: Vec<u8> },
+    Packet { to: PeerKey, packet: HeldPacket },
+}
+
+impl Queue {
+    /// Bytes of buffer that its next datagram wants.
+    pub(super) fn datagram_len(&self) -> usize {
+        match self {
+            Self::Datagram { bytes, .. } => bytes.len(),
+            Self::Empty { .. } => DATA_OVERHEAD,
+            Self::Packet { packet, .. } => packet.piece_len() + DATA_OVERHEAD,
+        }
+    }
 }
 
 impl Tunnel {
-    /// Seals a packet that waited. With `session` on that session, else on the one that is sent on.
-    pub(super) fn seal_queued(
+    pub(super) fn next_transmit(&mut self, buf: &mut [u8], now: Instant) -> Option<Transmit> {
+        while let Some(next) = self.transmits.pop_front() {
+            let sent = match next {
+                Queue::Datagram { to, bytes } => buf.get_mut(..bytes.len()).map(|room| {
+                    room.copy_from_slice(&bytes);
+                    Transmit { to, len: bytes.len(), ecn: 0 }
+                }),
+                Queue::Empty { to, session } => self.seal_empty(to, session, buf, now),
+                Queue::Packet { to, packet } => self.seal_held(to, packet, buf, now),
+            };
+            if sent.is_some() {
+                return sent;
+            }
+        }
+        None
+    }
+
+    fn seal_empty(
         &mut self,
         key: PeerKey,
-        session: Option<SessionIndex>,
-        packet: &[u8],
+        session: SessionIndex,
         buf: &mut [u8],
         now: Instant,
     ) -> Option<Transmit> {
-        let outcome = self.try_seal_queued(key, session, packet, buf, now);
-        match outcome {
-            Ok(transmit) => {
-                if packet.is_empty() {
-                    if let Some(peer) = self.peers.find_mut(key) {
-                        peer.unacknowledged_since = None;
-                    }
-                } else {
-                    self.sent(key, packet.len(), now);
-                }
+        let peer = self.peers.find_mut(key)?;
+        let to = peer.any_endpoint()?;
+        let session = peer.session_mut(session).filter(|session| !session.is_expired(now))?;
+        let transmit = session.seal_one(&[], 0, to, buf).ok()?;
+        peer.unacknowledged_since = None;
+        Some(transmit)
+    }
+
+    /// Seals the next piece of a packet that waited. What is left of it waits on, in front.
+    fn seal_held(
+        &mut self,
+        key: PeerKey,
+        mut packet: HeldPacket,
+        buf: &mut [u8],
+        now: Instant,
+    ) -> Option<Transmit> {
+        let sealed = match self.peers.find_mut(key) {
+            Some(peer) => seal_piece(peer, &mut packet, buf, now),
+            None => Err(DropReason::HeldTimeout),
+        };
+        let more = matches!(sealed, Ok((_, true)));
+        if more {
+            self.transmits.push_front(Queue::Packet { to: key, packet });
+        } else if let Some(peer) = self.peers.find_mut(key) {
+            peer.queued = peer.queued.saturating_sub(1);
+        }
+        match sealed {
+            Ok((transmit, _)) => {
+                self.sent(key, 1, transmit.len - DATA_OVERHEAD, now);
                 Some(transmit)
             }
             Err(reason) => {
-                if !packet.is_empty() {
-                    self.stats.drop(reason);
-                }
+                self.stats.drop(reason);
                 None
             }
         }
-    }
-
-    pub(super) fn try_seal_queued(
-        &mut self,
-        key: PeerKey,
-        session: Option<SessionIndex>,
-        packet: &[u8],
-        buf: &mut [u8],
-        now: Instant,
-    ) -> Result<Transmit, DropReason> {
-        let peer = self.peers.find_mut(key).ok_or(DropReason::HeldTimeout)?;
-        let to = match packet.first() {
-            Some(first) => peer.endpoint(first >> 4 == 4),
-            None => peer.any_endpoint(),
-        };
-        let to = to.ok_or(DropReason::UnknownDestination)?;
-        let session = match session {
-            Some(local) => peer.session_mut(local).filter(|session| !session.is_expired(now)),
-            None => peer.sending_mut(now),
-        };
-        let session = session.ok_or(DropReason::Expired)?;
-        let len = packet.len() + DATA_OVERHEAD;
-        let room = buf.get_mut(..len).ok_or(DropReason::TooBig)?;
-        let counter = session.sealer.counters(1).ok().and_then(|mut counters| counters.take());
-        session.sealer.seal(counter.ok_or(DropReason::Limit)?, 0, packet, room);
-        Ok(Transmit { to, len, ecn: 0 })
     }
 
     pub(super) fn send(&mut self, to: SocketAddr, bytes: &[u8]) {
@@ -85,7 +106,7 @@ impl Tunnel {
         }
     }
 
-    pub(super) fn queue_packet(&mut self, to: PeerKey, bytes: Vec<u8>) {
+    pub(super) fn queue_packet(&mut self, to: PeerKey, packet: HeldPacket) {
         if self.transmits.len() >= MAX_TRANSMITS {
             self.stats.drop(DropReason::HeldFull);
             return;
@@ -93,6 +114,20 @@ impl Tunnel {
         if let Some(peer) = self.peers.find_mut(to) {
             peer.queued += 1;
         }
-        self.transmits.push_back(Queue::Packet { to, bytes });
+        self.transmits.push_back(Queue::Packet { to, packet });
     }
+}
+
+/// Seals one piece of `packet` on the session that is sent on; true: more follow.
+fn seal_piece(
+    peer: &mut Peer,
+    packet: &mut HeldPacket,
+    buf: &mut [u8],
+    now: Instant,
+) -> Result<(Transmit, bool), DropReason> {
+    let to = peer.endpoint(packet.is_v4()).ok_or(DropReason::UnknownDestination)?;
+    let finish = !peer.vnet;
+    let session = peer.sending_mut(now).ok_or(DropReason::Expired)?;
+    let (piece, flags, more) = packet.next_piece(finish).ok_or(DropReason::Malformed)?;
+    Ok((session.seal_one(piece, flags, to, buf)?, more))
 }

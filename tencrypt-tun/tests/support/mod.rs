@@ -57,12 +57,23 @@ pub(crate) fn player(test: &str, role: &str) -> Child {
 /// As [`player`], without `CAP_NET_ADMIN`; waits for its end.
 pub(crate) fn powerless_player(test: &str, role: &str) -> std::process::Output {
     const CAP_NET_ADMIN: libc::c_ulong = 12;
+    player_without(&[CAP_NET_ADMIN], test, role)
+}
+
+/// As [`player`], without these capabilities; waits for its end.
+pub(crate) fn player_without(
+    capabilities: &'static [libc::c_ulong],
+    test: &str,
+    role: &str,
+) -> std::process::Output {
     let mut command = again(test, role);
     // SAFETY: prctl is one system call.
     unsafe {
         command.pre_exec(|| {
             die_with_parent()?;
-            checked(libc::prctl(libc::PR_CAPBSET_DROP, CAP_NET_ADMIN, 0, 0, 0))
+            capabilities
+                .iter()
+                .try_for_each(|capability| checked(libc::prctl(libc::PR_CAPBSET_DROP, *capability, 0, 0, 0)))
         });
     }
     command.output().expect("the test starts again")

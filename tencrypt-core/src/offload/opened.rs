@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::offload::VnetHdr;
+use super::VnetHdr;
+use crate::packet::Layout;
 
 /// An authentic packet whose source belongs to the peer that sealed it and whose destination is this pod.
 ///
@@ -10,18 +11,25 @@ use crate::offload::VnetHdr;
 /// `'b` is the lifetime of the receive buffer the record was opened in.
 pub struct Opened<'b> {
     bytes: &'b mut [u8],
+    layout: Layout,
     vnet: VnetHdr,
 }
 
 impl<'b> Opened<'b> {
-    pub(crate) fn new(bytes: &'b mut [u8], vnet: VnetHdr) -> Self {
-        Self { bytes, vnet }
+    pub(crate) fn new(bytes: &'b mut [u8], layout: Layout, vnet: VnetHdr) -> Self {
+        Self { bytes, layout, vnet }
     }
 
     /// The IP packet.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         self.bytes
+    }
+
+    /// Where its parts are.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
     }
 
     /// The header a TUN device wants in front of it.

@@ -1,5 +1,7 @@
 //! The transport on loopback.
 
+mod trains;
+
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
@@ -112,35 +114,11 @@ fn a_dropped_slot_sends_nothing() {
 }
 
 #[test]
-fn a_train_longer_than_the_buffer_is_sent_on_the_way() {
-    let (mut here, mut there) = (transport(), transport());
-    let to = SocketAddr::new(LOOPBACKS[0], there.port());
-    let mut buf = [0; 2_000];
-    for index in 0..200_u8 {
-        let mut slot = here.reserve(Train { to, stride: 1_400, count: 200, last: 1_400, ecn: 0 }).unwrap();
-        assert_eq!(slot.records(), 1);
-        slot.buffer().fill(index);
-        slot.commit(1, 1_400);
-        if index >= 64 {
-            let (_, len) = receive(&mut there, &mut buf);
-            assert_eq!((len, buf[0]), (1_400, index - 64));
-        }
-    }
-    here.flush();
-    for index in 136..200_u8 {
-        assert_eq!(receive(&mut there, &mut buf).1, 1_400);
-        assert_eq!(buf[0], index);
-    }
-    assert_eq!(here.stats().congested, 0);
-}
-
-#[test]
 fn a_datagram_longer_than_the_receive_buffer_is_dropped_and_counted() {
     let (mut here, mut there) = (transport(), transport());
     let to = SocketAddr::new(LOOPBACKS[1], there.port());
-    queue(&mut here, to, &[1; 101], 0);
-    queue(&mut here, to, &[2; 100], 0);
-    here.flush();
+    here.send(to, &[1; 101], 0);
+    here.send(to, &[2; 100], 0);
     let mut buf = [0; 100];
     assert_eq!(receive(&mut there, &mut buf).1, 100);
     assert_eq!(buf, [2; 100]);

@@ -1,0 +1,217 @@
+//! Tunnels with a session between them, made without a network.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
+
+use tencrypt_core::{
+    CipherSuite, DEFAULT_PORT, Identity, KeyRing, LaneId, Outbound, RecvMeta, Seed, TunPacket, Tunnel,
+    TunnelConfig,
+    crypto::{PeerId, write_key_file},
+    directory::{Class, Directory, Fact, FactSource},
+    offload::VnetHdr,
+};
+use tencrypt_sim::Random;
+
+use crate::{
+    packets::udp_packet,
+    sinks::{Count, Slab},
+};
+
+/// The address of the first tunnel of a [`Pair`], and of the one in the middle of a [`Hub`].
+pub const HERE: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 1);
+/// The address of the second tunnel of a [`Pair`].
+pub const THERE: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 2);
+
+/// One tenant: makes tunnels, each with its own identity.
+#[derive(Debug)]
+pub struct Tenant {
+    keys: Arc<KeyRing>,
+    config: Arc<TunnelConfig>,
+    random: Random,
+}
+
+impl Tenant {
+    /// A tenant whose sessions use `suite`. Its keys follow from nothing but a constant.
+    ///
+    /// # Panics
+    /// If the core does not read the key file it writes.
+    #[must_use]
+    pub fn new(suite: CipherSuite) -> Self {
+        let mut random = Random::new(1);
+        let text = write_key_file([7; 16], 1, &random.bytes());
+        let mut config = TunnelConfig::new(["10.0.0.0/8".parse().expect("a range")]);
+        config.suite = suite;
+        Self {
+            keys: Arc::new(KeyRing::parse(&text).expect("the core reads what it writes")),
+            config: Arc::new(config),
+            random,
+        }
+    }
+
+    /// Its keys.
+    #[must_use]
+    pub fn keys(&self) -> &KeyRing {
+        &self.keys
+    }
+
+    /// A fresh identity of a pod with this address.
+    pub fn identity(&mut self, address: Ipv4Addr) -> Identity {
+        Identity::generate(self.seed(), &[address.into()])
+    }
+
+    /// A tunnel of `identity` that knows `facts`.
+    pub fn tunnel(&mut self, identity: Identity, facts: Vec<Fact>, now: Instant) -> Tunnel {
+        let directory = Arc::new(Directory::new(facts, self.random.bits()));
+        let (config, keys) = (self.config.clone(), self.keys.clone());
+        Tunnel::new(config, LaneId::ZERO, keys, identity, directory, self.seed(), now)
+    }
+
+    fn seed(&mut self) -> Seed {
+        Seed::from_bytes(self.random.bytes())
+    }
+}
+
+/// What the cluster says of a pod at `address`: of the tenant, and whose it is.
+#[must_use]
+pub fn pod_fact(address: Ipv4Addr, owner: PeerId) -> Fact {
+    let prefix = ipnet::Ipv4Net::from(address);
+    Fact { owner: Some(owner), ..Fact::new(prefix, Class::Internal, FactSource::Kubernetes, None) }
+}
+
+/// Two tunnels that know each other.
+#[derive(Debug)]
+#[expect(clippy::exhaustive_structs, reason = "the benchmarks use both ends at once")]
+pub struct Pair {
+    /// The one at [`HERE`].
+    pub here: Tunnel,
+    /// The one at [`THERE`].
+    pub there: Tunnel,
+    /// The moment it is.
+    pub now: Instant,
+}
+
+impl Pair {
+    /// Without a session yet.
+    #[must_use]
+    pub fn strangers(tenant: &mut Tenant) -> Self {
+        let now = Instant::now();
+        let (here, there) = (tenant.identity(HERE), tenant.identity(THERE));
+        let facts = vec![pod_fact(HERE, here.peer_id()), pod_fact(THERE, there.peer_id())];
+        Self { here: tenant.tunnel(here, facts.clone(), now), there: tenant.tunnel(there, facts, now), now }
+    }
+
+    /// With a session, which the one at [`HERE`] began.
+    ///
+    /// # Panics
+    /// If the handshake fails.
+    #[must_use]
+    pub fn connected(suite: CipherSuite) -> Self {
+        let mut pair = Self::strangers(&mut Tenant::new(suite));
+        assert_eq!(pair.exchange(), 1, "the packet that began it arrives");
+        pair
+    }
+
+    /// A first packet of 64 bytes, the handshake it starts, and its arrival. Returns how many packets arrived.
+    pub fn exchange(&mut self) -> u64 {
+        exchange((HERE, &mut self.here), (THERE, &mut self.there), self.now)
+    }
+
+    /// Where records of the tunnel at `address` come from.
+    #[must_use]
+    pub fn endpoint(address: Ipv4Addr) -> SocketAddr {
+        SocketAddr::new(address.into(), DEFAULT_PORT)
+    }
+}
+
+/// One tunnel in the middle of many.
+#[derive(Debug)]
+#[expect(clippy::exhaustive_structs, reason = "the benchmarks use both at once")]
+pub struct Hub {
+    /// The one in the middle, at [`HERE`].
+    pub tunnel: Tunnel,
+    /// The moment it is.
+    pub now: Instant,
+}
+
+impl Hub {
+    /// A tunnel that has sessions with `peers` others and knows of `addresses` pods, which are theirs in turn. The
+    /// other ends are thrown away: packets can be sent, not received.
+    ///
+    /// # Panics
+    /// If there are fewer addresses than peers, or a handshake fails.
+    #[must_use]
+    pub fn new(peers: usize, addresses: usize) -> Self {
+        assert!(peers <= addresses, "an address for everybody");
+        let now = Instant::now();
+        let mut tenant = Tenant::new(CipherSuite::Aes256Gcm);
+        let others: Vec<Identity> = (0..peers).map(|at| tenant.identity(Self::address(at))).collect();
+        let owner = |at: usize| others[at % peers].peer_id();
+        let facts = (0..addresses).map(|at| pod_fact(Self::address(at), owner(at))).collect();
+        let identity = tenant.identity(HERE);
+        let mut tunnel = tenant.tunnel(identity, facts, now);
+        for (at, identity) in others.into_iter().enumerate() {
+            let address = Self::address(at);
+            let mut other = tenant.tunnel(identity, Vec::new(), now);
+            let arrived = exchange((HERE, &mut tunnel), (address, &mut other), now);
+            assert_eq!(arrived, 1, "the packet to {address} arrives");
+        }
+        Self { tunnel, now }
+    }
+
+    /// The address of the pod of this number.
+    ///
+    /// # Panics
+    /// If it would not be below 10.255.0.0.
+    #[must_use]
+    pub fn address(at: usize) -> Ipv4Addr {
+        assert!(at < 0xff_0000 - 1, "pods are below 10.255.0.0");
+        Ipv4Addr::from(0x0a00_0001 + at as u32)
+    }
+}
+
+/// Sends one packet from `here` to `there` and carries datagrams until both are silent. Returns how many packets came
+/// out at `there`.
+fn exchange(here: (Ipv4Addr, &mut Tunnel), there: (Ipv4Addr, &mut Tunnel), now: Instant) -> u64 {
+    let (here_at, here) = here;
+    let (there_at, there) = there;
+    let mut packet = udp_packet(IpAddr::V4(here_at), IpAddr::V4(there_at), 64);
+    let mut sink = Slab::new(2_048);
+    let mut arrived = Count::default();
+    let outbound = here.handle_outbound(&mut TunPacket::new(VnetHdr::default(), &mut packet), now, &mut sink);
+    if outbound == (Outbound::Sent { records: 1 }) {
+        sink.deliver(Pair::endpoint(here_at), there, now, &mut arrived);
+    }
+    let mut buffer = [0; 2_048];
+    loop {
+        let forth = carry(here, here_at, there, &mut buffer, now, &mut arrived);
+        let back = carry(there, there_at, here, &mut buffer, now, &mut Count::default());
+        if !forth && !back {
+            return arrived.packets;
+        }
+    }
+}
+
+/// Takes what `from` has to say to `to`. Returns whether there was anything.
+fn carry(
+    from: &mut Tunnel,
+    at: Ipv4Addr,
+    to: &mut Tunnel,
+    buffer: &mut [u8],
+    now: Instant,
+    arrived: &mut Count,
+) -> bool {
+    let mut carried = false;
+    while let Some(transmit) = from.poll_transmit(buffer, now) {
+        carried = true;
+        let meta = RecvMeta { from: Pair::endpoint(at), stride: transmit.len as u16, ecn: transmit.ecn };
+        to.handle_datagrams(&meta, &mut buffer[..transmit.len], now, arrived);
+        if to.poll_timeout().is_some_and(|due| due <= now) {
+            to.handle_timeout(now);
+        }
+    }
+    while from.poll_event().is_some() {}
+    carried
+}
