@@ -23,8 +23,9 @@
 //! });
 //! ```
 //!
-//! - [`test()`] and [`enter`] start this executable again in a world: namespaces of its own.
-//! - [`Node`], [`Pod`], [`join`], [`Node::service`]: the network.
+//! - [`test()`] and [`enter`] start this executable again in a world: namespaces of its own. [`cover`] hides a
+//!   directory there.
+//! - [`Node`], [`Pod`], [`join`], [`Node::service`], [`cable`]: the network.
 //! - [`Sniffer`]: the leak probe. [`Snapshot`]: is a namespace as it was?
 //! - [`Ping`], [`sweep`], [`transfer`], [`throughput`], [`http_get`], [`udp_echo`], [`send_bound`]: traffic. Everything
 //!   is bounded in time, and servers end when dropped.
@@ -70,6 +71,6 @@ pub use resolve::resolve;
 pub use snapshot::Snapshot;
 pub use sniffer::{Keep, Report, Sniffer, Watch, hexdump};
 pub use tcp::{Direction, TcpServer, Throughput, Transfer, throughput, transfer};
-pub use topology::{Node, PLAIN_MTU, Pod, VXLAN_MTU, join};
+pub use topology::{Node, PLAIN_MTU, Pod, VXLAN_MTU, cable, join};
 pub use udp::{Binding, UdpEcho, send_bound, udp_echo};
-pub use world::{Entered, TEST_LIMIT, enter, init, inside, test, test_within};
+pub use world::{Entered, TEST_LIMIT, cover, enter, init, inside, test, test_within};

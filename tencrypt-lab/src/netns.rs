@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::{fs, panic, thread};
 
+use ipnet::IpNet;
+
 use crate::error::{During, Result};
 use crate::{link, sys};
 
@@ -74,6 +76,19 @@ impl NetNs {
         let network = self.handle.try_clone().during("duplicate a descriptor")?;
         sys::before_exec(command, sys::ChildSetup { network: Some(network), ..Default::default() });
         Ok(())
+    }
+
+    /// Gives a device of this namespace an address and an MTU in bytes, and sets it up: a tunnel's, for example.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refused.
+    pub fn set_up_device(&self, name: &str, address: IpNet, mtu: u32) -> Result<()> {
+        self.run(|| {
+            link::add_address(name, address)?;
+            link::set_mtu(name, mtu)?;
+            link::up(name)
+        })
     }
 
     /// Writes a setting below `/proc/sys/net`, named like `ipv4/conf/eth0/rp_filter`.

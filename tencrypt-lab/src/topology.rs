@@ -144,6 +144,24 @@ pub fn join(one: &Node, other: &Node) -> Result<()> {
     Ok(())
 }
 
+/// Joins two namespaces by a cable, without bridge or node: a veth pair whose ends are both called `eth0`, with these
+/// addresses and `mtu` bytes. The shortest way there is, for measuring what lies on it.
+///
+/// # Errors
+///
+/// What the kernel refused.
+pub fn cable(ends: [(&NetNs, Ipv4Net); 2], mtu: u32) -> Result<()> {
+    let [(one, address1), (other, address2)] = ends;
+    one.run(|| {
+        let peer = Peer { netns: other, name: "eth0", mac: mac_of(address2.addr()) };
+        link::add_veth("eth0", mac_of(address1.addr()), &peer, mtu)
+    })?;
+    for (netns, address) in ends {
+        netns.set_up_device("eth0", address.into(), mtu)?;
+    }
+    Ok(())
+}
+
 /// A pod: a namespace with `eth0` in a node's bridge.
 #[derive(Debug)]
 pub struct Pod {

@@ -5,10 +5,13 @@
 //! user namespace as well, in which only uid 0 is mapped (user_namespaces(7)).
 
 use std::env;
+use std::ffi::CString;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -107,6 +110,22 @@ pub fn enter(limit: Duration) -> Result<Entered> {
 /// Whether this process is a world.
 pub fn inside() -> bool {
     env::var_os(ROLE).is_some_and(|role| role == ROLE_WORLD)
+}
+
+/// Puts an empty directory in memory over `directory`, for this world alone: what programs leave there, such as
+/// sockets, goes with the world and is not seen outside.
+///
+/// # Errors
+///
+/// What the kernel refused, such as a directory that does not exist.
+///
+/// # Panics
+///
+/// Outside of a world: it would cover the machine's own directory.
+pub fn cover(directory: &Path) -> Result<()> {
+    assert!(inside(), "only a world's own view may change");
+    let path = CString::new(directory.as_os_str().as_bytes()).map_err(io::Error::other);
+    path.and_then(|path| sys::mount_tmpfs(&path)).during("cover a directory")
 }
 
 /// This executable, to be started again.

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use common::Network;
 use tencrypt_lab::{
-    Binding, Direction, HttpServer, NetNs, Ping, Ports, Snapshot, TcpServer, UdpEcho, http_get, send_bound,
-    sweep, test, throughput, transfer, udp_echo,
+    Binding, Direction, HttpServer, NetNs, Ping, Ports, Snapshot, TcpServer, UdpEcho, cable, http_get,
+    send_bound, sweep, test, throughput, transfer, udp_echo,
 };
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -190,5 +190,18 @@ fn a_snapshot_is_equal_until_something_changes_and_again_when_that_is_undone() {
 
         let node = Snapshot::take(net.nodes[0].netns()).unwrap();
         assert_eq!(node.lines("nftables ip").count(), 2, "{node}");
+    });
+}
+
+#[test]
+fn a_cable_joins_two_namespaces_at_its_mtu() {
+    test("a_cable_joins_two_namespaces_at_its_mtu", || {
+        let (one, other) = (NetNs::new().unwrap(), NetNs::new().unwrap());
+        let ends = [(&one, "10.200.0.1/24".parse().unwrap()), (&other, "10.200.0.2/24".parse().unwrap())];
+        cable(ends, 1400).unwrap();
+        ping(&one, "10.200.0.2".parse().unwrap());
+        ping(&other, "10.200.0.1".parse().unwrap());
+        let report = sweep(&one, "10.200.0.2".parse().unwrap(), 1399..=1402, false).unwrap();
+        assert_eq!(report.unanswered, [1401, 1402], "{report:?}");
     });
 }

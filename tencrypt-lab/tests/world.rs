@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
-use tencrypt_lab::{NetNs, Ping, Snapshot, inside, test, test_within};
+use tencrypt_lab::{NetNs, Ping, Snapshot, cover, inside, test, test_within};
 
 /// Runs `attempt`, which must fail, outside; inside its world it fails as it likes.
 fn must_fail(attempt: impl FnOnce()) -> String {
@@ -64,4 +64,22 @@ fn a_world_is_not_the_machines_network_and_has_loopback() {
         assert_eq!(Snapshot::take(&netns).unwrap().lines("device").count(), 1);
     });
     assert_eq!(namespace(), outside);
+}
+
+#[test]
+fn what_is_put_into_a_covered_directory_is_not_seen_outside() {
+    let directory = std::env::temp_dir().join("tencrypt-lab-covered");
+    let file = directory.join("left-behind");
+    std::fs::create_dir_all(&directory).unwrap();
+    std::fs::write(directory.join("was-there"), "").unwrap();
+    test("what_is_put_into_a_covered_directory_is_not_seen_outside", || {
+        cover(&directory).unwrap();
+        assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0);
+        std::fs::write(&file, "").unwrap();
+    });
+    if inside() {
+        return;
+    }
+    assert!(!file.exists() && directory.join("was-there").exists());
+    std::fs::remove_dir_all(&directory).unwrap();
 }
