@@ -21,6 +21,7 @@ impl<B: AsRef<[u8]>> IpPacket<B> {
     ///
     /// # Errors
     /// [`ParseError`] says what is wrong. Checksums are not looked at.
+    #[inline]
     pub fn parse(bytes: B) -> Result<Self, ParseError> {
         let layout = Layout::of(bytes.as_ref())?;
         Ok(Self { bytes, layout })
@@ -102,7 +103,7 @@ impl<B: AsRef<[u8]>> IpPacket<B> {
     #[must_use]
     pub fn tcp_flags(&self) -> Option<u8> {
         let tcp = self.layout.transport == Some(Transport::Tcp);
-        tcp.then(|| self.bytes()[self.layout.transport_offset + TCP_FLAGS])
+        tcp.then(|| self.bytes()[self.layout.transport_offset() + TCP_FLAGS])
     }
 
     /// The flow this packet is of. `None` where its transport header is not in this packet: a fragment that is not the
@@ -133,13 +134,13 @@ impl<B: AsRef<[u8]>> IpPacket<B> {
     /// Where the transport header is. Empty for opaque protocols and where there is none.
     #[must_use]
     pub fn transport_header(&self) -> Range<usize> {
-        self.layout.transport_offset..self.layout.payload_offset
+        self.layout.transport_offset()..self.layout.payload_offset()
     }
 
     /// Where the transport's payload is; the whole data of opaque protocols and of fragments that are not the first.
     #[must_use]
     pub fn payload(&self) -> Range<usize> {
-        self.layout.payload_offset..self.layout.payload_end
+        self.layout.payload_offset()..self.layout.payload_end()
     }
 }
 
@@ -196,7 +197,7 @@ fn address(bytes: &[u8], version: IpVersion) -> IpAddr {
 }
 
 pub(super) fn ports(bytes: &[u8], layout: &Layout) -> Option<(u16, u16)> {
-    let at = layout.transport_offset;
+    let at = layout.transport_offset();
     match layout.transport? {
         Transport::Tcp | Transport::Udp => Some((word(bytes, at), word(bytes, at + 2))),
         _ => None,
@@ -212,7 +213,7 @@ pub(super) enum Echo {
 
 /// An echo message's kind and identifier (RFC 792; RFC 4443 section 4).
 pub(super) fn echo(bytes: &[u8], layout: &Layout) -> Option<(Echo, u16)> {
-    let at = layout.transport_offset;
+    let at = layout.transport_offset();
     let kind = match (layout.transport?, bytes.get(at)?) {
         (Transport::Icmp, 8) | (Transport::Icmpv6, 128) => Echo::Request,
         (Transport::Icmp, 0) | (Transport::Icmpv6, 129) => Echo::Reply,

@@ -144,7 +144,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> IpPacket<B> {
     pub fn finish_checksum(&mut self, csum_start: u16, csum_offset: u16) -> Result<(), ChecksumPosition> {
         let (start, offset) = (usize::from(csum_start), usize::from(csum_offset));
         let bytes = self.bytes.as_mut();
-        if start < self.layout.transport_offset || start + offset + 2 > bytes.len() {
+        if start < self.layout.transport_offset() || start + offset + 2 > bytes.len() {
             return Err(ChecksumPosition);
         }
         let checksum = match Sum::new().bytes(&bytes[start..]).checksum() {
@@ -207,7 +207,7 @@ pub(super) fn apply(bytes: &mut [u8], layout: &Layout, to: &Rewrite, partial: bo
     };
     for (at, port) in [(source_port_at, to.source_port), (destination_port_at, to.destination_port)] {
         if let Some(port) = port {
-            update(bytes, layout.transport_offset + at, |old| {
+            update(bytes, layout.transport_offset() + at, |old| {
                 ports = ports.word(old, port);
                 port
             });
@@ -251,7 +251,7 @@ impl<B: AsRef<[u8]>> IpPacket<B> {
     /// Where the packet starts that this ICMP error quotes. `None` if this is none.
     #[must_use]
     pub fn quoted_offset(&self) -> Option<usize> {
-        let at = self.layout.transport_offset;
+        let at = self.layout.transport_offset();
         match (self.layout.transport?, self.bytes().get(at)?) {
             (Transport::Icmp, 3 | 4 | 5 | 11 | 12) | (Transport::Icmpv6, 1..=4) => Some(at + 8),
             _ => None,

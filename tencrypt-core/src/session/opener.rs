@@ -59,6 +59,16 @@ impl Opener {
         let Message::Data(header) = record::parse(record)? else {
             return Err(DropReason::Unsupported);
         };
+        self.open_parsed(header, record)
+    }
+
+    /// As [`open`](Self::open), for a record whose header was read already.
+    #[inline]
+    pub(crate) fn open_parsed<'b>(
+        &mut self,
+        header: record::Data,
+        record: &'b mut [u8],
+    ) -> Result<Plain<'b>, DropReason> {
         if self.failed_tags >= self.max_failed_tags {
             return Err(DropReason::Limit);
         }

@@ -169,7 +169,7 @@ impl Tunnel {
         };
         self.send(endpoint, conf.bytes.as_slice());
         let key = self.install(established, endpoint, true, now, |session| {
-            session.rekey_after = REKEY_AFTER + jitter;
+            session.rekey_at = now + REKEY_AFTER + jitter;
             session.conf = Some(conf);
         });
         if let Some(session) = self.peers.find(key).and_then(|peer| peer.sessions.last()) {
@@ -408,7 +408,7 @@ impl Tunnel {
         let mut sooner = |at: Instant| next = Some(next.map_or(at, |set: Instant| set.min(at)));
         let mut repeats: Vec<(SocketAddr, Vec<u8>)> = Vec::new();
         for session in &mut peer.sessions {
-            sooner(session.born + REJECT_AFTER);
+            sooner(session.expires);
             if let Some(conf) = &mut session.conf {
                 if conf.repeat_at <= now {
                     conf.attempt += 1;

@@ -71,8 +71,8 @@ impl Tunnel {
         now: Instant,
         sink: &mut impl PacketSink<'b>,
     ) -> Result<Record, DropReason> {
-        let index = match record::parse(record)? {
-            Message::Data(header) => header.index,
+        let header = match record::parse(record)? {
+            Message::Data(header) => header,
             _ => {
                 handshake::verify_mac1(&self.keys, record)?;
                 if self.queue.len() >= MAX_QUEUED {
@@ -82,6 +82,7 @@ impl Tunnel {
                 return Ok(Record::Control);
             }
         };
+        let index = header.index;
         let (key, at) = match self.recent.session(index) {
             Some(known) => known,
             None => self.find_session(index)?,
@@ -91,7 +92,7 @@ impl Tunnel {
         if session.is_expired(now) {
             return Err(DropReason::Expired);
         }
-        let plain = session.opener.open(record)?;
+        let plain = session.opener.open_parsed(header, record)?;
         let first = !std::mem::replace(&mut session.proven, true);
         if first {
             session.conf = None;
@@ -145,31 +146,36 @@ impl Tunnel {
         now: Instant,
     ) -> Result<Opened<'b>, DropReason> {
         let partial = flags & FLAG_CSUM_PARTIAL != 0;
-        let mut inner = IpPacket::parse(bytes).map_err(|_| DropReason::InnerMalformed)?;
-        let (source, destination) = (inner.source(), inner.destination());
+        let inner = IpPacket::parse(&*bytes).map_err(|_| DropReason::InnerMalformed)?;
+        let (source, destination, inner_ecn) = (inner.source(), inner.destination(), inner.ecn());
         let vnet =
             if partial { unfinished(&inner).ok_or(DropReason::InnerMalformed)? } else { VnetHdr::default() };
+        let layout = inner.layout();
         let known = self.nat.is_empty() && self.recent.peer(Way::In, source, destination, now) == Some(key);
         if !known {
-            self.admit(key, &mut inner, partial, now)?;
+            self.admit(key, bytes, partial, now)?;
         }
         // RFC 6040 section 4.2: a congestion mark on the outer header moves inside, or kills what cannot carry it.
-        let ecn = combine_ecn(inner.ecn(), outer_ecn).ok_or(DropReason::Policy)?;
-        if ecn != inner.ecn() {
+        let ecn = combine_ecn(inner_ecn, outer_ecn).ok_or(DropReason::Policy)?;
+        if ecn != inner_ecn
+            && let Ok(mut inner) = IpPacket::parse(&mut *bytes)
+        {
             inner.set_ecn(ecn);
         }
-        let layout = inner.layout();
-        Ok(Opened::new(inner.into_inner(), layout, vnet))
+        Ok(Opened::new(bytes, layout, vnet))
     }
 
-    /// Judges source and destination, and rewrites what a VIP has a part in.
+    /// Judges source and destination of a well-formed packet, and rewrites what a VIP has a part in: neither layout nor
+    /// family.
+    #[inline(never)]
     fn admit(
         &mut self,
         key: PeerKey,
-        inner: &mut IpPacket<&mut [u8]>,
+        bytes: &mut [u8],
         partial: bool,
         now: Instant,
     ) -> Result<(), DropReason> {
+        let inner = &mut IpPacket::parse(bytes).map_err(|_| DropReason::InnerMalformed)?;
         let (source, destination) = (inner.source(), inner.destination());
         let (owner, until) = self.owner(source, now);
         if !is_unicast(source) || !self.view().is_protected(source) || owner != Some(key) {
@@ -220,7 +226,7 @@ impl Tunnel {
 
 /// The header for a packet whose TCP or UDP checksum is unfinished, from the packet itself. `None` for anything that
 /// cannot be in that state: other protocols, and fragments.
-fn unfinished(inner: &IpPacket<&mut [u8]>) -> Option<VnetHdr> {
+fn unfinished(inner: &IpPacket<&[u8]>) -> Option<VnetHdr> {
     if inner.fragment().is_some() {
         return None;
     }

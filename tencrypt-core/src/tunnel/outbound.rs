@@ -116,7 +116,30 @@ impl Tunnel {
         Outbound::Dropped(reason)
     }
 
+    /// Where a packet goes: by a decision that still holds, or by looking.
     fn route(&mut self, packet: &mut TunPacket<'_>, now: Instant) -> Route {
+        match self.known_route(packet, now) {
+            Some(key) => Route::Peer(key),
+            None => self.find_route(packet, now),
+        }
+    }
+
+    #[inline]
+    fn known_route(&self, packet: &TunPacket<'_>, now: Instant) -> Option<PeerKey> {
+        if !self.nat.is_empty() {
+            return None;
+        }
+        let inner = IpPacket::parse(packet.bytes()).ok()?;
+        let vnet = &packet.vnet;
+        if vnet.needs_csum && vnet.gso_type == GsoType::None && !is_transport_checksum(&inner, vnet) {
+            return None;
+        }
+        let key = self.recent.peer(Way::Out, inner.source(), inner.destination(), now)?;
+        self.peers.find(key)?.sending(now).map(|_| key)
+    }
+
+    #[inline(never)]
+    fn find_route(&mut self, packet: &mut TunPacket<'_>, now: Instant) -> Route {
         let TunPacket { vnet, bytes } = packet;
         let Ok(mut inner) = IpPacket::parse(&mut **bytes) else {
             return Route::Drop(DropReason::Malformed);
@@ -130,12 +153,6 @@ impl Tunnel {
         }
         let partial = vnet.needs_csum;
         let (source, vip) = (inner.source(), inner.destination());
-        if self.nat.is_empty()
-            && let Some(key) = self.recent.peer(Way::Out, source, vip, now)
-            && self.peers.find(key).is_some_and(|peer| peer.sending(now).is_some())
-        {
-            return Route::Peer(key);
-        }
         if !self.addresses.contains(&source) || !is_unicast(vip) {
             return Route::Drop(DropReason::Policy);
         }
@@ -226,7 +243,8 @@ impl Tunnel {
             _ => seal_train(session, packet, finish, to, sink),
         };
         if sealed.records > 0 {
-            self.sent(key, sealed.records, sealed.bytes, now);
+            let rekey = session.wants_rekey(now);
+            self.sent(key, sealed.records, sealed.bytes, rekey, now);
         }
         match sealed.rest {
             None => Outbound::Sent { records: sealed.records },
@@ -240,8 +258,9 @@ impl Tunnel {
         }
     }
 
-    /// Bookkeeping after packets of `bytes` bytes in all became `records` records for a peer.
-    pub(super) fn sent(&mut self, key: PeerKey, records: u16, bytes: usize, now: Instant) {
+    /// Bookkeeping after packets of `bytes` bytes in all became `records` records for a peer, on a session that is to be
+    /// replaced if `rekey`.
+    pub(super) fn sent(&mut self, key: PeerKey, records: u16, bytes: usize, rekey: bool, now: Instant) {
         self.stats.encrypted += u64::from(records);
         let Some(peer) = self.peers.find_mut(key) else { return };
         peer.tx_bytes += bytes as u64;
@@ -250,7 +269,7 @@ impl Tunnel {
             peer.unanswered_since = Some(now);
             self.timers.arm(Timer::Peer(key), now + DEAD_PEER);
         }
-        if peer.sending(now).is_some_and(|session| session.wants_rekey(now)) {
+        if rekey {
             self.rekey(key, now);
         }
     }
@@ -379,7 +398,7 @@ fn seal_train<S: DatagramSink>(
 }
 
 /// Whether the checksum that `vnet` speaks of is the TCP or UDP checksum of the packet itself.
-fn is_transport_checksum(packet: &IpPacket<&mut [u8]>, vnet: &VnetHdr) -> bool {
+fn is_transport_checksum<B: AsRef<[u8]>>(packet: &IpPacket<B>, vnet: &VnetHdr) -> bool {
     let (start, offset) = (usize::from(vnet.csum_start), usize::from(vnet.csum_offset));
     let layout = packet.layout();
     packet.may_be_unfinished()

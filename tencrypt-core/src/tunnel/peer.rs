@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use super::limits::{
@@ -47,8 +47,10 @@ pub(super) struct Session {
     pub(super) suite: CipherSuite,
     pub(super) epoch: u8,
     pub(super) born: Instant,
-    /// When it is to be replaced, counted from `born`.
-    pub(super) rekey_after: Duration,
+    /// When its keys are to be erased.
+    pub(super) expires: Instant,
+    /// When it is to be replaced.
+    pub(super) rekey_at: Instant,
     /// This side sent INIT.
     pub(super) initiated: bool,
     /// The peer has shown that it holds the keys: by CONF, or by a valid DATA.
@@ -79,7 +81,8 @@ impl Session {
             suite: established.suite,
             epoch: established.epoch,
             born: now,
-            rekey_after: REKEY_AFTER_RESPONDER,
+            expires: now + REJECT_AFTER,
+            rekey_at: now + REKEY_AFTER_RESPONDER,
             initiated,
             proven: !initiated,
             conf: None,
@@ -88,16 +91,12 @@ impl Session {
         }
     }
 
-    pub(super) fn age(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.born)
-    }
-
     pub(super) fn is_expired(&self, now: Instant) -> bool {
-        self.age(now) >= REJECT_AFTER
+        now >= self.expires
     }
 
     pub(super) fn wants_rekey(&self, now: Instant) -> bool {
-        self.age(now) >= self.rekey_after || self.sealer.wants_rekey()
+        now >= self.rekey_at || self.sealer.wants_rekey()
     }
 
     /// Seals one record into `buf`, for `to`.

@@ -77,6 +77,8 @@ impl Tunnel {
             None => Err(DropReason::HeldTimeout),
         };
         let more = matches!(sealed, Ok((_, true)));
+        let session = self.peers.find(key).and_then(|peer| peer.sending(now));
+        let rekey = session.is_some_and(|session| session.wants_rekey(now));
         if more {
             self.transmits.push_front(Queue::Packet { to: key, packet });
         } else if let Some(peer) = self.peers.find_mut(key) {
@@ -84,7 +86,7 @@ impl Tunnel {
         }
         match sealed {
             Ok((transmit, _)) => {
-                self.sent(key, 1, transmit.len - DATA_OVERHEAD, now);
+                self.sent(key, 1, transmit.len - DATA_OVERHEAD, rekey, now);
                 Some(transmit)
             }
             Err(reason) => {
