@@ -15,6 +15,8 @@ pub(crate) struct Spent {
     pub(crate) processes: Duration,
     /// Of the whole machine: everything but idle, waiting for disks and stolen time.
     pub(crate) machine: Duration,
+    /// Of the whole machine without interrupts: of all processes.
+    pub(crate) all_processes: Duration,
 }
 
 impl Spent {
@@ -29,8 +31,9 @@ impl Spent {
             let text = fs::read_to_string(format!("/proc/{process}/stat"))?;
             sum += of_process(&text).ok_or(io::ErrorKind::InvalidData)?;
         }
-        let machine = of_machine(&fs::read_to_string("/proc/stat")?).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Self { processes: sum, machine })
+        let stat = fs::read_to_string("/proc/stat")?;
+        let (all_processes, interrupts) = of_machine(&stat).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { processes: sum, machine: all_processes + interrupts, all_processes })
     }
 
     /// What was spent since `earlier`.
@@ -38,7 +41,13 @@ impl Spent {
         Self {
             processes: self.processes.saturating_sub(earlier.processes),
             machine: self.machine.saturating_sub(earlier.machine),
+            all_processes: self.all_processes.saturating_sub(earlier.all_processes),
         }
+    }
+
+    /// The part of all processors, from 0 to 1, that processes not asked about had during `elapsed`.
+    pub(crate) fn of_others(self, elapsed: Duration) -> f64 {
+        part(self.all_processes.saturating_sub(self.processes), elapsed)
     }
 }
 
@@ -51,8 +60,12 @@ pub(crate) fn busy(duration: Duration) -> io::Result<f64> {
     let (start, before) = (Instant::now(), Spent::until_now(iter::empty())?);
     thread::sleep(duration);
     let spent = Spent::until_now(iter::empty())?.since(before).machine;
+    Ok(part(spent, start.elapsed()))
+}
+
+fn part(spent: Duration, elapsed: Duration) -> f64 {
     let processors = thread::available_parallelism().map_or(1, std::num::NonZero::get) as f64;
-    Ok((spent.as_secs_f64() / start.elapsed().as_secs_f64() / processors).min(1.0))
+    (spent.as_secs_f64() / elapsed.as_secs_f64().max(1e-9) / processors).min(1.0)
 }
 
 /// Fields 14 and 15 of /proc/PID/stat: utime and stime.
@@ -62,10 +75,14 @@ fn of_process(stat: &str) -> Option<Duration> {
     ticks(rest.split_whitespace().skip(11).take(2), 2)
 }
 
-/// The first line of /proc/stat: user, nice, system, (idle, iowait), irq, softirq. Guests are part of user.
-fn of_machine(stat: &str) -> Option<Duration> {
+/// Time in processes and in interrupts, by the first line of /proc/stat: user, nice, system, (idle, iowait,) irq,
+/// softirq. Guests are part of user.
+fn of_machine(stat: &str) -> Option<(Duration, Duration)> {
     let fields: Vec<&str> = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace().collect();
-    ticks([0, 1, 2, 5, 6].iter().filter_map(|&index| fields.get(index).copied()), 5)
+    let sum = |indices: &[usize]| {
+        ticks(indices.iter().filter_map(|&index| fields.get(index).copied()), indices.len())
+    };
+    Some((sum(&[0, 1, 2])?, sum(&[5, 6])?))
 }
 
 fn ticks<'a>(fields: impl Iterator<Item = &'a str>, expected: usize) -> Option<Duration> {
@@ -89,9 +106,17 @@ mod tests {
     #[test]
     fn the_machine_is_busy_when_it_is_neither_idle_nor_waiting_nor_stolen() {
         let stat = "cpu  100 10 200 5000 600 40 50 7000 30 0\ncpu0 1 2 3 4 5 6 7 8 9 10\n";
-        assert_eq!(of_machine(stat), Some(Duration::from_secs(4)));
+        assert_eq!(of_machine(stat), Some((Duration::from_millis(3100), Duration::from_millis(900))));
         assert_eq!(of_machine("cpu0 1 2 3 4 5 6 7"), None);
         assert_eq!(of_machine("cpu  1 2 3 x 5 6 seven"), None);
+    }
+
+    #[test]
+    fn others_have_what_is_neither_ours_nor_an_interrupts() {
+        let [processes, machine, all_processes] = [1, 9, 2].map(Duration::from_secs);
+        let spent = Spent { processes, machine, all_processes };
+        assert!(spent.of_others(Duration::from_secs(4)) <= 0.25);
+        assert_eq!(Spent { processes: machine, ..spent }.of_others(Duration::from_secs(4)), 0.0);
     }
 
     #[test]

@@ -25,21 +25,21 @@ use std::{
     io::{self, Write as _},
     path::Path,
     process::ExitCode,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use clap::Parser as _;
 use tencrypt_lab::{Entered, enter, inside};
 
 use crate::{
-    contender::Contender, load::latency, measure::measure, network::Scene, options::Options,
+    contender::Contender, cpu::Spent, load::latency, measure::measure, network::Scene, options::Options,
     program::Programs, report::Setting, results::Results,
 };
 
 const DOCUMENT: &str = "performance.md";
 const CHART: &str = "performance.svg";
-/// Part of the machine's processors that others may use: more than this shows in the numbers.
-const QUIET: f64 = 0.03;
+/// Part of the machine's processors that other processes may use: more than this shows in the numbers.
+const QUIET: f64 = 0.05;
 
 /// The result of what is only reported to the user.
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -146,10 +146,14 @@ fn turn(options: &Options, programs: &Programs, scene: Scene, contender: Contend
         latency::wait_for_answer(&network, running.target, contender::LIMIT)
             .map_err(|error| format!("{error}; the tunnel printed: {}", running.last_words()))?;
         for pattern in options.patterns() {
+            let own = || running.processes().chain([std::process::id()]);
+            let (start, before) = (Instant::now(), Spent::until_now(own())?);
             let measured = measure(pattern, &network, &running, options.duration());
+            let others = Spent::until_now(own()).map(|spent| spent.since(before).of_others(start.elapsed()));
             if !running.is_whole() {
                 return Err(format!("ended during {pattern:?}: {}", running.last_words()).into());
             }
+            results.count(others? > QUIET);
             match measured {
                 Ok(values) => {
                     for (metric, value) in values {
@@ -201,6 +205,12 @@ fn write(options: &Options, programs: &Programs, results: &Results, busy: f64) -
         rounds: options.rounds,
         seconds: options.seconds,
     };
+    let (disturbed, patterns) = results.disturbed();
+    if disturbed > 0 {
+        println!(
+            "other processes disturbed {disturbed} of {patterns} measurements: repeat this on a quiet machine"
+        );
+    }
     let measured = report::measured(results, &options.scenes(), &setting);
     println!("\n{measured}");
     if options.dry_run {

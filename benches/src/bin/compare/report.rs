@@ -79,6 +79,13 @@ pub(crate) fn measured(results: &Results, scenes: &[Scene], setting: &Setting) -
         text,
         "{spread}Rounds: {rounds}, in each of which every contender has its turn; {seconds} s a number.\n"
     );
+    if let (disturbed @ 1.., patterns) = results.disturbed() {
+        let _ = writeln!(
+            text,
+            "Other processes used the machine during {disturbed} of {patterns} measurements: these numbers are \
+             worse than they should be.\n"
+        );
+    }
     for (contender, version) in &setting.versions {
         let _ = writeln!(text, "- {}: {}", contender.name(), escape(version));
     }
@@ -250,6 +257,15 @@ mod tests {
         let text = measured(&results(), &[Scene::Cable], &setting());
         assert!(text.contains("| wireguard-go | 4.00 | 4.00 |\n"), "{text}");
         assert!(text.contains("| plain | 0.286 | – |\n"), "{text}");
+    }
+
+    #[test]
+    fn a_disturbed_run_says_so() {
+        let mut results = results();
+        results.count(false);
+        assert!(!measured(&results, &[Scene::Cable], &setting()).contains("Other processes"));
+        results.count(true);
+        assert!(measured(&results, &[Scene::Cable], &setting()).contains("during 1 of 2 measurements"));
     }
 
     #[test]

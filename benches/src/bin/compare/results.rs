@@ -9,6 +9,8 @@ use crate::{contender::Contender, network::Scene, pattern::Metric, samples::Spre
 pub(crate) struct Results {
     samples: BTreeMap<(Scene, Contender, Metric), Vec<f64>>,
     failures: BTreeMap<(Scene, Contender), String>,
+    disturbed: u32,
+    patterns: u32,
 }
 
 impl Results {
@@ -20,6 +22,17 @@ impl Results {
     /// Takes note of the first failure of a contender.
     pub(crate) fn fail(&mut self, scene: Scene, contender: Contender, reason: String) {
         self.failures.entry((scene, contender)).or_insert(reason);
+    }
+
+    /// Counts a pattern, and whether other processes disturbed it.
+    pub(crate) fn count(&mut self, disturbed: bool) {
+        self.patterns += 1;
+        self.disturbed += u32::from(disturbed);
+    }
+
+    /// How many patterns other processes disturbed, and of how many.
+    pub(crate) fn disturbed(&self) -> (u32, u32) {
+        (self.disturbed, self.patterns)
     }
 
     /// The numbers of all rounds.
