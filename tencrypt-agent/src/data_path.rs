@@ -21,7 +21,7 @@ use tencrypt_udp::{Family, PathErrorKind, UdpTransport};
 use tokio::sync::mpsc;
 
 use crate::{
-    control::{ChainsReport, ExplainReport, PacketsReport, PeerReport, StatusReport, drops},
+    control::{CallsReport, ChainsReport, ExplainReport, PacketsReport, PeerReport, StatusReport, drops},
     delivery::{DeviceSink, write_back},
     lane::{Command, Inbox},
     offload::Offload,
@@ -385,7 +385,18 @@ impl DataPath {
             peers: self.peers(now),
             packets: PacketsReport::from(self.tunnel.stats()),
             chains: *self.about.chains.lock().unwrap_or_else(PoisonError::into_inner),
+            calls: self.calls(),
             drops: drops(self.tunnel.stats()),
+        }
+    }
+
+    fn calls(&self) -> CallsReport {
+        let (device, transport) = (self.device.calls(), self.transport.stats());
+        CallsReport {
+            reads: device.reads,
+            sends: transport.send_calls,
+            receives: transport.receive_calls,
+            writes: device.writes,
         }
     }
 

@@ -39,6 +39,14 @@ pub fn status(report: &StatusReport, as_json: bool) -> String {
             ),
         ],
     ];
+    let calls = &report.calls;
+    if packets.encrypted > 0 || packets.decrypted > 0 {
+        let line = format!(
+            "{} reads and {} sends, {} receives and {} writes",
+            calls.reads, calls.sends, calls.receives, calls.writes
+        );
+        rows.push(["calls".to_owned(), line]);
+    }
     if packets.opportunistic > 0 {
         let line = format!("{} of the bypassed, to destinations that did not answer", packets.opportunistic);
         rows.push(["in plain".to_owned(), line]);
@@ -176,6 +184,7 @@ mod tests {
             enforce: false,
             peers: vec![peer()],
             chains: ChainsReport { plain_in: 4, leak: 0 },
+            calls: crate::control::CallsReport::default(),
             packets: PacketsReport { encrypted: 10, opportunistic: 2, ..PacketsReport::from(&stats) },
             drops: crate::control::drops(&stats),
         }

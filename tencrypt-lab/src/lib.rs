@@ -27,7 +27,7 @@
 //!   directory there.
 //! - [`Node`], [`Pod`], [`join`], [`Node::service`], [`cable`]: the network.
 //! - [`Sniffer`]: the leak probe. [`Snapshot`]: is a namespace as it was?
-//! - [`Ping`], [`sweep`], [`transfer`], [`throughput`], [`http_get`], [`udp_echo`], [`send_bound`]: traffic. Everything
+//! - [`Ping`], [`sweep`], [`transfer`], [`throughput`], [`http_get`], [`udp_echo`], [`send_bound`], [`send_train`]: traffic. Everything
 //!   is bounded in time, and servers end when dropped.
 //! - [`DnsServer`], [`resolve()`], [`dns_over_udp`], [`dns_over_tcp`]: names.
 //! - [`Program`]: the program under test.
@@ -72,5 +72,5 @@ pub use snapshot::Snapshot;
 pub use sniffer::{Keep, Report, Sniffer, Watch, hexdump};
 pub use tcp::{Direction, TcpServer, Throughput, Transfer, throughput, transfer};
 pub use topology::{Node, PLAIN_MTU, Pod, VXLAN_MTU, cable, join};
-pub use udp::{Binding, UdpEcho, send_bound, udp_echo};
+pub use udp::{Binding, UdpEcho, send_bound, send_train, udp_echo};
 pub use world::{Entered, TEST_LIMIT, cover, enter, init, inside, test, test_within};

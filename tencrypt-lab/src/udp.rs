@@ -86,6 +86,22 @@ pub fn udp_echo(
     Ok(failed)
 }
 
+/// Sends `payload` as datagrams of `size` bytes each, the last one as long as what is left, in one call: the kernel
+/// keeps them together for as long as devices on the way take them so (`UDP_SEGMENT`, udp(7)).
+///
+/// # Errors
+///
+/// The kernel refused to send.
+pub fn send_train(from: &NetNs, to: SocketAddr, size: u16, payload: &[u8]) -> Result<()> {
+    const WHAT: &str = "send a train";
+    from.run(|| {
+        let socket = Socket::new(Domain::for_address(to), Type::DGRAM, Some(Protocol::UDP)).during(WHAT)?;
+        sys::set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, i32::from(size)).during(WHAT)?;
+        socket.send_to(payload, &SockAddr::from(to)).during(WHAT)?;
+        Ok(())
+    })
+}
+
 /// A way for a program without privileges to choose the device itself, whatever the routes say; or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binding {

@@ -81,6 +81,9 @@ pub struct StatusReport {
     /// Plaintext that the chains have stopped; up to a second old.
     #[serde(default)]
     pub chains: ChainsReport,
+    /// System calls that moved packets.
+    #[serde(default)]
+    pub calls: CallsReport,
     /// Drops by reason; every reason is there.
     pub drops: BTreeMap<String, u64>,
 }
@@ -117,6 +120,20 @@ pub struct ChainsReport {
     pub plain_in: u64,
     /// Would have left in plain, to protected destinations or to everybody on the link.
     pub leak: u64,
+}
+
+/// System calls that moved packets, since the start: beside the packets they tell how long trains are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "the program's own")]
+pub struct CallsReport {
+    /// Packets and super-packets read from the device.
+    pub reads: u64,
+    /// Calls that sent records.
+    pub sends: u64,
+    /// Trains received.
+    pub receives: u64,
+    /// Packets and super-packets written to the device.
+    pub writes: u64,
 }
 
 /// Packets since the start.

@@ -189,6 +189,7 @@ mod tests {
             enforce: true,
             peers: vec![],
             chains: ChainsReport::default(),
+            calls: crate::control::CallsReport::default(),
             packets: PacketsReport::from(&stats),
             drops: drops(&stats),
         }

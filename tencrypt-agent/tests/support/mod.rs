@@ -129,6 +129,8 @@ impl Cluster {
     pub(crate) fn configuration(&self, extra: &str) -> String {
         // `TENCRYPT_TEST_OFFLOAD=none` runs the whole suite without offload.
         let offload = std::env::var("TENCRYPT_TEST_OFFLOAD")
+            .ok()
+            .filter(|_| !extra.contains("offload ="))
             .map_or(String::new(), |offload| format!("offload = \"{offload}\"\n"));
         let extra = &extra.replace("[network]\n", &format!("[network]\n{offload}"));
         let defaults = [
