@@ -30,16 +30,27 @@ use crate::{
 };
 
 /// Packets and datagrams taken in one turn before the other side gets its own.
-const BURST: usize = 64;
+const BURST: usize = 32;
 
 /// Turns before the control plane and the timers get theirs: some milliseconds of work.
-const TURNS: usize = 8;
+const TURNS: usize = 4;
 
 /// Looks at device and sockets before the lane goes to sleep: some 10 microseconds.
 const LOOKS: u32 = 10;
 
-/// Rounds of work and looking before the control plane and the error queues get their turn.
-const ROUNDS: u32 = 64;
+/// Bytes that a wake-up must have moved for the lane to look again: most of a train. Whoever sends less is served as soon
+/// from sleep.
+const BULK: usize = 32 << 10;
+
+/// A yield that took this long met somebody who keeps the processor: a time slice is 3 ms (Linux 6.18,
+/// kernel/sched/fair.c, `sysctl_sched_base_slice`), applications that move data mostly give it back sooner.
+const SLOW_YIELD: Duration = Duration::from_millis(2);
+
+/// How long there is no yield after a slow one: so it costs 1 %.
+const IMPATIENCE: Duration = Duration::from_millis(250);
+
+/// How long a lane stays awake before the control plane and the error queues get their turn.
+const STRETCH: Duration = Duration::from_millis(2);
 
 /// Bytes of the largest datagram, which any record fits.
 pub const DATAGRAM: usize = 65_535;
@@ -97,15 +108,32 @@ struct Readable {
 }
 
 impl Readable {
-    fn any(self) -> bool {
-        self.v4 || self.v6 || self.device
-    }
-
     fn of(&mut self, family: Family) -> &mut bool {
         match family {
             Family::V4 => &mut self.v4,
             Family::V6 => &mut self.v6,
         }
+    }
+}
+
+/// Whether giving way to others is worth it: it is not where they keep the processor.
+#[derive(Default)]
+struct Patience {
+    /// No more until then.
+    until: Option<Instant>,
+}
+
+impl Patience {
+    /// Lets whoever waits for the processor have it; false if that is not to be done now.
+    fn yield_now(&mut self) -> bool {
+        let begun = Instant::now();
+        if self.until.is_some_and(|until| begun < until) {
+            return false;
+        }
+        thread::yield_now();
+        let taken = begun.elapsed();
+        self.until = (taken >= SLOW_YIELD).then(|| begun + taken + IMPATIENCE);
+        true
     }
 }
 
@@ -125,12 +153,13 @@ impl DataPath {
     pub fn run(mut self) -> Ended {
         let mut buffer = vec![0; BUFFER];
         let mut before = Readable::default();
+        let mut patience = Patience::default();
         loop {
-            let worked = self.wait(&mut buffer).and_then(|now| {
+            let worked = self.wait(&mut buffer).and_then(|(now, moved)| {
                 // One end of the lane wakes it up, the other mostly has the answer.
                 let lately = Readable { v4: now.v4 || before.v4, v6: now.v6 || before.v6, ..now };
                 before = now;
-                self.linger(lately, &mut buffer)
+                if moved < BULK { Ok(()) } else { self.linger(lately, &mut patience, &mut buffer) }
             });
             if let Err(ended) = worked {
                 return ended;
@@ -138,8 +167,8 @@ impl DataPath {
         }
     }
 
-    /// Sleeps until there is something to do, and does it. Returns where there was something.
-    fn wait(&mut self, buffer: &mut [u8]) -> Result<Readable, Ended> {
+    /// Sleeps until there is something to do, and does it. Returns where there was something, and the bytes moved.
+    fn wait(&mut self, buffer: &mut [u8]) -> Result<(Readable, usize), Ended> {
         let timeout = self.tunnel.poll_timeout().map(|due| due.saturating_duration_since(Instant::now()));
         let waited = sys::poll(
             [
@@ -160,29 +189,24 @@ impl DataPath {
         }
         self.heed_path();
         let lately = Readable { v4: v4.readable, v6: v6.readable, device: device.readable || device.error };
-        self.work(lately, buffer)?;
-        Ok(lately)
+        Ok((lately, self.work(lately, buffer)?))
     }
 
     /// Looks again a few times, after whoever else is waiting for the processor, before it goes to sleep: under load the
     /// next train has come by then, and neither this thread is put to sleep nor the sender made to wake it.
     ///
     /// Measured with one TCP stream between two pods on two cores, medians of three: 8.6 Gbit/s when it sleeps at once,
-    /// 9.6 with 5, 10, 20 or 40 looks; mean round trips and small packets do not change. Spinning without yielding, 20 to
-    /// 100 microseconds, gains nothing on one stream and doubles round trips, for it takes the applications' time.
-    fn linger(&mut self, lately: Readable, buffer: &mut [u8]) -> Result<(), Ended> {
-        if !lately.any() {
-            return Ok(());
-        }
+    /// 9.6 with 5, 10, 20 or 40 looks. Spinning without yielding, 20 to 100 microseconds, gains nothing on one stream and
+    /// doubles round trips, for it takes the applications' time. Where somebody keeps the processor busy, a yield costs
+    /// that one's time slice, while a thread that sleeps is woken at once: with two busy loops beside it, mean round
+    /// trips rose from 0.15 to 8 ms. Therefore [`Patience`].
+    fn linger(&mut self, lately: Readable, patience: &mut Patience, buffer: &mut [u8]) -> Result<(), Ended> {
+        let begun = Instant::now();
         let mut misses = 0;
-        for _ in 0..ROUNDS {
-            if misses == LOOKS {
-                break;
-            }
-            thread::yield_now();
+        while misses < LOOKS && begun.elapsed() < STRETCH && patience.yield_now() {
             self.tend();
             // An answer may come from the device whatever came last.
-            let found = self.work(Readable { device: true, ..lately }, buffer)?;
+            let found = self.work(Readable { device: true, ..lately }, buffer)? > 0;
             misses = if found { 0 } else { misses + 1 };
         }
         Ok(())
@@ -190,17 +214,17 @@ impl DataPath {
 
     /// Takes turns between network and device while there is something: what one of them is given mostly has the other
     /// answer at once, an acknowledgement or the next train, and asking for it costs less than waiting again.
-    /// False when there was nothing.
-    fn work(&mut self, mut ready: Readable, buffer: &mut [u8]) -> Result<bool, Ended> {
-        let mut any = false;
+    /// Returns the bytes moved.
+    fn work(&mut self, mut ready: Readable, buffer: &mut [u8]) -> Result<usize, Ended> {
+        let mut moved = 0;
         for _ in 0..TURNS {
-            let mut idle = true;
+            let before = moved;
             for family in [Family::V4, Family::V6] {
                 if *ready.of(family) {
                     let received = self.receive(family, buffer);
-                    *ready.of(family) = received;
-                    ready.device |= received;
-                    idle &= !received;
+                    *ready.of(family) = received > 0;
+                    ready.device |= received > 0;
+                    moved += received;
                 }
             }
             if ready.device {
@@ -209,21 +233,20 @@ impl DataPath {
                     Ok(None) => return Err(Ended::DeviceGone),
                     Err(error) => return Err(Ended::Failed(error)),
                 };
-                ready.device = read;
-                idle &= !read;
+                ready.device = read > 0;
+                moved += read;
             }
-            any |= !idle;
-            if idle {
+            if moved == before {
                 break;
             }
         }
-        Ok(any)
+        Ok(moved)
     }
 
-    /// From the device to the network. False when there was nothing, `None` when the device is gone.
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<bool>> {
+    /// From the device to the network. Returns the bytes read, `None` when the device is gone.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         let now = Instant::now();
-        let mut some = false;
+        let mut moved = 0;
         for _ in 0..BURST {
             let (vnet, len) = match self.device.read(buffer)? {
                 Received::Packet { vnet, len } => (vnet, len),
@@ -232,7 +255,7 @@ impl DataPath {
                 Received::Gone => return Ok(None),
                 _ => break,
             };
-            some = true;
+            moved += VnetHdr::LEN + len;
             let Some(bytes) = buffer.get_mut(VnetHdr::LEN..VnetHdr::LEN + len) else { continue };
             let mut packet = TunPacket::new(vnet, bytes);
             match self.tunnel.handle_outbound(&mut packet, now, &mut self.transport) {
@@ -253,12 +276,12 @@ impl DataPath {
         }
         self.transport.flush();
         self.drain(now);
-        Ok(Some(some))
+        Ok(Some(moved))
     }
 
-    /// From the network to the device. False when there was nothing.
-    fn receive(&mut self, family: Family, buffer: &mut [u8]) -> bool {
-        let mut some = false;
+    /// From the network to the device. Returns the bytes received; an empty datagram counts as one.
+    fn receive(&mut self, family: Family, buffer: &mut [u8]) -> usize {
+        let mut moved = 0;
         for _ in 0..BURST {
             let (meta, len) = match self.transport.recv_from_family(family, buffer) {
                 Ok(Some(received)) => received,
@@ -268,7 +291,7 @@ impl DataPath {
                     break;
                 }
             };
-            some = true;
+            moved += len.max(1);
             let now = Instant::now();
             let Some(train) = buffer.get_mut(..len) else { continue };
             let mut sink = DeviceSink::new(&self.device, self.offload.joins(&self.device));
@@ -283,10 +306,10 @@ impl DataPath {
                 self.drain(now);
             }
         }
-        if some {
+        if moved > 0 {
             self.drain(Instant::now());
         }
-        some
+        moved
     }
 
     /// Does what is due.
