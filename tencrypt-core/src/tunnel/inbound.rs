@@ -238,3 +238,41 @@ fn unfinished(inner: &IpPacket<&[u8]>) -> Option<VnetHdr> {
     let csum_start = u16::try_from(inner.layout().transport_offset()).ok()?;
     Some(VnetHdr { needs_csum: true, csum_start, csum_offset, ..VnetHdr::default() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::samples::{Body, Sample};
+
+    fn header(bytes: &[u8]) -> Option<VnetHdr> {
+        unfinished(&IpPacket::parse(bytes).expect("well-formed"))
+    }
+
+    #[test]
+    fn offsets_of_an_unfinished_checksum_come_from_the_packet_itself() {
+        for (source, destination, start) in [("10.0.0.1", "10.0.0.2", 20), ("fd00::1", "fd00::2", 40)] {
+            for (bytes, offset) in [
+                (Sample::tcp(source, destination, (1, 2), 0x10), 16),
+                (Sample::udp(source, destination, (1, 2)), 6),
+            ] {
+                let vnet = header(&bytes).expect("TCP and UDP may be unfinished");
+                assert_eq!((vnet.needs_csum, vnet.csum_start, vnet.csum_offset), (true, start, offset));
+                assert_eq!((vnet.gso_type, vnet.gso_size), Default::default());
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_but_whole_tcp_and_udp_may_have_an_unfinished_checksum() {
+        assert_eq!(header(&Sample::echo("10.0.0.1", "10.0.0.2", true, 7)), None);
+        assert_eq!(header(&Sample::echo("fd00::1", "fd00::2", true, 7)), None);
+        let opaque = Body::Opaque { protocol: 132, payload: vec![1; 40] };
+        assert_eq!(header(&Sample::new("10.0.0.1", "10.0.0.2", opaque).build()), None);
+        for (source, destination) in [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")] {
+            let body = Body::Udp { ports: (1, 2), checksum: true, payload: vec![1; 600] };
+            for fragment in Sample::new(source, destination, body).fragments(200) {
+                assert_eq!(header(&fragment), None);
+            }
+        }
+    }
+}
