@@ -71,16 +71,13 @@ impl Tunnel {
         now: Instant,
         sink: &mut impl PacketSink<'b>,
     ) -> Result<Record, DropReason> {
-        let header = match record::parse(record)? {
-            Message::Data(header) => header,
-            _ => {
-                handshake::verify_mac1(&self.keys, record)?;
-                if self.queue.len() >= MAX_QUEUED {
-                    return Err(DropReason::RateLimited);
-                }
-                self.queue.push_back(Queued { from: meta.from, bytes: (&*record).into() });
-                return Ok(Record::Control);
+        let Message::Data(header) = record::parse(record)? else {
+            handshake::verify_mac1(&self.keys, record)?;
+            if self.queue.len() >= MAX_QUEUED {
+                return Err(DropReason::RateLimited);
             }
+            self.queue.push_back(Queued { from: meta.from, bytes: (&*record).into() });
+            return Ok(Record::Control);
         };
         let index = header.index;
         let (key, at) = match self.recent.session(index) {
