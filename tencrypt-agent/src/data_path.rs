@@ -4,7 +4,7 @@
 //! channel, lock or task between reading a packet and sending it.
 
 use std::{
-    io,
+    io, mem,
     net::IpAddr,
     os::fd::AsFd as _,
     sync::{
@@ -17,7 +17,7 @@ use std::{
 
 use tencrypt_core::{Event, Outbound, PathEvent, TunPacket, Tunnel, Verdict, offload::VnetHdr};
 use tencrypt_tun::{RawSockets, Received, TunDevice};
-use tencrypt_udp::{Family, PathErrorKind, UdpTransport};
+use tencrypt_udp::{Buffer, Family, PathErrorKind, UdpTransport};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -151,7 +151,8 @@ pub enum Ended {
 impl DataPath {
     /// Runs until it is told to stop, or cannot go on.
     pub fn run(mut self) -> Ended {
-        let mut buffer = vec![0; BUFFER];
+        let mut buffer = Buffer::new(BUFFER);
+        let mut is_huge = false;
         let mut before = Readable::default();
         let mut patience = Patience::default();
         loop {
@@ -159,7 +160,14 @@ impl DataPath {
                 // One end of the lane wakes it up, the other mostly has the answer.
                 let lately = Readable { v4: now.v4 || before.v4, v6: now.v6 || before.v6, ..now };
                 before = now;
-                if moved < BULK { Ok(()) } else { self.linger(lately, &mut patience, &mut buffer) }
+                if moved < BULK {
+                    return Ok(());
+                }
+                if !mem::replace(&mut is_huge, true) {
+                    buffer.make_huge();
+                    self.transport.make_huge();
+                }
+                self.linger(lately, &mut patience, &mut buffer)
             });
             if let Err(ended) = worked {
                 return ended;

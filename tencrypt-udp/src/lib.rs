@@ -35,6 +35,7 @@
 
 mod address;
 mod bind;
+mod buffer;
 mod path;
 mod receive;
 mod report;
@@ -46,6 +47,7 @@ mod tokio;
 mod transport;
 
 pub use bind::{BindError, Family};
+pub use buffer::Buffer;
 pub use path::{PathError, PathErrorKind};
 pub use report::UdpStats;
 pub use slab::SendSlot;

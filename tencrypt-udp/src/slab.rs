@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use tencrypt_core::{Train, TrainSlot};
 
-use crate::{address::RawAddress, sys::Outgoing};
+use crate::{address::RawAddress, buffer::Buffer, sys::Outgoing};
 
 /// Bytes of the buffer: two of the largest messages. More would leave the cache before the kernel reads it.
 const BYTES: usize = 128 << 10;
@@ -56,7 +56,7 @@ impl Message {
 
 /// The buffer.
 pub(crate) struct Slab {
-    bytes: Box<[u8]>,
+    bytes: Buffer,
     used: usize,
     messages: Vec<Message>,
     /// Records a message may have.
@@ -66,7 +66,11 @@ pub(crate) struct Slab {
 impl Slab {
     pub(crate) fn new(segments: u16) -> Self {
         let messages = Vec::with_capacity(MESSAGES);
-        Self { bytes: vec![0; BYTES].into(), used: 0, messages, segments: segments.max(1) }
+        Self { bytes: Buffer::new(BYTES), used: 0, messages, segments: segments.max(1) }
+    }
+
+    pub(crate) fn make_huge(&mut self) {
+        self.bytes.make_huge();
     }
 
     /// Changes how many records the messages to come may have.

@@ -29,6 +29,9 @@ use std::{
 
 use crate::address::RawAddress;
 
+/// Bytes of a huge page: 2 MiB where base pages have 4 KiB. With another size a mapping is less well aligned, no more.
+const HUGE: usize = 2 << 20;
+
 /// Messages in one call of `sendmmsg`.
 pub(crate) const BATCH: usize = 64;
 
@@ -272,4 +275,70 @@ fn receive_message(
         }
     }
     Ok((received, message.msg_flags, address.decode()))
+}
+
+/// A private anonymous mapping, writable, whose bytes begin where a huge page does.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    /// What the kernel mapped, and how much.
+    base: *mut libc::c_void,
+    mapped: usize,
+    /// Where the bytes begin in it, and how many there are: whole huge pages.
+    start: usize,
+    room: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone, and no thread has a part in it.
+unsafe impl Send for Mapping {}
+// SAFETY: through a shared reference it can only be read.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Room for `len` bytes, zero.
+    pub(crate) fn new(len: usize) -> Self {
+        let room = len.max(1).next_multiple_of(HUGE);
+        let mapped = room + HUGE;
+        let (protection, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: a new mapping, at an address of the kernel's choice, touches no memory there is.
+        let base = unsafe { libc::mmap(ptr::null_mut(), mapped, protection, flags, -1, 0) };
+        if base == libc::MAP_FAILED {
+            let layout =
+                std::alloc::Layout::from_size_align(mapped, 1).unwrap_or(std::alloc::Layout::new::<u8>());
+            std::alloc::handle_alloc_error(layout);
+        }
+        let start = base.align_offset(HUGE);
+        Self { base, mapped, start: if start <= HUGE { start } else { 0 }, room }
+    }
+
+    /// The first `len` bytes.
+    pub(crate) fn bytes(&self, len: usize) -> &[u8] {
+        // SAFETY: `start + room <= mapped`, all of it mapped and initialised (anonymous memory is zero) for as long as
+        // self lives; only `bytes_mut` gives out a way to write, and borrows self for it.
+        unsafe { std::slice::from_raw_parts(self.base.cast::<u8>().add(self.start), len.min(self.room)) }
+    }
+
+    /// The same, to write to.
+    pub(crate) fn bytes_mut(&mut self, len: usize) -> &mut [u8] {
+        // SAFETY: as in `bytes`; self is borrowed for writing, so no other reference to them exists.
+        unsafe { std::slice::from_raw_parts_mut(self.base.cast::<u8>().add(self.start), len.min(self.room)) }
+    }
+
+    /// Asks for huge pages: now, else some time.
+    pub(crate) fn make_huge(&mut self) {
+        // SAFETY: within the mapping; the advice leaves its content as it is.
+        unsafe {
+            let bytes = self.base.cast::<u8>().add(self.start).cast();
+            if libc::madvise(bytes, self.room, libc::MADV_COLLAPSE) != 0 {
+                libc::madvise(bytes, self.room, libc::MADV_HUGEPAGE);
+            }
+        }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's, and nothing borrows from it any more.
+        unsafe { libc::munmap(self.base, self.mapped) };
+    }
 }

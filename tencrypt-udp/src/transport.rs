@@ -95,6 +95,12 @@ impl UdpTransport {
         self.offload
     }
 
+    /// Moves the send buffer to a huge page, for a transport in steady use; see
+    /// [`Buffer::make_huge`](crate::Buffer::make_huge).
+    pub fn make_huge(&mut self) {
+        self.slab.make_huge();
+    }
+
     /// Sends what waits in the send buffer.
     pub fn flush(&mut self) {
         let (mut sender, slab) = self.sender();
