@@ -39,6 +39,8 @@ pub struct Names {
     pub nameservers: Vec<IpAddr>,
     /// Where queries go; empty: to the nameserver that was asked.
     pub upstreams: Vec<SocketAddr>,
+    /// Most queries a second.
+    pub rate: u32,
 }
 
 impl Names {
@@ -62,8 +64,9 @@ impl Names {
             Some(name) => Project::named(name, &resolv_conf.search),
             None => Project::from_search(&resolv_conf.search),
         };
+        let rate = config.dns.rate;
         if !config.dns.capture {
-            return Ok(Self { project: project.ok(), nameservers: Vec::new(), upstreams: Vec::new() });
+            return Ok(Self { project: project.ok(), nameservers: Vec::new(), upstreams: Vec::new(), rate });
         }
         let project = project.map_err(|error| {
             usage(format!("{}: {error}; or set `capture = false` in [dns]", path.display()))
@@ -80,7 +83,7 @@ impl Names {
                 path.display()
             )));
         }
-        Ok(Self { project: Some(project), nameservers, upstreams })
+        Ok(Self { project: Some(project), nameservers, upstreams, rate })
     }
 }
 
@@ -131,6 +134,7 @@ impl Sockets {
     pub async fn serve(self, names: &Names, project: Project, sink: LaneSink) {
         let mut config = ProxyConfig::new(project, names.nameservers.clone());
         config.upstreams = names.upstreams.clone();
+        config.rate = names.rate;
         match Proxy::new(config, self.listeners, MarkedSockets, sink) {
             Ok(proxy) => {
                 let Err(error) = proxy.run().await;
