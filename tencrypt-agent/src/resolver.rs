@@ -286,3 +286,39 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     fs::File::open(path)?.take(LIMIT).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use tencrypt_core::directory::FactSource;
+
+    use super::*;
+
+    fn fact(address: &str, class: Class, expires: Instant) -> Fact {
+        let address: IpAddr = address.parse().unwrap();
+        Fact::new(address, class, FactSource::Dns("a.test".into()), Some(expires))
+    }
+
+    #[test]
+    fn only_what_was_told_lately_of_the_same_class_and_for_as_long_need_not_be_told_again() {
+        let (now, ttl) = (Instant::now(), Duration::from_secs(30));
+        let mut told = Told::default();
+        told.note(&fact("10.0.0.1", Class::External, now + ttl), now);
+        let covers = |address, class, expires, at| told.covers(&fact(address, class, expires), at);
+        assert!(covers("10.0.0.1", Class::External, now + ttl, now));
+        assert!(!covers("10.0.0.2", Class::External, now + ttl, now), "another address");
+        assert!(!covers("10.0.0.1", Class::Internal, now + ttl, now), "another class");
+        assert!(!covers("10.0.0.1", Class::External, now + ttl + Duration::from_millis(1), now), "longer");
+        assert!(!covers("10.0.0.1", Class::External, now + ttl, now + SLACK), "told too long ago");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let now = Instant::now();
+        let mut told = Told::default();
+        for number in 0..3 * TOLD as u32 {
+            let address = std::net::Ipv4Addr::from(0x0a00_0000 | number).to_string();
+            told.note(&fact(&address, Class::External, now + SLACK), now);
+            assert!(told.0.len() <= TOLD);
+        }
+    }
+}

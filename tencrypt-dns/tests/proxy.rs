@@ -427,6 +427,67 @@ async fn d14_no_sockets_left_ends_in_servfail_and_never_fails_open() {
     assert_eq!(tried.load(Ordering::Relaxed), 2);
 }
 
+/// A nameserver's socket of the test's own, and the ports that `count` queries come from.
+async fn ports_of(server: &UdpSocket, count: usize, answer: bool) -> std::collections::HashSet<u16> {
+    let mut ports = std::collections::HashSet::new();
+    let mut buffer = [0; 512];
+    for _ in 0..count {
+        let (length, from) = soon(server.recv_from(&mut buffer)).await.unwrap();
+        ports.insert(from.port());
+        if answer {
+            server.send_to(&internal_answer(&buffer[..length]), from).await.unwrap();
+        }
+    }
+    ports
+}
+
+#[tokio::test]
+async fn d05_queries_of_one_id_never_share_a_port() {
+    const COUNT: usize = 60;
+    let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let proxy = start(&[server.local_addr().unwrap()]);
+    let query = wire::query(7, INTERNAL, wire::A);
+    let socket = client(proxy.udp).await;
+    for _ in 0..COUNT {
+        socket.send(&query).await.unwrap();
+    }
+    assert_eq!(ports_of(&server, COUNT, true).await.len(), COUNT);
+    for _ in 0..COUNT {
+        assert_eq!(receive(&socket).await, internal_answer(&query));
+    }
+}
+
+#[tokio::test]
+async fn d05_ports_are_shared_at_random_and_replaced_by_use() {
+    const COUNT: u16 = 600;
+    let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let proxy = start(&[server.local_addr().unwrap()]);
+    let mut ports = std::collections::HashSet::new();
+    for id in 0..COUNT {
+        let query = wire::query(id, INTERNAL, wire::A);
+        let (answer, seen) = tokio::join!(exchange(proxy.udp, &query), ports_of(&server, 1, true));
+        assert_eq!(answer, internal_answer(&query));
+        ports.extend(seen);
+    }
+    assert!((9..usize::from(COUNT)).contains(&ports.len()), "{}", ports.len());
+}
+
+#[tokio::test]
+async fn d05_a_late_reply_is_dropped_and_counted() {
+    let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let proxy = start(&[server.local_addr().unwrap()]);
+    let query = wire::query(7, INTERNAL, wire::A);
+    let socket = client(proxy.udp).await;
+    socket.send(&query).await.unwrap();
+    let mut buffer = [0; 512];
+    let (_, from) = soon(server.recv_from(&mut buffer)).await.unwrap();
+    server.send_to(&internal_answer(&query), from).await.unwrap();
+    assert_eq!(receive(&socket).await, internal_answer(&query));
+    server.send_to(&internal_answer(&query), from).await.unwrap();
+    until(&proxy.handle, |stats| stats.forged == 1).await;
+    assert!(timeout(Duration::from_millis(100), socket.recv(&mut buffer)).await.is_err(), "answered twice");
+}
+
 #[tokio::test]
 async fn d05_forged_replies_are_ignored_in_any_number() {
     let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
