@@ -458,18 +458,23 @@ async fn d05_queries_of_one_id_never_share_a_port() {
 }
 
 #[tokio::test]
-async fn d05_ports_are_shared_at_random_and_replaced_by_use() {
-    const COUNT: u16 = 600;
+async fn d05_no_port_serves_more_than_256_queries() {
+    // More than 16 ports serve together, and below the rate limit's burst.
+    const COUNT: u16 = 4_600;
     let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let proxy = start(&[server.local_addr().unwrap()]);
-    let mut ports = std::collections::HashSet::new();
+    let socket = client(proxy.udp).await;
+    let mut uses = std::collections::HashMap::<u16, u32>::new();
     for id in 0..COUNT {
         let query = wire::query(id, INTERNAL, wire::A);
-        let (answer, seen) = tokio::join!(exchange(proxy.udp, &query), ports_of(&server, 1, true));
-        assert_eq!(answer, internal_answer(&query));
-        ports.extend(seen);
+        socket.send(&query).await.unwrap();
+        for port in ports_of(&server, 1, true).await {
+            *uses.entry(port).or_default() += 1;
+        }
+        assert_eq!(receive(&socket).await, internal_answer(&query));
     }
-    assert!((9..usize::from(COUNT)).contains(&ports.len()), "{}", ports.len());
+    assert!(uses.values().all(|uses| *uses <= 256), "{uses:?}");
+    assert!(uses.len() > 16, "{uses:?}");
 }
 
 #[tokio::test]
@@ -537,7 +542,7 @@ async fn d05_forged_replies_are_ignored_in_any_number() {
 }
 
 #[tokio::test]
-async fn d05_each_query_has_a_port_of_its_own() {
+async fn d05_a_port_is_drawn_for_each_query() {
     let ports: Arc<Mutex<Vec<u16>>> = Arc::default();
     let server = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
     let (seen, socket) = (Arc::clone(&ports), Arc::clone(&server));
@@ -561,10 +566,11 @@ async fn d05_each_query_has_a_port_of_its_own() {
     }
     let mut ports = ports.lock().unwrap().clone();
     let in_turn = ports.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) <= 2).count();
-    assert!(in_turn < 20, "ports follow one another: {ports:?}");
+    // One in 16 is the same again.
+    assert!(in_turn < 40, "ports repeat or follow one another: {ports:?}");
     ports.sort_unstable();
     ports.dedup();
-    assert_eq!(ports.len(), 200);
+    assert!(ports.len() >= 16, "{ports:?}");
 }
 
 #[tokio::test]
