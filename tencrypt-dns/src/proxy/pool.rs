@@ -152,7 +152,7 @@ impl Pool {
         let places = self.servers.entry(to).or_insert([None; SOCKETS]);
         for step in 0..SOCKETS {
             let place = places.get_mut((start + step) % SOCKETS)?;
-            let Some(socket) = *place else { return None };
+            let socket = (*place)?;
             let Some(shared) = self.sockets.get(&socket) else {
                 *place = None;
                 return None;
