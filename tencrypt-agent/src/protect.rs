@@ -165,7 +165,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
     };
 
     let knowledge = Arc::new(Mutex::new(knowledge));
-    let sink = LaneSink { lane: lane.clone(), knowledge: knowledge.clone() };
+    let sink = LaneSink::new(lane.clone(), knowledge.clone());
     let mut dns = Dns { names, sink, port, tun, task: None };
     dns.start(sockets);
     let serving = tokio::spawn({

@@ -1,15 +1,18 @@
 //! The pod's DNS: its resolv.conf, the proxy's sockets in its namespace, and the way of facts into the lane.
 
 use std::{
+    collections::HashMap,
     fs,
     io::{self, Read as _},
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
+use ipnet::IpNet;
 use socket2::{Domain, Protocol, Socket, Type};
-use tencrypt_core::directory::{Fact, FactChange};
+use tencrypt_core::directory::{Class, Fact, FactChange};
 use tencrypt_dns::{
     Project, ResolvConf,
     interceptor::Config as ProxyConfig,
@@ -39,6 +42,8 @@ pub struct Names {
     pub nameservers: Vec<IpAddr>,
     /// Where queries go; empty: to the nameserver that was asked.
     pub upstreams: Vec<SocketAddr>,
+    /// Most queries a second.
+    pub rate: u32,
 }
 
 impl Names {
@@ -62,8 +67,9 @@ impl Names {
             Some(name) => Project::named(name, &resolv_conf.search),
             None => Project::from_search(&resolv_conf.search),
         };
+        let rate = config.dns.rate;
         if !config.dns.capture {
-            return Ok(Self { project: project.ok(), nameservers: Vec::new(), upstreams: Vec::new() });
+            return Ok(Self { project: project.ok(), nameservers: Vec::new(), upstreams: Vec::new(), rate });
         }
         let project = project.map_err(|error| {
             usage(format!("{}: {error}; or set `capture = false` in [dns]", path.display()))
@@ -80,7 +86,7 @@ impl Names {
                 path.display()
             )));
         }
-        Ok(Self { project: Some(project), nameservers, upstreams })
+        Ok(Self { project: Some(project), nameservers, upstreams, rate })
     }
 }
 
@@ -131,6 +137,7 @@ impl Sockets {
     pub async fn serve(self, names: &Names, project: Project, sink: LaneSink) {
         let mut config = ProxyConfig::new(project, names.nameservers.clone());
         config.upstreams = names.upstreams.clone();
+        config.rate = names.rate;
         match Proxy::new(config, self.listeners, MarkedSockets, sink) {
             Ok(proxy) => {
                 let Err(error) = proxy.run().await;
@@ -179,26 +186,78 @@ impl UpstreamSockets for MarkedSockets {
     }
 }
 
+/// How much longer than its answer's TTL a fact lives in the lane, so that the same answer need not be told again within
+/// that time. TTLs are whole seconds: less would be lost in their rounding.
+const SLACK: Duration = Duration::from_secs(1);
+
+/// Addresses that are remembered as told. Far below the 4,096 prefixes of a lane's delta.
+const TOLD: usize = 1_024;
+
 /// Brings facts into the lane, and remembers them for the next base.
 #[derive(Debug, Clone)]
 pub struct LaneSink {
-    /// The lane.
-    pub lane: LaneHandle,
-    /// All that is known.
-    pub knowledge: Arc<Mutex<Knowledge>>,
+    lane: LaneHandle,
+    knowledge: Arc<Mutex<Knowledge>>,
+    told: Arc<Mutex<Told>>,
+}
+
+/// What the lane was told within the last [`SLACK`], by address: class, end and when it stood.
+///
+/// The name is left out: an address has the class that any name gives it, as long as the longest-lived one says. One
+/// that the lane has dropped for lack of room meanwhile is unknown to it: asked, never bypassed.
+#[derive(Debug, Default)]
+struct Told(HashMap<IpNet, (Class, Instant, Instant)>);
+
+impl Told {
+    fn note(&mut self, fact: &Fact, now: Instant) {
+        let Some(expires) = fact.expires else { return };
+        if self.0.len() >= TOLD {
+            self.0.clear();
+        }
+        self.0.insert(fact.prefix, (fact.class, expires, now));
+    }
+
+    fn covers(&self, fact: &Fact, now: Instant) -> bool {
+        self.0.get(&fact.prefix).is_some_and(|(class, expires, at)| {
+            *class == fact.class
+                && fact.expires.is_some_and(|wanted| wanted <= *expires)
+                && now.saturating_duration_since(*at) < SLACK
+        })
+    }
+}
+
+impl LaneSink {
+    /// A sink that has told the lane nothing yet.
+    #[must_use]
+    pub fn new(lane: LaneHandle, knowledge: Arc<Mutex<Knowledge>>) -> Self {
+        Self { lane, knowledge, told: Arc::default() }
+    }
 }
 
 impl FactSink for LaneSink {
-    async fn apply(&self, facts: Vec<Fact>) {
+    async fn apply(&self, mut facts: Vec<Fact>) {
         if facts.is_empty() {
             return;
         }
+        for expires in facts.iter_mut().filter_map(|fact| fact.expires.as_mut()) {
+            *expires += SLACK;
+        }
         self.knowledge.lock().unwrap_or_else(PoisonError::into_inner).learn(&facts);
-        let changes = facts.into_iter().map(FactChange::Learn).collect();
+        let changes = facts.iter().cloned().map(FactChange::Learn).collect();
         if let Err(error) = self.lane.ask(|done| Command::Facts { changes, done }).await {
             // Without its facts the answer leads to an unknown destination: asked, never bypassed.
             tracing::warn!(%error, "facts of a DNS answer did not reach the data path");
+            return;
         }
+        let now = Instant::now();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        facts.iter().for_each(|fact| told.note(fact, now));
+    }
+
+    fn stands(&self, facts: &[Fact]) -> bool {
+        let now = Instant::now();
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        facts.iter().all(|fact| told.covers(fact, now))
     }
 }
 
@@ -226,4 +285,40 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     fs::File::open(path)?.take(LIMIT).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use tencrypt_core::directory::FactSource;
+
+    use super::*;
+
+    fn fact(address: &str, class: Class, expires: Instant) -> Fact {
+        let address: IpAddr = address.parse().unwrap();
+        Fact::new(address, class, FactSource::Dns("a.test".into()), Some(expires))
+    }
+
+    #[test]
+    fn only_what_was_told_lately_of_the_same_class_and_for_as_long_need_not_be_told_again() {
+        let (now, ttl) = (Instant::now(), Duration::from_secs(30));
+        let mut told = Told::default();
+        told.note(&fact("10.0.0.1", Class::External, now + ttl), now);
+        let covers = |address, class, expires, at| told.covers(&fact(address, class, expires), at);
+        assert!(covers("10.0.0.1", Class::External, now + ttl, now));
+        assert!(!covers("10.0.0.2", Class::External, now + ttl, now), "another address");
+        assert!(!covers("10.0.0.1", Class::Internal, now + ttl, now), "another class");
+        assert!(!covers("10.0.0.1", Class::External, now + ttl + Duration::from_millis(1), now), "longer");
+        assert!(!covers("10.0.0.1", Class::External, now + ttl, now + SLACK), "told too long ago");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let now = Instant::now();
+        let mut told = Told::default();
+        for number in 0..3 * TOLD as u32 {
+            let address = std::net::Ipv4Addr::from(0x0a00_0000 | number).to_string();
+            told.note(&fact(&address, Class::External, now + SLACK), now);
+            assert!(told.0.len() <= TOLD);
+        }
+    }
 }

@@ -427,6 +427,72 @@ async fn d14_no_sockets_left_ends_in_servfail_and_never_fails_open() {
     assert_eq!(tried.load(Ordering::Relaxed), 2);
 }
 
+/// A nameserver's socket of the test's own, and the ports that `count` queries come from.
+async fn ports_of(server: &UdpSocket, count: usize, answer: bool) -> std::collections::HashSet<u16> {
+    let mut ports = std::collections::HashSet::new();
+    let mut buffer = [0; 512];
+    for _ in 0..count {
+        let (length, from) = soon(server.recv_from(&mut buffer)).await.unwrap();
+        ports.insert(from.port());
+        if answer {
+            server.send_to(&internal_answer(&buffer[..length]), from).await.unwrap();
+        }
+    }
+    ports
+}
+
+#[tokio::test]
+async fn d05_queries_of_one_id_never_share_a_port() {
+    const COUNT: usize = 60;
+    let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let proxy = start(&[server.local_addr().unwrap()]);
+    let query = wire::query(7, INTERNAL, wire::A);
+    let socket = client(proxy.udp).await;
+    for _ in 0..COUNT {
+        socket.send(&query).await.unwrap();
+    }
+    assert_eq!(ports_of(&server, COUNT, true).await.len(), COUNT);
+    for _ in 0..COUNT {
+        assert_eq!(receive(&socket).await, internal_answer(&query));
+    }
+}
+
+#[tokio::test]
+async fn d05_no_port_serves_more_than_256_queries() {
+    // More than 16 ports serve together, and below the rate limit's burst.
+    const COUNT: u16 = 4_600;
+    let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let proxy = start(&[server.local_addr().unwrap()]);
+    let socket = client(proxy.udp).await;
+    let mut uses = std::collections::HashMap::<u16, u32>::new();
+    for id in 0..COUNT {
+        let query = wire::query(id, INTERNAL, wire::A);
+        socket.send(&query).await.unwrap();
+        for port in ports_of(&server, 1, true).await {
+            *uses.entry(port).or_default() += 1;
+        }
+        assert_eq!(receive(&socket).await, internal_answer(&query));
+    }
+    assert!(uses.values().all(|uses| *uses <= 256), "{uses:?}");
+    assert!(uses.len() > 16, "{uses:?}");
+}
+
+#[tokio::test]
+async fn d05_a_late_reply_is_dropped_and_counted() {
+    let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let proxy = start(&[server.local_addr().unwrap()]);
+    let query = wire::query(7, INTERNAL, wire::A);
+    let socket = client(proxy.udp).await;
+    socket.send(&query).await.unwrap();
+    let mut buffer = [0; 512];
+    let (_, from) = soon(server.recv_from(&mut buffer)).await.unwrap();
+    server.send_to(&internal_answer(&query), from).await.unwrap();
+    assert_eq!(receive(&socket).await, internal_answer(&query));
+    server.send_to(&internal_answer(&query), from).await.unwrap();
+    until(&proxy.handle, |stats| stats.forged == 1).await;
+    assert!(timeout(Duration::from_millis(100), socket.recv(&mut buffer)).await.is_err(), "answered twice");
+}
+
 #[tokio::test]
 async fn d05_forged_replies_are_ignored_in_any_number() {
     let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
@@ -476,7 +542,7 @@ async fn d05_forged_replies_are_ignored_in_any_number() {
 }
 
 #[tokio::test]
-async fn d05_each_query_has_a_port_of_its_own() {
+async fn d05_a_port_is_drawn_for_each_query() {
     let ports: Arc<Mutex<Vec<u16>>> = Arc::default();
     let server = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
     let (seen, socket) = (Arc::clone(&ports), Arc::clone(&server));
@@ -500,10 +566,11 @@ async fn d05_each_query_has_a_port_of_its_own() {
     }
     let mut ports = ports.lock().unwrap().clone();
     let in_turn = ports.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) <= 2).count();
-    assert!(in_turn < 20, "ports follow one another: {ports:?}");
+    // One in 16 is the same again.
+    assert!(in_turn < 40, "ports repeat or follow one another: {ports:?}");
     ports.sort_unstable();
     ports.dedup();
-    assert_eq!(ports.len(), 200);
+    assert!(ports.len() >= 16, "{ports:?}");
 }
 
 #[tokio::test]

@@ -136,6 +136,16 @@ impl<'d> Value<'d> {
         }
     }
 
+    /// A number of events a second, which is never 0: that would be a way to turn something off by mistake.
+    pub(super) fn rate(&self) -> Result<u32, ConfigError> {
+        let expected = "a number a second from 1 to 1000000";
+        let integer = self.value.get_ref().as_integer().ok_or_else(|| self.mistyped(expected))?;
+        match u32::from_str_radix(integer.as_str(), integer.radix()) {
+            Ok(rate @ 1..=1_000_000) => Ok(rate),
+            _ => Err(self.refuse(format_args!("expected {expected}, found {integer}"))),
+        }
+    }
+
     /// An integer of at most 64 bits; larger ones count as the largest.
     pub(super) fn integer(&self) -> Result<i64, ConfigError> {
         let integer = self.value.get_ref().as_integer().ok_or_else(|| self.mistyped("a number"))?;

@@ -111,6 +111,8 @@ pub struct Dns {
     pub upstream: Vec<SocketAddr>,
     /// The pod's resolv.conf; `None`: looked for. Relative paths start at the configuration file.
     pub resolv_conf: Option<PathBuf>,
+    /// Most queries a second that the proxy takes, with bursts of as many; at least 1.
+    pub rate: u32,
 }
 
 impl Config {

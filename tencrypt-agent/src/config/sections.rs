@@ -11,6 +11,8 @@ use tencrypt_core::{
     directory::{Class, Fact, FactSource},
 };
 
+use tencrypt_dns::interceptor::Config as ProxyConfig;
+
 use super::{
     Config, ConfigError, Dns, External, Network, Policy, Tenant, Unknown,
     document::{Document, Section, Value},
@@ -35,7 +37,7 @@ pub(super) fn config(text: &str, path: &Path) -> Result<Config, ConfigError> {
         root.section("tenant", &["project", "key_file", "suite"])?,
         root.section("network", &["interface", "tun", "port", "protected", "exempt", "lanes", "offload"])?,
         root.section("policy", &["unknown", "external", "enforce"])?,
-        root.section("dns", &["capture", "upstream", "resolv_conf"])?,
+        root.section("dns", &["capture", "upstream", "resolv_conf", "rate"])?,
     ];
     let [tenant, network, policy, dns] = &sections;
     let (network, tenant) = (read_network(network)?, read_tenant(tenant, path)?);
@@ -114,6 +116,7 @@ fn read_dns(section: &Section<'_>, path: &Path) -> Result<Dns, ConfigError> {
         capture: section.value("capture").map_or(Ok(true), |value| value.boolean())?,
         upstream,
         resolv_conf: resolv_conf.filter(|name| !name.is_empty()).map(|name| beside(path, name)),
+        rate: section.value("rate").map_or(Ok(ProxyConfig::DEFAULT_RATE), |value| value.rate())?,
     })
 }
 

@@ -50,7 +50,7 @@ fn the_smallest_configuration_gets_the_documented_defaults() {
                 offload: Offload::All,
             },
             policy: Policy { unknown: Unknown::Drop, external: External::Dns, enforce: true },
-            dns: Dns { capture: true, upstream: vec![], resolv_conf: None },
+            dns: Dns { capture: true, upstream: vec![], resolv_conf: None, rate: 5_000 },
             facts: vec![],
         }
     );
@@ -80,6 +80,7 @@ enforce = false
 capture = false
 upstream = ["10.96.0.10", "[fd00::a]:5353"]
 resolv_conf = "resolv.conf"
+rate = 20_000
 [[fact]]
 prefix = "10.244.2.7"
 class = "internal"
@@ -108,6 +109,7 @@ class = "external"
     assert!(!config.dns.capture);
     assert_eq!(config.dns.upstream, ["10.96.0.10:53".parse().unwrap(), "[fd00::a]:5353".parse().unwrap()]);
     assert_eq!(config.dns.resolv_conf.as_deref(), Some(Path::new("/etc/tencrypt/resolv.conf")));
+    assert_eq!(config.dns.rate, 20_000);
     let mut service =
         Fact::new("10.96.7.7".parse::<IpAddr>().unwrap(), Class::Internal, FactSource::Static, None);
     service.endpoints = Box::new(["10.244.2.7".parse().unwrap(), "10.244.2.8".parse().unwrap()]);
@@ -301,6 +303,18 @@ fn nameservers_that_are_none_are_refused() {
     assert_refused(&[(&twice, 6, "dns.upstream[2]", "there already")]);
     // A resolver on the node, as systemd-resolved and NodeLocal DNSCache have it.
     assert!(parse(&with_fact("[dns]\nupstream = [\"127.0.0.53\", \"169.254.20.10\"]\n")).is_ok());
+}
+
+#[test]
+fn a_rate_of_none_or_of_too_many_is_refused() {
+    let expected = "expected a number a second from 1 to 1000000, found";
+    for rate in ["0", "-1", "1000001", "4294967297", "\"fast\"", "1.5"] {
+        let text = with_fact(&format!("[dns]\nrate = {rate}\n"));
+        assert_refused(&[(&text, 6, "dns.rate", expected)]);
+    }
+    for (rate, read) in [("1", 1), ("1_000_000", 1_000_000), ("0x10", 16)] {
+        assert_eq!(parse(&with_fact(&format!("[dns]\nrate = {rate}\n"))).unwrap().dns.rate, read);
+    }
 }
 
 #[test]

@@ -32,14 +32,18 @@ pub struct Config {
     pub max_bytes: usize,
     /// Longest query, in bytes. Default 16 KiB: a signed UPDATE has a few.
     pub max_query: usize,
-    /// Most queries a second, with bursts of as many; at 0, one. What is beyond is dropped. Default 5,000: a third of
-    /// the 14,500 a second that an unoptimised build served on two cores shared with clients and server.
+    /// Most queries a second, with bursts of as many; at 0, one. What is beyond is dropped. Default
+    /// [`DEFAULT_RATE`](Self::DEFAULT_RATE).
     pub rate: u32,
 }
 
 impl Config {
     /// Most servers that one query is sent to: as many as libc asks (MAXNS in glibc's resolv.h).
     pub const MAX_SERVERS: usize = 3;
+
+    /// Default of [`rate`](Self::rate), in queries a second: a third of the 14,500 that an unoptimised build served on
+    /// two cores shared with clients and server.
+    pub const DEFAULT_RATE: u32 = 5_000;
 
     /// The defaults, for a pod of `project` with these nameservers.
     #[must_use]
@@ -53,7 +57,7 @@ impl Config {
             max_sockets: 768,
             max_bytes: 16 << 20,
             max_query: 16 << 10,
-            rate: 5_000,
+            rate: Self::DEFAULT_RATE,
         }
     }
 

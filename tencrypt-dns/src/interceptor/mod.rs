@@ -1,7 +1,7 @@
 //! The state machine between the pod's applications and the nameservers. No sockets, no clock.
 //!
 //! ```text
-//! handle_query ──> poll_transmit: the same bytes, on a socket opened for this attempt alone
+//! handle_query ──> poll_transmit: the same bytes, on a socket that carries no other query of that id
 //!                      │ nothing for `fallback_after`, refused, or SERVFAIL: the next server is asked too
 //! handle_reply ──> checked against attempt, server, id, question; read on the side
 //!                      │ facts? poll_event: Event::Facts, the answer is held until facts_applied
@@ -47,7 +47,7 @@ pub enum Transport {
     Tcp,
 }
 
-/// One query sent to one server, through a socket of its own.
+/// One query sent to one server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AttemptId {
     query: u64,
@@ -58,8 +58,9 @@ pub struct AttemptId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(u64);
 
-/// A query to send: open a socket to `to` from a port that nobody can guess, send `bytes`, and hand everything that
-/// comes back to [`Interceptor::handle_reply`] until [`Event::Close`].
+/// A query to send: from a port that nobody can guess, through a socket connected to `to`. Everything that comes back is
+/// handed to [`Interceptor::handle_reply`] until [`Event::Close`]. A socket may be shared by queries of different ids;
+/// what answers none of them goes to [`Interceptor::handle_stray`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Transmit {
@@ -258,6 +259,11 @@ impl Interceptor {
             self.stats.forged += 1;
         }
         accepted
+    }
+
+    /// Something came to a socket on which nothing that it could answer is outstanding: late, or forged.
+    pub const fn handle_stray(&mut self) {
+        self.stats.forged += 1;
     }
 
     /// The socket of `attempt` failed or could not be opened: refused, unreachable, closed by the server. It is closed.

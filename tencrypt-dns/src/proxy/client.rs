@@ -94,6 +94,11 @@ impl Clients {
         }
     }
 
+    /// What a client has done already.
+    pub(super) fn try_next(&mut self) -> Option<ClientInput> {
+        self.inputs.try_recv().ok()
+    }
+
     /// A key for the sender of a datagram.
     pub(super) const fn datagram_key(&mut self) -> ClientKey {
         self.next_key += 1;

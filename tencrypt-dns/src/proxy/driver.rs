@@ -17,6 +17,7 @@ use tokio::{
 use super::{
     FactSink, ProxyError,
     client::{ClientInput, Clients},
+    pool::Pool,
     upstream::{self, Progress, UpstreamSockets},
 };
 use crate::interceptor::{
@@ -26,16 +27,21 @@ use crate::interceptor::{
 /// Replies that wait for the driver. When they are this many, the sockets' buffers fill, and then drop.
 const BACKLOG: usize = 256;
 
+/// Messages that are taken in before what follows from them is done.
+const BATCH: usize = 64;
+
 pub(super) struct Driver<U, S> {
     interceptor: Interceptor,
     clients: Clients,
     upstream: U,
     sink: Arc<S>,
+    /// Attempts by TCP.
     attempts: BTreeMap<AttemptId, AbortHandle>,
+    pool: Pool,
     progress: mpsc::Sender<Progress>,
     progressed: mpsc::Receiver<Progress>,
     attempt_tasks: JoinSet<()>,
-    applying: JoinSet<Ticket>,
+    applying: JoinSet<Vec<Ticket>>,
     stats: Arc<Mutex<Stats>>,
 }
 
@@ -54,6 +60,7 @@ impl<U: UpstreamSockets, S: FactSink> Driver<U, S> {
             upstream,
             sink: Arc::new(sink),
             attempts: BTreeMap::new(),
+            pool: Pool::new(progress.clone()),
             progress,
             progressed,
             attempt_tasks: JoinSet::new(),
@@ -81,11 +88,27 @@ impl<U: UpstreamSockets, S: FactSink> Driver<U, S> {
                 },
                 () = timer => self.interceptor.handle_timeout(Instant::now()),
                 // A sink that panics has lost its ticket: that query ends with SERVFAIL when its time is up.
-                Some(Ok(ticket)) = self.applying.join_next() => self.interceptor.facts_applied(ticket),
+                Some(Ok(tickets)) = self.applying.join_next() => {
+                    tickets.into_iter().for_each(|ticket| self.interceptor.facts_applied(ticket));
+                }
                 Some(progress) = self.progressed.recv() => self.handle_progress(progress),
                 input = self.clients.next() => self.handle_input(input),
             }
+            self.take_more();
             self.drain();
+        }
+    }
+
+    /// What else has come: one round through the select and one batch of facts serve many messages.
+    fn take_more(&mut self) {
+        for _ in 0..BATCH {
+            if let Ok(progress) = self.progressed.try_recv() {
+                self.handle_progress(progress);
+            } else if let Some(input) = self.clients.try_next() {
+                self.handle_input(input);
+            } else {
+                return;
+            }
         }
     }
 
@@ -95,6 +118,19 @@ impl<U: UpstreamSockets, S: FactSink> Driver<U, S> {
             Progress::Reply { attempt, from, bytes } => {
                 if let Err(reason) = self.interceptor.handle_reply(attempt, from, &bytes, now) {
                     tracing::debug!(%from, ?reason, "not a reply");
+                }
+            }
+            Progress::Datagram { socket, from, bytes } => match self.pool.asked(socket, &bytes) {
+                Some(attempt) => {
+                    if let Err(reason) = self.interceptor.handle_reply(attempt, from, &bytes, now) {
+                        tracing::debug!(%from, ?reason, "not a reply");
+                    }
+                }
+                None => self.interceptor.handle_stray(),
+            },
+            Progress::Broken { socket } => {
+                for attempt in self.pool.broken(socket) {
+                    self.interceptor.handle_failure(attempt, now);
                 }
             }
             Progress::Failed { attempt } => {
@@ -138,6 +174,7 @@ impl<U: UpstreamSockets, S: FactSink> Driver<U, S> {
 
     /// Does what the interceptor wants done.
     fn drain(&mut self) {
+        let (mut tickets, mut learnt) = (Vec::new(), Vec::new());
         loop {
             while let Some(transmit) = self.interceptor.poll_transmit() {
                 self.start_attempt(transmit);
@@ -146,36 +183,44 @@ impl<U: UpstreamSockets, S: FactSink> Driver<U, S> {
             let Some(event) = self.interceptor.poll_event() else { break };
             match event {
                 Event::Answer { client, bytes } => self.clients.answer(client, bytes),
-                Event::Close { attempt } => {
-                    if let Some(task) = self.attempts.remove(&attempt) {
-                        task.abort();
+                Event::Close { attempt } => match self.attempts.remove(&attempt) {
+                    Some(task) => task.abort(),
+                    None => self.pool.close(attempt),
+                },
+                Event::Facts { ticket, facts } => {
+                    if self.sink.stands(&facts) {
+                        self.interceptor.facts_applied(ticket);
+                    } else {
+                        tickets.push(ticket);
+                        learnt.extend(facts);
                     }
                 }
-                Event::Facts { ticket, facts } => {
-                    let sink = Arc::clone(&self.sink);
-                    self.applying.spawn(async move {
-                        sink.apply(facts).await;
-                        ticket
-                    });
-                }
             }
+        }
+        if !tickets.is_empty() {
+            let sink = Arc::clone(&self.sink);
+            self.applying.spawn(async move {
+                sink.apply(learnt).await;
+                tickets
+            });
         }
         while self.attempt_tasks.try_join_next().is_some() {}
         *self.stats.lock().unwrap_or_else(PoisonError::into_inner) = *self.interceptor.stats();
     }
 
     fn start_attempt(&mut self, transmit: Transmit) {
-        let attempt = transmit.attempt;
-        match upstream::open(&self.upstream, &transmit) {
-            Ok(socket) => {
-                let run = upstream::attempt(socket, transmit, self.progress.clone());
-                let task = self.attempt_tasks.spawn(run);
+        let (attempt, to) = (transmit.attempt, transmit.to);
+        let started = match transmit.transport {
+            Transport::Udp => self.pool.send(&self.upstream, &transmit),
+            Transport::Tcp => upstream::open(&self.upstream, &transmit).map(|socket| {
+                let task =
+                    self.attempt_tasks.spawn(upstream::attempt(socket, transmit, self.progress.clone()));
                 self.attempts.insert(attempt, task);
-            }
-            Err(error) => {
-                tracing::debug!(to = %transmit.to, %error, "no socket to a nameserver");
-                self.interceptor.handle_failure(attempt, Instant::now());
-            }
+            }),
+        };
+        if let Err(error) = started {
+            tracing::debug!(%to, %error, "query not sent to a nameserver");
+            self.interceptor.handle_failure(attempt, Instant::now());
         }
     }
 }

@@ -9,6 +9,7 @@
 
 mod client;
 mod driver;
+mod pool;
 mod upstream;
 
 use std::{
@@ -36,6 +37,13 @@ pub const IDLE: std::time::Duration = std::time::Duration::from_secs(10);
 pub trait FactSink: Send + Sync + 'static {
     /// Makes the facts stand everywhere. The answer that they came with is released when this returns.
     fn apply(&self, facts: Vec<Fact>) -> impl Future<Output = ()> + Send;
+
+    /// Whether all of this stands already, for at least as long: the answer is then released without
+    /// [`apply`](Self::apply). Called for every answer with facts; must not block. By default nothing does.
+    fn stands(&self, facts: &[Fact]) -> bool {
+        let _ = facts;
+        false
+    }
 }
 
 /// The sockets that clients reach, each bound to one address of the pod.

@@ -1,21 +1,21 @@
-//! One query to one server.
+//! The way to nameservers, and one query by TCP.
 
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
-    net::{TcpSocket, UdpSocket},
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpSocket,
     sync::mpsc,
 };
 
+use super::pool::SocketId;
 use crate::{
     framing::{Framing, frame},
-    interceptor::{AttemptId, Transmit, Transport},
+    interceptor::{AttemptId, Transmit},
     message::MAX_MESSAGE,
 };
 
@@ -57,81 +57,42 @@ impl UpstreamSockets for PlainSockets {
     }
 }
 
-/// What became of an attempt.
+/// What comes from nameservers.
 #[derive(Debug)]
 pub(super) enum Progress {
-    Reply { attempt: AttemptId, from: SocketAddr, bytes: Vec<u8> },
-    Failed { attempt: AttemptId },
+    Reply {
+        attempt: AttemptId,
+        from: SocketAddr,
+        bytes: Vec<u8>,
+    },
+    Failed {
+        attempt: AttemptId,
+    },
+    /// Something came to a shared socket.
+    Datagram {
+        socket: SocketId,
+        from: SocketAddr,
+        bytes: Vec<u8>,
+    },
+    /// A shared socket is of no more use.
+    Broken {
+        socket: SocketId,
+    },
 }
 
-/// A socket of an attempt.
-pub(super) enum Opened {
-    Udp(UdpSocket),
-    Tcp(TcpSocket),
+/// Opens the socket for a query by TCP.
+pub(super) fn open(sockets: &impl UpstreamSockets, transmit: &Transmit) -> io::Result<TcpSocket> {
+    let socket = sockets.tcp(transmit.to)?;
+    socket.set_nonblocking(true)?;
+    Ok(TcpSocket::from_std_stream(socket.into()))
 }
 
-/// Opens the socket for `transmit`.
-pub(super) fn open(sockets: &impl UpstreamSockets, transmit: &Transmit) -> io::Result<Opened> {
-    match transmit.transport {
-        Transport::Udp => {
-            let socket = sockets.udp(transmit.to)?;
-            socket.set_nonblocking(true)?;
-            UdpSocket::from_std(socket).map(Opened::Udp)
-        }
-        Transport::Tcp => {
-            let socket = sockets.tcp(transmit.to)?;
-            socket.set_nonblocking(true)?;
-            Ok(Opened::Tcp(TcpSocket::from_std_stream(socket.into())))
-        }
-    }
-}
-
-/// Sends the query and passes on what comes back, until told to stop by being dropped.
-pub(super) async fn attempt(socket: Opened, transmit: Transmit, progress: mpsc::Sender<Progress>) {
+/// Sends the query by TCP and passes on what comes back, until told to stop by being dropped.
+pub(super) async fn attempt(socket: TcpSocket, transmit: Transmit, progress: mpsc::Sender<Progress>) {
     let Transmit { attempt, to, bytes, .. } = transmit;
-    // Both return only when the socket is of no more use; why does not matter.
-    let _error: io::Result<()> = match socket {
-        Opened::Udp(socket) => by_udp(socket, attempt, &bytes, &progress).await,
-        Opened::Tcp(socket) => by_tcp(socket, to, attempt, &bytes, &progress).await,
-    };
+    // It returns only when the socket is of no more use; why does not matter.
+    let _error: io::Result<()> = by_tcp(socket, to, attempt, &bytes, &progress).await;
     let _ended = progress.send(Progress::Failed { attempt }).await;
-}
-
-async fn by_udp(
-    socket: UdpSocket,
-    attempt: AttemptId,
-    bytes: &Arc<[u8]>,
-    progress: &mpsc::Sender<Progress>,
-) -> io::Result<()> {
-    socket.send(bytes).await?;
-    loop {
-        // An ICMP error, a closed port above all, makes the socket erroneous but not readable.
-        let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
-        if ready.is_error() {
-            if let Some(error) = socket.take_error()? {
-                return Err(error);
-            }
-            // It is known now, and gone: wait for the next one.
-            let _cleared: io::Result<()> =
-                socket.try_io(Interest::ERROR, || Err(io::ErrorKind::WouldBlock.into()));
-        }
-        if !ready.is_readable() {
-            continue;
-        }
-        // The buffer is made when there is something to read: hundreds of attempts may be waiting.
-        let mut buffer = vec![0; MAX_MESSAGE];
-        match socket.try_recv_from(&mut buffer) {
-            Ok((length, from)) => {
-                buffer.truncate(length);
-                buffer.shrink_to_fit();
-                if progress.send(Progress::Reply { attempt, from, bytes: buffer }).await.is_err() {
-                    return Ok(());
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
 }
 
 async fn by_tcp(
