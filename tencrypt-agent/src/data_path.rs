@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use crate::{
     control::{CallsReport, ChainsReport, ExplainReport, PacketsReport, PeerReport, StatusReport, drops},
     delivery::{DeviceSink, write_back},
+    hardening::HardeningReport,
     lane::{Command, Inbox},
     offload::Offload,
     opening::Opening,
@@ -97,6 +98,8 @@ pub struct About {
     pub unknown: &'static str,
     /// Whether the chains are installed.
     pub enforce: bool,
+    /// What the program has given up.
+    pub hardening: HardeningReport,
 }
 
 /// Where something is to be had, as far as is known.
@@ -413,6 +416,7 @@ impl DataPath {
             lanes: 1,
             unknown: self.about.unknown.to_owned(),
             enforce: self.about.enforce,
+            hardening: self.about.hardening.clone(),
             peers: self.peers(now),
             packets: PacketsReport::from(self.tunnel.stats()),
             chains: *self.about.chains.lock().unwrap_or_else(PoisonError::into_inner),

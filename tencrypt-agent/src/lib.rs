@@ -14,6 +14,7 @@ mod escape;
 pub mod externals;
 pub mod failure;
 mod files;
+pub mod hardening;
 pub mod keyfile;
 pub mod knowledge;
 pub mod lane;

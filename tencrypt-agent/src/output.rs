@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::{
     control::{ExplainReport, PeerReport, StatusReport},
     escape::Escaped,
+    hardening::HardeningReport,
 };
 
 /// `tencrypt status`.
@@ -59,6 +60,7 @@ pub fn status(report: &StatusReport, as_json: bool) -> String {
     if !dropped.is_empty() {
         rows.push(["drops".to_owned(), dropped.join(", ")]);
     }
+    rows.push(["hardened".to_owned(), hardening(&report.hardening)]);
     rows.push(["peers".to_owned(), report.peers.len().to_string()]);
     let mut text = table(&rows);
     if !report.peers.is_empty() {
@@ -66,6 +68,24 @@ pub fn status(report: &StatusReport, as_json: bool) -> String {
         text.push_str(&peers(&report.peers, false));
     }
     text
+}
+
+/// What holds, and what does not.
+fn hardening(report: &HardeningReport) -> String {
+    let measures = [
+        (report.not_dumpable, "not dumpable"),
+        (report.memory_locked, "memory locked"),
+        (report.no_new_privs, "no new privileges"),
+        (report.seccomp, "seccomp"),
+    ];
+    let [holds, lacks] = [true, false].map(|wanted| {
+        let named = measures.iter().filter(|(holds, _)| *holds == wanted).map(|(_, name)| *name);
+        named.collect::<Vec<_>>().join(", ")
+    });
+    let capabilities =
+        if report.capabilities.is_empty() { "none".to_owned() } else { report.capabilities.join(", ") };
+    let lacks = if lacks.is_empty() { lacks } else { format!("; NOT: {lacks}") };
+    format!("{holds}; capabilities {capabilities}{lacks}")
 }
 
 /// `tencrypt peers`.
@@ -182,6 +202,12 @@ mod tests {
             lanes: 1,
             unknown: "plain".into(),
             enforce: false,
+            hardening: HardeningReport {
+                not_dumpable: true,
+                no_new_privs: true,
+                capabilities: vec!["net_admin".to_owned()],
+                ..HardeningReport::default()
+            },
             peers: vec![peer()],
             chains: ChainsReport { plain_in: 4, leak: 0 },
             calls: crate::control::CallsReport::default(),

@@ -34,6 +34,7 @@ use crate::{
     data_path::{About, DATAGRAM, DataPath, Ended, FAREWELL},
     externals::{Externals, RENEW},
     failure::{Exit, Failure},
+    hardening::{self, Memory},
     knowledge::Knowledge,
     lane::{self, Command},
     opening::Opening,
@@ -56,6 +57,8 @@ pub struct Protection {
     pub names: Names,
     /// Where the control socket goes.
     pub control: PathBuf,
+    /// What was done for the memory before the keys came into it.
+    pub memory: Memory,
 }
 
 /// Protects the calling thread's namespace until a signal, `down`, or the end of the device.
@@ -84,7 +87,7 @@ pub fn clean() -> Result<Cleaned, Failure> {
 }
 
 async fn protect(protection: Protection) -> Result<(), Failure> {
-    let Protection { config, keys, names, control } = protection;
+    let Protection { config, keys, names, control, memory } = protection;
     let mut terminate = signals(SignalKind::terminate())?;
     let mut interrupt = signals(SignalKind::interrupt())?;
     // Whatever may fail for a reason of its own comes before the capture touches anything.
@@ -128,6 +131,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
     let (events, mut heard) = mpsc::channel(EVENTS);
     let (ended, mut end) = oneshot::channel();
     transport.drain_path_errors();
+    let hardening = hardening::keep_network(memory);
     let path = DataPath {
         device: capture.device().clone(),
         offload,
@@ -150,12 +154,14 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
                 Unknown::Plain => "plain",
             },
             enforce: config.policy.enforce,
+            hardening,
         },
         addresses: addresses.clone(),
         control: vec![0; DATAGRAM].into(),
     };
     // A thread begins in the namespace of the thread that makes it.
     let thread = thread::Builder::new().name("tencrypt-lane".to_owned()).spawn(move || {
+        hardening::give_up_all();
         // The control plane may have gone first.
         let _ = ended.send(path.run());
     });

@@ -1,7 +1,7 @@
 //! The system calls that the standard library does not cover.
 #![expect(
     unsafe_code,
-    reason = "prctl, setrlimit, eventfd, fstatfs, ioctl and geteuid have no safe form here"
+    reason = "eventfd, fstatfs, ioctl, getsockopt, ppoll and geteuid have no safe form here"
 )]
 
 use std::{
@@ -31,21 +31,6 @@ pub fn is_network_namespace(file: &File) -> bool {
             && i128::from(filesystem.assume_init().f_type) == i128::from(libc::NSFS_MAGIC)
             && libc::ioctl(file.as_raw_fd(), libc::NS_GET_NSTYPE as _) == libc::CLONE_NEWNET
     }
-}
-
-/// Keeps keys out of reach and out of core dumps: this process is no longer dumpable, so that others of its user cannot
-/// attach to it or read its memory (prctl(2), PR_SET_DUMPABLE), and its core size is limited to 0.
-///
-/// # Errors
-/// What the kernel says.
-pub fn protect_memory() -> io::Result<()> {
-    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: prctl with PR_SET_DUMPABLE takes one integer; setrlimit reads one rlimit.
-    unsafe {
-        checked(libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0))?;
-        checked(libc::setrlimit(libc::RLIMIT_CORE, &raw const none))?;
-    }
-    Ok(())
 }
 
 /// A counter that wakes a poll (eventfd(2)).

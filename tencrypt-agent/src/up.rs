@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    panic::resume_unwind,
     path::Path,
     time::{Duration, Instant},
 };
@@ -13,12 +14,12 @@ use crate::{
     config::Config,
     control::{self, Reply, Request, client::ClientError},
     failure::{Exit, Failure},
+    hardening::{self, Memory},
     keyfile,
     netns::NetNsRef,
     protect::{self, Protection},
     resolver::Names,
     rundir::{Hold, RunDir},
-    sys,
 };
 
 /// How long `down` waits for a running `up` to undo its work.
@@ -35,7 +36,10 @@ pub fn up(netns: &str, config: &Path) -> Result<(), Failure> {
     tracing::error!("this build has no cipher: nothing is encrypted; it is for measuring alone");
     let prepared = prepare(netns, config)?;
     let Prepared { protection, namespace, hold } = prepared;
-    let outcome = namespace.run(move || protect::run(protection))?;
+    let protecting = namespace.spawn("control", move || protect::run(protection))?;
+    // This thread waits, no more.
+    hardening::give_up_all();
+    let outcome = protecting.join().unwrap_or_else(|panic| resume_unwind(panic));
     drop(hold);
     outcome
 }
@@ -83,7 +87,7 @@ struct Prepared {
 }
 
 fn prepare(netns: &str, config: &Path) -> Result<Prepared, Failure> {
-    sys::protect_memory()
+    let memory = Memory::protect()
         .map_err(|error| Failure::runtime(format_args!("cannot keep keys out of core dumps: {error}")))?;
     let config = Config::read(config)?;
     let keys: KeyRing = keyfile::read(&config.tenant.key_file)?;
@@ -94,7 +98,7 @@ fn prepare(netns: &str, config: &Path) -> Result<Prepared, Failure> {
     let rundir = RunDir::create()?;
     let hold = rundir.hold(reference.id())?;
     let control = rundir.socket(reference.id());
-    Ok(Prepared { protection: Protection { config, keys, names, control }, namespace, hold })
+    Ok(Prepared { protection: Protection { config, keys, names, control, memory }, namespace, hold })
 }
 
 fn refuse_host(namespace: &NetNs) -> Result<(), Failure> {

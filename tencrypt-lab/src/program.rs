@@ -29,6 +29,8 @@ pub enum Signal {
     Continue,
     /// The line is gone; for many programs: read the configuration again.
     HangUp,
+    /// It has gone wrong: ends, with a core dump where that is allowed.
+    Abort,
 }
 
 /// A running program. Dropping it kills it; it is also killed when the thread that started it ends.
@@ -151,6 +153,7 @@ impl Program {
             Signal::Stop => libc::SIGSTOP,
             Signal::Continue => libc::SIGCONT,
             Signal::HangUp => libc::SIGHUP,
+            Signal::Abort => libc::SIGABRT,
         };
         sys::signal_process(self.child.id(), number).during(WHAT)
     }

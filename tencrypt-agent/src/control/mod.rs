@@ -13,6 +13,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tencrypt_core::{DropReason, Stats};
 
+use crate::hardening::HardeningReport;
+
 /// Longest request in bytes.
 const REQUEST_LIMIT: u64 = 4 << 10;
 
@@ -74,6 +76,9 @@ pub struct StatusReport {
     pub unknown: String,
     /// Whether nftables hold what routes alone do not.
     pub enforce: bool,
+    /// What the program has given up.
+    #[serde(default)]
+    pub hardening: HardeningReport,
     /// Pods with which there is a session.
     pub peers: Vec<PeerReport>,
     /// Packets by what became of them.

@@ -187,6 +187,7 @@ mod tests {
             lanes: 1,
             unknown: "drop".into(),
             enforce: true,
+            hardening: crate::hardening::HardeningReport::default(),
             peers: vec![],
             chains: ChainsReport::default(),
             calls: crate::control::CallsReport::default(),

@@ -1,0 +1,68 @@
+//! What a running `up` has given up, as the kernel says it, and that `status` says the same.
+
+mod support;
+
+use std::{collections::BTreeMap, fs};
+
+use support::{Cluster, Running};
+use tencrypt_lab::{Signal, test};
+
+/// `capget(2)`'s numbers (include/uapi/linux/capability.h).
+const NETWORK: u64 = 1 << 12 | 1 << 13;
+
+/// The fields of `/proc/PID/task/TID/status` for every thread, by the thread's name.
+fn threads(running: &Running) -> Vec<(String, BTreeMap<String, String>)> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", running.program.id())).unwrap();
+    tasks
+        .map(|task| {
+            let text = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+            let fields = text.lines().filter_map(|line| line.split_once(':'));
+            let fields: BTreeMap<String, String> =
+                fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
+            (fields["Name"].clone(), fields)
+        })
+        .collect()
+}
+
+#[test]
+fn a_running_program_has_given_up_what_it_does_not_need() {
+    test("a_running_program_has_given_up_what_it_does_not_need", || {
+        let cluster = Cluster::on_one_node();
+        let running = cluster.up(&cluster.a, "");
+        let threads = threads(&running);
+        assert!(threads.iter().any(|(name, _)| name.starts_with("tencrypt-lane")), "{threads:?}");
+        for (name, fields) in &threads {
+            let capabilities = |set: &str| u64::from_str_radix(&fields[set], 16).unwrap();
+            let allowed = if name == "control" || name == "tencrypt-watch" { NETWORK } else { 0 };
+            for set in ["CapPrm", "CapEff", "CapInh"] {
+                assert_eq!(capabilities(set) & !allowed, 0, "{name}: {set}");
+            }
+            assert_eq!(fields["Seccomp"], "2", "{name}");
+            let waits = name == "tencrypt";
+            assert!(waits || fields["NoNewPrivs"] == "1", "{name}");
+        }
+        let hardening = &running.status()["hardening"];
+        for measure in ["not_dumpable", "no_new_privs", "seccomp"] {
+            assert_eq!(hardening[measure], true, "{hardening}");
+        }
+        let named: Vec<&str> =
+            hardening["capabilities"].as_array().unwrap().iter().filter_map(|name| name.as_str()).collect();
+        assert_eq!(named, ["net_admin", "net_raw"]);
+        let locked = threads.iter().any(|(_, fields)| fields["VmLck"] != "0 kB");
+        assert_eq!(hardening["memory_locked"], locked, "{hardening}");
+    });
+}
+
+#[test]
+fn a_crash_leaves_no_core_dump() {
+    test("a_crash_leaves_no_core_dump", || {
+        let cluster = Cluster::on_one_node();
+        let mut running = cluster.up(&cluster.a, "");
+        let limits = fs::read_to_string(format!("/proc/{}/limits", running.program.id())).unwrap();
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+        assert_eq!(core.split_whitespace().filter(|word| *word == "0").count(), 2, "{core}");
+        running.program.signal(Signal::Abort).unwrap();
+        let ended = running.program.wait(support::LIMIT).unwrap();
+        assert!(!std::os::unix::process::ExitStatusExt::core_dumped(&ended.status), "{ended:?}");
+    });
+}
