@@ -3,7 +3,7 @@
 mod aead;
 #[cfg(feature = "aws-lc-rs")]
 mod aws_lc;
-mod hex;
+pub(crate) mod hex;
 mod identity;
 mod kdf;
 mod keyring;

@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::record::{IDENTITY_LEN, INIT_PAYLOAD_LEN};
+use crate::record::{IDENTITY_LEN, INIT_PAYLOAD_LEN, is_pod_address};
 
 /// Addresses that the identity slot holds.
 pub const MAX_ADDRESSES: usize = 7;
@@ -109,27 +109,6 @@ fn decode_address(bytes: &[u8; ADDRESS_LEN]) -> Result<IpAddr, BadPayload> {
         _ => return Err(BadPayload),
     };
     if is_pod_address(address) { Ok(address) } else { Err(BadPayload) }
-}
-
-/// Whether a pod or a service may have this address: no multicast, broadcast, link-local, loopback or unspecified one,
-/// nothing of 0.0.0.0/8 (RFC 1122 section 3.2.1.3), and no IPv4 address in IPv6's clothes.
-fn is_pod_address(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => {
-            !(v4.is_multicast()
-                || v4.is_broadcast()
-                || v4.is_link_local()
-                || v4.is_loopback()
-                || v4.octets()[0] == 0)
-        }
-        IpAddr::V6(v6) => {
-            !(v6.is_multicast()
-                || v6.is_unicast_link_local()
-                || v6.is_loopback()
-                || v6.is_unspecified()
-                || v6.to_ipv4_mapped().is_some())
-        }
-    }
 }
 
 fn is_zero(bytes: &[u8]) -> bool {
