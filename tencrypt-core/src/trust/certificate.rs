@@ -118,7 +118,8 @@ impl fmt::Debug for PodId {
     }
 }
 
-/// Why a certificate is refused. On the wire each of them is one drop, `certificate`.
+/// Why a certificate is refused. On the wire it is a drop: `malformed` for one that is not spelt right, `certificate` for
+/// the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CertificateError {

@@ -14,6 +14,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+pub(crate) use self::certificate::KIND_CERTIFICATE;
 pub use self::{
     authority::{AuthorityKey, CertificateAuthority, Request},
     certificate::{Certificate, CertificateError, MAX_PREFIXES, POD_ID_LEN, PodId, PodName, PodNameError},
