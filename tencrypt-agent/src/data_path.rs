@@ -21,7 +21,10 @@ use tencrypt_udp::{Family, PathErrorKind, UdpTransport};
 use tokio::sync::mpsc;
 
 use crate::{
-    control::{CallsReport, ChainsReport, ExplainReport, PacketsReport, PeerReport, StatusReport, drops},
+    control::{
+        CallsReport, ChainsReport, ExplainReport, IdentityReport, PacketsReport, PeerReport, StatusReport,
+        drops,
+    },
     delivery::{DeviceSink, write_back},
     lane::{Command, Inbox},
     offload::Offload,
@@ -93,6 +96,8 @@ pub struct About {
     pub mtu: Arc<AtomicU32>,
     /// What the chains have dropped, followed by the control plane.
     pub chains: Arc<Mutex<ChainsReport>>,
+    /// Who this pod is, followed by the control plane.
+    pub identity: Arc<Mutex<IdentityReport>>,
     /// `drop` or `plain`.
     pub unknown: &'static str,
     /// Whether the chains are installed.
@@ -384,6 +389,15 @@ impl DataPath {
                     let _ = done.send(());
                 }
                 Command::Directory(directory) => self.tunnel.set_directory(directory),
+                Command::Trust(trust) => {
+                    self.tunnel.set_trust(trust, now);
+                    self.drain(now);
+                }
+                Command::Certificate(certificate) => {
+                    // The control plane has judged it by the same rules.
+                    let _ = self.tunnel.set_certificate(Some(*certificate), now);
+                    self.drain(now);
+                }
                 Command::Addresses(addresses) => {
                     self.tunnel.set_addresses(&addresses);
                     self.addresses = addresses;
@@ -403,6 +417,10 @@ impl DataPath {
             project: self.about.project.clone(),
             mtu: self.about.mtu.load(Ordering::Relaxed),
             lanes: 1,
+            identity: IdentityReport {
+                addresses: self.addresses.clone(),
+                ..self.about.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
+            },
             unknown: self.about.unknown.to_owned(),
             enforce: self.about.enforce,
             peers: self.peers(now),

@@ -12,6 +12,7 @@ use tencrypt_tun::NetNs;
 use crate::{
     config::Config,
     control::{self, Reply, Request, client::ClientError},
+    credentials::Credentials,
     failure::{Exit, Failure},
     keyfile,
     netns::NetNsRef,
@@ -87,6 +88,7 @@ fn prepare(netns: &str, config: &Path) -> Result<Prepared, Failure> {
         .map_err(|error| Failure::runtime(format_args!("cannot keep keys out of core dumps: {error}")))?;
     let config = Config::read(config)?;
     let keys: KeyRing = keyfile::read(&config.tenant.key_file)?;
+    let credentials = Credentials::read(&config.identity)?;
     let reference = NetNsRef::open(netns)?;
     let namespace = NetNs::open(netns)?;
     refuse_host(&namespace)?;
@@ -94,7 +96,7 @@ fn prepare(netns: &str, config: &Path) -> Result<Prepared, Failure> {
     let rundir = RunDir::create()?;
     let hold = rundir.hold(reference.id())?;
     let control = rundir.socket(reference.id());
-    Ok(Prepared { protection: Protection { config, keys, names, control }, namespace, hold })
+    Ok(Prepared { protection: Protection { config, keys, credentials, names, control }, namespace, hold })
 }
 
 fn refuse_host(namespace: &NetNs) -> Result<(), Failure> {

@@ -185,6 +185,7 @@ mod tests {
             project: Some("shop".into()),
             mtu: 1440,
             lanes: 1,
+            identity: crate::control::IdentityReport::default(),
             unknown: "drop".into(),
             enforce: true,
             peers: vec![],

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// This side's certificate, and whether it counts under this side's own trust.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct OwnCertificate {
     certificate: Option<Certificate>,
     counts: bool,
