@@ -417,10 +417,10 @@ impl DataPath {
             project: self.about.project.clone(),
             mtu: self.about.mtu.load(Ordering::Relaxed),
             lanes: 1,
-            identity: IdentityReport {
+            identity: Box::new(IdentityReport {
                 addresses: self.addresses.clone(),
                 ..self.about.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
-            },
+            }),
             unknown: self.about.unknown.to_owned(),
             enforce: self.about.enforce,
             peers: self.peers(now),

@@ -231,13 +231,13 @@ mod tests {
             project: Some("shop".into()),
             mtu: 1440,
             lanes: 1,
-            identity: IdentityReport {
+            identity: Box::new(IdentityReport {
                 mode: "certificate".into(),
                 public_key: "00ff".into(),
                 problem: Some("c.cert does not exist".into()),
                 minimum_generation: 3,
                 ..IdentityReport::default()
-            },
+            }),
             unknown: "plain".into(),
             enforce: false,
             peers: vec![peer()],

@@ -37,6 +37,12 @@ pub struct Tenant {
 }
 
 impl Tenant {
+    /// Its keys, for a member that does not keep to the rules.
+    #[must_use]
+    pub fn keys(&self) -> &KeyRing {
+        &self.keys
+    }
+
     /// Its 16 bytes.
     #[must_use]
     pub fn id(&self) -> [u8; 16] {

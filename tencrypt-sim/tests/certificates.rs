@@ -1,10 +1,17 @@
 //! With an authority, a peer is a peer only with a certificate, and speaks for the addresses in it alone.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use tencrypt_core::{
-    DropReason, Event, Seed, Trust, Unknown, Verdict,
+    CipherSuite, DropReason, Event, Identity, Seed, Trust, Unknown, Verdict,
+    crypto::Rng,
+    handshake::{Initiator, Local},
+    record::{self, Message, SessionIndex},
     trust::{Certificate, CertificateAuthority, CertificateError, Request, Revocation},
 };
 use tencrypt_sim::{PodId, PodOptions, Tenant, Weather, World};
@@ -123,6 +130,64 @@ fn a_peer_with_the_tenants_key_alone_is_refused_in_both_roles() {
     assert!(!cluster.send(a, v4(2)), "it answered");
     assert!(cluster.refused(a) > before);
     assert_eq!(cluster.peers(a), 0);
+}
+
+/// A member that runs a program of its own, with its own key, and presents `certificate` to `pod` as its initiator.
+fn present(cluster: &mut Cluster, pod: PodId, number: u64, certificate: &Certificate, key: &Identity) {
+    let mut rng = Rng::new(Seed::from_bytes([number as u8; 32]));
+    let (tenant, from) = (cluster.tenant.clone(), SocketAddr::new(v4(1), 8362));
+    let local =
+        Local::new(tenant.keys(), CipherSuite::Aes256Gcm, key, &[], true).presenting(Some(certificate));
+    let index = SessionIndex::random(0, &mut rng);
+    let (mut initiator, init) = Initiator::start(&local, index, v4(2), &mut rng);
+    cluster.world.captured();
+    cluster.world.inject(pod, from, init.to_vec());
+    let (_, _, resp) = cluster.world.captured().pop().expect("INIT is answered");
+    let Ok(Message::Resp(resp)) = record::parse(&resp) else { panic!("no RESP") };
+    let conf = initiator.handle_resp(&resp).unwrap().conf;
+    cluster.world.inject(pod, from, conf.to_vec());
+}
+
+#[test]
+fn a_certificate_with_any_field_wrong_is_dropped_and_counted_on_the_wire() {
+    let mut cluster = Cluster::new();
+    let b = cluster.certified(2);
+    cluster.world.capture();
+    let key = Identity::generate(Seed::from_bytes([7; 32]), &[]);
+    let name = "web-0".parse().unwrap();
+    let prefixes = ["10.1.0.1/32", "fd00::1/128"].map(|prefix| prefix.parse().unwrap());
+    let (tenant, subject) = (cluster.tenant.id(), key.peer_id());
+    let request = Request { tenant, subject, pod: &name, generation: 1, prefixes: &prefixes };
+    let good = cluster.authority.issue(&request).unwrap();
+    let mut wrong = 0;
+    for at in 0..144 {
+        let mut slot = good.encode(false);
+        slot[at] ^= 1;
+        // What is not spelt right, no program can present; the decoder's own tests are about that.
+        let Ok((certificate, _)) = Certificate::decode(&slot) else { continue };
+        if certificate == good {
+            continue;
+        }
+        wrong += 1;
+        present(&mut cluster, b, at as u64, &certificate, &key);
+        assert_eq!((cluster.refused(b), cluster.peers(b)), (wrong, 0), "byte {at}");
+    }
+    assert!(wrong >= 16 + 16 + 4 + 64, "{wrong}");
+    // Signed, and still not good enough: for another key, of another tenant, by another authority.
+    let other = CertificateAuthority::from_seed(&Seed::from_bytes([4; 32]));
+    for certificate in [
+        cluster
+            .authority
+            .issue(&Request { subject: cluster.world.tunnel_of(b).peer_id(), ..request.clone() }),
+        cluster.authority.issue(&Request { tenant: [1; 16], ..request.clone() }),
+        other.issue(&request),
+    ] {
+        wrong += 1;
+        present(&mut cluster, b, 200 + wrong % 8, &certificate.unwrap(), &key);
+        assert_eq!((cluster.refused(b), cluster.peers(b)), (wrong, 0));
+    }
+    present(&mut cluster, b, 255, &good, &key);
+    assert_eq!((cluster.refused(b), cluster.peers(b)), (wrong, 1), "the certificate was the only obstacle");
 }
 
 #[test]

@@ -72,7 +72,7 @@ pub struct StatusReport {
     pub lanes: u8,
     /// Who this pod is, and what it asks of others.
     #[serde(default)]
-    pub identity: IdentityReport,
+    pub identity: Box<IdentityReport>,
     /// `drop` or `plain`: what happens to protected destinations that do not answer.
     pub unknown: String,
     /// Whether nftables hold what routes alone do not.

@@ -185,7 +185,7 @@ mod tests {
             project: Some("shop".into()),
             mtu: 1440,
             lanes: 1,
-            identity: crate::control::IdentityReport::default(),
+            identity: Box::default(),
             unknown: "drop".into(),
             enforce: true,
             peers: vec![],
