@@ -449,6 +449,7 @@ impl DataPath {
             endpoint: peer.endpoint,
             suite: peer.suite.name().to_owned(),
             epoch: peer.epoch,
+            generation: peer.generation,
             last_handshake_s: peer.last_handshake.map(|age| age.as_secs()),
             rx_bytes: peer.rx_bytes,
             tx_bytes: peer.tx_bytes,

@@ -102,7 +102,7 @@ pub fn peers(peers: &[PeerReport], as_json: bool) -> String {
         return "no peers\n".to_owned();
     }
     let mut rows = vec![
-        ["PEER", "ADDRESS", "ENDPOINT", "SUITE", "EPOCH", "HANDSHAKE", "RECEIVED", "SENT"]
+        ["PEER", "ADDRESS", "ENDPOINT", "SUITE", "EPOCH", "GENERATION", "HANDSHAKE", "RECEIVED", "SENT"]
             .map(ToOwned::to_owned),
     ];
     for peer in peers {
@@ -113,6 +113,7 @@ pub fn peers(peers: &[PeerReport], as_json: bool) -> String {
             peer.endpoint.to_string(),
             peer.suite.clone(),
             peer.epoch.to_string(),
+            peer.generation.map_or_else(|| "-".to_owned(), |generation| generation.to_string()),
             peer.last_handshake_s.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds} s ago")),
             bytes(peer.rx_bytes),
             bytes(peer.tx_bytes),
@@ -218,6 +219,7 @@ mod tests {
             endpoint: "10.244.2.7:8362".parse().unwrap(),
             suite: "aes-256-gcm".into(),
             epoch: 1,
+            generation: Some(4),
             last_handshake_s: Some(12),
             rx_bytes: 1536,
             tx_bytes: 900,

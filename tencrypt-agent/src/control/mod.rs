@@ -163,6 +163,9 @@ pub struct PeerReport {
     pub suite: String,
     /// Generation of the tenant key.
     pub epoch: u8,
+    /// Generation of the certificate that it presented last, if it did.
+    #[serde(default)]
+    pub generation: Option<u32>,
     /// Seconds since the last handshake.
     pub last_handshake_s: Option<u64>,
     /// Bytes received from it.

@@ -59,7 +59,7 @@ use crate::{
     nat::Nat,
     sink::{DatagramSink, PacketSink, RecvMeta, Transmit},
     stats::{DropReason, Stats},
-    trust::Trust,
+    trust::{Certificate, Trust},
 };
 
 /// Which lane of a pod a Tunnel is: `0..=15`, the top four bits of its session indices.
@@ -368,6 +368,7 @@ impl Tunnel {
                 addresses: peer.owned.clone().into(),
                 suite: session.suite,
                 epoch: session.epoch,
+                generation: peer.certificate.as_ref().map(Certificate::generation),
                 last_handshake: Some(now.saturating_duration_since(peer.last_handshake)),
                 rx_bytes: peer.rx_bytes,
                 tx_bytes: peer.tx_bytes,
