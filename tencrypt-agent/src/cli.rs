@@ -46,6 +46,20 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 #[expect(clippy::exhaustive_enums, reason = "the program's own")]
 pub enum Command {
+    /// Run the tenant's certificate authority: make it, sign, look
+    #[command(
+        after_help = "A pod's key is made when `tencrypt up` starts, so its certificate is issued while it runs.
+
+Examples:
+  tencrypt ca init shop.ca
+  tencrypt ca issue --ca shop.ca --netns shop-1 --pod web-0 --out web-0.cert
+  tencrypt ca inspect web-0.cert --ca shop.ca.pub"
+    )]
+    Ca {
+        /// What to do.
+        #[command(subcommand)]
+        command: CaCommand,
+    },
     /// Write a new tenant key file
     #[command(
         after_help = "The file is made with mode 0600 and never overwritten. Every pod of the tenant needs the same file.
@@ -155,6 +169,71 @@ Examples:
         /// For which shell
         #[arg(value_parser = shell)]
         shell: Shell,
+    },
+}
+
+/// What the authority is to do.
+#[derive(Debug, Subcommand)]
+#[expect(clippy::exhaustive_enums, reason = "the program's own")]
+pub enum CaCommand {
+    /// Make an authority: FILE with its secret, FILE.pub for the pods' configuration
+    #[command(after_help = "FILE is made with mode 0600. Neither file is ever overwritten.
+
+Examples:
+  tencrypt ca init shop.ca")]
+    Init {
+        /// The file for the secret
+        file: PathBuf,
+    },
+    /// Sign a certificate for a pod
+    #[command(
+        group = clap::ArgGroup::new("whose").required(true).args(["netns", "public_key"]),
+        after_help = "What is there under the name of --out is replaced if it is a certificate, and left alone if not.
+
+Examples:
+  tencrypt ca issue --ca shop.ca --netns shop-1 --pod web-0 --out web-0.cert
+  tencrypt ca issue --ca shop.ca --netns shop-1 --pod web-0 --generation 2 --out web-0.cert
+  tencrypt ca issue --ca shop.ca --public-key 4ac3e9f60b2d75815e90c1a7d38f24b67c0d91e2a85b3f64d17c28e905ba6f43 --address 10.244.1.5 --address fd00::5 --tenant-key shop.key --pod web-0 --out web-0.cert"
+    )]
+    Issue {
+        /// The authority's file, with its secret
+        #[arg(long, value_name = "FILE")]
+        ca: PathBuf,
+        /// The pod's network namespace, where `tencrypt up` runs: a name below /run/netns, or a path
+        #[arg(long, value_name = "NAME|PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+        netns: Option<String>,
+        /// The pod's public key, as `tencrypt status` shows it
+        #[arg(long, value_name = "HEX", requires_all = ["tenant_key", "address"])]
+        public_key: Option<String>,
+        /// An address of the pod, or a range it stands for; two at most [default with --netns: the pod's own]
+        #[arg(long, value_name = "ADDRESS")]
+        address: Vec<String>,
+        /// The pod's name
+        #[arg(long, value_name = "NAME")]
+        pod: String,
+        /// The tenant's key file, for the tenant id
+        #[arg(long, value_name = "FILE", conflicts_with = "netns")]
+        tenant_key: Option<PathBuf>,
+        /// Generation of the certificate
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        generation: u32,
+        /// Where the certificate goes
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Show what is in a certificate
+    #[command(after_help = "Examples:
+  tencrypt ca inspect web-0.cert
+  tencrypt ca inspect web-0.cert --ca shop.ca.pub --json")]
+    Inspect {
+        /// The certificate
+        file: PathBuf,
+        /// The authority's public key, to verify the signature
+        #[arg(long, value_name = "FILE")]
+        ca: Option<PathBuf>,
+        /// For programs
+        #[arg(long)]
+        json: bool,
     },
 }
 

@@ -21,7 +21,10 @@ use tencrypt_udp::{Buffer, Family, PathErrorKind, UdpTransport};
 use tokio::sync::mpsc;
 
 use crate::{
-    control::{CallsReport, ChainsReport, ExplainReport, PacketsReport, PeerReport, StatusReport, drops},
+    control::{
+        CallsReport, ChainsReport, ExplainReport, IdentityReport, PacketsReport, PeerReport, StatusReport,
+        drops,
+    },
     delivery::{DeviceSink, write_back},
     hardening::HardeningReport,
     lane::{Command, Inbox},
@@ -94,6 +97,8 @@ pub struct About {
     pub mtu: Arc<AtomicU32>,
     /// What the chains have dropped, followed by the control plane.
     pub chains: Arc<Mutex<ChainsReport>>,
+    /// Who this pod is, followed by the control plane.
+    pub identity: Arc<Mutex<IdentityReport>>,
     /// `drop` or `plain`.
     pub unknown: &'static str,
     /// Whether the chains are installed.
@@ -395,6 +400,15 @@ impl DataPath {
                     let _ = done.send(());
                 }
                 Command::Directory(directory) => self.tunnel.set_directory(directory),
+                Command::Trust(trust) => {
+                    self.tunnel.set_trust(trust, now);
+                    self.drain(now);
+                }
+                Command::Certificate(certificate) => {
+                    // The control plane has judged it by the same rules.
+                    let _ = self.tunnel.set_certificate(Some(*certificate), now);
+                    self.drain(now);
+                }
                 Command::Addresses(addresses) => {
                     self.tunnel.set_addresses(&addresses);
                     self.addresses = addresses;
@@ -414,6 +428,10 @@ impl DataPath {
             project: self.about.project.clone(),
             mtu: self.about.mtu.load(Ordering::Relaxed),
             lanes: 1,
+            identity: Box::new(IdentityReport {
+                addresses: self.addresses.clone(),
+                ..self.about.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
+            }),
             unknown: self.about.unknown.to_owned(),
             enforce: self.about.enforce,
             hardening: self.about.hardening.clone(),
@@ -443,6 +461,7 @@ impl DataPath {
             endpoint: peer.endpoint,
             suite: peer.suite.name().to_owned(),
             epoch: peer.epoch,
+            generation: peer.generation,
             last_handshake_s: peer.last_handshake.map(|age| age.as_secs()),
             rx_bytes: peer.rx_bytes,
             tx_bytes: peer.tx_bytes,

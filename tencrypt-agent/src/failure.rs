@@ -3,8 +3,8 @@
 use std::{fmt, process::ExitCode};
 
 use crate::{
-    config::ConfigError, control::client::ClientError, escape::Escaped, keyfile::KeyFileError,
-    netns::NetNsError, rundir::RunDirError,
+    authority::AuthorityError, config::ConfigError, control::client::ClientError, escape::Escaped,
+    keyfile::KeyFileError, netns::NetNsError, rundir::RunDirError,
 };
 
 /// Exit codes. `--help` lists them; they are part of the interface.
@@ -74,6 +74,16 @@ impl From<KeyFileError> for Failure {
     fn from(error: KeyFileError) -> Self {
         let exit = match &error {
             KeyFileError::Write { .. } | KeyFileError::Random => Exit::Runtime,
+            _ => Exit::Usage,
+        };
+        Self::new(exit, error)
+    }
+}
+
+impl From<AuthorityError> for Failure {
+    fn from(error: AuthorityError) -> Self {
+        let exit = match &error {
+            AuthorityError::Write { .. } | AuthorityError::Random => Exit::Runtime,
             _ => Exit::Usage,
         };
         Self::new(exit, error)

@@ -1,8 +1,8 @@
-//! Reading small files that people and orchestrators hand over.
+//! Reading and replacing small files that people and orchestrators hand over.
 
 use std::{
     fs::{File, Metadata, OpenOptions},
-    io::{self, Read as _},
+    io::{self, Read as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
@@ -41,6 +41,33 @@ pub(crate) fn read_regular<E: From<ReadError>>(
     }
     admit(&metadata)?;
     Ok(read_limited(file, metadata.len(), limit)?)
+}
+
+/// Writes a file whole, in place of what is there: under a temporary name, synced, renamed. A crash leaves the old one or
+/// the new one.
+pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidFilename))?;
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut suffix = [0; 8];
+    getrandom::fill(&mut suffix).map_err(|_| io::Error::other("the kernel gives no randomness"))?;
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".{:016x}", u64::from_ne_bytes(suffix)));
+    let temporary = directory.join(hidden);
+    let written = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    };
+    written().inspect_err(|_| {
+        // Mostly it was never made.
+        let _ = std::fs::remove_file(&temporary);
+    })?;
+    File::open(directory)?.sync_all()
 }
 
 fn read_limited(file: File, len: u64, limit: u64) -> Result<Vec<u8>, ReadError> {

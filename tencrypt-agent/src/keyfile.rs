@@ -112,7 +112,8 @@ pub fn generate(path: &Path, epoch: u8) -> Result<(), KeyFileError> {
     })
 }
 
-fn write_new(path: &Path, content: &[u8], suffix: u64) -> io::Result<()> {
+/// Makes a file that is not there yet, mode 0600, whole or not at all.
+pub(crate) fn write_new(path: &Path, content: &[u8], suffix: u64) -> io::Result<()> {
     let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidFilename))?;
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

@@ -15,7 +15,11 @@ use std::{
     time::Duration,
 };
 
-use tencrypt_core::directory::{Directory, FactChange};
+use tencrypt_core::{
+    Trust,
+    directory::{Directory, FactChange},
+    trust::Certificate,
+};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -58,6 +62,10 @@ pub enum Command {
     },
     /// A new base, which holds the facts sent so far.
     Directory(Arc<Directory>),
+    /// Whom to take for a member, from now on.
+    Trust(Arc<Trust>),
+    /// This pod's certificate.
+    Certificate(Box<Certificate>),
     /// The pod's own addresses have changed.
     Addresses(Vec<IpAddr>),
     /// The chains let the answers of an external destination in, or never will: what waited for that leaves.

@@ -4,9 +4,11 @@
 //! A library only so that its parts can be tested and fuzzed; it promises no stable interface. Embed `tencrypt-core`
 //! and the adapters instead.
 
+pub mod authority;
 pub mod cli;
 pub mod config;
 pub mod control;
+mod credentials;
 pub mod data_path;
 pub mod delivery;
 pub mod demo;
@@ -58,6 +60,7 @@ pub fn run_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn execute(cli: Cli) -> Result<(), Failure> {
     logging::start(cli.verbose)?;
     match cli.command {
+        Command::Ca { command } => authority::run(command),
         Command::Genkey { file, epoch } => keyfile::generate(&file, epoch).map_err(Failure::from),
         Command::Up { netns, config } => up::up(&netns, &config),
         Command::Down { netns } => up::down(&netns),

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::{
-    control::{ExplainReport, PeerReport, StatusReport},
+    control::{CertificateReport, ExplainReport, IdentityReport, PeerReport, StatusReport},
     escape::Escaped,
     hardening::HardeningReport,
 };
@@ -32,6 +32,7 @@ pub fn status(report: &StatusReport, as_json: bool) -> String {
         ["mtu".to_owned(), report.mtu.to_string()],
         ["lanes".to_owned(), report.lanes.to_string()],
         ["policy".to_owned(), policy],
+        ["identity".to_owned(), identity(&report.identity)],
         [
             "packets".to_owned(),
             format!(
@@ -40,6 +41,12 @@ pub fn status(report: &StatusReport, as_json: bool) -> String {
             ),
         ],
     ];
+    if let Some(problem) = &report.identity.problem {
+        rows.push(["".to_owned(), format!("certificate: {problem}")]);
+    }
+    if let Some(problem) = &report.identity.revocation_problem {
+        rows.push(["".to_owned(), format!("revocation: {problem}; the one before is in force")]);
+    }
     let calls = &report.calls;
     if packets.encrypted > 0 || packets.decrypted > 0 {
         let line = format!(
@@ -88,6 +95,23 @@ fn hardening(report: &HardeningReport) -> String {
     format!("{holds}; capabilities {capabilities}{lacks}")
 }
 
+/// Mode, public key, certificate and revocation.
+fn identity(report: &IdentityReport) -> String {
+    let mut text = format!("{}, public key {}", report.mode, report.public_key);
+    match &report.certificate {
+        Some(certificate) => {
+            let addresses = certificate.addresses.join(",");
+            let _ = write!(text, ", {} {addresses} generation {}", certificate.pod, certificate.generation);
+        }
+        None if report.mode == "certificate" => text.push_str(", NO CERTIFICATE: tenant traffic is dropped"),
+        None => {}
+    }
+    if report.minimum_generation > 0 || report.denied > 0 {
+        let _ = write!(text, "; revoked: below {}, {} denied", report.minimum_generation, report.denied);
+    }
+    text
+}
+
 /// `tencrypt peers`.
 #[must_use]
 pub fn peers(peers: &[PeerReport], as_json: bool) -> String {
@@ -98,7 +122,7 @@ pub fn peers(peers: &[PeerReport], as_json: bool) -> String {
         return "no peers\n".to_owned();
     }
     let mut rows = vec![
-        ["PEER", "ADDRESS", "ENDPOINT", "SUITE", "EPOCH", "HANDSHAKE", "RECEIVED", "SENT"]
+        ["PEER", "ADDRESS", "ENDPOINT", "SUITE", "EPOCH", "GENERATION", "HANDSHAKE", "RECEIVED", "SENT"]
             .map(ToOwned::to_owned),
     ];
     for peer in peers {
@@ -109,6 +133,7 @@ pub fn peers(peers: &[PeerReport], as_json: bool) -> String {
             peer.endpoint.to_string(),
             peer.suite.clone(),
             peer.epoch.to_string(),
+            peer.generation.map_or_else(|| "-".to_owned(), |generation| generation.to_string()),
             peer.last_handshake_s.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds} s ago")),
             bytes(peer.rx_bytes),
             bytes(peer.tx_bytes),
@@ -132,6 +157,33 @@ pub fn explanation(report: &ExplainReport, as_json: bool) -> String {
         let _ = writeln!(text, "  {}", Escaped(step));
     }
     text
+}
+
+/// `tencrypt ca inspect`. `verified`: by an authority that was named.
+#[must_use]
+pub fn certificate(report: &CertificateReport, verified: bool, as_json: bool) -> String {
+    if as_json {
+        #[derive(Serialize)]
+        struct Inspected<'a> {
+            #[serde(flatten)]
+            certificate: &'a CertificateReport,
+            verified: bool,
+        }
+        return json(&Inspected { certificate: report, verified });
+    }
+    let signature = if verified { "verified" } else { "not looked at; name the authority by --ca" };
+    table(
+        &[
+            ["pod", &report.pod],
+            ["addresses", &report.addresses.join(", ")],
+            ["generation", &report.generation.to_string()],
+            ["public key", &report.public_key],
+            ["tenant", &report.tenant],
+            ["pod id", &report.pod_id],
+            ["signature", signature],
+        ]
+        .map(|row| row.map(ToOwned::to_owned)),
+    )
 }
 
 fn json(value: &impl Serialize) -> String {
@@ -177,7 +229,7 @@ fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{ChainsReport, PacketsReport};
+    use crate::control::{ChainsReport, IdentityReport, PacketsReport};
 
     fn peer() -> PeerReport {
         PeerReport {
@@ -187,6 +239,7 @@ mod tests {
             endpoint: "10.244.2.7:8362".parse().unwrap(),
             suite: "aes-256-gcm".into(),
             epoch: 1,
+            generation: Some(4),
             last_handshake_s: Some(12),
             rx_bytes: 1536,
             tx_bytes: 900,
@@ -200,6 +253,13 @@ mod tests {
             project: Some("shop".into()),
             mtu: 1440,
             lanes: 1,
+            identity: Box::new(IdentityReport {
+                mode: "certificate".into(),
+                public_key: "00ff".into(),
+                problem: Some("c.cert does not exist".into()),
+                minimum_generation: 3,
+                ..IdentityReport::default()
+            }),
             unknown: "plain".into(),
             enforce: false,
             hardening: HardeningReport {
@@ -239,6 +299,8 @@ mod tests {
     fn status_for_people_says_what_leaves_in_plain() {
         let text = status(&report(), false);
         assert!(text.contains("unknown destinations: plain; NOT enforced\n"), "{text}");
+        let line = "identity  certificate, public key 00ff, NO CERTIFICATE: tenant traffic is dropped; revoked: below 3, 0 denied\n";
+        assert!(text.contains(line) && text.contains("certificate: c.cert does not exist\n"), "{text}");
         assert!(text.contains("in plain  2 of the bypassed"), "{text}");
         assert!(text.contains("drops     mac1 3\n"), "{text}");
         assert!(text.contains("stopped   plaintext in 4, plaintext out 0\n"), "{text}");

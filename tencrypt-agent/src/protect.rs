@@ -31,6 +31,7 @@ use zeroize::Zeroizing;
 use crate::{
     config::{Config, External, Unknown},
     control::{ChainsReport, server::ControlSocket},
+    credentials::{Credentials, LOOK},
     data_path::{About, DATAGRAM, DataPath, Ended, FAREWELL},
     externals::{Externals, RENEW},
     failure::{Exit, Failure},
@@ -53,6 +54,8 @@ pub struct Protection {
     pub config: Config,
     /// The tenant's keys.
     pub keys: KeyRing,
+    /// The authority, what is revoked, and this pod's certificate.
+    pub(crate) credentials: Credentials,
     /// The pod's DNS.
     pub names: Names,
     /// Where the control socket goes.
@@ -87,7 +90,8 @@ pub fn clean() -> Result<Cleaned, Failure> {
 }
 
 async fn protect(protection: Protection) -> Result<(), Failure> {
-    let Protection { config, keys, names, control, memory } = protection;
+    let Protection { config, keys, mut credentials, names, control, memory } = protection;
+    let tenant = *keys.tenant_id();
     let mut terminate = signals(SignalKind::terminate())?;
     let mut interrupt = signals(SignalKind::interrupt())?;
     // Whatever may fail for a reason of its own comes before the capture touches anything.
@@ -118,10 +122,11 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
         Err(failure) => return Err(undo(capture, failure)),
     };
     let knowledge = Knowledge::new(static_facts(&config, capture.gateways()));
-    let tunnel = match tunnel(&config, &names, port, keys, &addresses, &knowledge, hash_key) {
+    let mut tunnel = match tunnel(&config, &names, port, keys, &addresses, &knowledge, hash_key) {
         Ok(tunnel) => tunnel,
         Err(failure) => return Err(undo(capture, failure)),
     };
+    credentials.attach(tunnel.peer_id(), tenant).into_iter().for_each(|update| update.apply(&mut tunnel));
     let mtu = Arc::new(AtomicU32::new(capture.mtu().device()));
     let chains = Arc::new(Mutex::new(ChainsReport::default()));
     let (lane, inbox) = match lane::channel() {
@@ -149,6 +154,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
                 .or_else(|| names.project.as_ref().map(|project| project.namespace().to_owned())),
             mtu: mtu.clone(),
             chains: chains.clone(),
+            identity: credentials.report(),
             unknown: match config.policy.unknown {
                 Unknown::Drop => "drop",
                 Unknown::Plain => "plain",
@@ -188,6 +194,8 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
 
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut renewed = Instant::now();
     let over = loop {
         tokio::select! {
@@ -203,6 +211,11 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
                 Next::Addresses => dns.restart(&watch.addresses),
                 Next::Over => break Some(Ended::DeviceGone),
             },
+            _ = look.tick() => {
+                for update in credentials.look() {
+                    let _ = lane.send(update.into()).await;
+                }
+            }
             _ = tick.tick() => {
                 let now = Instant::now();
                 let base = knowledge.lock().unwrap_or_else(PoisonError::into_inner).fold(now, hash_key);

@@ -13,6 +13,7 @@ use tencrypt_tun::NetNs;
 use crate::{
     config::Config,
     control::{self, Reply, Request, client::ClientError},
+    credentials::Credentials,
     failure::{Exit, Failure},
     hardening::{self, Memory},
     keyfile,
@@ -91,6 +92,7 @@ fn prepare(netns: &str, config: &Path) -> Result<Prepared, Failure> {
         .map_err(|error| Failure::runtime(format_args!("cannot keep keys out of core dumps: {error}")))?;
     let config = Config::read(config)?;
     let keys: KeyRing = keyfile::read(&config.tenant.key_file)?;
+    let credentials = Credentials::read(&config.identity)?;
     let reference = NetNsRef::open(netns)?;
     let namespace = NetNs::open(netns)?;
     refuse_host(&namespace)?;
@@ -98,7 +100,8 @@ fn prepare(netns: &str, config: &Path) -> Result<Prepared, Failure> {
     let rundir = RunDir::create()?;
     let hold = rundir.hold(reference.id())?;
     let control = rundir.socket(reference.id());
-    Ok(Prepared { protection: Protection { config, keys, names, control, memory }, namespace, hold })
+    let protection = Protection { config, keys, credentials, names, control, memory };
+    Ok(Prepared { protection, namespace, hold })
 }
 
 fn refuse_host(namespace: &NetNs) -> Result<(), Failure> {

@@ -371,7 +371,7 @@ fn help_and_version_go_to_standard_output() {
     let help = text(&place.tencrypt(&["--help"]));
     assert!(help.contains("Exit codes:") && help.contains("TENCRYPT_RUN_DIR"), "{help}");
     assert!(text(&place.tencrypt(&["--version"])).starts_with("tencrypt "));
-    for command in ["genkey", "up", "down", "status", "peers", "explain", "demo", "completions"] {
+    for command in ["genkey", "up", "down", "status", "peers", "explain", "demo", "completions", "ca"] {
         assert!(help.contains(command), "{command}");
         let own = text(&place.tencrypt(&[command, "--help"]));
         assert!(own.contains(&format!("Examples:\n  tencrypt {command}")), "{own}");

@@ -73,6 +73,8 @@ pub struct PeerInfo {
     pub suite: CipherSuite,
     /// The session's key epoch.
     pub epoch: u8,
+    /// Generation of the certificate that it presented last, if it did.
+    pub generation: Option<u32>,
     /// Time since the last handshake.
     pub last_handshake: Option<Duration>,
     /// Bytes of inner packets received.

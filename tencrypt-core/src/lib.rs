@@ -14,6 +14,7 @@ pub mod record;
 pub mod session;
 pub mod sink;
 pub mod stats;
+pub mod trust;
 pub mod tunnel;
 
 pub use config::{DEFAULT_PORT, External, TunnelConfig, Unknown};
@@ -21,6 +22,7 @@ pub use crypto::{CipherSuite, Identity, KeyRing, Seed};
 pub use event::{Event, PathEvent, PeerInfo};
 pub use sink::{DatagramSink, PacketSink, RecvMeta, SinkFull, Train, TrainSlot, Transmit};
 pub use stats::{DropReason, Stats};
+pub use trust::Trust;
 pub use tunnel::{Explanation, HeldPacket, Inbound, LaneId, Outbound, TunPacket, Tunnel, Verdict};
 
 #[cfg(test)]

@@ -48,11 +48,14 @@ pub enum DropReason {
     RateLimited,
     /// A handshake message under a key epoch this side does not hold.
     OtherEpoch,
+    /// A peer without a certificate that counts: a handshake message, a record of a session that ended because of it,
+    /// or a packet held for the peer. Or a packet to the tenant while this side has none itself.
+    Certificate,
 }
 
 impl DropReason {
     /// Every reason, in the order of [`Stats::drops`].
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Malformed,
         Self::Unsupported,
         Self::Mac1,
@@ -75,6 +78,7 @@ impl DropReason {
         Self::Policy,
         Self::RateLimited,
         Self::OtherEpoch,
+        Self::Certificate,
     ];
 
     /// Number of reasons.
@@ -106,6 +110,7 @@ impl DropReason {
             Self::Policy => "policy",
             Self::RateLimited => "rate_limited",
             Self::OtherEpoch => "other_epoch",
+            Self::Certificate => "certificate",
         }
     }
 }

@@ -3,13 +3,14 @@
 use std::{fs, path::Path};
 
 /// From the bottom up. `docs` of the order: ARCHITECTURE.md.
-const LAYERS: [&str; 15] = [
+const LAYERS: [&str; 16] = [
     "keyed_hash",
     "stats",
     "packet",
     "offload",
     "record",
     "crypto",
+    "trust",
     "session",
     "handshake",
     "sink",

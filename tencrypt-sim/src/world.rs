@@ -36,6 +36,20 @@ pub struct Tenant {
     keys: Arc<KeyRing>,
 }
 
+impl Tenant {
+    /// Its keys, for a member that does not keep to the rules.
+    #[must_use]
+    pub fn keys(&self) -> &KeyRing {
+        &self.keys
+    }
+
+    /// Its 16 bytes.
+    #[must_use]
+    pub fn id(&self) -> [u8; 16] {
+        *self.keys.tenant_id()
+    }
+}
+
 /// What is particular about a pod.
 #[derive(Debug, Clone)]
 #[expect(clippy::exhaustive_structs, reason = "tests build it")]
@@ -193,6 +207,14 @@ impl World {
     #[must_use]
     pub fn tunnel_of(&self, id: PodId) -> &Tunnel {
         &self.pods[id.0].tunnel
+    }
+
+    /// Commands a pod's program, as its control plane does.
+    pub fn command<T>(&mut self, id: PodId, command: impl FnOnce(&mut Tunnel, Instant) -> T) -> T {
+        let now = self.now;
+        let outcome = command(&mut self.pods[id.0].tunnel, now);
+        self.drain(id);
+        outcome
     }
 
     /// What a pod's tunnel has told.

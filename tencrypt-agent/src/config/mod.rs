@@ -31,6 +31,8 @@ pub struct Config {
     pub tenant: Tenant,
     /// `[network]`
     pub network: Network,
+    /// `[identity]`
+    pub identity: Identity,
     /// `[policy]`
     pub policy: Policy,
     /// `[dns]`
@@ -67,6 +69,20 @@ pub struct Network {
     pub exempt: Vec<IpNet>,
     /// What is left to the kernel.
     pub offload: Offload,
+}
+
+/// How pods prove who they are. Relative paths start at the configuration file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the program's own")]
+pub struct Identity {
+    /// The authority's public key; `None`: the tenant's key is all that is asked for.
+    pub ca: Option<PathBuf>,
+    /// This pod's certificate, which may come later.
+    pub certificate: Option<PathBuf>,
+    /// What was revoked.
+    pub revoked: Option<PathBuf>,
+    /// Ranges of services, whose addresses no certificate lists.
+    pub services: Vec<IpNet>,
 }
 
 /// What is done with what nobody classified.

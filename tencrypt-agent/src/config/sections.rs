@@ -14,7 +14,7 @@ use tencrypt_core::{
 use tencrypt_dns::interceptor::Config as ProxyConfig;
 
 use super::{
-    Config, ConfigError, Dns, External, Network, Policy, Tenant, Unknown,
+    Config, ConfigError, Dns, External, Identity, Network, Policy, Tenant, Unknown,
     document::{Document, Section, Value},
 };
 use crate::offload::Offload;
@@ -31,19 +31,25 @@ const INTERFACE_NAME: usize = 15;
 pub(super) fn config(text: &str, path: &Path) -> Result<Config, ConfigError> {
     let document = Document { text, path };
     let table = document.parse()?;
-    let root = Section::root(document, table.get_ref(), &["tenant", "network", "policy", "dns", "fact"])?;
+    let root = Section::root(
+        document,
+        table.get_ref(),
+        &["tenant", "network", "identity", "policy", "dns", "fact"],
+    )?;
     // Keys first, everywhere: a mistyped one explains why another is missing.
     let sections = [
         root.section("tenant", &["project", "key_file", "suite"])?,
         root.section("network", &["interface", "tun", "port", "protected", "exempt", "lanes", "offload"])?,
+        root.section("identity", &["ca", "certificate", "revoked", "services"])?,
         root.section("policy", &["unknown", "external", "enforce"])?,
         root.section("dns", &["capture", "upstream", "resolv_conf", "rate"])?,
     ];
-    let [tenant, network, policy, dns] = &sections;
+    let [tenant, network, identity, policy, dns] = &sections;
     let (network, tenant) = (read_network(network)?, read_tenant(tenant, path)?);
+    let identity = read_identity(identity, path, &network.protected)?;
     let (policy, dns) = (read_policy(policy)?, read_dns(dns, path)?);
     let facts = read_facts(&root, &network.protected)?;
-    Ok(Config { tenant, network, policy, dns, facts })
+    Ok(Config { tenant, network, identity, policy, dns, facts })
 }
 
 fn read_tenant(section: &Section<'_>, path: &Path) -> Result<Tenant, ConfigError> {
@@ -90,6 +96,31 @@ fn read_network(section: &Section<'_>) -> Result<Network, ConfigError> {
     }
     let offload = section.value("offload").map_or(Ok(Offload::All), |value| value.one_of(&Offload::NAMES))?;
     Ok(Network { interface, tun, port, protected, exempt, offload })
+}
+
+fn read_identity(section: &Section<'_>, path: &Path, protected: &[IpNet]) -> Result<Identity, ConfigError> {
+    let file = |key| match section.value(key) {
+        Some(value) if value.string()?.is_empty() => Err(value.refuse("is empty")),
+        Some(value) => Ok(Some(beside(path, value.string()?))),
+        None => Ok(None),
+    };
+    let identity = Identity {
+        ca: file("ca")?,
+        certificate: file("certificate")?,
+        revoked: file("revoked")?,
+        services: ranges(section, "services")?,
+    };
+    for (value, range) in section.elements("services")?.iter().zip(&identity.services) {
+        if !protected.iter().any(|net| net.contains(range)) {
+            return Err(value.refuse("lies outside of network.protected"));
+        }
+    }
+    if identity.ca.is_some() {
+        section.required("certificate")?;
+    } else if let Some(value) = section.value("revoked").or_else(|| section.value("services")) {
+        return Err(value.refuse("means something only with `ca`"));
+    }
+    Ok(identity)
 }
 
 fn read_policy(section: &Section<'_>) -> Result<Policy, ConfigError> {

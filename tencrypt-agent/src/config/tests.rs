@@ -49,11 +49,42 @@ fn the_smallest_configuration_gets_the_documented_defaults() {
                 exempt: vec![],
                 offload: Offload::All,
             },
+            identity: Identity::default(),
             policy: Policy { unknown: Unknown::Drop, external: External::Dns, enforce: true },
             dns: Dns { capture: true, upstream: vec![], resolv_conf: None, rate: 5_000 },
             facts: vec![],
         }
     );
+}
+
+#[test]
+fn the_identity_is_read_and_judged() {
+    let with = |lines: &str| parse(&format!("{SMALLEST}[identity]\n{lines}"));
+    let config =
+        with("ca = \"ca.pub\"\ncertificate = \"/run/c\"\nrevoked = \"r\"\nservices = [\"10.96.0.0/12\"]\n");
+    assert_eq!(
+        config.unwrap().identity,
+        Identity {
+            ca: Some("/etc/tencrypt/ca.pub".into()),
+            certificate: Some("/run/c".into()),
+            revoked: Some("/etc/tencrypt/r".into()),
+            services: vec!["10.96.0.0/12".parse().unwrap()],
+        }
+    );
+    assert!(with("certificate = \"c\"\n").is_ok(), "presented before it is asked for");
+    for (lines, field, reason) in [
+        ("ca = \"x\"\n", "identity.certificate", "missing"),
+        ("ca = \"\"\n", "identity.ca", "is empty"),
+        ("certificate = 7\n", "identity.certificate", "expected a string"),
+        ("revoked = \"r\"\n", "identity.revoked", "only with `ca`"),
+        ("services = [\"10.96.0.0/12\"]\n", "identity.services", "only with `ca`"),
+        ("services = [\"192.0.2.0/24\"]\n", "identity.services[1]", "outside of network.protected"),
+        ("key = \"k\"\n", "identity.key", "unknown key"),
+    ] {
+        let error = with(lines).unwrap_err();
+        assert_eq!(error.field(), field, "{error}");
+        assert!(error.reason().contains(reason), "{error}");
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tencrypt_core::{DropReason, Stats};
+use tencrypt_core::{DropReason, Stats, crypto::to_hex, trust::CertificateFile};
 
 use crate::hardening::HardeningReport;
 
@@ -72,6 +72,9 @@ pub struct StatusReport {
     pub mtu: u32,
     /// Number of lanes.
     pub lanes: u8,
+    /// Who this pod is, and what it asks of others.
+    #[serde(default)]
+    pub identity: Box<IdentityReport>,
     /// `drop` or `plain`: what happens to protected destinations that do not answer.
     pub unknown: String,
     /// Whether nftables hold what routes alone do not.
@@ -93,6 +96,62 @@ pub struct StatusReport {
     pub drops: BTreeMap<String, u64>,
 }
 
+/// Who the pod is, in `status --json`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "the program's own")]
+pub struct IdentityReport {
+    /// `certificate`: peers need one of this tenant's authority; `key-only`: the tenant's key is enough.
+    pub mode: String,
+    /// The static public key in hex, made at start.
+    pub public_key: String,
+    /// The tenant id in hex.
+    pub tenant: String,
+    /// The pod's addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The certificate that is presented.
+    pub certificate: Option<CertificateReport>,
+    /// Why there is none, or why a newer one is not taken.
+    pub problem: Option<String>,
+    /// The least generation that counts.
+    pub minimum_generation: u32,
+    /// Keys and pods that are denied.
+    pub denied: usize,
+    /// Why the revocation file is not taken; the one before stays in force.
+    pub revocation_problem: Option<String>,
+}
+
+/// A certificate, in `status --json` and `ca inspect --json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "the program's own")]
+pub struct CertificateReport {
+    /// The pod's name.
+    pub pod: String,
+    /// Its id on the wire.
+    pub pod_id: String,
+    /// The tenant id in hex.
+    pub tenant: String,
+    /// The static public key in hex.
+    pub public_key: String,
+    /// The generation.
+    pub generation: u32,
+    /// The pod's addresses, with prefix lengths.
+    pub addresses: Vec<String>,
+}
+
+impl From<&CertificateFile> for CertificateReport {
+    fn from(file: &CertificateFile) -> Self {
+        let certificate = &file.certificate;
+        Self {
+            pod: file.pod.to_string(),
+            pod_id: certificate.pod().to_string(),
+            tenant: to_hex(certificate.tenant()),
+            public_key: to_hex(file.subject.as_bytes()),
+            generation: certificate.generation(),
+            addresses: certificate.prefixes().map(|prefix| prefix.to_string()).collect(),
+        }
+    }
+}
+
 /// One peer, in `status --json` and `peers --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(clippy::exhaustive_structs, reason = "the program's own")]
@@ -109,6 +168,9 @@ pub struct PeerReport {
     pub suite: String,
     /// Generation of the tenant key.
     pub epoch: u8,
+    /// Generation of the certificate that it presented last, if it did.
+    #[serde(default)]
+    pub generation: Option<u32>,
     /// Seconds since the last handshake.
     pub last_handshake_s: Option<u64>,
     /// Bytes received from it.

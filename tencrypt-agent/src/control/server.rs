@@ -185,6 +185,7 @@ mod tests {
             project: Some("shop".into()),
             mtu: 1440,
             lanes: 1,
+            identity: Box::default(),
             unknown: "drop".into(),
             enforce: true,
             hardening: crate::hardening::HardeningReport::default(),

@@ -3,7 +3,7 @@
 mod aead;
 #[cfg(feature = "aws-lc-rs")]
 mod aws_lc;
-mod hex;
+pub(crate) mod hex;
 mod identity;
 mod kdf;
 mod keyring;
@@ -16,6 +16,7 @@ mod secret;
 mod x25519;
 
 pub use aead::{Backend, KEY_LEN, NONCE_LEN, OpenError, OpeningKey, SealingKey};
+pub use hex::{from_hex, to_hex};
 pub use identity::Identity;
 #[cfg(test)]
 pub(crate) use kdf::hmac_sha256;

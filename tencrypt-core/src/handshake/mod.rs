@@ -25,6 +25,7 @@ use crate::{
     record::{self, HANDSHAKE_HEADER_LEN, MAC_LEN, SessionIndex, VERSION},
     session::{Opener, Sealer},
     stats::DropReason,
+    trust::Certificate,
 };
 
 /// Checks mac1 of a handshake datagram, in constant time: whether a member of the tenant made it, or somebody
@@ -47,6 +48,7 @@ pub struct Local<'a> {
     identity: &'a Identity,
     addresses: &'a [IpAddr],
     vnet: bool,
+    certificate: Option<&'a Certificate>,
 }
 
 impl<'a> Local<'a> {
@@ -60,11 +62,20 @@ impl<'a> Local<'a> {
         addresses: &'a [IpAddr],
         vnet: bool,
     ) -> Self {
-        Self { keys, suite, identity, addresses, vnet }
+        Self { keys, suite, identity, addresses, vnet, certificate: None }
+    }
+
+    /// The same side, which presents a certificate in place of its addresses.
+    #[must_use]
+    pub fn presenting(self, certificate: Option<&'a Certificate>) -> Self {
+        Self { certificate, ..self }
     }
 
     fn slot(&self) -> [u8; record::IDENTITY_LEN] {
-        payload::encode_identity(self.vnet, self.addresses)
+        match self.certificate {
+            Some(certificate) => certificate.encode(self.vnet),
+            None => payload::encode_identity(self.vnet, self.addresses),
+        }
     }
 
     /// Calls `start` with what Noise needs to begin under the keys of an epoch.

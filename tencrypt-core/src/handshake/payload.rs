@@ -5,7 +5,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::record::{IDENTITY_LEN, INIT_PAYLOAD_LEN};
+use crate::{
+    record::{IDENTITY_LEN, INIT_PAYLOAD_LEN, is_pod_address},
+    trust::{Certificate, KIND_CERTIFICATE},
+};
 
 /// Addresses that the identity slot holds.
 pub const MAX_ADDRESSES: usize = 7;
@@ -13,7 +16,7 @@ pub const MAX_ADDRESSES: usize = 7;
 /// Bytes of an address: family, three zero bytes, 16 bytes of address (IPv4 in the first 4, rest zero).
 const ADDRESS_LEN: usize = 20;
 const HEAD_LEN: usize = 4;
-/// The only kind so far: a static key without a certificate.
+/// A static key without a certificate.
 const KIND_KEY_ONLY: u8 = 1;
 const FLAG_VNET: u8 = 1;
 
@@ -28,6 +31,9 @@ pub struct PeerIdentity {
     pub vnet: bool,
     /// The addresses it says it has: at most [`MAX_ADDRESSES`], distinct, each one a pod may have.
     pub addresses: Vec<IpAddr>,
+    /// Its certificate, well-formed and no more: whether it counts, [`Trust::admit`](crate::Trust::admit) says. Then
+    /// `addresses` are the single ones in it.
+    pub certificate: Option<Certificate>,
 }
 
 /// The payload is not spelt as docs/wire-format.md says.
@@ -69,6 +75,14 @@ pub(super) fn encode_identity(vnet: bool, addresses: &[IpAddr]) -> [u8; IDENTITY
 
 pub(super) fn decode_identity(slot: &[u8; IDENTITY_LEN]) -> Result<PeerIdentity, BadPayload> {
     let (&[kind, flags, count, reserved], room) = slot.split_first_chunk().ok_or(BadPayload)?;
+    if kind == KIND_CERTIFICATE {
+        let (certificate, vnet) = Certificate::decode(slot).map_err(|_| BadPayload)?;
+        return Ok(PeerIdentity {
+            vnet,
+            addresses: certificate.addresses().collect(),
+            certificate: Some(certificate),
+        });
+    }
     if kind != KIND_KEY_ONLY || flags & !FLAG_VNET != 0 || reserved != 0 {
         return Err(BadPayload);
     }
@@ -84,7 +98,7 @@ pub(super) fn decode_identity(slot: &[u8; IDENTITY_LEN]) -> Result<PeerIdentity,
         }
         addresses.push(address);
     }
-    Ok(PeerIdentity { vnet: flags & FLAG_VNET != 0, addresses })
+    Ok(PeerIdentity { vnet: flags & FLAG_VNET != 0, addresses, certificate: None })
 }
 
 fn encode_address(address: IpAddr) -> [u8; ADDRESS_LEN] {
@@ -109,27 +123,6 @@ fn decode_address(bytes: &[u8; ADDRESS_LEN]) -> Result<IpAddr, BadPayload> {
         _ => return Err(BadPayload),
     };
     if is_pod_address(address) { Ok(address) } else { Err(BadPayload) }
-}
-
-/// Whether a pod or a service may have this address: no multicast, broadcast, link-local, loopback or unspecified one,
-/// nothing of 0.0.0.0/8 (RFC 1122 section 3.2.1.3), and no IPv4 address in IPv6's clothes.
-fn is_pod_address(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => {
-            !(v4.is_multicast()
-                || v4.is_broadcast()
-                || v4.is_link_local()
-                || v4.is_loopback()
-                || v4.octets()[0] == 0)
-        }
-        IpAddr::V6(v6) => {
-            !(v6.is_multicast()
-                || v6.is_unicast_link_local()
-                || v6.is_loopback()
-                || v6.is_unspecified()
-                || v6.to_ipv4_mapped().is_some())
-        }
-    }
 }
 
 fn is_zero(bytes: &[u8]) -> bool {
@@ -269,7 +262,7 @@ mod tests {
         fn addresses_come_back(v4 in any::<[u8; 4]>(), v6 in any::<[u8; 16]>(), vnet in any::<bool>()) {
             let given: Vec<IpAddr> = [IpAddr::from(v4), IpAddr::from(v6)].into_iter().filter(|address| is_pod_address(*address)).collect();
             let identity = decode_identity(&encode_identity(vnet, &given)).unwrap();
-            prop_assert_eq!(identity, PeerIdentity { vnet, addresses: given });
+            prop_assert_eq!(identity, PeerIdentity { vnet, addresses: given, certificate: None });
         }
     }
 }

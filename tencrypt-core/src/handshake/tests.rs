@@ -125,8 +125,14 @@ fn a_handshake_gives_both_sides_one_session() {
         assert_eq!((initiator.peer, responder.peer), (two.identity.peer_id(), one.identity.peer_id()));
         assert_eq!((initiator.local_index, initiator.remote_index), (index(0x1000), index(0x2000)));
         assert_eq!((responder.local_index, responder.remote_index), (index(0x2000), index(0x1000)));
-        assert_eq!(responder.identity, PeerIdentity { vnet: true, addresses: vec![address(1)] });
-        assert_eq!(initiator.identity, PeerIdentity { vnet: false, addresses: vec![address(2)] });
+        assert_eq!(
+            responder.identity,
+            PeerIdentity { vnet: true, addresses: vec![address(1)], certificate: None }
+        );
+        assert_eq!(
+            initiator.identity,
+            PeerIdentity { vnet: false, addresses: vec![address(2)], certificate: None }
+        );
         for side in [&initiator, &responder] {
             assert_eq!((side.epoch, side.suite), (7, suite));
         }

@@ -3,9 +3,11 @@
 //! [`parse`] is the first thing that sees a datagram. It checks all that needs no key and says what the datagram
 //! claims to be; what it claims is worth nothing before mac1 or the tag of a record verified.
 
+mod address;
 mod index;
 mod suite;
 
+pub(crate) use address::is_pod_address;
 pub use index::SessionIndex;
 pub use suite::{CipherSuite, UnknownSuite};
 

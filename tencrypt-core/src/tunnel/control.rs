@@ -16,6 +16,7 @@ use super::{
     outbound::is_unicast,
     peer::{Conf, IndexUse, PeerKey, Session},
     timer::{Timer, backoff},
+    trust::is_listed,
 };
 use crate::{
     event::Event,
@@ -39,12 +40,13 @@ impl Tunnel {
             ask.internal |= internal;
             return true;
         }
-        if self.asks.is_full() {
+        if self.asks.is_full() || self.lacks_certificate() {
             return false;
         }
         let Some(index) = self.free_index() else { return false };
         let local =
-            Local::new(&self.keys, self.config.suite, &self.identity, &self.addresses, self.config.vnet);
+            Local::new(&self.keys, self.config.suite, &self.identity, &self.addresses, self.config.vnet)
+                .presenting(self.own.presented());
         let (initiator, init) = Initiator::start(&local, index, to.ip(), &mut self.rng);
         let flight = Flight {
             initiator,
@@ -113,9 +115,13 @@ impl Tunnel {
             }
             self.drop_flight(from.ip(), now);
         }
+        if self.lacks_certificate() {
+            return Err(DropReason::Certificate);
+        }
         let index = self.free_index().ok_or(DropReason::RateLimited)?;
         let local =
-            Local::new(&self.keys, self.config.suite, &self.identity, &self.addresses, self.config.vnet);
+            Local::new(&self.keys, self.config.suite, &self.identity, &self.addresses, self.config.vnet)
+                .presenting(self.own.presented());
         let (responder, resp) =
             Responder::accept(&local, init, index, &mut self.rng).map_err(|error| error.drop_reason())?;
         let evicted = self.half_open.insert(mac1, from, index, responder, resp, now)?;
@@ -145,12 +151,16 @@ impl Tunnel {
         let Confirmed { established, conf } =
             flight.initiator.handle_resp(resp).map_err(|error| error.drop_reason())?;
         let asked = ask.to;
+        if !self.may_answer(&established, asked.ip()) {
+            self.refuse_answer(destination, asked.ip(), now);
+            return Err(DropReason::Certificate);
+        }
         let (finished, held) = self.asks.finish(destination).ok_or(DropReason::UnknownIndex)?;
         self.timers.cancel(Timer::Ask(destination));
         self.asks.answered(destination);
 
         let peer_id = established.peer;
-        let listed = established.identity.addresses.contains(&asked.ip());
+        let listed = is_listed(&established, asked.ip());
         // Behind a VIP somebody else answers every time: the session moves to the pod's own address.
         let endpoint = if listed {
             asked
@@ -201,6 +211,7 @@ impl Tunnel {
             Some(IndexUse::HalfOpen) => {}
             Some(IndexUse::Session(key)) => return self.repeated_conf(key, conf.receiver, mac1, now),
             Some(IndexUse::Erased) => return Err(DropReason::Expired),
+            Some(IndexUse::Refused) => return Err(DropReason::Certificate),
             Some(IndexUse::Ask(_)) | None => return Err(DropReason::UnknownIndex),
         }
         let half_open = self.half_open.take(conf.receiver).ok_or(DropReason::UnknownIndex)?;
@@ -208,8 +219,11 @@ impl Tunnel {
         self.peers.release_index(conf.receiver);
         let asked = half_open.responder.asked();
         let established = half_open.responder.handle_conf(conf).map_err(|error| error.drop_reason())?;
+        if !self.is_member(&established) {
+            return Err(DropReason::Certificate);
+        }
         let local = established.local_index;
-        let listed = established.identity.addresses.contains(&from.ip());
+        let listed = is_listed(&established, from.ip());
         let key = self.install(established, from, false, now, |session| {
             session.confirmed_by = Some((mac1, now));
             session.seen_from = listed.then(|| from.ip());
@@ -286,6 +300,7 @@ impl Tunnel {
             peer.set_endpoint(endpoint);
             peer.asserted = identity.addresses.clone().into();
             peer.vnet = identity.vnet;
+            peer.certificate = identity.certificate;
             peer.unanswered_since = None;
             peer.consider(local, own, now);
             if fresh {
@@ -293,6 +308,7 @@ impl Tunnel {
                 self.push_event(event);
             }
         }
+        self.keep_certified(key);
         self.stats.handshakes += 1;
         self.timers.arm(Timer::Peer(key), now + REJECT_AFTER);
         key

@@ -123,6 +123,7 @@ impl Tunnel {
             Some(IndexUse::Session(key)) => key,
             Some(IndexUse::Ask(_) | IndexUse::HalfOpen) => return Err(DropReason::BeforeConfirm),
             Some(IndexUse::Erased) => return Err(DropReason::Expired),
+            Some(IndexUse::Refused) => return Err(DropReason::Certificate),
             None => return Err(DropReason::UnknownIndex),
         };
         let peer = self.peers.find(key).ok_or(DropReason::UnknownIndex)?;
@@ -174,6 +175,7 @@ impl Tunnel {
     ) -> Result<(), DropReason> {
         let inner = &mut IpPacket::parse(bytes).map_err(|_| DropReason::InnerMalformed)?;
         let (source, destination) = (inner.source(), inner.destination());
+        self.claim_certified(key, source);
         let (owner, until) = self.owner(source, now);
         if !is_unicast(source) || !self.view().is_protected(source) || owner != Some(key) {
             return Err(DropReason::InnerSource);
@@ -210,7 +212,11 @@ impl Tunnel {
 
     /// Gives `address` to the peer, which has proven that it is there.
     pub(super) fn make_owner(&mut self, key: PeerKey, address: IpAddr) {
-        if is_unicast(address) && self.view().is_protected(address) && self.peers.own(key, address) {
+        if is_unicast(address)
+            && self.view().is_protected(address)
+            && self.may_own(key, address)
+            && self.peers.own(key, address)
+        {
             self.recent.forget();
             self.delta.stick(address);
             self.asks.answered(address);

@@ -25,6 +25,7 @@ mod peer;
 mod recent;
 mod timer;
 mod transmit;
+mod trust;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -44,6 +45,7 @@ use self::{
     recent::Recent,
     timer::{Timer, Timers},
     transmit::Queue,
+    trust::OwnCertificate,
 };
 pub use self::{
     explain::Explanation,
@@ -57,6 +59,7 @@ use crate::{
     nat::Nat,
     sink::{DatagramSink, PacketSink, RecvMeta, Transmit},
     stats::{DropReason, Stats},
+    trust::{Certificate, Trust},
 };
 
 /// Which lane of a pod a Tunnel is: `0..=15`, the top four bits of its session indices.
@@ -120,6 +123,8 @@ pub struct Tunnel {
     lane: LaneId,
     keys: Arc<KeyRing>,
     identity: Identity,
+    trust: Arc<Trust>,
+    own: OwnCertificate,
     /// This pod's own addresses.
     addresses: Vec<IpAddr>,
     directory: Arc<Directory>,
@@ -175,6 +180,8 @@ impl Tunnel {
             timers: Timers::default(),
             recent: Recent::default(),
             stats: Stats::new(),
+            trust: Arc::new(Trust::key_only()),
+            own: OwnCertificate::default(),
             config,
             lane,
             keys,
@@ -306,6 +313,8 @@ impl Tunnel {
         self.timers = Timers::default();
         self.queue.clear();
         self.transmits.clear();
+        // A certificate is for one static key.
+        self.own = OwnCertificate::default();
     }
 
     /// The next datagram to send, in `buf`: handshake messages, keepalives, and packets that were held. A buffer of
@@ -359,6 +368,7 @@ impl Tunnel {
                 addresses: peer.owned.clone().into(),
                 suite: session.suite,
                 epoch: session.epoch,
+                generation: peer.certificate.as_ref().map(Certificate::generation),
                 last_handshake: Some(now.saturating_duration_since(peer.last_handshake)),
                 rx_bytes: peer.rx_bytes,
                 tx_bytes: peer.tx_bytes,

@@ -80,7 +80,10 @@ impl Tunnel {
         let mut peer = None;
         let verdict = match finding.standing {
             _ if !is_unicast(destination) => Verdict::Drop(DropReason::Policy),
-            Standing::External | Standing::Exempt | Standing::Claimed => Verdict::Bypass,
+            Standing::External | Standing::Exempt => Verdict::Bypass,
+            // Nobody can be asked, so nothing but an authoritative fact lets a packet out.
+            _ if self.lacks_certificate() => Verdict::Drop(DropReason::Certificate),
+            Standing::Claimed => Verdict::Bypass,
             Standing::Internal | Standing::Unknown => {
                 let (owner, owned_until) = self.owner(destination, now);
                 until = until.into_iter().chain(owned_until).min();
@@ -105,7 +108,7 @@ impl Tunnel {
             Some((prefix, id, until))
                 if prefix.prefix_len() == prefix.max_prefix_len() || proven.is_none() =>
             {
-                (self.peers.by_id(id), until)
+                (self.peers.by_id(id).filter(|key| self.may_own(*key, address)), until)
             }
             _ => (proven, None),
         }

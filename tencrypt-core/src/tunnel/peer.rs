@@ -19,6 +19,7 @@ use crate::{
     session::{Opener, Sealer},
     sink::Transmit,
     stats::DropReason,
+    trust::Certificate,
 };
 
 /// A slot in [`Peers`].
@@ -36,6 +37,8 @@ pub(super) enum IndexUse {
     Session(PeerKey),
     /// A session whose keys were erased.
     Erased,
+    /// A session that ended because the peer's certificate does not count.
+    Refused,
 }
 
 /// One session, from one handshake.
@@ -130,6 +133,8 @@ pub(super) struct Peer {
     pub(super) served: Vec<IpAddr>,
     /// Its device takes unfinished checksums.
     pub(super) vnet: bool,
+    /// What it presented in its last handshake; with an authority, one that counts.
+    pub(super) certificate: Option<Certificate>,
     pub(super) sessions: Vec<Session>,
     /// The session to send on.
     sending: Option<SessionIndex>,
@@ -154,6 +159,7 @@ impl Peer {
             owned: Vec::new(),
             served: Vec::new(),
             vnet: false,
+            certificate: None,
             sessions: Vec::new(),
             sending: None,
             unanswered_since: None,
@@ -267,6 +273,20 @@ impl Peers {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Peer> {
         self.slots.iter().flatten()
+    }
+
+    pub(super) fn keys(&self) -> Vec<PeerKey> {
+        (0..self.slots.len() as u32).map(PeerKey).filter(|key| self.find(*key).is_some()).collect()
+    }
+
+    /// Takes from a peer the addresses that are not `kept`.
+    pub(super) fn disown(&mut self, key: PeerKey, kept: impl Fn(IpAddr) -> bool) {
+        let Some(peer) = self.find_mut(key) else { return };
+        let lost: Vec<IpAddr> = peer.owned.iter().copied().filter(|address| !kept(*address)).collect();
+        peer.owned.retain(|address| !lost.contains(address));
+        for address in lost {
+            self.owners.remove(&address);
+        }
     }
 
     pub(super) fn owner(&self, address: IpAddr) -> Option<PeerKey> {
