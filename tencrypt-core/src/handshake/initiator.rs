@@ -48,6 +48,12 @@ impl Initiator {
         (Self { noise, keys, suite: local.suite, index, own, slot: local.slot() }, init)
     }
 
+    /// The epoch it is under.
+    #[must_use]
+    pub fn epoch(&self) -> u8 {
+        self.keys.number()
+    }
+
     /// Takes a RESP.
     ///
     /// # Errors
