@@ -24,6 +24,7 @@ pub mod opening;
 pub mod output;
 pub mod protect;
 pub mod resolver;
+pub mod rotate;
 pub mod rundir;
 pub mod sys;
 pub mod up;
@@ -58,6 +59,10 @@ fn execute(cli: Cli) -> Result<(), Failure> {
     logging::start(cli.verbose)?;
     match cli.command {
         Command::Genkey { file, epoch } => keyfile::generate(&file, epoch).map_err(Failure::from),
+        Command::Rotate(step) => {
+            let (file, step) = step.step();
+            print(&rotate::rotate(file, step)?)
+        }
         Command::Up { netns, config } => up::up(&netns, &config),
         Command::Down { netns } => up::down(&netns),
         Command::Status { netns, json } => match ask(&netns, &Request::Status)? {
