@@ -21,7 +21,9 @@ use tencrypt_udp::{Family, PathErrorKind, UdpTransport};
 use tokio::sync::mpsc;
 
 use crate::{
-    control::{CallsReport, ChainsReport, ExplainReport, PacketsReport, PeerReport, StatusReport, drops},
+    control::{
+        CallsReport, ChainsReport, ExplainReport, KeysReport, PacketsReport, PeerReport, StatusReport, drops,
+    },
     delivery::{DeviceSink, write_back},
     lane::{Command, Inbox},
     offload::Offload,
@@ -93,6 +95,8 @@ pub struct About {
     pub mtu: Arc<AtomicU32>,
     /// What the chains have dropped, followed by the control plane.
     pub chains: Arc<Mutex<ChainsReport>>,
+    /// Why the key file is not what is in force, followed by the control plane.
+    pub key_fault: Arc<Mutex<Option<String>>>,
     /// `drop` or `plain`.
     pub unknown: &'static str,
     /// Whether the chains are installed.
@@ -388,6 +392,12 @@ impl DataPath {
                     self.tunnel.set_addresses(&addresses);
                     self.addresses = addresses;
                 }
+                Command::Keys(keys) => {
+                    if let Err(error) = self.tunnel.set_keys(keys, now) {
+                        tracing::error!(%error, "keys");
+                    }
+                    self.drain(now);
+                }
                 Command::ExternalOpened(destination) => {
                     self.opening.end(destination).iter().for_each(|packet| send(&self.raw, packet));
                 }
@@ -405,12 +415,19 @@ impl DataPath {
             lanes: 1,
             unknown: self.about.unknown.to_owned(),
             enforce: self.about.enforce,
+            keys: self.keys(),
             peers: self.peers(now),
             packets: PacketsReport::from(self.tunnel.stats()),
             chains: *self.about.chains.lock().unwrap_or_else(PoisonError::into_inner),
             calls: self.calls(),
             drops: drops(self.tunnel.stats()),
         }
+    }
+
+    fn keys(&self) -> KeysReport {
+        let keys = self.tunnel.keys();
+        let fault = self.about.key_fault.lock().unwrap_or_else(PoisonError::into_inner);
+        KeysReport { send: keys.send_epoch(), accept: keys.epochs().collect(), error: fault.clone() }
     }
 
     fn calls(&self) -> CallsReport {

@@ -15,7 +15,10 @@ use std::{
     time::Duration,
 };
 
-use tencrypt_core::directory::{Directory, FactChange};
+use tencrypt_core::{
+    KeyRing,
+    directory::{Directory, FactChange},
+};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -60,6 +63,8 @@ pub enum Command {
     Directory(Arc<Directory>),
     /// The pod's own addresses have changed.
     Addresses(Vec<IpAddr>),
+    /// Other keys, which may take the place of those before.
+    Keys(Arc<KeyRing>),
     /// The chains let the answers of an external destination in, or never will: what waited for that leaves.
     ExternalOpened(IpAddr),
     /// A destination no longer leads around the tunnel.

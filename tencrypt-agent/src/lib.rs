@@ -14,6 +14,7 @@ mod escape;
 pub mod externals;
 pub mod failure;
 mod files;
+mod key_source;
 pub mod keyfile;
 pub mod knowledge;
 pub mod lane;

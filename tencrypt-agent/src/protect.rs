@@ -34,6 +34,7 @@ use crate::{
     data_path::{About, DATAGRAM, DataPath, Ended, FAREWELL},
     externals::{Externals, RENEW},
     failure::{Exit, Failure},
+    key_source::{KeyFault, KeySource},
     knowledge::Knowledge,
     lane::{self, Command},
     opening::Opening,
@@ -85,6 +86,7 @@ pub fn clean() -> Result<Cleaned, Failure> {
 
 async fn protect(protection: Protection) -> Result<(), Failure> {
     let Protection { config, keys, names, control } = protection;
+    let (keys, key_fault) = (Arc::new(keys), KeyFault::default());
     let mut terminate = signals(SignalKind::terminate())?;
     let mut interrupt = signals(SignalKind::interrupt())?;
     // Whatever may fail for a reason of its own comes before the capture touches anything.
@@ -115,7 +117,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
         Err(failure) => return Err(undo(capture, failure)),
     };
     let knowledge = Knowledge::new(static_facts(&config, capture.gateways()));
-    let tunnel = match tunnel(&config, &names, port, keys, &addresses, &knowledge, hash_key) {
+    let tunnel = match tunnel(&config, &names, port, keys.clone(), &addresses, &knowledge, hash_key) {
         Ok(tunnel) => tunnel,
         Err(failure) => return Err(undo(capture, failure)),
     };
@@ -145,6 +147,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
                 .or_else(|| names.project.as_ref().map(|project| project.namespace().to_owned())),
             mtu: mtu.clone(),
             chains: chains.clone(),
+            key_fault: key_fault.clone(),
             unknown: match config.policy.unknown {
                 Unknown::Drop => "drop",
                 Unknown::Plain => "plain",
@@ -172,6 +175,8 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
         let lane = lane.clone();
         async move { control.serve(lane).await }
     });
+    let key_source = KeySource::new(config.tenant.key_file.clone(), keys, key_fault);
+    let rotating = tokio::spawn(key_source.follow(lane.clone()));
     let mut watch =
         Watcher { capture, lane: lane.clone(), externals: Externals::default(), addresses, mtu, chains };
     let mut changes = match follow_changes(monitor) {
@@ -212,6 +217,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
         }
     };
     serving.abort();
+    rotating.abort();
     dns.stop();
     let told = over.is_none();
     if told {
@@ -341,7 +347,7 @@ fn tunnel(
     config: &Config,
     names: &Names,
     proxy_port: u16,
-    keys: KeyRing,
+    keys: Arc<KeyRing>,
     addresses: &[IpAddr],
     knowledge: &Knowledge,
     hash_key: u64,
@@ -364,7 +370,7 @@ fn tunnel(
     Ok(Tunnel::new(
         Arc::new(told),
         LaneId::ZERO,
-        Arc::new(keys),
+        keys,
         identity,
         Arc::new(knowledge.directory(hash_key)),
         Seed::from_bytes(*random()?),

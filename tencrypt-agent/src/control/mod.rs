@@ -74,6 +74,9 @@ pub struct StatusReport {
     pub unknown: String,
     /// Whether nftables hold what routes alone do not.
     pub enforce: bool,
+    /// The tenant's keys.
+    #[serde(default)]
+    pub keys: KeysReport,
     /// Pods with which there is a session.
     pub peers: Vec<PeerReport>,
     /// Packets by what became of them.
@@ -86,6 +89,19 @@ pub struct StatusReport {
     pub calls: CallsReport,
     /// Drops by reason; every reason is there.
     pub drops: BTreeMap<String, u64>,
+}
+
+/// Epochs of the tenant's key, in `status --json`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "the program's own")]
+pub struct KeysReport {
+    /// The epoch that new sessions start under.
+    pub send: u8,
+    /// The epochs that are accepted.
+    pub accept: Vec<u8>,
+    /// Why the key file, as it is now, is not in force; absent: it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// One peer, in `status --json` and `peers --json`.

@@ -187,6 +187,7 @@ mod tests {
             lanes: 1,
             unknown: "drop".into(),
             enforce: true,
+            keys: crate::control::KeysReport { send: 2, accept: vec![1, 2], error: Some("why".into()) },
             peers: vec![],
             chains: ChainsReport::default(),
             calls: crate::control::CallsReport::default(),
