@@ -1,8 +1,7 @@
 //! The key file of a running program: looked at when its directory changes and by the clock, taken up if it may be.
 
 use std::{
-    fs::{self, File},
-    io::{self, Read as _},
+    fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -10,7 +9,7 @@ use std::{
 };
 
 use tencrypt_core::KeyRing;
-use tokio::{io::unix::AsyncFd, time::MissedTickBehavior};
+use tokio::{net::unix::pipe::Receiver, time::MissedTickBehavior};
 
 use crate::{
     keyfile,
@@ -74,7 +73,9 @@ impl KeySource {
     /// Hands the lane new keys as they come, until it is cancelled.
     pub(crate) async fn follow(mut self, lane: LaneHandle) {
         let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let watch = sys::watch_directory(directory.unwrap_or(Path::new("."))).and_then(AsyncFd::register);
+        // As with a pipe: read what there is, or wait.
+        let watch =
+            sys::watch_directory(directory.unwrap_or(Path::new("."))).and_then(Receiver::from_file_unchecked);
         let watch = watch.inspect_err(|error| tracing::debug!(%error, "watching the key file")).ok();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -127,16 +128,14 @@ impl KeySource {
 }
 
 /// Waits for something to happen in the directory, for ever if that cannot be watched.
-async fn sign(watch: Option<&AsyncFd<File>>) {
+async fn sign(watch: Option<&Receiver>) {
     let Some(watch) = watch else { return std::future::pending().await };
-    let Ok(mut ready) = watch.readable().await else { return std::future::pending().await };
     // What happened does not matter: the file is looked at.
     let mut events = [0; 4096];
-    let _ = ready.try_io(|watch| {
-        let mut watch = watch.get_ref();
-        while watch.read(&mut events)? > 0 {}
-        Err::<(), _>(io::ErrorKind::WouldBlock.into())
-    });
+    match watch.readable().await {
+        Ok(()) => while watch.try_read(&mut events).is_ok_and(|read| read > 0) {},
+        Err(_) => std::future::pending().await,
+    }
 }
 
 #[cfg(test)]
