@@ -421,3 +421,51 @@ impl Peers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        crypto::{Rng, Seed},
+        handshake::PeerIdentity,
+        session::DirectionKeys,
+        testing::start,
+    };
+
+    #[test]
+    fn a_session_that_either_side_sends_on_does_not_make_room() {
+        let (mut peers, mut rng) = (Peers::new(1), Rng::new(Seed::from_bytes([1; 32])));
+        let id = PeerId::from_bytes([2; 32]);
+        let key = peers.admit(id, start());
+        let mut add = |peers: &mut Peers, second: u64| {
+            let (index, suite) = (SessionIndex::random(0, &mut rng), CipherSuite::ChaCha20Poly1305);
+            let keys = DirectionKeys::derive(suite, &[1; 32], &[2; 32]);
+            let established = Established {
+                peer: id,
+                identity: PeerIdentity { vnet: true, addresses: vec![] },
+                sealer: Sealer::new(&keys, index),
+                opener: Opener::new(&keys),
+                local_index: index,
+                remote_index: index,
+                epoch: second as u8,
+                suite,
+            };
+            let now = start() + Duration::from_secs(second);
+            peers.add_session(key, Session::new(established, false, now), now);
+            index
+        };
+        let first: Vec<SessionIndex> = (0..4).map(|second| add(&mut peers, second)).collect();
+        let peer = peers.find_mut(key).unwrap();
+        (peer.heard, peer.sending) = (Some(first[0]), Some(first[1]));
+        let last = add(&mut peers, 4);
+        let left = first.iter().map(|index| peers.find(key).unwrap().session(*index).is_some());
+        assert_eq!(left.collect::<Vec<_>>(), [true, true, false, true]);
+        assert!(peers.find(key).unwrap().session(last).is_some());
+        assert_eq!(peers.index(first[2]), Some(IndexUse::Erased));
+        // What is sent on ends: the newest that is left takes its place.
+        assert!(!peers.erase(key, start(), |session| session.epoch == 1));
+        assert_eq!(peers.find(key).unwrap().sending, Some(last));
+    }
+}
