@@ -56,7 +56,8 @@ impl Tenant {
     fn ring(id: [u8; 16], root: [u8; 32], accept: &[u8], send: u8) -> Arc<KeyRing> {
         let root = |epoch: u8| {
             let mut root = root;
-            root[0] = root[0].wrapping_add(epoch);
+            // Epoch 1 has the root as it was drawn.
+            root[0] = root[0].wrapping_add(epoch).wrapping_sub(1);
             root
         };
         let mut text = write_key_file(id, accept[0], &root(accept[0])).to_string();
