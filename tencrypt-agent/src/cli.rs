@@ -1,6 +1,10 @@
 //! The command line.
 
-use std::{ffi::OsString, net::IpAddr, path::PathBuf};
+use std::{
+    ffi::OsString,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use clap_complete::Shell;
@@ -8,6 +12,7 @@ use clap_complete::Shell;
 use crate::{
     demo::Observation,
     failure::{Exit, Failure},
+    rotate::Step,
 };
 
 const EXIT_CODES: &str = "\
@@ -75,6 +80,19 @@ Examples:
         #[arg(long, value_name = "N", default_value_t = 1)]
         epoch: u8,
     },
+    /// Change the tenant's key, in three steps
+    #[command(
+        subcommand,
+        after_help = "The steps, each one taken in the file of every pod before the next: add, activate, retire. A running
+tencrypt takes the file up within a second; `tencrypt status` shows which epochs it accepts and sends,
+and which peers still use an old one. Retire an epoch when none does.
+
+Examples:
+  tencrypt rotate add tenant.key
+  tencrypt rotate activate tenant.key
+  tencrypt rotate retire tenant.key"
+    )]
+    Rotate(Rotation),
     /// Protect a namespace, in the foreground until SIGTERM or SIGINT
     #[command(after_help = "Prints \"ready\" once traffic is protected.
 
@@ -235,6 +253,53 @@ Examples:
         #[arg(long)]
         json: bool,
     },
+}
+
+/// A step of a rotation.
+#[derive(Debug, Subcommand)]
+#[expect(clippy::exhaustive_enums, reason = "the program's own")]
+pub enum Rotation {
+    /// Add an epoch with a fresh key: accepted, not sent
+    #[command(after_help = "Examples:
+  tencrypt rotate add tenant.key")]
+    Add {
+        /// The key file
+        file: PathBuf,
+    },
+    /// Send another epoch, once every pod accepts it
+    #[command(after_help = "Examples:
+  tencrypt rotate activate tenant.key
+  tencrypt rotate activate tenant.key --epoch 3")]
+    Activate {
+        /// The key file
+        file: PathBuf,
+        /// Which one; else the next after the one that is sent
+        #[arg(long, value_name = "N")]
+        epoch: Option<u8>,
+    },
+    /// Remove an epoch, once no pod uses it: who holds its key alone gets silence
+    #[command(after_help = "Examples:
+  tencrypt rotate retire tenant.key
+  tencrypt rotate retire tenant.key --epoch 1")]
+    Retire {
+        /// The key file
+        file: PathBuf,
+        /// Which one; else the oldest before the one that is sent
+        #[arg(long, value_name = "N")]
+        epoch: Option<u8>,
+    },
+}
+
+impl Rotation {
+    /// The file and what is done to it.
+    #[must_use]
+    pub fn step(&self) -> (&Path, Step) {
+        match self {
+            Self::Add { file } => (file, Step::Add),
+            Self::Activate { file, epoch } => (file, Step::Activate(*epoch)),
+            Self::Retire { file, epoch } => (file, Step::Retire(*epoch)),
+        }
+    }
 }
 
 /// The command line; `None` when help or version was asked for and printed.

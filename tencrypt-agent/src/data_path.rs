@@ -22,8 +22,8 @@ use tokio::sync::mpsc;
 
 use crate::{
     control::{
-        CallsReport, ChainsReport, ExplainReport, IdentityReport, PacketsReport, PeerReport, StatusReport,
-        drops,
+        CallsReport, ChainsReport, ExplainReport, IdentityReport, KeysReport, PacketsReport, PeerReport,
+        StatusReport, drops,
     },
     delivery::{DeviceSink, write_back},
     hardening::HardeningReport,
@@ -99,6 +99,8 @@ pub struct About {
     pub chains: Arc<Mutex<ChainsReport>>,
     /// Who this pod is, followed by the control plane.
     pub identity: Arc<Mutex<IdentityReport>>,
+    /// Why the key file is not what is in force, followed by the control plane.
+    pub key_fault: Arc<Mutex<Option<String>>>,
     /// `drop` or `plain`.
     pub unknown: &'static str,
     /// Whether the chains are installed.
@@ -413,6 +415,12 @@ impl DataPath {
                     self.tunnel.set_addresses(&addresses);
                     self.addresses = addresses;
                 }
+                Command::Keys(keys) => {
+                    if let Err(error) = self.tunnel.set_keys(keys, now) {
+                        tracing::error!(%error, "keys");
+                    }
+                    self.drain(now);
+                }
                 Command::ExternalOpened(destination) => {
                     self.opening.end(destination).iter().for_each(|packet| send(&self.raw, packet));
                 }
@@ -435,12 +443,19 @@ impl DataPath {
             unknown: self.about.unknown.to_owned(),
             enforce: self.about.enforce,
             hardening: self.about.hardening.clone(),
+            keys: self.keys(),
             peers: self.peers(now),
             packets: PacketsReport::from(self.tunnel.stats()),
             chains: *self.about.chains.lock().unwrap_or_else(PoisonError::into_inner),
             calls: self.calls(),
             drops: drops(self.tunnel.stats()),
         }
+    }
+
+    fn keys(&self) -> KeysReport {
+        let keys = self.tunnel.keys();
+        let fault = self.about.key_fault.lock().unwrap_or_else(PoisonError::into_inner);
+        KeysReport { send: keys.send_epoch(), accept: keys.epochs().collect(), error: fault.clone() }
     }
 
     fn calls(&self) -> CallsReport {

@@ -4,7 +4,7 @@ use std::{fmt, process::ExitCode};
 
 use crate::{
     authority::AuthorityError, config::ConfigError, control::client::ClientError, escape::Escaped,
-    keyfile::KeyFileError, netns::NetNsError, rundir::RunDirError,
+    keyfile::KeyFileError, netns::NetNsError, rotate::RotateError, rundir::RunDirError,
 };
 
 /// Exit codes. `--help` lists them; they are part of the interface.
@@ -87,6 +87,16 @@ impl From<AuthorityError> for Failure {
             _ => Exit::Usage,
         };
         Self::new(exit, error)
+    }
+}
+
+impl From<RotateError> for Failure {
+    fn from(error: RotateError) -> Self {
+        match error {
+            RotateError::File(error) => error.into(),
+            RotateError::Locked(_) => Self::new(Exit::Runtime, error),
+            _ => Self::new(Exit::Usage, error),
+        }
     }
 }
 

@@ -30,15 +30,8 @@ pub(crate) fn read_regular<E: From<ReadError>>(
     limit: u64,
     admit: impl FnOnce(&Metadata) -> Result<(), E>,
 ) -> Result<Vec<u8>, E> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)
-        .map_err(ReadError::from)?;
+    let file = open_regular(path)?;
     let metadata = file.metadata().map_err(ReadError::from)?;
-    if !metadata.is_file() {
-        return Err(ReadError::NotRegular.into());
-    }
     admit(&metadata)?;
     Ok(read_limited(file, metadata.len(), limit)?)
 }
@@ -68,6 +61,12 @@ pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> 
         let _ = std::fs::remove_file(&temporary);
     })?;
     File::open(directory)?.sync_all()
+}
+
+/// A regular file, open for reading.
+pub(crate) fn open_regular(path: &Path) -> Result<File, ReadError> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(ReadError::NotRegular) }
 }
 
 fn read_limited(file: File, len: u64, limit: u64) -> Result<Vec<u8>, ReadError> {

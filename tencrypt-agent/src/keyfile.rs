@@ -13,8 +13,8 @@ use tencrypt_core::crypto::{self, KeyRing, write_key_file};
 
 use crate::files::{self, ReadError};
 
-/// Longest key file in bytes: 256 epochs take some 19 KiB.
-const LIMIT: u64 = 64 << 10;
+/// Longest key file in bytes: 8 epochs take some 600 bytes.
+pub(crate) const LIMIT: u64 = 64 << 10;
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
@@ -81,14 +81,24 @@ impl KeyFileError {
 /// # Errors
 /// It is absent, no regular file, longer than 64 KiB, open to others than its owner, or malformed.
 pub fn read(path: &Path) -> Result<KeyRing, KeyFileError> {
-    let owner_only = |metadata: &fs::Metadata| match metadata.mode() & 0o7777 {
-        mode if mode & 0o077 != 0 => Err(KeyFileError::Exposed { path: PathBuf::new(), mode }),
-        _ => Ok(()),
-    };
-    let bytes = Zeroizing::new(files::read_regular(path, LIMIT, owner_only).map_err(|error| error.at(path))?);
+    let admit = |metadata: &fs::Metadata| check_mode(path, metadata);
+    let bytes = Zeroizing::new(files::read_regular(path, LIMIT, admit).map_err(|error| error.at(path))?);
     let text = std::str::from_utf8(&bytes)
         .map_err(|_| KeyFileError::Read { path: path.to_owned(), reason: "is not text".to_owned() })?;
     KeyRing::parse(text).map_err(|source| KeyFileError::Content { path: path.to_owned(), source })
+}
+
+/// Whether nobody but the file's owner is let at it.
+pub(crate) fn check_mode(path: &Path, metadata: &fs::Metadata) -> Result<(), KeyFileError> {
+    match metadata.mode() & 0o7777 {
+        mode if mode & 0o077 != 0 => Err(KeyFileError::Exposed { path: path.to_owned(), mode }),
+        _ => Ok(()),
+    }
+}
+
+/// The file at `path` cannot be read.
+pub(crate) fn unreadable(path: &Path, error: io::Error) -> KeyFileError {
+    KeyFileError::from(ReadError::from(error)).at(path)
 }
 
 /// Makes a key file with one epoch and a fresh tenant id, mode 0600.

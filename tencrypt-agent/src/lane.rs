@@ -16,7 +16,7 @@ use std::{
 };
 
 use tencrypt_core::{
-    Trust,
+    KeyRing, Trust,
     directory::{Directory, FactChange},
     trust::Certificate,
 };
@@ -68,6 +68,8 @@ pub enum Command {
     Certificate(Box<Certificate>),
     /// The pod's own addresses have changed.
     Addresses(Vec<IpAddr>),
+    /// Other keys, which may take the place of those before.
+    Keys(Arc<KeyRing>),
     /// The chains let the answers of an external destination in, or never will: what waited for that leaves.
     ExternalOpened(IpAddr),
     /// A destination no longer leads around the tunnel.

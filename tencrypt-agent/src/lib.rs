@@ -17,6 +17,7 @@ pub mod externals;
 pub mod failure;
 mod files;
 pub mod hardening;
+mod key_source;
 pub mod keyfile;
 pub mod knowledge;
 pub mod lane;
@@ -27,6 +28,7 @@ pub mod opening;
 pub mod output;
 pub mod protect;
 pub mod resolver;
+pub mod rotate;
 pub mod rundir;
 pub mod sys;
 pub mod up;
@@ -62,6 +64,10 @@ fn execute(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Ca { command } => authority::run(command),
         Command::Genkey { file, epoch } => keyfile::generate(&file, epoch).map_err(Failure::from),
+        Command::Rotate(step) => {
+            let (file, step) = step.step();
+            print(&rotate::rotate(file, step)?)
+        }
         Command::Up { netns, config } => up::up(&netns, &config),
         Command::Down { netns } => up::down(&netns),
         Command::Status { netns, json } => match ask(&netns, &Request::Status)? {

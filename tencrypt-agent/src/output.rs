@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::{
-    control::{CertificateReport, ExplainReport, IdentityReport, PeerReport, StatusReport},
+    control::{CertificateReport, ExplainReport, IdentityReport, KeysReport, PeerReport, StatusReport},
     escape::Escaped,
     hardening::HardeningReport,
 };
@@ -46,6 +46,15 @@ pub fn status(report: &StatusReport, as_json: bool) -> String {
     }
     if let Some(problem) = &report.identity.revocation_problem {
         rows.push(["".to_owned(), format!("revocation: {problem}; the one before is in force")]);
+    }
+    rows.push(["keys".to_owned(), keys(&report.keys)]);
+    if let Some(reason) = &report.keys.error {
+        rows.push(["key file".to_owned(), format!("NOT in force: {reason}")]);
+    }
+    let old = old_epochs(report);
+    if !old.is_empty() {
+        let line = format!("{} of {} peers: {}", old.len(), report.peers.len(), old.join(", "));
+        rows.push(["old epoch".to_owned(), line]);
     }
     let calls = &report.calls;
     if packets.encrypted > 0 || packets.decrypted > 0 {
@@ -110,6 +119,21 @@ fn identity(report: &IdentityReport) -> String {
         let _ = write!(text, "; revoked: below {}, {} denied", report.minimum_generation, report.denied);
     }
     text
+}
+
+fn keys(keys: &KeysReport) -> String {
+    let accept: Vec<String> = keys.accept.iter().map(ToString::to_string).collect();
+    format!("send epoch {}, accept {}", keys.send, accept.join(", "))
+}
+
+/// The peers whose session is under another epoch than the one that is sent, each with its epoch.
+fn old_epochs(report: &StatusReport) -> Vec<String> {
+    let old = report.peers.iter().filter(|peer| peer.epoch != report.keys.send);
+    old.map(|peer| match peer.address {
+        Some(address) => format!("{address} ({})", peer.epoch),
+        None => format!("{} ({})", peer.peer, peer.epoch),
+    })
+    .collect()
 }
 
 /// `tencrypt peers`.
@@ -268,6 +292,7 @@ mod tests {
                 capabilities: vec!["net_admin".to_owned()],
                 ..HardeningReport::default()
             },
+            keys: KeysReport { send: 1, accept: vec![1, 2], error: None },
             peers: vec![peer()],
             chains: ChainsReport { plain_in: 4, leak: 0 },
             calls: crate::control::CallsReport::default(),
@@ -311,6 +336,20 @@ mod tests {
         assert!(text.contains("12 s ago"), "{text}");
         assert!(text.contains("1.5 KiB"), "{text}");
         assert!(text.lines().all(|line| line == line.trim_end()), "{text}");
+    }
+
+    #[test]
+    fn status_says_which_peers_use_another_epoch_and_why_the_key_file_is_not_in_force() {
+        let text = status(&report(), false);
+        assert!(text.contains("keys      send epoch 1, accept 1, 2\n"), "{text}");
+        assert!(!text.contains("old epoch") && !text.contains("key file"), "{text}");
+        let keys = KeysReport { send: 2, accept: vec![1, 2], error: Some("line 3".into()) };
+        let other = StatusReport { keys, ..report() };
+        let text = status(&other, false);
+        assert!(text.contains("old epoch  1 of 1 peers: 10.244.2.7 (1)\n"), "{text}");
+        assert!(text.contains("key file   NOT in force: line 3\n"), "{text}");
+        let value: serde_json::Value = serde_json::from_str(&status(&other, true)).unwrap();
+        assert_eq!(value["keys"], serde_json::json!({ "send": 2, "accept": [1, 2], "error": "line 3" }));
     }
 
     #[test]

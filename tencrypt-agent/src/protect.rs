@@ -36,6 +36,7 @@ use crate::{
     externals::{Externals, RENEW},
     failure::{Exit, Failure},
     hardening::{self, Memory},
+    key_source::{KeyFault, KeySource},
     knowledge::Knowledge,
     lane::{self, Command},
     opening::Opening,
@@ -92,6 +93,7 @@ pub fn clean() -> Result<Cleaned, Failure> {
 async fn protect(protection: Protection) -> Result<(), Failure> {
     let Protection { config, keys, mut credentials, names, control, memory } = protection;
     let tenant = *keys.tenant_id();
+    let (keys, key_fault) = (Arc::new(keys), KeyFault::default());
     let mut terminate = signals(SignalKind::terminate())?;
     let mut interrupt = signals(SignalKind::interrupt())?;
     // Whatever may fail for a reason of its own comes before the capture touches anything.
@@ -122,7 +124,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
         Err(failure) => return Err(undo(capture, failure)),
     };
     let knowledge = Knowledge::new(static_facts(&config, capture.gateways()));
-    let mut tunnel = match tunnel(&config, &names, port, keys, &addresses, &knowledge, hash_key) {
+    let mut tunnel = match tunnel(&config, &names, port, keys.clone(), &addresses, &knowledge, hash_key) {
         Ok(tunnel) => tunnel,
         Err(failure) => return Err(undo(capture, failure)),
     };
@@ -155,6 +157,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
             mtu: mtu.clone(),
             chains: chains.clone(),
             identity: credentials.report(),
+            key_fault: key_fault.clone(),
             unknown: match config.policy.unknown {
                 Unknown::Drop => "drop",
                 Unknown::Plain => "plain",
@@ -184,6 +187,8 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
         let lane = lane.clone();
         async move { control.serve(lane).await }
     });
+    let key_source = KeySource::new(config.tenant.key_file.clone(), keys, key_fault);
+    let rotating = tokio::spawn(key_source.follow(lane.clone()));
     let mut watch =
         Watcher { capture, lane: lane.clone(), externals: Externals::default(), addresses, mtu, chains };
     let mut changes = match follow_changes(monitor) {
@@ -231,6 +236,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
         }
     };
     serving.abort();
+    rotating.abort();
     dns.stop();
     let told = over.is_none();
     if told {
@@ -360,7 +366,7 @@ fn tunnel(
     config: &Config,
     names: &Names,
     proxy_port: u16,
-    keys: KeyRing,
+    keys: Arc<KeyRing>,
     addresses: &[IpAddr],
     knowledge: &Knowledge,
     hash_key: u64,
@@ -383,7 +389,7 @@ fn tunnel(
     Ok(Tunnel::new(
         Arc::new(told),
         LaneId::ZERO,
-        Arc::new(keys),
+        keys,
         identity,
         Arc::new(knowledge.directory(hash_key)),
         Seed::from_bytes(*random()?),

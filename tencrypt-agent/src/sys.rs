@@ -1,14 +1,17 @@
 //! The system calls that the standard library does not cover.
 #![expect(
     unsafe_code,
-    reason = "eventfd, fstatfs, ioctl, getsockopt, ppoll and geteuid have no safe form here"
+    reason = "eventfd, inotify, fstatfs, ioctl, getsockopt, ppoll and geteuid have no safe form here"
 )]
 
 use std::{
+    ffi::CString,
     fs::File,
     io,
     mem::MaybeUninit,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::unix::ffi::OsStrExt as _,
+    path::Path,
     ptr,
     time::Duration,
 };
@@ -42,6 +45,22 @@ pub fn event_counter() -> io::Result<File> {
     unsafe {
         let fd = checked(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?;
         Ok(File::from(OwnedFd::from_raw_fd(fd)))
+    }
+}
+
+/// Becomes readable when something in the directory at `path` appears, goes, or was written or renamed (inotify(7)).
+///
+/// # Errors
+/// What the kernel says; it allows a user a limited number of these.
+pub fn watch_directory(path: &Path) -> io::Result<File> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mask = libc::IN_CREATE | libc::IN_CLOSE_WRITE | libc::IN_MOVE | libc::IN_DELETE | libc::IN_ATTRIB;
+    // SAFETY: inotify_init1 returns a descriptor that nobody else owns, or a negative number, which is not wrapped;
+    // inotify_add_watch reads a path that ends in zero and outlives the call.
+    unsafe {
+        let fd = OwnedFd::from_raw_fd(checked(libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK))?);
+        checked(libc::inotify_add_watch(fd.as_raw_fd(), path.as_ptr(), mask))?;
+        Ok(File::from(fd))
     }
 }
 

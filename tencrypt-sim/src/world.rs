@@ -10,7 +10,7 @@ use std::{
 use tencrypt_core::{
     CipherSuite, DatagramSink, Event, Identity, KeyRing, LaneId, Outbound, PacketSink, RecvMeta, Seed,
     SinkFull, Train, TrainSlot, TunPacket, Tunnel, TunnelConfig, Unknown,
-    crypto::write_key_file,
+    crypto::{KeyChangeError, write_epoch, write_key_file},
     directory::{Directory, Fact},
     offload::Opened,
     offload::VnetHdr,
@@ -33,6 +33,9 @@ pub struct PodId(usize);
 /// A tenant's keys.
 #[derive(Debug, Clone)]
 pub struct Tenant {
+    id: [u8; 16],
+    /// Roots of its epochs differ in their first byte.
+    root: [u8; 32],
     keys: Arc<KeyRing>,
 }
 
@@ -47,6 +50,32 @@ impl Tenant {
     #[must_use]
     pub fn id(&self) -> [u8; 16] {
         *self.keys.tenant_id()
+    }
+
+    fn new(id: [u8; 16], root: [u8; 32]) -> Self {
+        Self { id, root, keys: Self::ring(id, root, &[1], 1) }
+    }
+
+    /// The same tenant with other epochs. An epoch has the same key whenever it is asked for.
+    ///
+    /// # Panics
+    /// If the core refuses such a key file.
+    #[must_use]
+    pub fn with(&self, accept: &[u8], send: u8) -> Self {
+        Self { keys: Self::ring(self.id, self.root, accept, send), ..self.clone() }
+    }
+
+    fn ring(id: [u8; 16], root: [u8; 32], accept: &[u8], send: u8) -> Arc<KeyRing> {
+        let root = |epoch: u8| {
+            let mut root = root;
+            // Epoch 1 has the root as it was drawn.
+            root[0] = root[0].wrapping_add(epoch).wrapping_sub(1);
+            root
+        };
+        let mut text = write_key_file(id, accept[0], &root(accept[0])).to_string();
+        accept[1..].iter().for_each(|epoch| text += &write_epoch(*epoch, &root(*epoch)));
+        text += &format!("send {send}\n");
+        Arc::new(KeyRing::parse(&text).expect("the core reads what it writes"))
     }
 }
 
@@ -116,15 +145,11 @@ impl World {
     }
 
     /// A tenant with a key of its own.
-    ///
-    /// # Panics
-    /// If the core refuses its own key file.
     pub fn tenant(&mut self) -> Tenant {
         let id: [u8; 32] = self.random.bytes();
         let mut tenant = [0; 16];
         tenant.copy_from_slice(&id[..16]);
-        let text = write_key_file(tenant, 1, &self.random.bytes());
-        Tenant { keys: Arc::new(KeyRing::parse(&text).expect("the core reads what it writes")) }
+        Tenant::new(tenant, self.random.bytes())
     }
 
     /// Adds a pod.
@@ -153,6 +178,18 @@ impl World {
     pub fn restart(&mut self, id: PodId) {
         let (tenant, options) = (self.pods[id.0].tenant.clone(), self.pods[id.0].options.clone());
         self.pods[id.0].tunnel = self.tunnel(&tenant, &options);
+    }
+
+    /// Gives a running pod other keys.
+    ///
+    /// # Errors
+    /// [`KeyChangeError`], from the pod; its keys stay.
+    pub fn change_keys(&mut self, id: PodId, tenant: &Tenant) -> Result<(), KeyChangeError> {
+        let now = self.now;
+        self.pods[id.0].tunnel.set_keys(tenant.keys.clone(), now)?;
+        self.pods[id.0].tenant = tenant.clone();
+        self.drain(id);
+        Ok(())
     }
 
     /// Changes the weather.

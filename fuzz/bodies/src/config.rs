@@ -27,7 +27,7 @@ pub fn config(data: &[u8]) {
     // Keys of one repeated byte are nobody's.
     assert_eq!(read.is_none(), root.iter().all(|byte| *byte == root[0]));
     if let Some(keys) = read {
-        assert_eq!((keys.tenant_id(), keys.newest_epoch()), (&tenant, epoch));
+        assert_eq!((keys.tenant_id(), keys.send_epoch()), (&tenant, epoch));
         let shown = format!("{keys:?}");
         assert!(!shown.contains(&hex(&root)) && !shown.contains(&format!("{root:?}")), "a key was printed");
     }

@@ -82,6 +82,9 @@ pub struct StatusReport {
     /// What the program has given up.
     #[serde(default)]
     pub hardening: HardeningReport,
+    /// The tenant's keys.
+    #[serde(default)]
+    pub keys: KeysReport,
     /// Pods with which there is a session.
     pub peers: Vec<PeerReport>,
     /// Packets by what became of them.
@@ -150,6 +153,19 @@ impl From<&CertificateFile> for CertificateReport {
             addresses: certificate.prefixes().map(|prefix| prefix.to_string()).collect(),
         }
     }
+}
+
+/// Epochs of the tenant's key, in `status --json`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "the program's own")]
+pub struct KeysReport {
+    /// The epoch that new sessions start under.
+    pub send: u8,
+    /// The epochs that are accepted.
+    pub accept: Vec<u8>,
+    /// Why the key file, as it is now, is not in force; absent: it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// One peer, in `status --json` and `peers --json`.

@@ -20,10 +20,17 @@ const MAX_BYTES: usize = 64 * 1024;
 const MAX_LINES: usize = 256;
 const FIRST_LINE: &str = "tencrypt-key-v1";
 
-/// The keys of one tenant. Not `Clone`, printed redacted, erased on drop.
+/// Most epochs of a key file: a rotation needs two or three, and nobody counts further while each pod still has to
+/// catch up.
+pub const MAX_EPOCHS: usize = 8;
+
+/// The keys of one tenant: every epoch that is accepted, and which of them is sent. Not `Clone`, printed redacted,
+/// erased on drop.
 pub struct KeyRing {
     tenant: [u8; TENANT_LEN],
-    newest: Arc<EpochKeys>,
+    /// In the file's order, at least one.
+    epochs: Vec<Arc<EpochKeys>>,
+    send: Arc<EpochKeys>,
 }
 
 impl KeyRing {
@@ -33,9 +40,11 @@ impl KeyRing {
     /// tencrypt-key-v1
     /// tenant <16 bytes in hex>
     /// epoch <0 to 255> <32 bytes in hex>
+    /// send <0 to 255>
     /// ```
     ///
-    /// Blank lines and lines that begin with `#` mean nothing. Exactly one epoch is accepted so far.
+    /// Blank lines and lines that begin with `#` mean nothing. There are 1 to [`MAX_EPOCHS`] epochs, all of which are
+    /// accepted. `send` names the one that new handshakes start under; a file with one epoch may leave it out.
     ///
     /// # Errors
     /// [`KeyFileError`], with the line and what is wrong there; never with any of the text.
@@ -55,7 +64,8 @@ impl KeyRing {
             None => return Err(KeyFileProblem::FirstLine.at(lines.max(1))),
         }
         let mut tenant = None;
-        let mut epoch: Option<(u8, Zeroizing<[u8; 32]>)> = None;
+        let mut send = None;
+        let mut roots: Vec<Root> = Vec::with_capacity(MAX_EPOCHS);
         for (number, line) in meaningful {
             let mut words = line.split_ascii_whitespace();
             match words.next() {
@@ -67,26 +77,33 @@ impl KeyRing {
                     }
                 }
                 Some("epoch") => {
-                    let parsed = epoch_number(words.next()).ok_or(KeyFileProblem::EpochNumber.at(number))?;
+                    let epoch = epoch_number(words.next()).ok_or(KeyFileProblem::EpochNumber.at(number))?;
                     let root = field(&mut words, Field::Root, number)?;
                     end(&mut words, Field::Root, number)?;
-                    if root.iter().all(|byte| *byte == root[0]) {
-                        return Err(KeyFileProblem::WeakRoot.at(number));
-                    }
-                    match &epoch {
-                        Some((known, _)) if *known == parsed => {
-                            return Err(KeyFileProblem::DuplicateEpoch.at(number));
-                        }
-                        Some(_) => return Err(KeyFileProblem::SeveralEpochs.at(number)),
-                        None => epoch = Some((parsed, root)),
+                    check_root(epoch, &root, &roots).map_err(|problem| problem.at(number))?;
+                    roots.push((epoch, root));
+                }
+                Some("send") => {
+                    let epoch = epoch_number(words.next()).ok_or(KeyFileProblem::EpochNumber.at(number))?;
+                    end(&mut words, Field::Send, number)?;
+                    if send.replace((epoch, number)).is_some() {
+                        return Err(KeyFileProblem::DuplicateSend.at(number));
                     }
                 }
                 _ => return Err(KeyFileProblem::UnknownField.at(number)),
             }
         }
         let tenant = tenant.ok_or(KeyFileProblem::NoTenant.at(lines))?;
-        let (number, root) = epoch.ok_or(KeyFileProblem::NoEpoch.at(lines))?;
-        Ok(Self { tenant, newest: Arc::new(EpochKeys::derive(&tenant, number, &root)) })
+        let (send, line) = match (send, roots.as_slice()) {
+            (_, []) => return Err(KeyFileProblem::NoEpoch.at(lines)),
+            (Some(named), _) => named,
+            (None, [(only, _)]) => (*only, lines),
+            (None, _) => return Err(KeyFileProblem::NoSend.at(lines)),
+        };
+        let derive = |(number, root): &Root| Arc::new(EpochKeys::derive(&tenant, *number, root));
+        let epochs: Vec<Arc<EpochKeys>> = roots.iter().map(derive).collect();
+        let send = epochs.iter().find(|keys| keys.number == send).cloned();
+        Ok(Self { tenant, send: send.ok_or(KeyFileProblem::UnknownSend.at(line))?, epochs })
     }
 
     /// The tenant's 16 random bytes. No secret.
@@ -97,18 +114,82 @@ impl KeyRing {
 
     /// The epoch that new handshakes start under.
     #[must_use]
-    pub fn newest_epoch(&self) -> u8 {
-        self.newest.number
+    pub fn send_epoch(&self) -> u8 {
+        self.send.number
+    }
+
+    /// The epochs that are accepted, the one that is sent among them, in the file's order.
+    pub fn epochs(&self) -> impl Iterator<Item = u8> {
+        self.epochs.iter().map(|keys| keys.number)
+    }
+
+    /// Whether an epoch is accepted.
+    #[must_use]
+    pub fn holds(&self, epoch: u8) -> bool {
+        self.epoch(epoch).is_some()
+    }
+
+    /// The epoch to go to from the one that is sent: of those after it the nearest.
+    #[must_use]
+    pub fn next_epoch(&self) -> Option<u8> {
+        self.epochs().filter(|epoch| self.is_newer(*epoch)).min_by_key(|epoch| self.ahead(*epoch))
+    }
+
+    /// The epoch to let go of: of those before the one that is sent the furthest.
+    #[must_use]
+    pub fn oldest_epoch(&self) -> Option<u8> {
+        let before = |epoch: &u8| *epoch != self.send.number && !self.is_newer(*epoch);
+        self.epochs().filter(before).min_by_key(|epoch| self.ahead(*epoch))
+    }
+
+    /// The number of an epoch to be made: after the one that is sent and every one that follows it.
+    #[must_use]
+    pub fn vacant_epoch(&self) -> u8 {
+        let newest =
+            self.epochs().filter(|epoch| self.is_newer(*epoch)).max_by_key(|epoch| self.ahead(*epoch));
+        newest.unwrap_or(self.send.number).wrapping_add(1)
+    }
+
+    /// Whether an epoch comes after the one that is sent: by up to 127 steps, for 0 comes after 255 (serial numbers,
+    /// RFC 1982 section 3.2).
+    #[must_use]
+    pub fn is_newer(&self, epoch: u8) -> bool {
+        (1..=127).contains(&self.ahead(epoch))
+    }
+
+    fn ahead(&self, epoch: u8) -> u8 {
+        epoch.wrapping_sub(self.send.number)
+    }
+
+    /// Whether a running member may go over from these keys to `next`. Keys are compared in constant time.
+    ///
+    /// # Errors
+    /// [`KeyChangeError`].
+    pub fn check_change(&self, next: &Self) -> Result<(), KeyChangeError> {
+        if self.tenant != next.tenant {
+            return Err(KeyChangeError::OtherTenant);
+        }
+        let differs =
+            |keys: &&Arc<EpochKeys>| next.epoch(keys.number).is_some_and(|other| !keys.is_same(other));
+        self.epochs.iter().find(differs).map_or(Ok(()), |keys| Err(KeyChangeError::OtherKey(keys.number)))
+    }
+
+    /// Whether `other` accepts and sends the same.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.check_change(other).is_ok()
+            && self.send.number == other.send.number
+            && self.epochs().eq(other.epochs())
     }
 
     /// The keys that new handshakes start under.
-    pub(crate) fn newest(&self) -> &Arc<EpochKeys> {
-        &self.newest
+    pub(crate) fn sent(&self) -> &Arc<EpochKeys> {
+        &self.send
     }
 
     /// The keys of an epoch, if this side holds them.
     pub(crate) fn epoch(&self, number: u8) -> Option<&Arc<EpochKeys>> {
-        Some(&self.newest).filter(|keys| keys.number == number)
+        self.epochs.iter().find(|keys| keys.number == number)
     }
 }
 
@@ -116,9 +197,22 @@ impl fmt::Debug for KeyRing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyRing")
             .field("tenant", &self.tenant)
-            .field("newest_epoch", &self.newest.number)
+            .field("epochs", &self.epochs().collect::<Vec<_>>())
+            .field("send", &self.send.number)
             .finish_non_exhaustive()
     }
+}
+
+/// Why a running member keeps its keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyChangeError {
+    /// The keys are another tenant's.
+    #[error("the tenant id is another one")]
+    OtherTenant,
+    /// An epoch that is in use has another key: members that know both under one number would not understand each other.
+    #[error("epoch {0} has another key than the one in use; a new key needs a new epoch")]
+    OtherKey(u8),
 }
 
 /// The text of a key file with one epoch. Every member of the tenant gets the same file.
@@ -128,12 +222,21 @@ pub fn write_key_file(tenant: [u8; TENANT_LEN], epoch: u8, root: &[u8; 32]) -> Z
     text.push_str(FIRST_LINE);
     text.push_str("\ntenant ");
     hex::encode(&tenant, &mut text);
-    text.push_str("\nepoch ");
-    text.push_str(&epoch.to_string());
-    text.push(' ');
-    hex::encode(root, &mut text);
     text.push('\n');
+    text.push_str(&write_epoch(epoch, root));
     text
+}
+
+/// The line of a key file that holds one epoch, with its end.
+#[must_use]
+pub fn write_epoch(epoch: u8, root: &[u8; 32]) -> Zeroizing<String> {
+    let mut line = Zeroizing::new(String::with_capacity(80));
+    line.push_str("epoch ");
+    line.push_str(&epoch.to_string());
+    line.push(' ');
+    hex::encode(root, &mut line);
+    line.push('\n');
+    line
 }
 
 /// The keys of one epoch, each with one use.
@@ -151,6 +254,11 @@ impl EpochKeys {
         let key =
             |label: &[u8]| Secret::filled(|key| hkdf_sha256(tenant, root, &[b"tencrypt v1 ", label], key));
         Self { number, psk: key(b"psk"), mac: key(b"mac") }
+    }
+
+    /// Whether both have the same keys, in time that does not depend on where they differ.
+    fn is_same(&self, other: &Self) -> bool {
+        self.psk.expose().ct_eq(other.psk.expose()).into()
     }
 
     /// The epoch's number.
@@ -206,6 +314,8 @@ pub enum Field {
     Tenant,
     /// An epoch's root key: 32 bytes.
     Root,
+    /// The number of the epoch that is sent.
+    Send,
 }
 
 impl fmt::Display for Field {
@@ -213,6 +323,7 @@ impl fmt::Display for Field {
         f.write_str(match self {
             Self::Tenant => "tenant id",
             Self::Root => "root key",
+            Self::Send => "epoch's number",
         })
     }
 }
@@ -227,8 +338,8 @@ pub enum KeyFileProblem {
     /// The first line that is no comment must be `tencrypt-key-v1`.
     #[error("expected `tencrypt-key-v1`")]
     FirstLine,
-    /// A line that begins with neither `tenant` nor `epoch`.
-    #[error("expected `tenant` or `epoch`")]
+    /// A line that begins with none of `tenant`, `epoch` and `send`.
+    #[error("expected `tenant`, `epoch` or `send`")]
     UnknownField,
     /// No `tenant` line.
     #[error("no `tenant` line")]
@@ -245,9 +356,21 @@ pub enum KeyFileProblem {
     /// An epoch's number occurs twice.
     #[error("this epoch was given before")]
     DuplicateEpoch,
-    /// A second epoch, which this version does not take.
-    #[error("several epochs are not supported yet")]
-    SeveralEpochs,
+    /// More than [`MAX_EPOCHS`] epochs.
+    #[error("more than {MAX_EPOCHS} epochs")]
+    TooManyEpochs,
+    /// Two epochs have one key: a rotation that changes nothing.
+    #[error("the root key is that of an epoch before")]
+    SameRoot,
+    /// Several epochs, and nothing says which one is sent.
+    #[error("several epochs and no `send` line")]
+    NoSend,
+    /// A second `send` line.
+    #[error("a second `send` line")]
+    DuplicateSend,
+    /// `send` names an epoch that is not in the file.
+    #[error("`send` names an epoch that is not in the file")]
+    UnknownSend,
     /// A value is missing, or too short or too long.
     #[error("the {0} has the wrong length")]
     Length(Field),
@@ -283,6 +406,23 @@ fn field<'t, const N: usize>(
 
 fn end<'t>(words: &mut impl Iterator<Item = &'t str>, field: Field, line: usize) -> Result<(), KeyFileError> {
     if words.next().is_some() { Err(KeyFileProblem::Trailing(field).at(line)) } else { Ok(()) }
+}
+
+/// An epoch's number and root key.
+type Root = (u8, Zeroizing<[u8; 32]>);
+
+/// Whether an epoch may stand behind those before it.
+fn check_root(epoch: u8, root: &[u8; 32], before: &[Root]) -> Result<(), KeyFileProblem> {
+    if root.iter().all(|byte| *byte == root[0]) {
+        return Err(KeyFileProblem::WeakRoot);
+    }
+    if before.iter().any(|(known, _)| *known == epoch) {
+        return Err(KeyFileProblem::DuplicateEpoch);
+    }
+    if before.iter().any(|(_, known)| known.ct_eq(root).into()) {
+        return Err(KeyFileProblem::SameRoot);
+    }
+    if before.len() >= MAX_EPOCHS { Err(KeyFileProblem::TooManyEpochs) } else { Ok(()) }
 }
 
 /// One way to write each number: digits only, no zeros in front.

@@ -28,9 +28,10 @@ fn a_written_file_is_read_back() {
     for epoch in [0, 7, 255] {
         let text = write_key_file(tenant, epoch, &root);
         let ring = KeyRing::parse(&text).unwrap();
-        assert_eq!((ring.tenant_id(), ring.newest_epoch()), (&tenant, epoch));
+        assert_eq!((ring.tenant_id(), ring.send_epoch()), (&tenant, epoch));
     }
     assert_eq!(*write_key_file(tenant, 7, &root), good());
+    assert!(good().ends_with(write_epoch(7, &root).as_str()));
 }
 
 #[test]
@@ -47,7 +48,7 @@ fn comments_blank_lines_and_order_mean_nothing() {
     ] {
         let ring = KeyRing::parse(&text).expect(&text);
         assert_eq!(ring.tenant_id(), reference.tenant_id());
-        assert_eq!(ring.newest().psk(), reference.newest().psk());
+        assert_eq!(ring.sent().psk(), reference.sent().psk());
     }
 }
 
@@ -103,11 +104,93 @@ fn an_epoch_given_twice_is_refused() {
     assert_eq!(problem(&format!("{}epoch 7 {ROOT}\n", good())), (4, KeyFileProblem::DuplicateEpoch));
 }
 
+/// A file with these epochs, each with a root of its own, and the `send` line if one is given.
+fn several(epochs: &[u8], send: Option<u8>) -> String {
+    let mut text = file(&[&format!("tenant {TENANT}")]);
+    for epoch in epochs {
+        text += &format!("epoch {epoch} {epoch:02x}{}\n", &ROOT[2..]);
+    }
+    text + &send.map_or(String::new(), |epoch| format!("send {epoch}\n"))
+}
+
+fn ring(epochs: &[u8], send: u8) -> KeyRing {
+    KeyRing::parse(&several(epochs, Some(send))).unwrap()
+}
+
 #[test]
-fn several_epochs_are_refused_with_a_reason() {
-    let text = format!("{}epoch 8 {ROOT}\n", good());
-    assert_eq!(problem(&text), (4, KeyFileProblem::SeveralEpochs));
-    assert!(KeyRing::parse(&text).unwrap_err().to_string().contains("several epochs"));
+fn several_epochs_are_accepted_and_one_of_them_is_sent() {
+    let keys = ring(&[6, 7, 8], 7);
+    assert_eq!((keys.epochs().collect::<Vec<_>>(), keys.send_epoch()), (vec![6, 7, 8], 7));
+    assert_eq!(keys.sent().number(), 7);
+    for epoch in 0..=u8::MAX {
+        assert_eq!(keys.holds(epoch), (6..=8).contains(&epoch));
+    }
+    let psks = [6, 7, 8].map(|epoch| *keys.epoch(epoch).unwrap().psk());
+    assert!(psks[0] != psks[1] && psks[1] != psks[2]);
+    // The line's place means nothing, and one epoch needs no such line.
+    let first = several(&[6, 7], None).replace("tenant", "send 7\ntenant");
+    assert_eq!(KeyRing::parse(&first).unwrap().send_epoch(), 7);
+    assert!(ring(&[7], 7).is_same(&KeyRing::parse(&several(&[7], None)).unwrap()));
+}
+
+#[test]
+fn a_wrong_send_line_is_refused() {
+    assert_eq!(problem(&several(&[6, 7], None)), (4, KeyFileProblem::NoSend));
+    assert_eq!(problem(&several(&[6, 7], Some(8))), (5, KeyFileProblem::UnknownSend));
+    assert_eq!(problem(&several(&[7], Some(8))), (4, KeyFileProblem::UnknownSend));
+    assert_eq!(problem(&(several(&[6, 7], Some(7)) + "send 7\n")), (6, KeyFileProblem::DuplicateSend));
+    assert_eq!(problem(&(several(&[7], None) + "send 07\n")), (4, KeyFileProblem::EpochNumber));
+    assert_eq!(problem(&(several(&[7], None) + "send\n")), (4, KeyFileProblem::EpochNumber));
+    let trailing = KeyFileProblem::Trailing(Field::Send);
+    assert_eq!(problem(&(several(&[7], None) + "send 7 8\n")), (4, trailing));
+    assert_eq!(problem(&file(&[&format!("tenant {TENANT}"), "send 7"])), (3, KeyFileProblem::NoEpoch));
+}
+
+#[test]
+fn too_many_epochs_and_one_key_under_two_numbers_are_refused() {
+    let most: Vec<u8> = (0..MAX_EPOCHS as u8).collect();
+    assert!(KeyRing::parse(&several(&most, Some(3))).is_ok());
+    let more: Vec<u8> = (0..=MAX_EPOCHS as u8).collect();
+    assert_eq!(problem(&several(&more, Some(3))), (3 + MAX_EPOCHS, KeyFileProblem::TooManyEpochs));
+    let same = format!("{}epoch 8 {}\nsend 7\n", good(), ROOT.to_uppercase());
+    assert_eq!(problem(&same), (4, KeyFileProblem::SameRoot));
+}
+
+#[test]
+fn epochs_are_ordered_around_the_one_that_is_sent() {
+    for (epochs, send, next, oldest, vacant) in [
+        (&[7][..], 7, None, None, 8),
+        (&[6, 7, 8], 7, Some(8), Some(6), 9),
+        (&[9, 5, 6, 8, 7], 7, Some(8), Some(5), 10),
+        (&[3, 7, 20], 7, Some(20), Some(3), 21),
+        (&[255], 255, None, None, 0),
+        (&[254, 255, 0, 1], 255, Some(0), Some(254), 2),
+        (&[254, 255, 0, 1], 1, None, Some(254), 2),
+        (&[254, 255, 0, 1], 254, Some(255), None, 2),
+        (&[0, 127], 0, Some(127), None, 128),
+        (&[0, 128], 0, None, Some(128), 1),
+    ] {
+        let keys = ring(epochs, send);
+        assert_eq!((keys.next_epoch(), keys.oldest_epoch()), (next, oldest), "{epochs:?}, {send}");
+        assert_eq!(keys.vacant_epoch(), vacant, "{epochs:?}, {send}");
+        assert!(!keys.holds(vacant));
+    }
+}
+
+#[test]
+fn a_change_keeps_tenant_and_the_key_of_each_epoch() {
+    let keys = ring(&[7, 8], 7);
+    for (epochs, send) in [(&[7, 8][..], 7), (&[7, 8], 8), (&[8], 8), (&[7, 8, 9], 7), (&[1], 1)] {
+        let next = ring(epochs, send);
+        assert_eq!(keys.check_change(&next), Ok(()));
+        assert_eq!(keys.is_same(&next), (epochs, send) == (&[7, 8], 7));
+    }
+    let other = several(&[7, 8], Some(7));
+    let tenant = KeyRing::parse(&other.replace("tenant 00", "tenant 01")).unwrap();
+    assert_eq!(keys.check_change(&tenant), Err(KeyChangeError::OtherTenant));
+    let key = KeyRing::parse(&other.replace("epoch 8 08", "epoch 8 09")).unwrap();
+    assert_eq!(keys.check_change(&key), Err(KeyChangeError::OtherKey(8)));
+    assert!(!keys.is_same(&tenant) && !keys.is_same(&key));
 }
 
 #[test]
@@ -151,14 +234,14 @@ fn no_error_shows_any_of_the_text() {
     let shown = format!("{0} {0:?}", KeyRing::parse(&text).unwrap_err());
     assert!(!shown.contains("1011") && !shown.contains("2e2"), "{shown}");
     let ring = KeyRing::parse(&good()).unwrap();
-    assert!(!format!("{ring:?} {:?}", ring.newest()).contains("16, 17, 18"));
+    assert!(!format!("{ring:?} {:?}", ring.sent()).contains("16, 17, 18"));
 }
 
 /// Recomputed from RFC 5869 with the salt and info that docs/wire-format.md gives.
 #[test]
 fn keys_of_an_epoch_are_those_of_the_specification_and_differ() {
     let ring = KeyRing::parse(&good()).unwrap();
-    let keys = ring.newest();
+    let keys = ring.sent();
     let prk = hmac_sha256(ring.tenant_id(), &[&*hex::decode::<32>(ROOT).unwrap()]);
     let label = |label: &[u8]| hmac_sha256(&*prk, &[b"tencrypt v1 ", label, &[1]]);
     assert_eq!(keys.psk(), &*label(b"psk"));
@@ -172,6 +255,6 @@ fn keys_of_an_epoch_are_those_of_the_specification_and_differ() {
 fn another_tenant_with_the_same_root_has_other_keys() {
     let ring = KeyRing::parse(&good()).unwrap();
     let other = KeyRing::parse(&good().replace("tenant 00", "tenant 01")).unwrap();
-    assert_ne!(ring.newest().psk(), other.newest().psk());
+    assert_ne!(ring.sent().psk(), other.sent().psk());
     assert!(ring.epoch(7).is_some() && ring.epoch(6).is_none());
 }

@@ -22,7 +22,10 @@ pub use identity::Identity;
 pub(crate) use kdf::hmac_sha256;
 pub(crate) use kdf::{HASH_LEN, hkdf_sha256};
 pub(crate) use keyring::EpochKeys;
-pub use keyring::{Field, KeyFileError, KeyFileProblem, KeyRing, TENANT_LEN, write_key_file};
+pub use keyring::{
+    Field, KeyChangeError, KeyFileError, KeyFileProblem, KeyRing, MAX_EPOCHS, TENANT_LEN, write_epoch,
+    write_key_file,
+};
 pub use peer_id::PeerId;
 pub use rng::Rng;
 pub(crate) use secret::Secret;

@@ -30,7 +30,7 @@ pub struct Confirmed {
 }
 
 impl Initiator {
-    /// Starts a handshake under the newest epoch. `index` is this side's index of the session, `asked` the address that
+    /// Starts a handshake under the epoch that is sent. `index` is this side's index of the session, `asked` the address that
     /// INIT goes to. Returns INIT too, to be repeated unchanged.
     #[must_use]
     pub fn start(
@@ -39,13 +39,19 @@ impl Initiator {
         asked: IpAddr,
         rng: &mut Rng,
     ) -> (Self, [u8; INIT_LEN]) {
-        let keys = Arc::clone(local.keys.newest());
+        let keys = Arc::clone(local.keys.sent());
         let mut noise = local.noise(&keys, |parameters| Noise::initiator(parameters, rng));
         let header = record::init_header(local.suite, keys.number(), index);
         let init = message(header, &keys, |out| noise.write(&payload::encode_asked(asked), out));
         let Ok(init) = init else { unreachable!("the first message is written before anything is read") };
         let own = local.identity.peer_id();
         (Self { noise, keys, suite: local.suite, index, own, slot: local.slot() }, init)
+    }
+
+    /// The epoch it is under.
+    #[must_use]
+    pub fn epoch(&self) -> u8 {
+        self.keys.number()
     }
 
     /// Takes a RESP.

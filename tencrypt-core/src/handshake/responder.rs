@@ -60,6 +60,12 @@ impl Responder {
         self.asked
     }
 
+    /// The epoch of its INIT.
+    #[must_use]
+    pub fn epoch(&self) -> u8 {
+        self.epoch
+    }
+
     /// Takes CONF, and with it the handshake ends, well or not: a CONF with a forged payload spoils its state, so a
     /// second one is not tried.
     ///

@@ -112,7 +112,7 @@ fn say(from: &mut Established, to: &mut Established, text: &[u8]) {
 /// Makes mac1 right again, as a member of the tenant can.
 fn remac(keys: &KeyRing, bytes: &mut [u8]) {
     let at = bytes.len() - 32;
-    let mac1 = keys.newest().mac1(&bytes[..at]);
+    let mac1 = keys.sent().mac1(&bytes[..at]);
     bytes[at..at + 16].copy_from_slice(&mac1);
 }
 
@@ -379,7 +379,7 @@ fn a_side_does_not_speak_to_its_own_key() {
 
 /// INIT and CONF of a member that writes any identity slot and looks at nothing.
 fn careless_conf(member: &Side, to: &Side, slot: [u8; IDENTITY_LEN]) -> (Vec<u8>, Vec<u8>) {
-    let keys = member.keys.newest();
+    let keys = member.keys.sent();
     let mut noise = member.local().noise(keys, |parameters| Noise::initiator(parameters, &mut rng(9)));
     let header = record::init_header(SUITE, 7, index(5));
     let asked = payload::encode_asked(address(99));
@@ -405,7 +405,7 @@ fn a_member_whose_identity_slot_is_misspelt_gets_no_session() {
     assert_eq!(responder.handle_conf(&as_conf(&conf)).err(), Some(HandshakeError::Payload));
 
     let (mut initiator, init) = one.start();
-    let keys = two.keys.newest();
+    let keys = two.keys.sent();
     let mut noise = two.local().noise(keys, |parameters| Noise::responder(parameters, &mut rng(9)));
     noise.read(as_init(&init).noise, &mut [0; INIT_PAYLOAD_LEN]).unwrap();
     let header = record::resp_header(SUITE, 7, index(0x2000), index(0x1000));
@@ -416,7 +416,7 @@ fn a_member_whose_identity_slot_is_misspelt_gets_no_session() {
 #[test]
 fn a_member_that_asks_for_no_address_gets_no_answer() {
     let (one, two) = (Side::new(1), Side::new(2));
-    let keys = one.keys.newest();
+    let keys = one.keys.sent();
     for payload in
         [[0; INIT_PAYLOAD_LEN], [0xff; INIT_PAYLOAD_LEN], payload::encode_asked(IpAddr::from([127, 0, 0, 1]))]
     {

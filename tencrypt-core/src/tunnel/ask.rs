@@ -14,6 +14,7 @@ use super::{
     },
 };
 use crate::{
+    crypto::KeyRing,
     handshake::Initiator,
     record::{INIT_LEN, SessionIndex},
 };
@@ -135,6 +136,21 @@ impl Asks {
         self.held_total -= ask.held_bytes;
         let held = std::mem::take(&mut ask.held);
         Some((ask, held))
+    }
+
+    /// Destinations whose INIT is under an epoch that is not held.
+    pub(super) fn revoked(&self, keys: &KeyRing) -> Vec<IpAddr> {
+        let revoked =
+            |ask: &Ask| ask.flight.as_ref().is_some_and(|flight| !keys.holds(flight.initiator.epoch()));
+        self.asked.iter().filter(|(_, ask)| revoked(ask)).map(|(destination, _)| *destination).collect()
+    }
+
+    /// Takes what the destination held. It goes on being asked, to replace the session that there is now.
+    pub(super) fn become_rekey(&mut self, destination: IpAddr) -> VecDeque<HeldPacket> {
+        let Some(ask) = self.asked.get_mut(&destination) else { return VecDeque::new() };
+        ask.purpose = Purpose::Rekey;
+        self.held_total -= std::mem::take(&mut ask.held_bytes);
+        std::mem::take(&mut ask.held)
     }
 
     /// Copies `packet` behind those that wait for `destination` already: the one place where packets are copied.

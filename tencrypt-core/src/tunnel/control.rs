@@ -36,14 +36,30 @@ impl Tunnel {
         now: Instant,
     ) -> bool {
         if let Some(ask) = self.asks.find_mut(destination) {
-            ask.purpose = ask.purpose.max(purpose);
             ask.internal |= internal;
+            if ask.purpose == Purpose::Rekey && purpose == Purpose::Traffic {
+                // The session is over before it was replaced: from here on packets wait.
+                ask.started = now;
+                if let Some(flight) = &mut ask.flight {
+                    (flight.attempt, flight.repeat_at) = (0, now);
+                }
+                self.timers.arm(Timer::Ask(destination), now);
+            }
+            ask.purpose = ask.purpose.max(purpose);
             return true;
         }
         if self.asks.is_full() || self.lacks_certificate() {
             return false;
         }
-        let Some(index) = self.free_index() else { return false };
+        let Some(flight) = self.launch(destination, to, now) else { return false };
+        self.asks.start(destination, to, purpose, internal, flight, now);
+        self.arm_ask(destination);
+        true
+    }
+
+    /// Sends INIT to a destination. `None` if no index is free.
+    pub(super) fn launch(&mut self, destination: IpAddr, to: SocketAddr, now: Instant) -> Option<Flight> {
+        let index = self.free_index()?;
         let local =
             Local::new(&self.keys, self.config.suite, &self.identity, &self.addresses, self.config.vnet)
                 .presenting(self.own.presented());
@@ -57,9 +73,7 @@ impl Tunnel {
         };
         self.peers.bind_index(index, IndexUse::Ask(destination));
         self.send(to, &init);
-        self.asks.start(destination, to, purpose, internal, flight, now);
-        self.arm_ask(destination);
-        true
+        Some(flight)
     }
 
     /// Starts to replace the session that is sent on, unless that is under way.
@@ -107,7 +121,10 @@ impl Tunnel {
             self.found_own_vip(destination, now);
             return Ok(());
         }
-        if let Some(flight) = self.asks.find(from.ip()).and_then(|ask| ask.flight.as_ref()) {
+        // Of an INIT under another epoch it is not known whether the other side can answer it: both go on.
+        if let Some(flight) = self.asks.find(from.ip()).and_then(|ask| ask.flight.as_ref())
+            && flight.initiator.epoch() == init.epoch
+        {
             let ours = record::mac1(flight.init.as_slice());
             if ours.is_some_and(|ours| ours > mac1) {
                 // Simultaneous start: the other side drops its own INIT and answers ours.
@@ -178,8 +195,9 @@ impl Tunnel {
             repeat_at: now + backoff(0, RETRY_FIRST, RETRY_MOST, self.rng.u32()),
         };
         self.send(endpoint, conf.bytes.as_slice());
+        let rekey_after = self.replace_soon(established.epoch).unwrap_or(REKEY_AFTER + jitter);
         let key = self.install(established, endpoint, true, now, |session| {
-            session.rekey_at = now + REKEY_AFTER + jitter;
+            session.rekey_at = now + rekey_after;
             session.conf = Some(conf);
         });
         if let Some(session) = self.peers.find(key).and_then(|peer| peer.sessions.last()) {
@@ -222,7 +240,7 @@ impl Tunnel {
         if !self.is_member(&established) {
             return Err(DropReason::Certificate);
         }
-        let local = established.local_index;
+        let (local, epoch) = (established.local_index, established.epoch);
         let listed = is_listed(&established, from.ip());
         let key = self.install(established, from, false, now, |session| {
             session.confirmed_by = Some((mac1, now));
@@ -243,15 +261,7 @@ impl Tunnel {
         // Packets that waited for this very destination, or for any other address of the peer.
         let owned: Vec<IpAddr> = self.peers.find(key).map(|peer| peer.owned.clone()).unwrap_or_default();
         for address in owned {
-            if let Some((ask, held)) = self.asks.finish(address) {
-                self.timers.cancel(Timer::Ask(address));
-                if let Some(flight) = ask.flight {
-                    self.peers.release_index(flight.index);
-                }
-                for packet in held {
-                    self.queue_packet(key, packet);
-                }
-            }
+            self.answered_by_init(address, key, epoch);
         }
         Ok(())
     }
@@ -378,7 +388,15 @@ impl Tunnel {
             self.gave_up(destination, now);
             return;
         }
-        if let Some(flight) = ask.flight.as_mut().filter(|flight| flight.repeat_at <= now) {
+        let sent = self.keys.send_epoch();
+        if ask
+            .flight
+            .as_ref()
+            .is_some_and(|flight| flight.repeat_at <= now && flight.initiator.epoch() != sent)
+        {
+            // It was not answered under the epoch that was sent when it began.
+            self.relaunch(destination, now);
+        } else if let Some(flight) = ask.flight.as_mut().filter(|flight| flight.repeat_at <= now) {
             flight.attempt += 1;
             flight.repeat_at = now + backoff(flight.attempt, RETRY_FIRST, RETRY_MOST, random);
             let init = *flight.init;

@@ -8,6 +8,7 @@ use std::{
 
 use super::limits::{HALF_OPEN_LIFE, MAX_HALF_OPEN, MAX_HALF_OPEN_PER_SOURCE};
 use crate::{
+    crypto::KeyRing,
     handshake::Responder,
     record::{RESP_LEN, SessionIndex},
     stats::DropReason,
@@ -104,6 +105,16 @@ impl HalfOpens {
             return None;
         }
         self.take(index).map(|_| index)
+    }
+
+    /// Takes out those under epochs that are not held, and returns their indices.
+    pub(super) fn take_revoked(&mut self, keys: &KeyRing) -> Vec<SessionIndex> {
+        let revoked = self.by_index.iter().filter(|(_, half_open)| !keys.holds(half_open.responder.epoch()));
+        let revoked: Vec<SessionIndex> = revoked.map(|(index, _)| *index).collect();
+        for index in &revoked {
+            self.take(*index);
+        }
+        revoked
     }
 
     pub(super) fn next_expiry(&self) -> Option<Instant> {

@@ -96,6 +96,7 @@ impl Tunnel {
         }
         let new_source = session.seen_from.replace(meta.from.ip()) != Some(meta.from.ip());
         peer.unanswered_since = None;
+        peer.heard = Some(index);
         peer.rx_bytes += plain.bytes.len() as u64;
         if first {
             peer.consider(index, self.identity.peer_id(), now);

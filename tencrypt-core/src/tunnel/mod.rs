@@ -15,6 +15,7 @@
 
 mod ask;
 mod control;
+mod epochs;
 mod explain;
 mod half_open;
 mod inbound;
@@ -53,7 +54,7 @@ pub use self::{
 };
 use crate::{
     config::{TunnelConfig, Unknown},
-    crypto::{Identity, KeyRing, Rng, Seed},
+    crypto::{Identity, KeyChangeError, KeyRing, Rng, Seed},
     directory::{Delta, Directory, FactChange, Finding, PeerId, Standing},
     event::{Event, PathEvent, PeerInfo},
     nat::Nat,
@@ -283,11 +284,24 @@ impl Tunnel {
         self.announced.remove(&destination);
     }
 
-    /// Replaces the keys. Sessions under the old ones end as their time comes.
-    pub fn set_keys(&mut self, keys: Arc<KeyRing>, now: Instant) {
+    /// Replaces the keys. Sessions and handshakes under epochs that are no longer held end at once; sessions under one
+    /// that is held and no longer sent are replaced within 4 s of traffic, before they end.
+    ///
+    /// # Errors
+    /// [`KeyChangeError`]: the keys are another tenant's, or hold another key for an epoch that is in use. Those before
+    /// stay in force.
+    pub fn set_keys(&mut self, keys: Arc<KeyRing>, now: Instant) -> Result<(), KeyChangeError> {
+        self.keys.check_change(&keys)?;
         self.now = now;
         self.recent.forget();
-        self.keys = keys;
+        self.change_keys(keys, now);
+        Ok(())
+    }
+
+    /// The keys in force.
+    #[must_use]
+    pub fn keys(&self) -> &KeyRing {
+        &self.keys
     }
 
     /// Replaces this pod's own addresses. Peers learn of them with the next handshake.

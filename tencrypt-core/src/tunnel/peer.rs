@@ -138,6 +138,8 @@ pub(super) struct Peer {
     pub(super) sessions: Vec<Session>,
     /// The session to send on.
     sending: Option<SessionIndex>,
+    /// The session that the last valid record came on.
+    pub(super) heard: Option<SessionIndex>,
     /// Data was sent since and nothing came back.
     pub(super) unanswered_since: Option<Instant>,
     /// Data was received since and nothing was sent.
@@ -162,6 +164,7 @@ impl Peer {
             certificate: None,
             sessions: Vec::new(),
             sending: None,
+            heard: None,
             unanswered_since: None,
             unacknowledged_since: None,
             queued: 0,
@@ -225,9 +228,16 @@ impl Peer {
             Some(_) if !new.proven => return,
             Some(current) => {
                 let apart = new.born.max(current.born) - new.born.min(current.born);
-                let simultaneous =
-                    apart < SIMULTANEOUS && new.initiated != current.initiated && current.proven;
-                let keep_current = simultaneous && current.initiated == (own < self.id);
+                let simultaneous = apart < SIMULTANEOUS
+                    && new.initiated != current.initiated
+                    && new.epoch == current.epoch
+                    && current.proven;
+                let keep_current = if simultaneous {
+                    current.initiated == (own < self.id)
+                } else {
+                    // One that proves late does not displace its successor.
+                    current.proven && current.born > new.born
+                };
                 if keep_current { current.local } else { candidate }
             }
         };
@@ -259,6 +269,12 @@ impl Peers {
         }
     }
 
+    /// Every peer there is.
+    pub(super) fn keys(&self) -> Vec<PeerKey> {
+        let taken = (0..).zip(&self.slots).filter(|(_, slot)| slot.is_some());
+        taken.map(|(slot, _)| PeerKey(slot)).collect()
+    }
+
     pub(super) fn find(&self, key: PeerKey) -> Option<&Peer> {
         self.slots.get(key.0 as usize)?.as_ref()
     }
@@ -273,10 +289,6 @@ impl Peers {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Peer> {
         self.slots.iter().flatten()
-    }
-
-    pub(super) fn keys(&self) -> Vec<PeerKey> {
-        (0..self.slots.len() as u32).map(PeerKey).filter(|key| self.find(*key).is_some()).collect()
     }
 
     /// Takes from a peer the addresses that are not `kept`.
@@ -329,16 +341,17 @@ impl Peers {
         key
     }
 
-    /// Adds a session, the oldest one that is not sent on making room.
+    /// Adds a session. The oldest makes room, of those that neither side sends on: records of others would be lost, and
+    /// four are made within seconds where keys are changed that often.
     pub(super) fn add_session(&mut self, key: PeerKey, session: Session, now: Instant) {
         let local = session.local;
         let Some(peer) = self.find_mut(key) else { return };
         peer.last_handshake = now;
         let mut evicted = None;
         if peer.sessions.len() >= MAX_SESSIONS {
-            let sending = peer.sending;
+            let in_use = [peer.sending, peer.heard];
             let oldest = (0..peer.sessions.len())
-                .filter(|at| Some(peer.sessions[*at].local) != sending)
+                .filter(|at| !in_use.contains(&Some(peer.sessions[*at].local)))
                 .min_by_key(|at| peer.sessions[*at].born);
             if let Some(at) = oldest {
                 evicted = Some(peer.sessions.swap_remove(at).local);
@@ -353,16 +366,26 @@ impl Peers {
 
     /// Erases the keys of sessions past their time. Returns whether the peer has none left.
     pub(super) fn erase_expired(&mut self, key: PeerKey, now: Instant) -> bool {
+        self.erase(key, now, |session| session.is_expired(now))
+    }
+
+    /// Erases the keys of sessions that are over, and of those left sends on the newest that is proven. Returns whether
+    /// the peer has none left.
+    pub(super) fn erase(&mut self, key: PeerKey, now: Instant, over: impl Fn(&Session) -> bool) -> bool {
         let Some(peer) = self.find_mut(key) else { return false };
         let mut erased = [None; MAX_SESSIONS];
         let mut slots = erased.iter_mut();
         peer.sessions.retain(|session| {
-            let expired = session.is_expired(now);
-            if expired && let Some(slot) = slots.next() {
+            let over = over(session);
+            if over && let Some(slot) = slots.next() {
                 *slot = Some(session.local);
             }
-            !expired
+            !over
         });
+        if peer.sending.is_some_and(|sending| peer.session(sending).is_none()) {
+            let next = peer.sessions.iter().max_by_key(|session| (session.proven, session.born));
+            peer.sending = next.map(|session| session.local);
+        }
         let none_left = peer.sessions.is_empty();
         for index in erased.into_iter().flatten() {
             self.erase_index(index, now);
@@ -412,5 +435,53 @@ impl Peers {
             self.tombstones.pop_front();
             self.release_index(index);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        crypto::{Rng, Seed},
+        handshake::PeerIdentity,
+        session::DirectionKeys,
+        testing::start,
+    };
+
+    #[test]
+    fn a_session_that_either_side_sends_on_does_not_make_room() {
+        let (mut peers, mut rng) = (Peers::new(1), Rng::new(Seed::from_bytes([1; 32])));
+        let id = PeerId::from_bytes([2; 32]);
+        let key = peers.admit(id, start());
+        let mut add = |peers: &mut Peers, second: u64| {
+            let (index, suite) = (SessionIndex::random(0, &mut rng), CipherSuite::ChaCha20Poly1305);
+            let keys = DirectionKeys::derive(suite, &[1; 32], &[2; 32]);
+            let established = Established {
+                peer: id,
+                identity: PeerIdentity { vnet: true, addresses: vec![], certificate: None },
+                sealer: Sealer::new(&keys, index),
+                opener: Opener::new(&keys),
+                local_index: index,
+                remote_index: index,
+                epoch: second as u8,
+                suite,
+            };
+            let now = start() + Duration::from_secs(second);
+            peers.add_session(key, Session::new(established, false, now), now);
+            index
+        };
+        let first: Vec<SessionIndex> = (0..4).map(|second| add(&mut peers, second)).collect();
+        let peer = peers.find_mut(key).unwrap();
+        (peer.heard, peer.sending) = (Some(first[0]), Some(first[1]));
+        let last = add(&mut peers, 4);
+        let left = first.iter().map(|index| peers.find(key).unwrap().session(*index).is_some());
+        assert_eq!(left.collect::<Vec<_>>(), [true, true, false, true]);
+        assert!(peers.find(key).unwrap().session(last).is_some());
+        assert_eq!(peers.index(first[2]), Some(IndexUse::Erased));
+        // What is sent on ends: the newest that is left takes its place.
+        assert!(!peers.erase(key, start(), |session| session.epoch == 1));
+        assert_eq!(peers.find(key).unwrap().sending, Some(last));
     }
 }
