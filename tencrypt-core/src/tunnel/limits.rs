@@ -55,7 +55,7 @@ pub(super) const MAX_QUEUED: usize = 32;
 pub(super) const MESSAGES_A_CALL: usize = 2;
 /// Half-open handshakes in all, the oldest out.
 pub(super) const MAX_HALF_OPEN: usize = 1_024;
-/// Half-open handshakes of one source address.
+/// Half-open handshakes of one lane of one source address.
 pub(super) const MAX_HALF_OPEN_PER_SOURCE: usize = 4;
 /// A half-open handshake that is not confirmed ends.
 pub(super) const HALF_OPEN_LIFE: Duration = Duration::from_secs(10);

@@ -112,14 +112,15 @@ impl Session {
         let room = buf.get_mut(..len).ok_or(DropReason::TooBig)?;
         let counter = self.sealer.counters(1).ok().and_then(|mut counters| counters.take());
         self.sealer.seal(counter.ok_or(DropReason::Limit)?, flags, packet, room);
-        Ok(Transmit { to, len, ecn: 0 })
+        Ok(Transmit { to, len, ecn: 0, from_tenant_port: false })
     }
 }
 
-/// One member of the tenant.
+/// One lane of one member of the tenant. Its lanes share identity and addresses; each has sessions and a port of its own.
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) id: PeerId,
+    pub(super) lane: u8,
     /// Where records go, by outer family. IPv4 never travels over IPv6: its packets may be too long for it.
     endpoint_v4: Option<SocketAddr>,
     endpoint_v6: Option<SocketAddr>,
@@ -146,9 +147,10 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    fn new(id: PeerId, now: Instant) -> Self {
+    fn new(id: PeerId, lane: u8, now: Instant) -> Self {
         Self {
             id,
+            lane,
             endpoint_v4: None,
             endpoint_v6: None,
             asserted: Box::default(),
@@ -235,7 +237,7 @@ impl Peer {
 pub(super) struct Peers {
     slots: Vec<Option<Peer>>,
     free: Vec<u32>,
-    by_id: BTreeMap<PeerId, PeerKey>,
+    by_id: BTreeMap<(PeerId, u8), PeerKey>,
     indices: HashMap<SessionIndex, IndexUse, KeyedState>,
     owners: HashMap<IpAddr, PeerKey, KeyedState>,
     tombstones: VecDeque<(Instant, SessionIndex)>,
@@ -262,8 +264,37 @@ impl Peers {
         self.slots.get_mut(key.0 as usize)?.as_mut()
     }
 
-    pub(super) fn by_id(&self, id: PeerId) -> Option<PeerKey> {
-        self.by_id.get(&id).copied()
+    /// The lane of this member to send to: the first with a session.
+    pub(super) fn by_id(&self, id: PeerId, now: Instant) -> Option<PeerKey> {
+        let is_ready = |key: &PeerKey| self.find(*key).is_some_and(|peer| peer.sending(now).is_some());
+        self.lanes(id).find(is_ready).or_else(|| self.lanes(id).next())
+    }
+
+    /// The lanes of this member that there are sessions with.
+    pub(super) fn lanes(&self, id: PeerId) -> impl Iterator<Item = PeerKey> {
+        self.by_id.range((id, 0)..=(id, u8::MAX)).map(|(_, key)| *key)
+    }
+
+    /// Whether these are lanes of one member.
+    pub(super) fn are_one_pod(&self, one: PeerKey, other: PeerKey) -> bool {
+        one == other
+            || matches!((self.find(one), self.find(other)), (Some(one), Some(other)) if one.id == other.id)
+    }
+
+    /// Whether another lane of the same member holds `address` and can be sent to.
+    pub(super) fn has_other_lane_for(&self, key: PeerKey, address: IpAddr, now: Instant) -> bool {
+        self.owner(address).is_some_and(|owner| {
+            owner != key
+                && self.are_one_pod(owner, key)
+                && self.find(owner).is_some_and(|owner| owner.sending(now).is_some())
+        })
+    }
+
+    /// What lanes of the same member behind lane `last` own.
+    pub(super) fn held_by_later_lanes(&self, key: PeerKey, last: u8) -> Vec<IpAddr> {
+        let Some(peer) = self.find(key) else { return Vec::new() };
+        let others = self.lanes(peer.id).filter(|other| *other != key).filter_map(|other| self.find(other));
+        others.filter(|other| other.lane > last).flat_map(|other| other.owned.iter().copied()).collect()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Peer> {
@@ -290,12 +321,12 @@ impl Peers {
         self.indices.remove(&index);
     }
 
-    /// The slot of the peer with this identity, made if there is none.
-    pub(super) fn admit(&mut self, id: PeerId, now: Instant) -> PeerKey {
-        if let Some(key) = self.by_id(id) {
-            return key;
+    /// The slot of this lane of the peer with this identity, made if there is none.
+    pub(super) fn admit(&mut self, id: PeerId, lane: u8, now: Instant) -> PeerKey {
+        if let Some(key) = self.by_id.get(&(id, lane)) {
+            return *key;
         }
-        let peer = Some(Peer::new(id, now));
+        let peer = Some(Peer::new(id, lane, now));
         let key = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot as usize] = peer;
@@ -306,7 +337,7 @@ impl Peers {
                 PeerKey((self.slots.len() - 1) as u32)
             }
         };
-        self.by_id.insert(id, key);
+        self.by_id.insert((id, lane), key);
         key
     }
 
@@ -369,13 +400,18 @@ impl Peers {
         true
     }
 
-    /// Forgets a peer with all that belongs to it.
+    /// Forgets a lane of a peer with all that belongs to it. Addresses that the peer says it has go to another lane of
+    /// it; a VIP does not, since the others were not asked under it.
     pub(super) fn remove(&mut self, key: PeerKey, now: Instant) -> Option<Peer> {
         let peer = self.slots.get_mut(key.0 as usize)?.take()?;
         self.free.push(key.0);
-        self.by_id.remove(&peer.id);
+        self.by_id.remove(&(peer.id, peer.lane));
+        let heir = self.by_id(peer.id, now);
         for address in &peer.owned {
             self.owners.remove(address);
+            if let Some(heir) = heir.filter(|_| peer.asserted.contains(address)) {
+                self.own(heir, *address);
+            }
         }
         for session in &peer.sessions {
             self.erase_index(session.local, now);
