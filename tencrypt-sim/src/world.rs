@@ -169,11 +169,11 @@ impl World {
 
     /// The same with any source address.
     pub fn send_from(&mut self, from: PodId, source: IpAddr, to: IpAddr, payload: usize) -> u64 {
-        self.send_flow(from, (source, 40_000), to, payload)
+        self.send_flow(from, (source, 40_000), (to, 7), payload)
     }
 
-    /// The same from any source port: the kernel sends each flow through one lane.
-    pub fn send_flow(&mut self, from: PodId, source: Endpoint, to: IpAddr, payload: usize) -> u64 {
+    /// The same between any two ports: the kernel sends each flow through one lane.
+    pub fn send_flow(&mut self, from: PodId, source: Endpoint, to: Endpoint, payload: usize) -> u64 {
         self.numbered += 1;
         let number = self.numbered;
         let mut content = number.to_be_bytes().to_vec();
@@ -181,10 +181,10 @@ impl World {
         while content.len() < payload {
             content.push(self.random.bits() as u8);
         }
-        let mut packet = udp(source, (to, 7), &content);
-        let reached = self.network.vips.get(&to).copied().unwrap_or(to);
+        let mut packet = udp(source, to, &content);
+        let reached = self.network.vips.get(&to.0).copied().unwrap_or(to.0);
         let home = self.homes.get(&reached).copied();
-        self.model.send(number, from, home, to, packet.clone());
+        self.model.send(number, from, home, to.0, packet.clone());
         self.outbound(from, &mut packet);
         number
     }
@@ -361,7 +361,7 @@ impl World {
         let _ = self.pods[id.0].tunnels[lane].handle_datagrams(&meta, bytes, now, &mut delivered);
         let own = self.pods[id.0].options.addresses.clone();
         for packet in delivered.0 {
-            self.model.deliver(id, &own, &packet);
+            self.model.deliver(id, &own, &self.network.vips, &packet);
         }
         self.drain((id, lane));
         // The contract: what is due is done before the next input, so that a CONF counts before the DATA behind it.

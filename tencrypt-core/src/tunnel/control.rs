@@ -62,8 +62,10 @@ impl Tunnel {
 
     /// Starts to replace the session that is sent on, unless that is under way.
     pub(super) fn rekey(&mut self, key: PeerKey, now: Instant) {
-        let Some(to) = self.peers.find(key).and_then(super::peer::Peer::any_endpoint) else { return };
-        let to = SocketAddr::new(to.ip(), self.config.port);
+        let Some(address) = self.peers.find(key).and_then(|peer| self.peers.where_to_ask(peer)) else {
+            return;
+        };
+        let to = SocketAddr::new(address, self.config.port);
         self.ask(to.ip(), to, Purpose::Rekey, true, now);
     }
 

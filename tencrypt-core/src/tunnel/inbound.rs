@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Instant};
 
 use super::{
     Inbound, Tunnel,
-    limits::{KEEPALIVE, MAX_QUEUED},
+    limits::{KEEPALIVE, MAX_QUEUED, MEMBER_BELIEVED},
     outbound::is_unicast,
     peer::{IndexUse, PeerKey},
     recent::Way,
@@ -171,8 +171,15 @@ impl Tunnel {
         now: Instant,
     ) -> Result<(), DropReason> {
         let (source, destination) = (inner.source(), inner.destination());
-        let (owner, until) = self.owner(source, now);
-        let theirs = owner.is_some_and(|owner| self.peers.are_one_pod(owner, key));
+        let (owner, mut until) = self.owner(source, now);
+        let mut theirs = owner.is_some_and(|owner| self.peers.are_one_pod(owner, key));
+        let fact = self.view().owner(source, now);
+        let is_told = fact.is_some_and(|(prefix, ..)| prefix.prefix_len() == prefix.max_prefix_len());
+        if !theirs && !is_told && self.peers.is_known_behind(source, key) {
+            // Behind a VIP that another lane has asked.
+            theirs = true;
+            until = Some(now + MEMBER_BELIEVED);
+        }
         if !is_unicast(source) || !self.view().is_protected(source) || !theirs {
             return Err(DropReason::InnerSource);
         }

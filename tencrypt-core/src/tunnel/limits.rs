@@ -69,6 +69,8 @@ pub(super) const SIMULTANEOUS: Duration = Duration::from_secs(10);
 /// That a VIP leads back to this pod is asked again after this long: as long as an unanswered destination is left alone
 /// at most.
 pub(super) const OWN_VIP_BELIEVED: Duration = Duration::from_secs(60);
+/// What another lane has found out is looked up again after this long: it may have forgotten it.
+pub(super) const MEMBER_BELIEVED: Duration = Duration::from_secs(1);
 /// VIPs one peer may have asked this pod under.
 pub(super) const MAX_SERVED: usize = 64;
 /// Addresses that belong to one peer: its own and the VIPs it answered for.

@@ -23,8 +23,8 @@ mod outbound;
 mod packet;
 mod peer;
 mod recent;
+mod shared;
 mod timer;
-mod translations;
 mod transmit;
 
 use std::{
@@ -43,8 +43,8 @@ use self::{
     outbound::is_unicast,
     peer::Peers,
     recent::Recent,
+    shared::{Members, Translations},
     timer::{Timer, Timers},
-    translations::Translations,
     transmit::Queue,
 };
 pub use self::{
@@ -177,7 +177,7 @@ impl Tunnel {
             addresses: identity.addresses().to_vec(),
             delta: Delta::new(hash_key),
             nat: Translations::new(rng.u64()),
-            peers: Peers::new(hash_key),
+            peers: Peers::new(hash_key, Members::default(), lane.0),
             asks: Asks::default(),
             half_open: HalfOpens::default(),
             queue: VecDeque::new(),
@@ -200,7 +200,7 @@ impl Tunnel {
     }
 
     /// Another lane of the same pod: with the same identity, keys and base of facts, and without sessions. Lanes share
-    /// nothing but the table of translated flows. What is applied or set afterwards is applied or set to each of them.
+    /// nothing but the table of translated flows and who stands behind which address. What is applied or set afterwards is applied or set to each of them.
     ///
     /// Lane `n` sends and receives at the tenant's port plus `n`. INIT always comes to the tenant's port, so to lane 0,
     /// which hands it to the lane that [`init_lane`](crate::record::init_lane) says; what
@@ -212,6 +212,7 @@ impl Tunnel {
             Self::new(config, lane, keys, self.identity.for_another_lane(), directory, seed, now);
         sibling.addresses.clone_from(&self.addresses);
         sibling.nat = self.nat.clone();
+        sibling.peers = Peers::new(sibling.rng.u64(), self.peers.members(), lane.0);
         sibling
     }
 
@@ -332,7 +333,7 @@ impl Tunnel {
         self.recent.forget();
         self.identity = identity;
         let hash_key = self.rng.u64();
-        self.peers = Peers::new(hash_key);
+        self.peers = self.peers.renewed(hash_key);
         self.asks = Asks::default();
         self.half_open = HalfOpens::default();
         self.timers = Timers::default();

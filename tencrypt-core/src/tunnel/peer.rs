@@ -10,6 +10,7 @@ use super::limits::{
     MAX_OWNED, MAX_SERVED, MAX_SESSIONS, MAX_TOMBSTONES, REJECT_AFTER, REKEY_AFTER_RESPONDER, SIMULTANEOUS,
     TOMBSTONE,
 };
+use super::shared::Members;
 use crate::{
     crypto::CipherSuite,
     directory::PeerId,
@@ -241,10 +242,13 @@ pub(super) struct Peers {
     indices: HashMap<SessionIndex, IndexUse, KeyedState>,
     owners: HashMap<IpAddr, PeerKey, KeyedState>,
     tombstones: VecDeque<(Instant, SessionIndex)>,
+    /// What all lanes of this pod know, and which one this is.
+    members: Members,
+    lane: u8,
 }
 
 impl Peers {
-    pub(super) fn new(hash_key: u64) -> Self {
+    pub(super) fn new(hash_key: u64, members: Members, lane: u8) -> Self {
         let state = KeyedState { key: hash_key };
         Self {
             slots: Vec::new(),
@@ -253,7 +257,25 @@ impl Peers {
             indices: HashMap::with_hasher(state),
             owners: HashMap::with_hasher(state),
             tombstones: VecDeque::new(),
+            members,
+            lane,
         }
+    }
+
+    /// None, instead of these.
+    pub(super) fn renewed(&self, hash_key: u64) -> Self {
+        self.members.forget(self.lane);
+        Self::new(hash_key, self.members(), self.lane)
+    }
+
+    /// What all lanes of this pod know.
+    pub(super) fn members(&self) -> Members {
+        self.members.clone()
+    }
+
+    /// Whether another lane has found this member behind `address`.
+    pub(super) fn is_known_behind(&self, address: IpAddr, key: PeerKey) -> bool {
+        self.find(key).is_some_and(|peer| self.members.is_behind(address, peer.id))
     }
 
     pub(super) fn find(&self, key: PeerKey) -> Option<&Peer> {
@@ -288,6 +310,18 @@ impl Peers {
                 && self.are_one_pod(owner, key)
                 && self.find(owner).is_some_and(|owner| owner.sending(now).is_some())
         })
+    }
+
+    /// The address at which to ask for `peer`: where its records go, or else what it owns besides. Not an address that
+    /// somebody else has answered at since: that would say nothing of what is still sent to this peer.
+    pub(super) fn where_to_ask(&self, peer: &Peer) -> Option<IpAddr> {
+        let endpoints = [peer.endpoint_v4, peer.endpoint_v6].into_iter().flatten().map(|to| to.ip());
+        let is_theirs = |address: &IpAddr| {
+            let owner = self.owner(*address).and_then(|owner| self.find(owner));
+            owner.is_none_or(|owner| owner.id == peer.id)
+        };
+        let mut theirs = endpoints.filter(is_theirs).chain(peer.owned.iter().copied());
+        theirs.next().or_else(|| Some(peer.any_endpoint()?.ip()))
     }
 
     /// What lanes of the same member behind lane `last` own.
@@ -393,9 +427,13 @@ impl Peers {
             return false;
         }
         peer.owned.push(address);
+        let id = peer.id;
         if let Some(before) = before.and_then(|before| self.find_mut(before)) {
             before.owned.retain(|owned| *owned != address);
+            let before = before.id;
+            self.members.lost(address, before, self.lane);
         }
+        self.members.found(address, id, self.lane);
         self.owners.insert(address, key);
         true
     }
@@ -409,6 +447,7 @@ impl Peers {
         let heir = self.by_id(peer.id, now);
         for address in &peer.owned {
             self.owners.remove(address);
+            self.members.lost(*address, peer.id, self.lane);
             if let Some(heir) = heir.filter(|_| peer.asserted.contains(address)) {
                 self.own(heir, *address);
             }
