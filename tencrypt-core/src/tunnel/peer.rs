@@ -179,6 +179,11 @@ impl Peer {
         self.endpoint_v4.or(self.endpoint_v6)
     }
 
+    /// Whether there was a handshake over the family of `address`.
+    fn was_reached_over(&self, address: IpAddr) -> bool {
+        if address.is_ipv4() { self.endpoint_v4.is_some() } else { self.endpoint_v6.is_some() }
+    }
+
     pub(super) fn set_endpoint(&mut self, endpoint: SocketAddr) {
         match endpoint {
             SocketAddr::V4(_) => self.endpoint_v4 = Some(endpoint),
@@ -312,23 +317,21 @@ impl Peers {
         })
     }
 
-    /// The address at which to ask for `peer`: where its records go, or else what it owns besides. Not an address that
-    /// somebody else has answered at since: that would say nothing of what is still sent to this peer.
+    /// The address at which to ask for `peer`: one that it still owns, where its records go if possible. At another one
+    /// somebody else has answered since: that would say nothing of what is still sent to this peer.
     pub(super) fn where_to_ask(&self, peer: &Peer) -> Option<IpAddr> {
         let endpoints = [peer.endpoint_v4, peer.endpoint_v6].into_iter().flatten().map(|to| to.ip());
-        let is_theirs = |address: &IpAddr| {
-            let owner = self.owner(*address).and_then(|owner| self.find(owner));
-            owner.is_none_or(|owner| owner.id == peer.id)
-        };
-        let mut theirs = endpoints.filter(is_theirs).chain(peer.owned.iter().copied());
-        theirs.next().or_else(|| Some(peer.any_endpoint()?.ip()))
+        let mut owned = endpoints.filter(|to| peer.owned.contains(to)).chain(peer.owned.iter().copied());
+        owned.next().or_else(|| Some(peer.any_endpoint()?.ip()))
     }
 
-    /// What lanes of the same member behind lane `last` own.
+    /// What lanes of the same member behind lane `last` own, of the families that it was reached over at `key` too:
+    /// there both sides know each other's addresses.
     pub(super) fn held_by_later_lanes(&self, key: PeerKey, last: u8) -> Vec<IpAddr> {
         let Some(peer) = self.find(key) else { return Vec::new() };
         let others = self.lanes(peer.id).filter(|other| *other != key).filter_map(|other| self.find(other));
-        others.filter(|other| other.lane > last).flat_map(|other| other.owned.iter().copied()).collect()
+        let later = others.filter(|other| other.lane > last).flat_map(|other| other.owned.iter().copied());
+        later.filter(|address| peer.was_reached_over(*address)).collect()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Peer> {
@@ -439,15 +442,17 @@ impl Peers {
     }
 
     /// Forgets a lane of a peer with all that belongs to it. Addresses that the peer says it has go to another lane of
-    /// it; a VIP does not, since the others were not asked under it.
+    /// it that was reached over their family; a VIP does not, since the others were not asked under it.
     pub(super) fn remove(&mut self, key: PeerKey, now: Instant) -> Option<Peer> {
         let peer = self.slots.get_mut(key.0 as usize)?.take()?;
         self.free.push(key.0);
         self.by_id.remove(&(peer.id, peer.lane));
-        let heir = self.by_id(peer.id, now);
         for address in &peer.owned {
             self.owners.remove(address);
             self.members.lost(*address, peer.id, self.lane);
+            let reached =
+                |heir: &PeerKey| self.find(*heir).is_some_and(|heir| heir.was_reached_over(*address));
+            let heir = self.lanes(peer.id).find(reached);
             if let Some(heir) = heir.filter(|_| peer.asserted.contains(address)) {
                 self.own(heir, *address);
             }
