@@ -245,6 +245,11 @@ impl Tunnel {
         self.stats.drop_many(DropReason::SinkFull, packets.into());
     }
 
+    /// Datagrams for another lane that could not be handed to it: counted as [`DropReason::RateLimited`].
+    pub fn not_handed_over(&mut self, datagrams: u16) {
+        self.stats.drop_many(DropReason::RateLimited, datagrams.into());
+    }
+
     /// Takes what the network said of a destination.
     pub fn handle_path_event(&mut self, event: PathEvent, now: Instant) {
         self.now = now;
@@ -404,6 +409,12 @@ impl Tunnel {
     #[must_use]
     pub fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// Which lane of its pod this is.
+    #[must_use]
+    pub fn lane(&self) -> LaneId {
+        self.lane
     }
 
     /// This side's identity.
