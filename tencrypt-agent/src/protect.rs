@@ -436,3 +436,18 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_that_the_kernel_refuses_to_steer_are_not_permitted_and_the_way_out_is_named() {
+        let source = io::Error::from_raw_os_error(1);
+        let failure = Failure::from(CaptureError::SteeringRefused { source });
+        assert_eq!(failure.exit, Exit::NotPermitted);
+        let line = failure.to_string();
+        assert!(line.contains("more than one lane") && line.contains("`lanes = 1`"), "{line}");
+        assert!(line.contains("Operation not permitted") && !line.contains('\n'), "{line}");
+    }
+}

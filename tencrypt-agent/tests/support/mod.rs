@@ -163,8 +163,16 @@ impl Cluster {
 
     /// [`Cluster::probe`] for these addresses of the tenant as well, such as a service's.
     pub(crate) fn probe_also(&self, addresses: impl IntoIterator<Item = IpAddr>) -> Probe {
-        let watch = Watch::new([&self.a, &self.b], CANARY.as_bytes());
-        let watch = addresses.into_iter().fold(watch, Watch::address);
+        self.probe_with(addresses.into_iter().fold(self.watch(), Watch::address))
+    }
+
+    /// What the leak probe looks for.
+    pub(crate) fn watch(&self) -> Watch {
+        Watch::new([&self.a, &self.b], CANARY.as_bytes())
+    }
+
+    /// [`Cluster::probe`] for what `watch` says.
+    pub(crate) fn probe_with(&self, watch: Watch) -> Probe {
         let start = |node: &Node| Sniffer::start(node.netns(), watch.clone()).unwrap();
         Probe { sniffers: self.nodes.iter().map(start).collect() }
     }
@@ -274,6 +282,7 @@ impl Probe {
             sum.leaks += report.leaks;
             sum.lost += report.lost;
             sum.leaked.extend(report.leaked);
+            sum.kept.extend(report.kept);
         }
         sum
     }
