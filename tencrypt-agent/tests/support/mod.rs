@@ -130,10 +130,16 @@ impl Cluster {
         // `TENCRYPT_TEST_OFFLOAD=none` runs the whole suite without offload.
         let offload = std::env::var("TENCRYPT_TEST_OFFLOAD")
             .map_or(String::new(), |offload| format!("offload = \"{offload}\"\n"));
-        let extra = &extra.replace("[network]\n", &format!("[network]\n{offload}"));
+        // `TENCRYPT_TEST_LANES=2` runs it with two lanes.
+        let lanes = match lanes() {
+            1 => String::new(),
+            _ if extra.contains("lanes = ") => String::new(),
+            lanes => format!("lanes = {lanes}\n"),
+        };
+        let extra = &extra.replace("[network]\n", &format!("[network]\n{offload}{lanes}"));
         let defaults = [
             ("[tenant]", format!("project = \"shop\"\nkey_file = \"{}\"\n", self.key_file.display())),
-            ("[network]", format!("protected = {PROTECTED}\n{offload}")),
+            ("[network]", format!("protected = {PROTECTED}\n{offload}{lanes}")),
             ("[dns]", "capture = false\n".to_owned()),
         ];
         let own = |section: &str| extra.lines().any(|line| line.trim() == section);
@@ -168,7 +174,7 @@ impl Cluster {
 
     /// What the leak probe looks for.
     pub(crate) fn watch(&self) -> Watch {
-        Watch::new([&self.a, &self.b], CANARY.as_bytes())
+        Watch::new([&self.a, &self.b], CANARY.as_bytes()).lanes(lanes())
     }
 
     /// [`Cluster::probe`] for what `watch` says.
@@ -298,6 +304,11 @@ impl Probe {
         assert!(report.is_clean(), "{report}");
         assert!(report.tunnel > 0, "nothing of the tenant was on the wire: {report}");
     }
+}
+
+/// Lanes of every pod whose test says nothing else.
+pub(crate) fn lanes() -> u8 {
+    std::env::var("TENCRYPT_TEST_LANES").ok().and_then(|lanes| lanes.parse().ok()).unwrap_or(1)
 }
 
 fn near_node() -> Node {
