@@ -26,6 +26,7 @@ pub mod protect;
 pub mod resolver;
 pub mod rundir;
 pub mod sys;
+mod threads;
 pub mod up;
 mod watcher;
 

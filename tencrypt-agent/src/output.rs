@@ -78,7 +78,7 @@ pub fn peers(peers: &[PeerReport], as_json: bool) -> String {
         return "no peers\n".to_owned();
     }
     let mut rows = vec![
-        ["PEER", "ADDRESS", "ENDPOINT", "SUITE", "EPOCH", "HANDSHAKE", "RECEIVED", "SENT"]
+        ["PEER", "ADDRESS", "ENDPOINT", "SUITE", "EPOCH", "LANES", "HANDSHAKE", "RECEIVED", "SENT"]
             .map(ToOwned::to_owned),
     ];
     for peer in peers {
@@ -89,6 +89,7 @@ pub fn peers(peers: &[PeerReport], as_json: bool) -> String {
             peer.endpoint.to_string(),
             peer.suite.clone(),
             peer.epoch.to_string(),
+            peer.lanes.to_string(),
             peer.last_handshake_s.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds} s ago")),
             bytes(peer.rx_bytes),
             bytes(peer.tx_bytes),
@@ -170,6 +171,7 @@ mod tests {
             last_handshake_s: Some(12),
             rx_bytes: 1536,
             tx_bytes: 900,
+            lanes: 2,
         }
     }
 

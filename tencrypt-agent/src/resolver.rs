@@ -21,7 +21,7 @@ use crate::{
     config::Config,
     failure::{Exit, Failure},
     knowledge::Knowledge,
-    lane::{Command, LaneHandle},
+    lane::{Command, Lanes},
 };
 
 /// Longest resolv.conf that is read, in bytes. glibc reads lines of any length; real files have a few hundred bytes.
@@ -179,11 +179,11 @@ impl UpstreamSockets for MarkedSockets {
     }
 }
 
-/// Brings facts into the lane, and remembers them for the next base.
+/// Brings facts into the lanes, and remembers them for the next base.
 #[derive(Debug, Clone)]
 pub struct LaneSink {
-    /// The lane.
-    pub lane: LaneHandle,
+    /// The lanes.
+    pub lanes: Lanes,
     /// All that is known.
     pub knowledge: Arc<Mutex<Knowledge>>,
 }
@@ -194,8 +194,10 @@ impl FactSink for LaneSink {
             return;
         }
         self.knowledge.lock().unwrap_or_else(PoisonError::into_inner).learn(&facts);
-        let changes = facts.into_iter().map(FactChange::Learn).collect();
-        if let Err(error) = self.lane.ask(|done| Command::Facts { changes, done }).await {
+        let changes: Vec<FactChange> = facts.into_iter().map(FactChange::Learn).collect();
+        // The answer waits for all: its flow may take any of them.
+        if let Err(error) = self.lanes.ask_all(|done| Command::Facts { changes: changes.clone(), done }).await
+        {
             // Without its facts the answer leads to an unknown destination: asked, never bypassed.
             tracing::warn!(%error, "facts of a DNS answer did not reach the data path");
         }

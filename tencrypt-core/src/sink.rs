@@ -105,4 +105,7 @@ pub struct Transmit {
     pub len: usize,
     /// The two ECN bits of the outer header.
     pub ecn: u8,
+    /// It has to leave from the tenant's port, whichever lane made it: an answer to INIT, which came to that port.
+    /// Address translation on the way would not know it from another.
+    pub from_tenant_port: bool,
 }

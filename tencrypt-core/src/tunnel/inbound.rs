@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Instant};
 
 use super::{
     Inbound, Tunnel,
-    limits::{KEEPALIVE, MAX_QUEUED},
+    limits::{KEEPALIVE, MAX_QUEUED, MEMBER_BELIEVED},
     outbound::is_unicast,
     peer::{IndexUse, PeerKey},
     recent::Way,
@@ -147,9 +147,9 @@ impl Tunnel {
         let (source, destination, inner_ecn) = (inner.source(), inner.destination(), inner.ecn());
         let vnet =
             if partial { unfinished(&inner).ok_or(DropReason::InnerMalformed)? } else { VnetHdr::default() };
+        let known = self.recent.peer(Way::In, source, destination, now).filter(|_| self.nat.is_empty());
         let layout = inner.layout();
-        let known = self.nat.is_empty() && self.recent.peer(Way::In, source, destination, now) == Some(key);
-        if !known {
+        if !known.is_some_and(|known| self.peers.are_one_pod(known, key)) {
             self.admit(key, bytes, partial, now)?;
         }
         // RFC 6040 section 4.2: a congestion mark on the outer header moves inside, or kills what cannot carry it.
@@ -174,12 +174,20 @@ impl Tunnel {
     ) -> Result<(), DropReason> {
         let inner = &mut IpPacket::parse(bytes).map_err(|_| DropReason::InnerMalformed)?;
         let (source, destination) = (inner.source(), inner.destination());
-        let (owner, until) = self.owner(source, now);
-        if !is_unicast(source) || !self.view().is_protected(source) || owner != Some(key) {
+        let (owner, mut until) = self.owner(source, now);
+        let mut theirs = owner.is_some_and(|owner| self.peers.are_one_pod(owner, key));
+        let fact = self.view().owner(source, now);
+        let is_told = fact.is_some_and(|(prefix, ..)| prefix.prefix_len() == prefix.max_prefix_len());
+        if !theirs && !is_told && self.peers.is_known_behind(source, key) {
+            // Behind a VIP that another lane has asked.
+            theirs = true;
+            until = Some(now + MEMBER_BELIEVED);
+        }
+        if !is_unicast(source) || !self.view().is_protected(source) || !theirs {
             return Err(DropReason::InnerSource);
         }
         if self.addresses.contains(&destination) {
-            self.nat.note_direct(inner, now);
+            self.nat.lock().note_direct(inner, now);
             if self.nat.is_empty() {
                 self.recent.note(Way::In, source, destination, key, until);
             }
@@ -188,12 +196,12 @@ impl Tunnel {
             let own = self.addresses.iter().copied().find(|own| own.is_ipv4() == destination.is_ipv4());
             match own {
                 Some(own) if served => {
-                    self.nat.serve(inner, partial, own, now).map_err(NatError::drop_reason)?
+                    self.nat.lock().serve(inner, partial, own, now).map_err(NatError::drop_reason)?
                 }
                 _ => return Err(DropReason::InnerDestination),
             }
         }
-        match self.nat.unbalance(inner, partial, now) {
+        match self.nat.lock().unbalance(inner, partial, now) {
             NatOutcome::Refused => Err(DropReason::Policy),
             NatOutcome::Rewritten | NatOutcome::Untouched => Ok(()),
         }
@@ -210,8 +218,13 @@ impl Tunnel {
 
     /// Gives `address` to the peer, which has proven that it is there.
     pub(super) fn make_owner(&mut self, key: PeerKey, address: IpAddr) {
+        let before = self.peers.owner(address);
         if is_unicast(address) && self.view().is_protected(address) && self.peers.own(key, address) {
             self.recent.forget();
+            if before.is_some_and(|before| self.peers.are_one_pod(before, key)) {
+                // From one lane to another: nobody else is concerned.
+                return;
+            }
             self.delta.stick(address);
             self.asks.answered(address);
             self.announced.remove(&address);

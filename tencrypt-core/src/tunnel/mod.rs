@@ -23,6 +23,7 @@ mod outbound;
 mod packet;
 mod peer;
 mod recent;
+mod shared;
 mod timer;
 mod transmit;
 
@@ -42,6 +43,7 @@ use self::{
     outbound::is_unicast,
     peer::Peers,
     recent::Recent,
+    shared::{Members, Translations},
     timer::{Timer, Timers},
     transmit::Queue,
 };
@@ -54,7 +56,7 @@ use crate::{
     crypto::{Identity, KeyRing, Rng, Seed},
     directory::{Delta, Directory, FactChange, Finding, PeerId, Standing},
     event::{Event, PathEvent, PeerInfo},
-    nat::Nat,
+    record::SessionIndex,
     sink::{DatagramSink, PacketSink, RecvMeta, Transmit},
     stats::{DropReason, Stats},
 };
@@ -66,6 +68,18 @@ pub struct LaneId(u8);
 impl LaneId {
     /// The first lane, which uses the tenant's port.
     pub const ZERO: Self = Self(0);
+
+    /// The lane of this number; `None` for 16 and more. It uses the tenant's port plus its number.
+    #[must_use]
+    pub const fn new(number: u8) -> Option<Self> {
+        if number < SessionIndex::LANES { Some(Self(number)) } else { None }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self.0
+    }
 }
 
 /// What became of a packet from the device.
@@ -125,7 +139,7 @@ pub struct Tunnel {
     directory: Arc<Directory>,
     delta: Delta,
     rng: Rng,
-    nat: Nat,
+    nat: Translations,
     peers: Peers,
     asks: Asks,
     half_open: HalfOpens,
@@ -162,8 +176,8 @@ impl Tunnel {
         Self {
             addresses: identity.addresses().to_vec(),
             delta: Delta::new(hash_key),
-            nat: Nat::new(rng.u64()),
-            peers: Peers::new(hash_key),
+            nat: Translations::new(rng.u64()),
+            peers: Peers::new(hash_key, Members::default(), lane.0),
             asks: Asks::default(),
             half_open: HalfOpens::default(),
             queue: VecDeque::new(),
@@ -183,6 +197,23 @@ impl Tunnel {
             rng,
             now,
         }
+    }
+
+    /// Another lane of the same pod: with the same identity, keys and base of facts, and without sessions. Lanes share
+    /// nothing but the table of translated flows and who stands behind which address. What is applied or set afterwards is applied or set to each of them.
+    ///
+    /// Lane `n` sends and receives at the tenant's port plus `n`. INIT always comes to the tenant's port, so to lane 0,
+    /// which hands it to the lane that [`init_lane`](crate::record::init_lane) says; what
+    /// [`from_tenant_port`](Transmit::from_tenant_port) says leaves from there.
+    #[must_use]
+    pub fn sibling(&self, lane: LaneId, seed: Seed, now: Instant) -> Self {
+        let (config, keys, directory) = (self.config.clone(), self.keys.clone(), self.directory.clone());
+        let mut sibling =
+            Self::new(config, lane, keys, self.identity.for_another_lane(), directory, seed, now);
+        sibling.addresses.clone_from(&self.addresses);
+        sibling.nat = self.nat.clone();
+        sibling.peers = Peers::new(sibling.rng.u64(), self.peers.members(), lane.0);
+        sibling
     }
 
     /// Takes a packet from the device. For [`Outbound::Sent`] its records are in `sink`.
@@ -214,6 +245,11 @@ impl Tunnel {
         self.stats.drop_many(DropReason::SinkFull, packets.into());
     }
 
+    /// Datagrams for another lane that could not be handed to it: counted as [`DropReason::RateLimited`].
+    pub fn not_handed_over(&mut self, datagrams: u16) {
+        self.stats.drop_many(DropReason::RateLimited, datagrams.into());
+    }
+
     /// Takes what the network said of a destination.
     pub fn handle_path_event(&mut self, event: PathEvent, now: Instant) {
         self.now = now;
@@ -237,11 +273,12 @@ impl Tunnel {
                 Some(Timer::Ask(destination)) => self.ask_due(destination, now),
                 Some(Timer::Peer(key)) => self.peer_due(key, now),
                 Some(Timer::HalfOpen) => self.half_open_due(now),
-                Some(Timer::Nat) => self.nat.handle_timeout(now),
+                Some(Timer::Nat) => self.nat.lock().handle_timeout(now),
                 None => break,
             }
         }
-        if let Some(at) = self.nat.poll_timeout() {
+        let at = self.nat.lock().poll_timeout();
+        if let Some(at) = at {
             self.timers.arm(Timer::Nat, at);
         }
     }
@@ -294,13 +331,14 @@ impl Tunnel {
         self.rng.reseed(seed);
     }
 
-    /// Drops every session and takes a new identity, so that nothing sealed before can be sealed again.
+    /// Drops every session and takes a new identity, so that nothing sealed before can be sealed again. Lanes of one pod
+    /// are given the same one: [`Identity::for_another_lane`].
     pub fn forget_sessions(&mut self, identity: Identity, now: Instant) {
         self.now = now;
         self.recent.forget();
         self.identity = identity;
         let hash_key = self.rng.u64();
-        self.peers = Peers::new(hash_key);
+        self.peers = self.peers.renewed(hash_key);
         self.asks = Asks::default();
         self.half_open = HalfOpens::default();
         self.timers = Timers::default();
@@ -355,6 +393,7 @@ impl Tunnel {
             let session = peer.sending(now)?;
             Some(PeerInfo {
                 peer: peer.id,
+                lane: peer.lane,
                 endpoint: peer.any_endpoint()?,
                 addresses: peer.owned.clone().into(),
                 suite: session.suite,
@@ -370,6 +409,12 @@ impl Tunnel {
     #[must_use]
     pub fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// Which lane of its pod this is.
+    #[must_use]
+    pub fn lane(&self) -> LaneId {
+        self.lane
     }
 
     /// This side's identity.
