@@ -196,6 +196,7 @@ impl DataPath {
             }
             self.take_handed();
         }
+        self.take_news();
         self.tend();
         if v4.error || v6.error {
             self.transport.drain_path_errors();
@@ -269,9 +270,13 @@ impl DataPath {
                 _ => break,
             };
             moved += VnetHdr::LEN + len;
+            // Whatever lanes have done that this packet answers, they said before.
+            self.take_news();
             let Some(bytes) = buffer.get_mut(VnetHdr::LEN..VnetHdr::LEN + len) else { continue };
             let mut packet = TunPacket::new(vnet, bytes);
-            match self.tunnel.handle_outbound(&mut packet, now, &mut self.transport) {
+            let outcome = self.tunnel.handle_outbound(&mut packet, now, &mut self.transport);
+            tell(&mut self.tunnel, &self.lanes, self.lane);
+            match outcome {
                 Outbound::Sent { .. } | Outbound::Dropped(_) => {}
                 Outbound::Hairpin => {
                     if !write_back(&self.device, &packet) {
@@ -306,14 +311,17 @@ impl DataPath {
             };
             moved += len.max(1);
             let now = Instant::now();
+            self.take_news();
             let Some(train) = buffer.get_mut(..len) else { continue };
             if self.hands_over(&meta, train) {
                 continue;
             }
-            let mut sink = DeviceSink::new(&self.device, self.offload.joins(&self.device));
+            let mut sink =
+                DeviceSink::new(&self.device, self.offload.joins(&self.device), &self.lanes, self.lane);
             let inbound = self.tunnel.handle_datagrams(&meta, train, now, &mut sink);
             let lost = sink.finish();
-            self.tunnel.undelivered(lost);
+            self.tunnel.undelivered(lost.packets);
+            self.tunnel.not_told(lost.news);
             if inbound.control > 0 {
                 // A CONF counts before the DATA right behind it.
                 if self.tunnel.poll_timeout().is_some_and(|due| due <= now) {
@@ -345,6 +353,16 @@ impl DataPath {
         true
     }
 
+    /// Takes in what other lanes have told.
+    fn take_news(&mut self) {
+        if self.lanes.count() == 1 {
+            return;
+        }
+        while let Some(news) = self.inbox.next_news() {
+            self.tunnel.take_news(&news, Instant::now());
+        }
+    }
+
     /// Takes what other lanes hand over.
     fn take_handed(&mut self) {
         let mut all = Vec::new();
@@ -354,11 +372,17 @@ impl DataPath {
                 Handed::Init { from, stride, mut bytes } => {
                     let now = Instant::now();
                     let meta = RecvMeta { from, stride, ecn: 0 };
-                    let mut sink = DeviceSink::new(&self.device, self.offload.joins(&self.device));
+                    let mut sink = DeviceSink::new(
+                        &self.device,
+                        self.offload.joins(&self.device),
+                        &self.lanes,
+                        self.lane,
+                    );
                     // Its outcome is in the counters: a handshake message brings no packet.
                     let _ = self.tunnel.handle_datagrams(&meta, &mut bytes, now, &mut sink);
                     let lost = sink.finish();
-                    self.tunnel.undelivered(lost);
+                    self.tunnel.undelivered(lost.packets);
+                    self.tunnel.not_told(lost.news);
                 }
                 Handed::Answer { to, bytes } => self.transport.send(to, &bytes, 0),
             }
@@ -376,6 +400,7 @@ impl DataPath {
 
     /// Sends what the tunnel has to send, and passes its events on.
     fn drain(&mut self, now: Instant) {
+        tell(&mut self.tunnel, &self.lanes, self.lane);
         while self.tunnel.next_transmit_len() > 0 {
             let Some(transmit) = self.tunnel.poll_transmit(&mut self.control, now) else { break };
             if let Some(bytes) = self.control.get(..transmit.len) {
@@ -511,6 +536,17 @@ impl DataPath {
         };
         let because = explanation.to_string().lines().skip(1).map(|line| line.trim().to_owned()).collect();
         ExplainReport { source, destination, verdict, peer, because }
+    }
+}
+
+/// Brings a lane's news to the others.
+fn tell(tunnel: &mut Tunnel, lanes: &Lanes, lane: LaneId) {
+    if lanes.count() == 1 {
+        return;
+    }
+    while let Some(news) = tunnel.poll_news() {
+        let lost = lanes.tell_others(lane, news);
+        tunnel.not_told(lost);
     }
 }
 

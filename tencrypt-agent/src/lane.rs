@@ -15,7 +15,10 @@ use std::{
     time::Duration,
 };
 
-use tencrypt_core::directory::{Directory, FactChange};
+use tencrypt_core::{
+    LaneId, News,
+    directory::{Directory, FactChange},
+};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -31,6 +34,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Handshake messages that wait for a busy lane; more are dropped. As many as a tunnel itself queues.
 const HANDED: usize = 32;
+
+/// News that wait for a busy lane; more are dropped, and told again later.
+const NEWS: usize = 1_024;
 
 /// Pause between attempts to queue a command.
 const RETRY: Duration = Duration::from_millis(1);
@@ -110,6 +116,7 @@ pub enum LaneError {
 pub struct LaneHandle {
     commands: SyncSender<Command>,
     handed: SyncSender<Handed>,
+    news: SyncSender<News>,
     wake: Arc<File>,
 }
 
@@ -118,6 +125,7 @@ pub struct LaneHandle {
 pub struct Inbox {
     commands: Receiver<Command>,
     handed: Receiver<Handed>,
+    news: Receiver<News>,
     wake: Arc<File>,
 }
 
@@ -130,8 +138,9 @@ pub fn channel() -> io::Result<(LaneHandle, Inbox)> {
     let (sender, receiver) = sync_channel(QUEUE);
     // Apart from the commands, so that a flood of handshake messages keeps none of those waiting.
     let (giver, taker) = sync_channel(HANDED);
-    let handle = LaneHandle { commands: sender, handed: giver, wake: wake.clone() };
-    Ok((handle, Inbox { commands: receiver, handed: taker, wake }))
+    let (teller, hearer) = sync_channel(NEWS);
+    let handle = LaneHandle { commands: sender, handed: giver, news: teller, wake: wake.clone() };
+    Ok((handle, Inbox { commands: receiver, handed: taker, news: hearer, wake }))
 }
 
 /// All lanes of a pod, in order.
@@ -161,6 +170,18 @@ impl Lanes {
     #[must_use]
     pub fn first(&self) -> Option<&LaneHandle> {
         self.lane(0)
+    }
+
+    /// Tells every lane but `teller`, without waiting. Returns how many had no room.
+    #[must_use]
+    pub fn tell_others(&self, teller: LaneId, news: News) -> u64 {
+        let others = self.0.iter().enumerate().filter(|(lane, _)| *lane != usize::from(teller.number()));
+        let lost = others.filter(|(_, lane)| {
+            let lost = lane.news.try_send(news).is_err();
+            lane.wake();
+            lost
+        });
+        lost.count() as u64
     }
 
     /// Asks all lanes at once; their answers in order, once all have answered.
@@ -263,6 +284,12 @@ impl Inbox {
         for command in self.commands.try_iter().take(QUEUE) {
             each(command);
         }
+    }
+
+    /// What another lane has told next. Costs no system call.
+    #[must_use]
+    pub fn next_news(&self) -> Option<News> {
+        self.news.try_recv().ok()
     }
 
     /// Hands every waiting handshake message to `each`, at most as many as may wait.

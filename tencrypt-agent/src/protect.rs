@@ -362,7 +362,8 @@ fn tunnels(
     );
     let mut tunnels = vec![first];
     for lane in (1..config.network.lanes.get()).filter_map(LaneId::new) {
-        tunnels.push(tunnels[0].sibling(lane, Seed::from_bytes(*random()?), now));
+        let sibling = tunnels[0].sibling(lane, Seed::from_bytes(*random()?), now);
+        tunnels.push(sibling);
     }
     Ok(tunnels)
 }

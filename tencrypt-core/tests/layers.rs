@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 /// From the bottom up. `docs` of the order: ARCHITECTURE.md.
-const LAYERS: [&str; 15] = [
+const LAYERS: [&str; 16] = [
     "keyed_hash",
     "stats",
     "packet",
@@ -12,6 +12,7 @@ const LAYERS: [&str; 15] = [
     "crypto",
     "session",
     "handshake",
+    "news",
     "sink",
     "nat",
     "config",

@@ -8,7 +8,7 @@ use std::{
 };
 
 use tencrypt_core::{
-    CipherSuite, DEFAULT_PORT, DatagramSink, Event, Identity, KeyRing, LaneId, Outbound, PacketSink,
+    CipherSuite, DEFAULT_PORT, DatagramSink, Event, Identity, KeyRing, LaneId, News, Outbound, PacketSink,
     RecvMeta, Seed, SinkFull, Train, TrainSlot, TunPacket, Tunnel, TunnelConfig, Unknown,
     crypto::write_key_file,
     directory::{Directory, Fact},
@@ -87,6 +87,8 @@ pub struct World {
     numbered: u64,
     /// Datagrams as they left, for tests that tamper or replay.
     captured: Option<Vec<(SocketAddr, SocketAddr, Vec<u8>)>>,
+    /// Lanes are not told of each other.
+    deaf: bool,
 }
 
 impl World {
@@ -103,6 +105,7 @@ impl World {
             model: Model::default(),
             numbered: 0,
             captured: None,
+            deaf: false,
         }
     }
 
@@ -150,6 +153,11 @@ impl World {
     pub fn restart_with(&mut self, id: PodId, lanes: u8) {
         self.pods[id.0].options.lanes = lanes;
         self.restart(id);
+    }
+
+    /// From now on what lanes of a pod tell each other is lost, or no longer.
+    pub fn lose_news(&mut self, lost: bool) {
+        self.deaf = lost;
     }
 
     /// Changes the weather.
@@ -274,7 +282,8 @@ impl World {
         for lane in 1..options.lanes {
             let lane = LaneId::new(lane).expect("a pod has at most 16 lanes");
             let seed = Seed::from_bytes(self.random.bytes());
-            tunnels.push(tunnels[0].sibling(lane, seed, self.now));
+            let sibling = tunnels[0].sibling(lane, seed, self.now);
+            tunnels.push(sibling);
         }
         tunnels
     }
@@ -347,6 +356,7 @@ impl World {
         if outcome == Outbound::Bypass {
             pod.bypassed.push(packet.to_vec());
         }
+        self.tell((id, lane));
         for (to, bytes) in outbox.0 {
             self.transmit((id, lane), to, bytes);
         }
@@ -360,6 +370,7 @@ impl World {
         // The outcome is in the tunnel's counters; the model looks at what came out.
         let _ = self.pods[id.0].tunnels[lane].handle_datagrams(&meta, bytes, now, &mut delivered);
         let own = self.pods[id.0].options.addresses.clone();
+        self.bring((id, lane), &delivered.1);
         for packet in delivered.0 {
             self.model.deliver(id, &own, &self.network.vips, &packet);
         }
@@ -368,9 +379,26 @@ impl World {
         self.tend((id, lane));
     }
 
+    /// Brings a lane's news to the others.
+    fn tell(&mut self, (id, lane): (PodId, usize)) {
+        let news: Vec<News> = std::iter::from_fn(|| self.pods[id.0].tunnels[lane].poll_news()).collect();
+        self.bring((id, lane), &news);
+    }
+
+    fn bring(&mut self, (id, lane): (PodId, usize), news: &[News]) {
+        if self.deaf {
+            return;
+        }
+        let others = self.pods[id.0].tunnels.iter_mut().enumerate().filter(|(other, _)| *other != lane);
+        for (_, other) in others {
+            news.iter().for_each(|news| other.take_news(news, self.now));
+        }
+    }
+
     fn drain(&mut self, (id, lane): (PodId, usize)) {
         let mut buffer = vec![0; 65_535];
         let now = self.now;
+        self.tell((id, lane));
         while let Some(transmit) = self.pods[id.0].tunnels[lane].poll_transmit(&mut buffer, now) {
             let port = if transmit.from_tenant_port { 0 } else { lane };
             self.transmit((id, port), transmit.to, buffer[..transmit.len].to_vec());
@@ -431,11 +459,16 @@ impl TrainSlot for Slot<'_> {
 }
 
 #[derive(Default)]
-struct Inbox(Vec<Vec<u8>>);
+struct Inbox(Vec<Vec<u8>>, Vec<News>);
 
 impl<'b> PacketSink<'b> for Inbox {
     fn packet(&mut self, packet: Opened<'b>) -> Result<(), SinkFull> {
         self.0.push(packet.bytes().to_vec());
+        Ok(())
+    }
+
+    fn news(&mut self, news: News) -> Result<(), News> {
+        self.1.push(news);
         Ok(())
     }
 }

@@ -168,6 +168,95 @@ fn answers_of_a_service_find_their_translation_whichever_lane_they_take() {
     }
 }
 
+/// Both know of the service; `a` chooses the pod behind it.
+fn calling(world: &mut World, lanes: (u8, u8)) -> (PodId, PodId) {
+    let tenant = world.tenant();
+    let mut pod = |own: u8, other: u8, lanes: u8| {
+        let mut options = PodOptions::new(&[v4(own)]);
+        options.lanes = lanes;
+        options.facts = vec![Fact::new(v4(other), Class::Internal, FactSource::Static, None)];
+        if own == 1 {
+            let mut service = Fact::new(VIP, Class::Internal, FactSource::Static, None);
+            service.endpoints = [v4(2)].into();
+            options.facts.push(service);
+        }
+        world.pod(&tenant, options)
+    };
+    (pod(1, 2, lanes.0), pod(2, 1, lanes.1))
+}
+
+/// A flow to the service whose answers come to another lane of `pod` than its questions.
+fn crossing(world: &World, pod: PodId) -> u16 {
+    let crosses = |port: &u16| {
+        let client = (v4(1), *port);
+        world.lane_of(pod, client, (VIP, 7)) != world.lane_of(pod, client, (v4(2), 7))
+    };
+    (41_000..41_100).find(crosses).expect("the hash tells the two apart")
+}
+
+#[test]
+fn a_lane_that_only_meets_answers_translates_them() {
+    for (lanes_a, lanes_b) in pairs() {
+        let mut world = World::new(5, Weather::CLEAR);
+        let (a, b) = calling(&mut world, (lanes_a, lanes_b));
+        for flow in 0..FLOWS {
+            let client = (v4(1), 42_000 + flow);
+            world.send_flow(a, client, (VIP, 7), 64);
+            world.run_for(Duration::from_millis(50));
+            for _ in 0..3 {
+                let answer = world.send_flow(b, (v4(2), 7), client, 64);
+                world.run_for(Duration::from_millis(50));
+                assert_eq!(world.model().source_of(answer), Some(VIP), "{lanes_a}, {lanes_b}: flow {flow}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_flow_in_one_direction_does_not_end_in_the_lane_that_will_see_its_answer() {
+    let mut world = World::new(6, Weather::CLEAR);
+    let (a, b) = two(&mut world, (1, 2));
+    world.vip(VIP, v4(2));
+    let client = (v4(1), crossing(&world, b));
+    // Five times as long as a datagram's flow may be idle.
+    for _ in 0..60 {
+        world.send_flow(a, client, (VIP, 7), 64);
+        world.run_for(Duration::from_secs(10));
+    }
+    let answer = world.send_flow(b, (v4(2), 7), client, 64);
+    world.run_for(Duration::from_secs(2));
+    assert_eq!(world.model().source_of(answer), Some(VIP));
+    assert_eq!(world.model().violations(), []);
+}
+
+#[test]
+fn news_that_were_lost_are_told_again_while_the_flow_lives() {
+    let mut world = World::new(7, Weather::CLEAR);
+    let (a, b) = two(&mut world, (1, 2));
+    world.vip(VIP, v4(2));
+    let client = (v4(1), crossing(&world, b));
+    // Sessions first: what is lost below is news of the flow.
+    talk(&mut world, (a, b));
+    world.run_for(Duration::from_secs(1));
+    world.lose_news(true);
+    let first = world.send_flow(a, client, (VIP, 7), 64);
+    world.run_for(Duration::from_secs(1));
+    assert!(world.model().is_delivered(first));
+    let answer = world.send_flow(b, (v4(2), 7), client, 64);
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.model().source_of(answer), Some(v4(2)), "the loss is not seen");
+    world.lose_news(false);
+    // Half of the time that a datagram's flow may be idle.
+    for _ in 0..7 {
+        world.send_flow(a, client, (VIP, 7), 64);
+        world.run_for(Duration::from_secs(10));
+    }
+    let answer = world.send_flow(b, (v4(2), 7), client, 64);
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.model().source_of(answer), Some(VIP));
+    assert_eq!(world.model().violations(), [], "nothing came out twice or elsewhere");
+}
+
 #[test]
 fn pods_with_any_number_of_lanes_recover_from_bad_weather_and_restarts() {
     for seed in seeds(SEEDS) {

@@ -196,6 +196,7 @@ impl Tunnel {
         for address in self.peers.held_by_later_lanes(key, self.lane.0) {
             self.make_owner(key, address);
         }
+        self.peers.tell_owned(key);
         debug_assert_eq!(self.peers.find(key).map(|peer| peer.id), Some(peer_id));
         for packet in held {
             self.queue_packet(key, packet);
@@ -240,6 +241,7 @@ impl Tunnel {
             self.make_owner(key, from.ip());
         }
         self.send_empty(key, local);
+        self.peers.tell_owned(key);
         // Packets that waited for this very destination, or for any other address of the peer.
         let owned: Vec<IpAddr> = self.peers.find(key).map(|peer| peer.owned.clone()).unwrap_or_default();
         for address in owned {

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     handshake,
     nat::{NatError, NatOutcome},
+    news::{News, Told},
     offload::{Opened, VnetHdr},
     packet::{IpPacket, Transport, combine_ecn},
     record::{self, FLAG_CSUM_PARTIAL, Message, SessionIndex},
@@ -107,6 +108,12 @@ impl Tunnel {
             return Ok(Record::Control);
         }
         let opened = self.accept(key, meta.ecn, plain.bytes, plain.flags, now)?;
+        while let Some(news) = self.nat.poll_news() {
+            if sink.news(News { lane: self.lane.0, told: Told::Flow(news) }).is_err() {
+                self.nat.return_news(news);
+                break;
+            }
+        }
         if let Some(peer) = self.peers.find_mut(key)
             && peer.unacknowledged_since.is_none()
         {
@@ -178,7 +185,7 @@ impl Tunnel {
         let mut theirs = owner.is_some_and(|owner| self.peers.are_one_pod(owner, key));
         let fact = self.view().owner(source, now);
         let is_told = fact.is_some_and(|(prefix, ..)| prefix.prefix_len() == prefix.max_prefix_len());
-        if !theirs && !is_told && self.peers.is_known_behind(source, key) {
+        if !theirs && !is_told && self.is_known_behind(source, key, now) {
             // Behind a VIP that another lane has asked.
             theirs = true;
             until = Some(now + MEMBER_BELIEVED);
@@ -187,7 +194,7 @@ impl Tunnel {
             return Err(DropReason::InnerSource);
         }
         if self.addresses.contains(&destination) {
-            self.nat.lock().note_direct(inner, now);
+            self.nat.note_direct(inner, now);
             if self.nat.is_empty() {
                 self.recent.note(Way::In, source, destination, key, until);
             }
@@ -196,15 +203,20 @@ impl Tunnel {
             let own = self.addresses.iter().copied().find(|own| own.is_ipv4() == destination.is_ipv4());
             match own {
                 Some(own) if served => {
-                    self.nat.lock().serve(inner, partial, own, now).map_err(NatError::drop_reason)?
+                    self.nat.serve(inner, partial, own, now).map_err(NatError::drop_reason)?
                 }
                 _ => return Err(DropReason::InnerDestination),
             }
         }
-        match self.nat.lock().unbalance(inner, partial, now) {
+        match self.nat.unbalance(inner, partial, now) {
             NatOutcome::Refused => Err(DropReason::Policy),
             NatOutcome::Rewritten | NatOutcome::Untouched => Ok(()),
         }
+    }
+
+    /// Whether another lane has found this member behind `address`.
+    fn is_known_behind(&self, address: IpAddr, key: PeerKey, now: Instant) -> bool {
+        self.peers.find(key).is_some_and(|peer| self.members.is_behind(address, peer.id, now))
     }
 
     /// A peer's records come from an address they have not come from before. It becomes the peer's if the peer says

@@ -71,6 +71,10 @@ pub(super) const SIMULTANEOUS: Duration = Duration::from_secs(10);
 pub(super) const OWN_VIP_BELIEVED: Duration = Duration::from_secs(60);
 /// What another lane has found out is looked up again after this long: it may have forgotten it.
 pub(super) const MEMBER_BELIEVED: Duration = Duration::from_secs(1);
+/// Members behind addresses that other lanes have told of: 100 bytes each.
+pub(super) const MAX_MEMBERS: usize = 16_384;
+/// Members found and lost that wait in `poll_news`.
+pub(super) const MAX_TOLD: usize = 1_024;
 /// VIPs one peer may have asked this pod under.
 pub(super) const MAX_SERVED: usize = 64;
 /// Addresses that belong to one peer: its own and the VIPs it answered for.

@@ -10,6 +10,17 @@
 //! the next datagram: a CONF must count before the DATA right behind it. Time is whatever the owner says, and never goes
 //! back.
 //!
+//! # Lanes
+//!
+//! The lanes of a pod are Tunnels that share nothing. What one has to know of another comes as [`News`]: translated
+//! flows, whose answers come to another lane than their questions, and which member a lane has found behind an address.
+//! The owner brings [`poll_news`](Tunnel::poll_news) to every other lane's queue after each input and before anything
+//! that this input made reaches network or device: before it flushes the transport or writes a packet back, and in the
+//! middle of a train by [`PacketSink::news`]. A lane takes its queue in ([`take_news`](Tunnel::take_news)) after it has
+//! read a packet or a train and before it handles it. So news are there before any packet that needs them. The queues
+//! are bounded; what finds no room is dropped and counted, and told again when the flow is used after half of its idle
+//! time, or with the member's next handshake. Each lane's copies end by themselves.
+//!
 //! Nothing a remote party sends makes a method fail, panic, or do unbounded work: what becomes of packets are `Copy`
 //! values, and everything that is dropped is counted by its [`DropReason`].
 
@@ -19,11 +30,11 @@ mod explain;
 mod half_open;
 mod inbound;
 mod limits;
+mod members;
 mod outbound;
 mod packet;
 mod peer;
 mod recent;
-mod shared;
 mod timer;
 mod transmit;
 
@@ -40,10 +51,10 @@ use self::{
     half_open::HalfOpens,
     inbound::Queued,
     limits::{MAX_ANNOUNCED, MAX_EVENTS},
+    members::Members,
     outbound::is_unicast,
     peer::Peers,
     recent::Recent,
-    shared::{Members, Translations},
     timer::{Timer, Timers},
     transmit::Queue,
 };
@@ -56,6 +67,8 @@ use crate::{
     crypto::{Identity, KeyRing, Rng, Seed},
     directory::{Delta, Directory, FactChange, Finding, PeerId, Standing},
     event::{Event, PathEvent, PeerInfo},
+    nat::Nat,
+    news::{News, Told},
     record::SessionIndex,
     sink::{DatagramSink, PacketSink, RecvMeta, Transmit},
     stats::{DropReason, Stats},
@@ -139,8 +152,10 @@ pub struct Tunnel {
     directory: Arc<Directory>,
     delta: Delta,
     rng: Rng,
-    nat: Translations,
+    nat: Nat,
     peers: Peers,
+    /// What other lanes have found.
+    members: Members,
     asks: Asks,
     half_open: HalfOpens,
     /// Handshake messages behind mac1.
@@ -176,8 +191,9 @@ impl Tunnel {
         Self {
             addresses: identity.addresses().to_vec(),
             delta: Delta::new(hash_key),
-            nat: Translations::new(rng.u64()),
-            peers: Peers::new(hash_key, Members::default(), lane.0),
+            nat: Nat::new(rng.u64()),
+            peers: Peers::new(hash_key, false),
+            members: Members::default(),
             asks: Asks::default(),
             half_open: HalfOpens::default(),
             queue: VecDeque::new(),
@@ -200,19 +216,21 @@ impl Tunnel {
     }
 
     /// Another lane of the same pod: with the same identity, keys and base of facts, and without sessions. Lanes share
-    /// nothing but the table of translated flows and who stands behind which address. What is applied or set afterwards is applied or set to each of them.
+    /// nothing; what they have to know of each other they say in [`poll_news`](Self::poll_news). What is applied or set
+    /// afterwards is applied or set to each of them.
     ///
     /// Lane `n` sends and receives at the tenant's port plus `n`. INIT always comes to the tenant's port, so to lane 0,
     /// which hands it to the lane that [`init_lane`](crate::record::init_lane) says; what
     /// [`from_tenant_port`](Transmit::from_tenant_port) says leaves from there.
     #[must_use]
-    pub fn sibling(&self, lane: LaneId, seed: Seed, now: Instant) -> Self {
+    pub fn sibling(&mut self, lane: LaneId, seed: Seed, now: Instant) -> Self {
         let (config, keys, directory) = (self.config.clone(), self.keys.clone(), self.directory.clone());
         let mut sibling =
             Self::new(config, lane, keys, self.identity.for_another_lane(), directory, seed, now);
         sibling.addresses.clone_from(&self.addresses);
-        sibling.nat = self.nat.clone();
-        sibling.peers = Peers::new(sibling.rng.u64(), self.peers.members(), lane.0);
+        sibling.nat = self.nat.sibling();
+        self.peers.start_telling();
+        sibling.peers.start_telling();
         sibling
     }
 
@@ -273,11 +291,11 @@ impl Tunnel {
                 Some(Timer::Ask(destination)) => self.ask_due(destination, now),
                 Some(Timer::Peer(key)) => self.peer_due(key, now),
                 Some(Timer::HalfOpen) => self.half_open_due(now),
-                Some(Timer::Nat) => self.nat.lock().handle_timeout(now),
+                Some(Timer::Nat) => self.nat.handle_timeout(now),
                 None => break,
             }
         }
-        let at = self.nat.lock().poll_timeout();
+        let at = self.nat.poll_timeout();
         if let Some(at) = at {
             self.timers.arm(Timer::Nat, at);
         }
@@ -339,6 +357,7 @@ impl Tunnel {
         self.identity = identity;
         let hash_key = self.rng.u64();
         self.peers = self.peers.renewed(hash_key);
+        self.members = Members::default();
         self.asks = Asks::default();
         self.half_open = HalfOpens::default();
         self.timers = Timers::default();
@@ -362,6 +381,37 @@ impl Tunnel {
     /// [`finish_segments`](TunPacket::finish_segments).
     pub fn poll_released(&mut self) -> Option<HeldPacket> {
         self.released.pop_front()
+    }
+
+    /// What the other lanes of the pod have to be told next, by their [`take_news`](Self::take_news). A lane that has no
+    /// [`sibling`](Self::sibling) has none.
+    pub fn poll_news(&mut self) -> Option<News> {
+        self.stats.untold += self.nat.take_lost_news() + self.peers.take_lost_news();
+        let told = self.peers.poll_news().or_else(|| self.nat.poll_news().map(Told::Flow))?;
+        Some(News { lane: self.lane.0, told })
+    }
+
+    /// Takes what another lane of the pod tells. What finds no room is counted as [`Stats::untold`].
+    pub fn take_news(&mut self, news: &News, now: Instant) {
+        let lane = news.lane;
+        let taken = match news.told {
+            Told::Flow(flow) => self.nat.learn(&flow, now),
+            Told::Found { address, peer } => self.members.found(address, peer, lane, now),
+            Told::Lost { address, peer } => {
+                self.recent.forget();
+                self.members.lost(address, peer, lane);
+                true
+            }
+        };
+        self.stats.untold += u64::from(!taken);
+        if let Some(at) = self.nat.poll_timeout() {
+            self.timers.arm(Timer::Nat, at);
+        }
+    }
+
+    /// News that could not be brought to another lane: counted as [`Stats::untold`].
+    pub fn not_told(&mut self, news: u64) {
+        self.stats.untold += news;
     }
 
     /// The next event.

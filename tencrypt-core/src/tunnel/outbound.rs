@@ -165,12 +165,12 @@ impl Tunnel {
                 DnsOutcome::NotDns => {}
             }
         }
-        match self.nat.lock().loop_reply(&mut inner, partial, now) {
+        match self.nat.loop_reply(&mut inner, partial, now) {
             NatOutcome::Rewritten => return Route::Hairpin,
             NatOutcome::Refused => return Route::Drop(DropReason::Policy),
             NatOutcome::Untouched => {}
         }
-        if self.nat.lock().reply(&mut inner, partial, now) == NatOutcome::Refused {
+        if self.nat.reply(&mut inner, partial, now) == NatOutcome::Refused {
             return Route::Drop(DropReason::Policy);
         }
         self.doubt_own_vip(vip, now);
@@ -183,7 +183,7 @@ impl Tunnel {
             let ports = service.map_or(&[][..], |fact| &fact.ports);
             let own = self.addresses.iter().copied().find(|own| own.is_ipv4() == vip.is_ipv4());
             let Some(own) = own else { return Route::Drop(DropReason::Policy) };
-            return match self.nat.lock().loop_back(&mut inner, partial, vip, own, ports, now) {
+            return match self.nat.loop_back(&mut inner, partial, vip, own, ports, now) {
                 Ok(()) => Route::Hairpin,
                 Err(_) => Route::Drop(DropReason::NatFull),
             };
@@ -192,11 +192,11 @@ impl Tunnel {
             // With other pods to choose from, a pod that serves the VIP itself does not choose itself.
             let service =
                 Service { vip, endpoints: &fact.endpoints, ports: &fact.ports, exclude: &self.addresses };
-            if self.nat.lock().balance(&mut inner, partial, &service, now).is_err() {
+            if self.nat.balance(&mut inner, partial, &service, now).is_err() {
                 return Route::Drop(DropReason::NatFull);
             }
         } else {
-            self.nat.lock().note_direct(&inner, now);
+            self.nat.note_direct(&inner, now);
         }
         let destination = inner.destination();
         let Judgement { verdict, peer, finding, until } = self.judge(destination, now);

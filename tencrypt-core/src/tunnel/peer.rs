@@ -7,15 +7,15 @@ use std::{
 };
 
 use super::limits::{
-    MAX_OWNED, MAX_SERVED, MAX_SESSIONS, MAX_TOMBSTONES, REJECT_AFTER, REKEY_AFTER_RESPONDER, SIMULTANEOUS,
-    TOMBSTONE,
+    MAX_OWNED, MAX_SERVED, MAX_SESSIONS, MAX_TOLD, MAX_TOMBSTONES, REJECT_AFTER, REKEY_AFTER_RESPONDER,
+    SIMULTANEOUS, TOMBSTONE,
 };
-use super::shared::Members;
 use crate::{
     crypto::CipherSuite,
     directory::PeerId,
     handshake::Established,
     keyed_hash::KeyedState,
+    news::Told,
     record::{CONF_LEN, DATA_OVERHEAD, SessionIndex},
     session::{Opener, Sealer},
     sink::Transmit,
@@ -246,13 +246,15 @@ pub(super) struct Peers {
     indices: HashMap<SessionIndex, IndexUse, KeyedState>,
     owners: HashMap<IpAddr, PeerKey, KeyedState>,
     tombstones: VecDeque<(Instant, SessionIndex)>,
-    /// What all lanes of this pod know, and which one this is.
-    members: Members,
-    lane: u8,
+    /// Whether there are other lanes of this pod, and what they have to be told.
+    tells: bool,
+    news: VecDeque<Told>,
+    /// News that found no room.
+    lost_news: u64,
 }
 
 impl Peers {
-    pub(super) fn new(hash_key: u64, members: Members, lane: u8) -> Self {
+    pub(super) fn new(hash_key: u64, tells: bool) -> Self {
         let state = KeyedState { key: hash_key };
         Self {
             slots: Vec::new(),
@@ -261,25 +263,47 @@ impl Peers {
             indices: HashMap::with_hasher(state),
             owners: HashMap::with_hasher(state),
             tombstones: VecDeque::new(),
-            members,
-            lane,
+            tells,
+            news: VecDeque::new(),
+            lost_news: 0,
         }
     }
 
     /// None, instead of these.
     pub(super) fn renewed(&self, hash_key: u64) -> Self {
-        self.members.forget(self.lane);
-        Self::new(hash_key, self.members(), self.lane)
+        Self::new(hash_key, self.tells)
     }
 
-    /// What all lanes of this pod know.
-    pub(super) fn members(&self) -> Members {
-        self.members.clone()
+    /// From now on other lanes are told who was found where.
+    pub(super) fn start_telling(&mut self) {
+        self.tells = true;
     }
 
-    /// Whether another lane has found this member behind `address`.
-    pub(super) fn is_known_behind(&self, address: IpAddr, key: PeerKey) -> bool {
-        self.find(key).is_some_and(|peer| self.members.is_behind(address, peer.id))
+    pub(super) fn poll_news(&mut self) -> Option<Told> {
+        self.news.pop_front()
+    }
+
+    /// News that found no room since this was asked last.
+    pub(super) fn take_lost_news(&mut self) -> u64 {
+        std::mem::take(&mut self.lost_news)
+    }
+
+    /// Tells anew what is behind this peer's addresses: with each handshake.
+    pub(super) fn tell_owned(&mut self, key: PeerKey) {
+        let Some(peer) = self.find(key).filter(|_| self.tells) else { return };
+        let (peer, owned) = (peer.id, peer.owned.clone());
+        owned.into_iter().for_each(|address| self.tell(Told::Found { address, peer }));
+    }
+
+    fn tell(&mut self, told: Told) {
+        if !self.tells {
+            return;
+        }
+        if self.news.len() < MAX_TOLD {
+            self.news.push_back(told);
+        } else {
+            self.lost_news += 1;
+        }
     }
 
     pub(super) fn find(&self, key: PeerKey) -> Option<&Peer> {
@@ -433,9 +457,9 @@ impl Peers {
         if let Some(before) = before.and_then(|before| self.find_mut(before)) {
             before.owned.retain(|owned| *owned != address);
             let before = before.id;
-            self.members.lost(address, before, self.lane);
+            self.tell(Told::Lost { address, peer: before });
         }
-        self.members.found(address, id, self.lane);
+        self.tell(Told::Found { address, peer: id });
         self.owners.insert(address, key);
         true
     }
@@ -448,7 +472,7 @@ impl Peers {
         self.by_id.remove(&(peer.id, peer.lane));
         for address in &peer.owned {
             self.owners.remove(address);
-            self.members.lost(*address, peer.id, self.lane);
+            self.tell(Told::Lost { address: *address, peer: peer.id });
             let reached =
                 |heir: &PeerKey| self.find(*heir).is_some_and(|heir| heir.was_reached_over(*address));
             let heir = self.lanes(peer.id).find(reached);

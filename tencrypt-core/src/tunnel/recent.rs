@@ -112,16 +112,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{
-        directory::PeerId,
-        testing::start,
-        tunnel::{peer::Peers, shared::Members},
-    };
+    use crate::{directory::PeerId, testing::start, tunnel::peer::Peers};
 
     #[test]
     fn an_entry_holds_for_its_pair_and_way_until_its_time_or_a_change() {
         let now = start();
-        let peer = Peers::new(1, Members::default(), 0).admit(PeerId::from_bytes([1; 32]), 0, now);
+        let peer = Peers::new(1, false).admit(PeerId::from_bytes([1; 32]), 0, now);
         let [a, b, c]: [IpAddr; 3] = [[10, 0, 0, 1].into(), [10, 0, 0, 2].into(), [10, 0, 0, 3].into()];
         let mut recent = Recent::default();
         recent.note(Way::Out, a, b, peer, Some(now + Duration::from_secs(1)));
