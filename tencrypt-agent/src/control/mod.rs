@@ -150,6 +150,7 @@ impl PacketsReport {
         self.held += other.held;
         self.dropped += other.dropped;
         self.opportunistic += other.opportunistic;
+        self.untold += other.untold;
     }
 }
 
@@ -218,6 +219,9 @@ pub struct PacketsReport {
     pub dropped: u64,
     /// Among the bypassed: because of `unknown = "plain"`.
     pub opportunistic: u64,
+    /// Not packets: what lanes had to tell each other and had no room for.
+    #[serde(default)]
+    pub untold: u64,
 }
 
 /// `tencrypt explain --json`.
@@ -245,6 +249,7 @@ impl From<&Stats> for PacketsReport {
             held: stats.held,
             dropped: stats.dropped_total(),
             opportunistic: stats.opportunistic,
+            untold: stats.untold,
         }
     }
 }
