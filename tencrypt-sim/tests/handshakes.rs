@@ -14,9 +14,9 @@ use tencrypt_sim::{PodId, PodOptions, Weather, World, seeds};
 /// One of these each, [`KINDS`] in all: who begins.
 const KINDS: u64 = 4;
 
-/// In the worst weather a question and its answer arrive in one case of four, and a side whose CONFs were lost may wait
-/// for the other to be declared dead (15 s): a minute leaves room for several of each.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// In the worst weather all CONFs are lost in one case of 256, and the session is asked for again after 15 s, every 5 to
+/// 7 s, of which one in four comes through: a minute does not do for all of a hundred thousand.
+const PATIENCE: Duration = Duration::from_secs(5 * 60);
 
 /// The same where nobody vouches for the destination: as long as it stays silent it is asked less and less often, down
 /// to once a minute.

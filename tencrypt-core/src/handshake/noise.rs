@@ -335,5 +335,8 @@ where
 }
 
 #[cfg(test)]
+#[path = "noise_spec.rs"]
+mod spec;
+#[cfg(test)]
 #[path = "noise_tests.rs"]
 mod tests;
