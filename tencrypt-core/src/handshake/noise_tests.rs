@@ -41,7 +41,7 @@ fn vectors() -> Vec<BTreeMap<&'static str, Vec<&'static str>>> {
 /// Both sides, with the ephemeral keys given.
 fn sides(secrets: &Secrets<'_>) -> [Noise; 2] {
     let build = |[secret, ephemeral]: &[[u8; 32]; 2], initiator: bool| {
-        let resolver = Resolver { seed: Seed::from_bytes([0; 32]) };
+        let resolver = Resolver { seed: Seed::from_bytes([0; 32]), public: None };
         let [first, last] = &secrets.psks;
         let builder = Builder::with_resolver(params(secrets.suite).unwrap(), Box::new(resolver))
             .prologue(secrets.prologue)
@@ -207,7 +207,7 @@ impl CryptoResolver for Hostile {
 }
 
 fn hostile(point: [u8; 32], bad: usize) -> Builder<'static> {
-    let honest = Resolver { seed: Seed::from_bytes([1; 32]) };
+    let honest = Resolver { seed: Seed::from_bytes([1; 32]), public: None };
     let resolver = Hostile { point, bad, resolved: Cell::new(0), honest };
     Builder::with_resolver(params(CipherSuite::Aes256Gcm).unwrap(), Box::new(resolver))
         .prologue(b"same")
@@ -216,7 +216,13 @@ fn hostile(point: [u8; 32], bad: usize) -> Builder<'static> {
 }
 
 fn honest() -> Parameters<'static> {
-    Parameters { suite: CipherSuite::Aes256Gcm, psk: &PSK, prologue: b"same", secret: &[3; 32] }
+    Parameters {
+        suite: CipherSuite::Aes256Gcm,
+        psk: &PSK,
+        prologue: b"same",
+        secret: &[3; 32],
+        public: public_key(&[3; 32]),
+    }
 }
 
 #[test]
@@ -269,7 +275,13 @@ fn another_psk_or_prologue_ends_the_handshake_at_the_first_message() {
         let mut initiator = Noise::initiator(&honest(), &mut rng(1));
         let mut message = [0; 48];
         initiator.write(&[], &mut message).unwrap();
-        let other = Parameters { suite: CipherSuite::Aes256Gcm, psk, prologue, secret: &[4; 32] };
+        let other = Parameters {
+            suite: CipherSuite::Aes256Gcm,
+            psk,
+            prologue,
+            secret: &[4; 32],
+            public: public_key(&[4; 32]),
+        };
         let mut responder = Noise::responder(&other, &mut rng(2));
         assert_eq!(responder.read(&message, &mut []), Err(HandshakeError::Auth));
     }
