@@ -11,6 +11,7 @@
 mod initiator;
 mod noise;
 mod payload;
+mod reset;
 mod responder;
 
 use std::net::IpAddr;
@@ -18,6 +19,7 @@ use std::net::IpAddr;
 pub use initiator::{Confirmed, Initiator};
 use noise::{Noise, Parameters};
 pub use payload::{MAX_ADDRESSES, PeerIdentity};
+pub use reset::{verify_reset, write_reset};
 pub use responder::Responder;
 
 use crate::{

@@ -207,8 +207,10 @@ impl Tunnel {
             }
         }
         // INIT went to this address and this peer answered.
+        let before = self.peers.owner(asked.ip());
         if finished.purpose != Purpose::Rekey || listed {
             self.make_owner(key, asked.ip());
+            self.succeed(before, key, asked.ip());
         }
         debug_assert_eq!(self.peers.find(key).map(|peer| peer.id), Some(peer_id));
         for packet in held {
@@ -255,7 +257,9 @@ impl Tunnel {
         }
         if listed {
             // RESP went to this address and came back as CONF.
+            let before = self.peers.owner(from.ip());
             self.make_owner(key, from.ip());
+            self.succeed(before, key, from.ip());
         }
         self.send_empty(key, local);
         // Packets that waited for this very destination, or for any other address of the peer.

@@ -71,7 +71,11 @@ impl Tunnel {
         now: Instant,
         sink: &mut impl PacketSink<'b>,
     ) -> Result<Record, DropReason> {
-        let Message::Data(header) = record::parse(record)? else {
+        let message = record::parse(record)?;
+        if let Message::Reset(_) = message {
+            return self.handle_reset(meta.from, record, now).map(|()| Record::Control);
+        }
+        let Message::Data(header) = message else {
             handshake::verify_mac1(&self.keys, record)?;
             if self.queue.len() >= MAX_QUEUED {
                 return Err(DropReason::RateLimited);
@@ -82,7 +86,11 @@ impl Tunnel {
         let index = header.index;
         let (key, at) = match self.recent.session(index) {
             Some(known) => known,
-            None => self.find_session(index)?,
+            None => self.find_session(index).inspect_err(|reason| {
+                if *reason == DropReason::UnknownIndex {
+                    self.disclaim(index, meta.from, now);
+                }
+            })?,
         };
         let peer = self.peers.find_mut(key).ok_or(DropReason::UnknownIndex)?;
         let session = peer.sessions.get_mut(at).ok_or(DropReason::UnknownIndex)?;

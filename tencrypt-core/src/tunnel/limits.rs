@@ -65,6 +65,16 @@ pub(super) const HALF_OPEN_LIFE: Duration = Duration::from_secs(10);
 /// A stored RESP, or the answer to a repeated CONF, is sent again no sooner than this (5 a second).
 pub(super) const REPEAT_INTERVAL: Duration = Duration::from_millis(200);
 
+/// One source gets a RESET no more often than this.
+pub(super) const RESET_INTERVAL: Duration = Duration::from_millis(100);
+/// RESETs sent within [`RESET_INTERVAL`] in all: 1,280 a second tell as many peers of a restart, and are 0.3 Mbit/s.
+pub(super) const MAX_RESETS: usize = 128;
+/// A peer's RESET starts a handshake no more often than this.
+pub(super) const RESET_TAKEN: Duration = Duration::from_secs(1);
+/// Authentic RESETs from addresses that say nothing of the peer are looked up among all peers this often within
+/// [`RESET_TAKEN`].
+pub(super) const RESET_SEARCHES: u32 = 256;
+
 /// Sessions of one peer: the one in use, its predecessor, its successor, and one more from a simultaneous start.
 pub(super) const MAX_SESSIONS: usize = 4;
 /// Sessions from both sides no further apart than this came from a simultaneous start.

@@ -24,6 +24,7 @@ mod outbound;
 mod packet;
 mod peer;
 mod recent;
+mod reset;
 mod timer;
 mod transmit;
 mod trust;
@@ -44,6 +45,7 @@ use self::{
     outbound::is_unicast,
     peer::Peers,
     recent::Recent,
+    reset::Resets,
     timer::{Timer, Timers},
     transmit::Queue,
     trust::OwnCertificate,
@@ -147,6 +149,7 @@ pub struct Tunnel {
     announced: BTreeSet<IpAddr>,
     timers: Timers,
     recent: Recent,
+    resets: Resets,
     stats: Stats,
     now: Instant,
 }
@@ -180,6 +183,7 @@ impl Tunnel {
             announced: BTreeSet::new(),
             timers: Timers::default(),
             recent: Recent::default(),
+            resets: Resets::default(),
             stats: Stats::new(),
             trust: Arc::new(Trust::key_only()),
             own: OwnCertificate::default(),

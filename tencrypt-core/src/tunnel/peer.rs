@@ -144,6 +144,8 @@ pub(super) struct Peer {
     pub(super) unanswered_since: Option<Instant>,
     /// Data was received since and nothing was sent.
     pub(super) unacknowledged_since: Option<Instant>,
+    /// When its last RESET counted.
+    pub(super) reset_at: Option<Instant>,
     /// Packets for it that wait in `poll_transmit`.
     pub(super) queued: usize,
     pub(super) last_handshake: Instant,
@@ -167,6 +169,7 @@ impl Peer {
             heard: None,
             unanswered_since: None,
             unacknowledged_since: None,
+            reset_at: None,
             queued: 0,
             last_handshake: now,
             rx_bytes: 0,
