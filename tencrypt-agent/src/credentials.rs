@@ -28,7 +28,8 @@ use crate::{
 /// How often the files are looked at: a revocation takes effect within a second, work of the lane included.
 pub(crate) const LOOK: Duration = Duration::from_millis(250);
 
-/// What the tunnel is to be told.
+/// What the tunnels are to be told.
+#[derive(Clone)]
 pub(crate) enum Update {
     Trust(Arc<Trust>),
     Certificate(Box<Certificate>),

@@ -15,7 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tencrypt_core::{Event, Outbound, PathEvent, TunPacket, Tunnel, Verdict, offload::VnetHdr};
+use tencrypt_core::{
+    Event, LaneId, Outbound, PathEvent, RecvMeta, TunPacket, Tunnel, Verdict, offload::VnetHdr,
+    record::init_lane,
+};
 use tencrypt_tun::{RawSockets, Received, TunDevice};
 use tencrypt_udp::{Buffer, Family, PathErrorKind, UdpTransport};
 use tokio::sync::mpsc;
@@ -27,7 +30,7 @@ use crate::{
     },
     delivery::{DeviceSink, write_back},
     hardening::HardeningReport,
-    lane::{Command, Inbox},
+    lane::{Command, Handed, Inbox, Lanes},
     offload::Offload,
     opening::Opening,
     sys,
@@ -56,6 +59,9 @@ const IMPATIENCE: Duration = Duration::from_millis(250);
 /// How long a lane stays awake before the control plane and the error queues get their turn.
 const STRETCH: Duration = Duration::from_millis(2);
 
+/// The first byte of an INIT (docs/wire-format.md section 1).
+const INIT: u8 = 1;
+
 /// Bytes of the largest datagram, which any record fits.
 pub const DATAGRAM: usize = 65_535;
 
@@ -64,6 +70,10 @@ const BUFFER: usize = VnetHdr::LEN + 65_535;
 
 /// What a lane owns.
 pub struct DataPath {
+    /// Which lane it is.
+    pub lane: LaneId,
+    /// All lanes of the pod, for handshake messages.
+    pub lanes: Lanes,
     /// The device.
     pub device: Arc<TunDevice>,
     /// What of offload is wanted.
@@ -198,9 +208,13 @@ impl DataPath {
             timeout,
         );
         let [inbox, device, v4, v6] = waited.map_err(Ended::Failed)?;
-        if inbox.readable && self.obey() {
-            return Err(Ended::Stopped);
+        if inbox.readable {
+            if self.obey() {
+                return Err(Ended::Stopped);
+            }
+            self.take_handed();
         }
+        self.take_news();
         self.tend();
         if v4.error || v6.error {
             self.transport.drain_path_errors();
@@ -274,9 +288,13 @@ impl DataPath {
                 _ => break,
             };
             moved += VnetHdr::LEN + len;
+            // Whatever lanes have done that this packet answers, they said before.
+            self.take_news();
             let Some(bytes) = buffer.get_mut(VnetHdr::LEN..VnetHdr::LEN + len) else { continue };
             let mut packet = TunPacket::new(vnet, bytes);
-            match self.tunnel.handle_outbound(&mut packet, now, &mut self.transport) {
+            let outcome = self.tunnel.handle_outbound(&mut packet, now, &mut self.transport);
+            tell(&mut self.tunnel, &self.lanes, self.lane);
+            match outcome {
                 Outbound::Sent { .. } | Outbound::Dropped(_) => {}
                 Outbound::Hairpin => {
                     if !write_back(&self.device, &packet) {
@@ -311,11 +329,17 @@ impl DataPath {
             };
             moved += len.max(1);
             let now = Instant::now();
+            self.take_news();
             let Some(train) = buffer.get_mut(..len) else { continue };
-            let mut sink = DeviceSink::new(&self.device, self.offload.joins(&self.device));
+            if self.hands_over(&meta, train) {
+                continue;
+            }
+            let mut sink =
+                DeviceSink::new(&self.device, self.offload.joins(&self.device), &self.lanes, self.lane);
             let inbound = self.tunnel.handle_datagrams(&meta, train, now, &mut sink);
             let lost = sink.finish();
-            self.tunnel.undelivered(lost);
+            self.tunnel.undelivered(lost.packets);
+            self.tunnel.not_told(lost.news);
             if inbound.control > 0 {
                 // A CONF counts before the DATA right behind it.
                 if self.tunnel.poll_timeout().is_some_and(|due| due <= now) {
@@ -330,6 +354,59 @@ impl DataPath {
         moved
     }
 
+    /// Hands INITs that are another lane's to that one. They come to the tenant's port, and a train is of one sender.
+    fn hands_over(&mut self, meta: &RecvMeta, train: &[u8]) -> bool {
+        if self.lanes.count() == 1 || self.lane != LaneId::ZERO || train.first() != Some(&INIT) {
+            return false;
+        }
+        let first = train.get(..meta.stride.into()).unwrap_or(train);
+        let Some(number) = init_lane(first).map(|lane| usize::from(lane) % self.lanes.count()) else {
+            return false;
+        };
+        let Some(lane) = self.lanes.lane(number).filter(|_| number != 0) else { return false };
+        let init = Handed::Init { from: meta.from, stride: meta.stride, bytes: train.into() };
+        if !lane.hand_over(init) {
+            self.tunnel.not_handed_over(1);
+        }
+        true
+    }
+
+    /// Takes in what other lanes have told.
+    fn take_news(&mut self) {
+        if self.lanes.count() == 1 {
+            return;
+        }
+        while let Some(news) = self.inbox.next_news() {
+            self.tunnel.take_news(&news, Instant::now());
+        }
+    }
+
+    /// Takes what other lanes hand over.
+    fn take_handed(&mut self) {
+        let mut all = Vec::new();
+        self.inbox.drain_handed(|handed| all.push(handed));
+        for handed in all {
+            match handed {
+                Handed::Init { from, stride, mut bytes } => {
+                    let now = Instant::now();
+                    let meta = RecvMeta { from, stride, ecn: 0 };
+                    let mut sink = DeviceSink::new(
+                        &self.device,
+                        self.offload.joins(&self.device),
+                        &self.lanes,
+                        self.lane,
+                    );
+                    // Its outcome is in the counters: a handshake message brings no packet.
+                    let _ = self.tunnel.handle_datagrams(&meta, &mut bytes, now, &mut sink);
+                    let lost = sink.finish();
+                    self.tunnel.undelivered(lost.packets);
+                    self.tunnel.not_told(lost.news);
+                }
+                Handed::Answer { to, bytes } => self.transport.send(to, &bytes, 0),
+            }
+        }
+    }
+
     /// Does what is due.
     fn tend(&mut self) {
         let now = Instant::now();
@@ -341,10 +418,18 @@ impl DataPath {
 
     /// Sends what the tunnel has to send, and passes its events on.
     fn drain(&mut self, now: Instant) {
+        tell(&mut self.tunnel, &self.lanes, self.lane);
         while self.tunnel.next_transmit_len() > 0 {
             let Some(transmit) = self.tunnel.poll_transmit(&mut self.control, now) else { break };
             if let Some(bytes) = self.control.get(..transmit.len) {
-                self.transport.send(transmit.to, bytes, transmit.ecn);
+                let first = self.lanes.first();
+                if let Some(first) = first.filter(|_| transmit.from_tenant_port && self.lane != LaneId::ZERO)
+                {
+                    // An answer that is lost is asked for again.
+                    let _ = first.hand_over(Handed::Answer { to: transmit.to, bytes: bytes.into() });
+                } else {
+                    self.transport.send(transmit.to, bytes, transmit.ecn);
+                }
             }
         }
         while let Some(event) = self.tunnel.poll_event() {
@@ -480,6 +565,7 @@ impl DataPath {
             last_handshake_s: peer.last_handshake.map(|age| age.as_secs()),
             rx_bytes: peer.rx_bytes,
             tx_bytes: peer.tx_bytes,
+            lanes: 1,
         };
         self.tunnel.peers(now).map(report).collect()
     }
@@ -496,6 +582,17 @@ impl DataPath {
         };
         let because = explanation.to_string().lines().skip(1).map(|line| line.trim().to_owned()).collect();
         ExplainReport { source, destination, verdict, peer, because }
+    }
+}
+
+/// Brings a lane's news to the others.
+fn tell(tunnel: &mut Tunnel, lanes: &Lanes, lane: LaneId) {
+    if lanes.count() == 1 {
+        return;
+    }
+    while let Some(news) = tunnel.poll_news() {
+        let lost = lanes.tell_others(lane, news);
+        tunnel.not_told(lost);
     }
 }
 

@@ -3,30 +3,45 @@
 use std::io::IoSlice;
 
 use tencrypt_core::{
-    PacketSink, SinkFull, TunPacket,
+    LaneId, News, PacketSink, SinkFull, TunPacket,
     offload::{Coalescer, GsoType, Joins, Opened, VnetHdr},
 };
 use tencrypt_tun::{Delivered, TunDevice};
+
+use crate::lane::Lanes;
 
 /// Joins the packets of one receive and writes them: one write for a train.
 pub struct DeviceSink<'d, 'b> {
     device: &'d TunDevice,
     coalescer: Coalescer<'b>,
     lost: u16,
+    /// All lanes, and which one this is.
+    lanes: &'d Lanes,
+    lane: LaneId,
+    untold: u64,
+}
+
+/// What did not get where it was to go.
+#[derive(Debug, Clone, Copy)]
+pub struct Lost {
+    /// Packets that the device did not take.
+    pub packets: u16,
+    /// News for other lanes.
+    pub news: u64,
 }
 
 impl<'d, 'b> DeviceSink<'d, 'b> {
     /// Empty.
     #[must_use]
-    pub fn new(device: &'d TunDevice, joins: Joins) -> Self {
-        Self { device, coalescer: Coalescer::new(joins), lost: 0 }
+    pub fn new(device: &'d TunDevice, joins: Joins, lanes: &'d Lanes, lane: LaneId) -> Self {
+        Self { device, coalescer: Coalescer::new(joins), lost: 0, lanes, lane, untold: 0 }
     }
 
-    /// Writes what is left. Returns how many packets the device did not take.
+    /// Writes what is left.
     #[must_use]
-    pub fn finish(mut self) -> u16 {
+    pub fn finish(mut self) -> Lost {
         self.write();
-        self.lost
+        Lost { packets: self.lost, news: self.untold }
     }
 
     fn write(&mut self) {
@@ -48,6 +63,11 @@ impl<'b> PacketSink<'b> for DeviceSink<'_, 'b> {
                 self.coalescer.push(packet).map_err(|_| SinkFull)
             }
         }
+    }
+
+    fn news(&mut self, news: News) -> Result<(), News> {
+        self.untold += self.lanes.tell_others(self.lane, news);
+        Ok(())
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::{net::unix::pipe::Receiver, time::MissedTickBehavior};
 
 use crate::{
     keyfile,
-    lane::{Command, LaneHandle},
+    lane::{Command, Lanes},
     sys,
 };
 
@@ -70,8 +70,8 @@ impl KeySource {
         Self { path, keys, fault, seen: None, young: false }
     }
 
-    /// Hands the lane new keys as they come, until it is cancelled.
-    pub(crate) async fn follow(mut self, lane: LaneHandle) {
+    /// Hands the lanes new keys as they come, until it is cancelled.
+    pub(crate) async fn follow(mut self, lanes: Lanes) {
         let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
         // As with a pipe: read what there is, or wait.
         let watch =
@@ -85,7 +85,7 @@ impl KeySource {
                 () = sign(watch.as_ref()) => tokio::time::sleep(PAUSE).await,
             }
             if let Some(keys) = self.look()
-                && lane.send(Command::Keys(keys)).await.is_err()
+                && lanes.tell_all(|| Command::Keys(keys.clone())).await.is_err()
             {
                 return;
             }

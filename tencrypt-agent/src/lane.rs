@@ -1,12 +1,12 @@
 //! How the control plane talks to the lane: commands through a bounded queue, and a descriptor that wakes its poll.
 //!
-//! The lane is one thread that owns device, transport and tunnel, and never waits for anything but its poll. It drains
+//! A lane is one thread that owns device, transport and tunnel, and never waits for anything but its poll. It drains
 //! its [`Inbox`] when woken and answers through the sender that each question carries.
 
 use std::{
     fs::File,
     io::{self, Read as _, Write as _},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsFd, BorrowedFd},
     sync::{
         Arc,
@@ -16,7 +16,7 @@ use std::{
 };
 
 use tencrypt_core::{
-    KeyRing, Trust,
+    KeyRing, LaneId, News, Trust,
     directory::{Directory, FactChange},
     trust::Certificate,
 };
@@ -32,6 +32,12 @@ const QUEUE: usize = 64;
 
 /// How long an asker waits for the lane. A lane that runs answers within milliseconds.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Handshake messages that wait for a busy lane; more are dropped. As many as a tunnel itself queues.
+const HANDED: usize = 32;
+
+/// News that wait for a busy lane; more are dropped, and told again later.
+const NEWS: usize = 1_024;
 
 /// Pause between attempts to queue a command.
 const RETRY: Duration = Duration::from_millis(1);
@@ -78,6 +84,28 @@ pub enum Command {
     Stop,
 }
 
+/// What one lane hands to another: handshake messages alone.
+#[derive(Debug)]
+#[expect(clippy::exhaustive_enums, reason = "the program's own")]
+pub enum Handed {
+    /// INITs that came to the tenant's port, for the lane they are handed to.
+    Init {
+        /// Where they came from.
+        from: SocketAddr,
+        /// Bytes of each but the last.
+        stride: u16,
+        /// All of them.
+        bytes: Box<[u8]>,
+    },
+    /// An answer, to leave from the tenant's port.
+    Answer {
+        /// Where to.
+        to: SocketAddr,
+        /// The datagram.
+        bytes: Box<[u8]>,
+    },
+}
+
 /// The lane does not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -94,6 +122,8 @@ pub enum LaneError {
 #[derive(Debug, Clone)]
 pub struct LaneHandle {
     commands: SyncSender<Command>,
+    handed: SyncSender<Handed>,
+    news: SyncSender<News>,
     wake: Arc<File>,
 }
 
@@ -101,6 +131,8 @@ pub struct LaneHandle {
 #[derive(Debug)]
 pub struct Inbox {
     commands: Receiver<Command>,
+    handed: Receiver<Handed>,
+    news: Receiver<News>,
     wake: Arc<File>,
 }
 
@@ -111,7 +143,97 @@ pub struct Inbox {
 pub fn channel() -> io::Result<(LaneHandle, Inbox)> {
     let wake = Arc::new(sys::event_counter()?);
     let (sender, receiver) = sync_channel(QUEUE);
-    Ok((LaneHandle { commands: sender, wake: wake.clone() }, Inbox { commands: receiver, wake }))
+    // Apart from the commands, so that a flood of handshake messages keeps none of those waiting.
+    let (giver, taker) = sync_channel(HANDED);
+    let (teller, hearer) = sync_channel(NEWS);
+    let handle = LaneHandle { commands: sender, handed: giver, news: teller, wake: wake.clone() };
+    Ok((handle, Inbox { commands: receiver, handed: taker, news: hearer, wake }))
+}
+
+/// All lanes of a pod, in order.
+#[derive(Debug, Clone)]
+pub struct Lanes(Arc<[LaneHandle]>);
+
+impl Lanes {
+    /// These.
+    #[must_use]
+    pub fn new(lanes: Vec<LaneHandle>) -> Self {
+        Self(lanes.into())
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The lane of this number.
+    #[must_use]
+    pub fn lane(&self, number: usize) -> Option<&LaneHandle> {
+        self.0.get(number)
+    }
+
+    /// The lane at the tenant's port.
+    #[must_use]
+    pub fn first(&self) -> Option<&LaneHandle> {
+        self.lane(0)
+    }
+
+    /// Tells every lane but `teller`, without waiting. Returns how many had no room.
+    #[must_use]
+    pub fn tell_others(&self, teller: LaneId, news: News) -> u64 {
+        let others = self.0.iter().enumerate().filter(|(lane, _)| *lane != usize::from(teller.number()));
+        let lost = others.filter(|(_, lane)| {
+            let lost = lane.news.try_send(news).is_err();
+            lane.wake();
+            lost
+        });
+        lost.count() as u64
+    }
+
+    /// Asks all lanes at once; their answers in order, once all have answered.
+    ///
+    /// # Errors
+    /// See [`LaneError`]: of any of them.
+    pub async fn ask_all<T>(
+        &self,
+        command: impl Fn(oneshot::Sender<T>) -> Command,
+    ) -> Result<Vec<T>, LaneError> {
+        let exchange = async {
+            let mut receivers = Vec::with_capacity(self.count());
+            for lane in self.0.iter() {
+                let (sender, receiver) = oneshot::channel();
+                lane.send(command(sender)).await?;
+                receivers.push(receiver);
+            }
+            let mut answers = Vec::with_capacity(receivers.len());
+            for receiver in receivers {
+                answers.push(receiver.await.map_err(|_| LaneError::Gone)?);
+            }
+            Ok(answers)
+        };
+        tokio::time::timeout(PATIENCE, exchange).await.unwrap_or(Err(LaneError::Busy))
+    }
+
+    /// Stops all lanes as far as their queues have room, without waiting: for when setting up fails.
+    pub fn stop_at_once(&self) {
+        for lane in self.0.iter() {
+            let _ = lane.commands.try_send(Command::Stop);
+            lane.wake();
+        }
+    }
+
+    /// Queues a command for each lane, waiting for room.
+    ///
+    /// # Errors
+    /// [`LaneError::Gone`] if one of them is; the others get it all the same.
+    pub async fn tell_all(&self, command: impl Fn() -> Command) -> Result<(), LaneError> {
+        let mut outcome = Ok(());
+        for lane in self.0.iter() {
+            outcome = outcome.and(lane.send(command()).await);
+        }
+        outcome
+    }
 }
 
 impl LaneHandle {
@@ -147,6 +269,14 @@ impl LaneHandle {
         }
     }
 
+    /// Hands a handshake message over, from lane to lane. False: there is no room, and it is gone.
+    #[must_use]
+    pub fn hand_over(&self, handed: Handed) -> bool {
+        let taken = self.handed.try_send(handed).is_ok();
+        self.wake();
+        taken
+    }
+
     fn wake(&self) {
         // WouldBlock: the counter is full, the lane is as awake as it can be.
         let _ = (&*self.wake).write(&1_u64.to_ne_bytes());
@@ -160,6 +290,19 @@ impl Inbox {
         let _ = (&*self.wake).read(&mut [0; 8]);
         for command in self.commands.try_iter().take(QUEUE) {
             each(command);
+        }
+    }
+
+    /// What another lane has told next. Costs no system call.
+    #[must_use]
+    pub fn next_news(&self) -> Option<News> {
+        self.news.try_recv().ok()
+    }
+
+    /// Hands every waiting handshake message to `each`, at most as many as may wait.
+    pub fn drain_handed(&self, mut each: impl FnMut(Handed)) {
+        for handed in self.handed.try_iter().take(HANDED) {
+            each(handed);
         }
     }
 }
@@ -206,6 +349,44 @@ mod tests {
         });
         lane.join().unwrap();
         assert_eq!(block_on(handle.ask(Command::Peers)), Err(LaneError::Gone));
+    }
+
+    #[test]
+    fn all_lanes_answer_and_a_flood_from_one_keeps_no_command_waiting() {
+        let (lanes, inboxes): (Vec<_>, Vec<_>) = (0..3).map(|_| channel().unwrap()).unzip();
+        let lanes = Lanes::new(lanes);
+        let init =
+            || Handed::Init { from: ([10, 0, 0, 1], 8363).into(), stride: 284, bytes: vec![1; 284].into() };
+        let taken = (0..2 * HANDED).filter(|_| lanes.lane(1).unwrap().hand_over(init())).count();
+        assert_eq!(taken, HANDED);
+        let threads: Vec<_> = inboxes
+            .into_iter()
+            .map(|inbox| {
+                std::thread::spawn(move || {
+                    let (mut stopped, mut handed) = (false, 0);
+                    while !stopped {
+                        let [ready] = sys::poll([Some(inbox.as_fd())], Some(Duration::from_secs(5))).unwrap();
+                        assert!(ready.readable, "not woken within 5 s");
+                        inbox.drain(|command| match command {
+                            Command::Facts { done, .. } => drop(done.send(())),
+                            Command::Stop => stopped = true,
+                            other => panic!("{other:?}"),
+                        });
+                        inbox.drain_handed(|_| handed += 1);
+                    }
+                    handed
+                })
+            })
+            .collect();
+        block_on(async {
+            let done = lanes.ask_all(|done| Command::Facts { changes: vec![], done }).await.unwrap();
+            assert_eq!(done.len(), lanes.count());
+            lanes.tell_all(|| Command::Stop).await.unwrap();
+        });
+        let handed: Vec<usize> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+        assert_eq!(handed, [0, HANDED, 0]);
+        assert_eq!(block_on(lanes.ask_all(Command::Peers)), Err(LaneError::Gone));
+        assert_eq!(block_on(lanes.tell_all(|| Command::Stop)), Err(LaneError::Gone));
     }
 
     #[test]

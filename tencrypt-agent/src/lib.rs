@@ -31,6 +31,7 @@ pub mod resolver;
 pub mod rotate;
 pub mod rundir;
 pub mod sys;
+mod threads;
 pub mod up;
 mod watcher;
 

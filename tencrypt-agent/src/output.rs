@@ -146,8 +146,19 @@ pub fn peers(peers: &[PeerReport], as_json: bool) -> String {
         return "no peers\n".to_owned();
     }
     let mut rows = vec![
-        ["PEER", "ADDRESS", "ENDPOINT", "SUITE", "EPOCH", "GENERATION", "HANDSHAKE", "RECEIVED", "SENT"]
-            .map(ToOwned::to_owned),
+        [
+            "PEER",
+            "ADDRESS",
+            "ENDPOINT",
+            "SUITE",
+            "EPOCH",
+            "GENERATION",
+            "LANES",
+            "HANDSHAKE",
+            "RECEIVED",
+            "SENT",
+        ]
+        .map(ToOwned::to_owned),
     ];
     for peer in peers {
         let addresses: Vec<String> = peer.addresses.iter().map(ToString::to_string).collect();
@@ -158,6 +169,7 @@ pub fn peers(peers: &[PeerReport], as_json: bool) -> String {
             peer.suite.clone(),
             peer.epoch.to_string(),
             peer.generation.map_or_else(|| "-".to_owned(), |generation| generation.to_string()),
+            peer.lanes.to_string(),
             peer.last_handshake_s.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds} s ago")),
             bytes(peer.rx_bytes),
             bytes(peer.tx_bytes),
@@ -267,6 +279,7 @@ mod tests {
             last_handshake_s: Some(12),
             rx_bytes: 1536,
             tx_bytes: 900,
+            lanes: 2,
         }
     }
 

@@ -5,7 +5,6 @@ use std::{
     net::IpAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU32},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -23,7 +22,7 @@ use tencrypt_tun::{
 use tencrypt_udp::{BindError, UdpTransport};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, oneshot},
+    sync::mpsc,
     time::MissedTickBehavior,
 };
 use zeroize::Zeroizing;
@@ -32,19 +31,20 @@ use crate::{
     config::{Config, External, Unknown},
     control::{ChainsReport, server::ControlSocket},
     credentials::{Credentials, LOOK},
-    data_path::{About, DATAGRAM, DataPath, Ended, FAREWELL},
+    data_path::{About, DATAGRAM, DataPath, Ended},
     externals::{Externals, RENEW},
     failure::{Exit, Failure},
     hardening::{self, Memory},
     key_source::{KeyFault, KeySource},
     knowledge::Knowledge,
-    lane::{self, Command},
+    lane::{self, Command, Lanes},
     opening::Opening,
     resolver::{LaneSink, Names, Sockets},
+    threads::Threads,
     watcher::{Next, Watcher, follow_changes},
 };
 
-/// Events of a lane that wait for the control plane.
+/// Events of the lanes that wait for the control plane.
 pub(crate) const EVENTS: usize = 1_024;
 /// How often facts are folded, and destinations whose time is over looked for.
 pub(crate) const TICK: Duration = Duration::from_secs(1);
@@ -98,15 +98,16 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
     let mut interrupt = signals(SignalKind::interrupt())?;
     // Whatever may fail for a reason of its own comes before the capture touches anything.
     let offload = config.network.offload;
-    let mut transport = transport(config.network.port)?;
-    transport.set_offload(offload.transport());
-    let raw = RawSockets::open().map_err(|error| io_failure("raw socket", error))?;
+    let count = config.network.lanes;
+    let transports = (0..count.get()).map(|lane| transport(&config, lane)).collect::<Result<Vec<_>, _>>()?;
+    let raws = (0..count.get()).map(|_| RawSockets::open()).collect::<io::Result<Vec<_>>>();
+    let raws = raws.map_err(|error| io_failure("raw socket", error))?;
     let monitor = Monitor::open().map_err(|error| io_failure("netlink", error))?;
     let mut table = SocketTable::open().map_err(|error| io_failure("sock_diag", error))?;
     let control = ControlSocket::bind(&control).map_err(|error| io_failure("control socket", error))?;
     let plan = plan(&config, &names)?;
     let tun = plan.tun;
-    let capture = Capture::install_with(plan, offload.device())?;
+    let capture = Capture::install_queues(plan, offload.device(), count)?;
 
     let addresses = capture.addresses();
     let sockets = match names.nameservers.is_empty() {
@@ -124,73 +125,79 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
         Err(failure) => return Err(undo(capture, failure)),
     };
     let knowledge = Knowledge::new(static_facts(&config, capture.gateways()));
-    let mut tunnel = match tunnel(&config, &names, port, keys.clone(), &addresses, &knowledge, hash_key) {
-        Ok(tunnel) => tunnel,
+    let mut tunnels = match tunnels(&config, &names, port, keys.clone(), &addresses, &knowledge, hash_key) {
+        Ok(tunnels) => tunnels,
         Err(failure) => return Err(undo(capture, failure)),
     };
-    credentials.attach(tunnel.peer_id(), tenant).into_iter().for_each(|update| update.apply(&mut tunnel));
+    if let Some(own) = tunnels.first().map(Tunnel::peer_id) {
+        for update in credentials.attach(own, tenant) {
+            tunnels.iter_mut().for_each(|tunnel| update.clone().apply(tunnel));
+        }
+    }
     let mtu = Arc::new(AtomicU32::new(capture.mtu().device()));
     let chains = Arc::new(Mutex::new(ChainsReport::default()));
-    let (lane, inbox) = match lane::channel() {
-        Ok(both) => both,
+    let channels = (0..count.get()).map(|_| lane::channel()).collect::<io::Result<(Vec<_>, Vec<_>)>>();
+    let (lanes, inboxes) = match channels {
+        Ok((handles, inboxes)) => (Lanes::new(handles), inboxes),
         Err(error) => return Err(undo(capture, io_failure("wake-up", error))),
     };
     let (events, mut heard) = mpsc::channel(EVENTS);
-    let (ended, mut end) = oneshot::channel();
-    transport.drain_path_errors();
     let hardening = hardening::keep_network(memory);
-    let path = DataPath {
-        device: capture.device().clone(),
-        offload,
-        transport,
-        tunnel,
-        raw,
-        opening: Opening::default(),
-        inbox,
-        events,
-        about: About {
-            project: config
-                .tenant
-                .project
-                .clone()
-                .or_else(|| names.project.as_ref().map(|project| project.namespace().to_owned())),
-            mtu: mtu.clone(),
-            chains: chains.clone(),
-            identity: credentials.report(),
-            key_fault: key_fault.clone(),
-            unknown: match config.policy.unknown {
-                Unknown::Drop => "drop",
-                Unknown::Plain => "plain",
-            },
-            enforce: config.policy.enforce,
-            hardening,
+    let about = About {
+        project: config
+            .tenant
+            .project
+            .clone()
+            .or_else(|| names.project.as_ref().map(|project| project.namespace().to_owned())),
+        mtu: mtu.clone(),
+        chains: chains.clone(),
+        identity: credentials.report(),
+        key_fault: key_fault.clone(),
+        unknown: match config.policy.unknown {
+            Unknown::Drop => "drop",
+            Unknown::Plain => "plain",
         },
-        addresses: addresses.clone(),
-        control: vec![0; DATAGRAM].into(),
+        enforce: config.policy.enforce,
+        hardening,
     };
-    // A thread begins in the namespace of the thread that makes it.
-    let thread = thread::Builder::new().name("tencrypt-lane".to_owned()).spawn(move || {
-        hardening::give_up_all();
-        // The control plane may have gone first.
-        let _ = ended.send(path.run());
-    });
-    let thread = match thread {
-        Ok(thread) => thread,
+    let mut paths = Vec::with_capacity(tunnels.len());
+    let parts = capture.queues().iter().zip(transports).zip(raws).zip(tunnels).zip(inboxes);
+    for ((((device, mut transport), raw), tunnel), inbox) in parts {
+        transport.drain_path_errors();
+        paths.push(DataPath {
+            lane: tunnel.lane(),
+            lanes: lanes.clone(),
+            device: device.clone(),
+            offload,
+            transport,
+            tunnel,
+            raw,
+            opening: Opening::default(),
+            inbox,
+            events: events.clone(),
+            about: about.clone(),
+            addresses: addresses.clone(),
+            control: vec![0; DATAGRAM].into(),
+        });
+    }
+    drop(events);
+    let mut threads = match Threads::start(paths, &lanes) {
+        Ok(threads) => threads,
         Err(error) => return Err(undo(capture, io_failure("thread", error))),
     };
 
     let knowledge = Arc::new(Mutex::new(knowledge));
-    let sink = LaneSink::new(lane.clone(), knowledge.clone());
+    let sink = LaneSink::new(lanes.clone(), knowledge.clone());
     let mut dns = Dns { names, sink, port, tun, task: None };
     dns.start(sockets);
     let serving = tokio::spawn({
-        let lane = lane.clone();
-        async move { control.serve(lane).await }
+        let lanes = lanes.clone();
+        async move { control.serve(lanes).await }
     });
     let key_source = KeySource::new(config.tenant.key_file.clone(), keys, key_fault);
-    let rotating = tokio::spawn(key_source.follow(lane.clone()));
+    let rotating = tokio::spawn(key_source.follow(lanes.clone()));
     let mut watch =
-        Watcher { capture, lane: lane.clone(), externals: Externals::default(), addresses, mtu, chains };
+        Watcher { capture, lanes: lanes.clone(), externals: Externals::default(), addresses, mtu, chains };
     let mut changes = match follow_changes(monitor) {
         Ok(changes) => changes,
         Err(error) => return Err(undo(watch.capture, io_failure("thread", error))),
@@ -206,7 +213,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
         tokio::select! {
             _ = terminate.recv() => break None,
             _ = interrupt.recv() => break None,
-            ended = &mut end => break Some(ended.unwrap_or(Ended::Failed(io::ErrorKind::BrokenPipe.into()))),
+            ended = threads.next_end() => break Some(ended),
             event = heard.recv() => match event {
                 Some(event) => watch.hear(event),
                 None => tokio::task::yield_now().await,
@@ -218,14 +225,15 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
             },
             _ = look.tick() => {
                 for update in credentials.look() {
-                    let _ = lane.send(update.into()).await;
+                    let _ = lanes.tell_all(|| update.clone().into()).await;
                 }
             }
             _ = tick.tick() => {
                 let now = Instant::now();
                 let base = knowledge.lock().unwrap_or_else(PoisonError::into_inner).fold(now, hash_key);
                 if let Some(base) = base {
-                    let _ = lane.send(Command::Directory(Arc::new(base))).await;
+                    let base = Arc::new(base);
+                    let _ = lanes.tell_all(|| Command::Directory(base.clone())).await;
                 }
                 let renew = now.saturating_duration_since(renewed) >= RENEW;
                 if renew {
@@ -239,10 +247,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
     rotating.abort();
     dns.stop();
     let told = over.is_none();
-    if told {
-        let _ = lane.send(Command::Stop).await;
-    }
-    match finish(over, end, thread).await? {
+    match threads.finish(over).await? {
         // By signal: closed, until `down`.
         Ended::Stopped if told => {
             tracing::info!("ended; the namespace stays closed until `tencrypt down`");
@@ -254,25 +259,6 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
         }
         Ended::Failed(error) => Err(Failure::runtime(format_args!("data path: {error}"))),
     }
-}
-
-/// Waits for the lane to have ended.
-async fn finish(
-    over: Option<Ended>,
-    end: oneshot::Receiver<Ended>,
-    thread: thread::JoinHandle<()>,
-) -> Result<Ended, Failure> {
-    let ended = match over {
-        Some(ended) => ended,
-        None => match tokio::time::timeout(FAREWELL, end).await {
-            Ok(Ok(ended)) => ended,
-            _ => return Err(Failure::runtime("the data path does not end")),
-        },
-    };
-    if !matches!(ended, Ended::DeviceGone) {
-        thread.join().map_err(|_| Failure::runtime("the data path panicked"))?;
-    }
-    Ok(ended)
 }
 
 /// The proxy's task, which starts anew when the pod's addresses change.
@@ -315,8 +301,11 @@ fn signals(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
     signal(kind).map_err(|error| io_failure("signal", error))
 }
 
-fn transport(port: u16) -> Result<UdpTransport, Failure> {
-    UdpTransport::bind(port, |socket: &Socket| mark_socket(socket)).map_err(|error| {
+/// The transport of a lane: its port is the tenant's plus its number.
+fn transport(config: &Config, lane: u8) -> Result<UdpTransport, Failure> {
+    let port = config.network.port.saturating_add(lane.into());
+    let bound = UdpTransport::bind(port, |socket: &Socket| mark_socket(socket));
+    let mut transport = bound.map_err(|error| {
         let exit = match &error {
             BindError::SetUp { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Exit::NotPermitted
@@ -324,7 +313,9 @@ fn transport(port: u16) -> Result<UdpTransport, Failure> {
             _ => Exit::Runtime,
         };
         Failure::new(exit, chain(&error))
-    })
+    })?;
+    transport.set_offload(config.network.offload.transport());
+    Ok(transport)
 }
 
 fn plan(config: &Config, names: &Names) -> Result<CapturePlan, Failure> {
@@ -362,7 +353,8 @@ fn static_facts(config: &Config, gateways: &[IpAddr]) -> Vec<Fact> {
     config.facts.iter().cloned().chain(exempt).collect()
 }
 
-fn tunnel(
+/// The tunnel of each lane, all of one identity.
+fn tunnels(
     config: &Config,
     names: &Names,
     proxy_port: u16,
@@ -370,7 +362,7 @@ fn tunnel(
     addresses: &[IpAddr],
     knowledge: &Knowledge,
     hash_key: u64,
-) -> Result<Tunnel, Failure> {
+) -> Result<Vec<Tunnel>, Failure> {
     let mut told = TunnelConfig::new(config.network.protected.iter().copied());
     told.suite = config.tenant.suite;
     told.vnet = config.network.offload.checksums();
@@ -386,15 +378,22 @@ fn tunnel(
     let nameservers = names.nameservers.clone();
     told.dns = (!nameservers.is_empty()).then_some(DnsHairpin { nameservers, proxy_port });
     let identity = Identity::generate(Seed::from_bytes(*random()?), addresses);
-    Ok(Tunnel::new(
+    let now = Instant::now();
+    let first = Tunnel::new(
         Arc::new(told),
         LaneId::ZERO,
         keys,
         identity,
         Arc::new(knowledge.directory(hash_key)),
         Seed::from_bytes(*random()?),
-        Instant::now(),
-    ))
+        now,
+    );
+    let mut tunnels = vec![first];
+    for lane in (1..config.network.lanes.get()).filter_map(LaneId::new) {
+        let sibling = tunnels[0].sibling(lane, Seed::from_bytes(*random()?), now);
+        tunnels.push(sibling);
+    }
+    Ok(tunnels)
 }
 
 fn random() -> Result<Zeroizing<[u8; 32]>, Failure> {
@@ -431,6 +430,13 @@ impl From<CaptureError> for Failure {
     fn from(error: CaptureError) -> Self {
         let exit = match &error {
             CaptureError::Permission { .. } => Exit::NotPermitted,
+            CaptureError::SteeringRefused { .. } => {
+                let reason = chain(&error);
+                return Self::new(
+                    Exit::NotPermitted,
+                    format_args!("more than one lane: {reason}; it takes CAP_BPF, or `lanes = 1`"),
+                );
+            }
             _ => Exit::Runtime,
         };
         Self::new(exit, chain(&error))
@@ -458,4 +464,19 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_that_the_kernel_refuses_to_steer_are_not_permitted_and_the_way_out_is_named() {
+        let source = io::Error::from_raw_os_error(1);
+        let failure = Failure::from(CaptureError::SteeringRefused { source });
+        assert_eq!(failure.exit, Exit::NotPermitted);
+        let line = failure.to_string();
+        assert!(line.contains("more than one lane") && line.contains("`lanes = 1`"), "{line}");
+        assert!(line.contains("Operation not permitted") && !line.contains('\n'), "{line}");
+    }
 }

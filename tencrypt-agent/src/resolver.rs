@@ -24,7 +24,7 @@ use crate::{
     config::Config,
     failure::{Exit, Failure},
     knowledge::Knowledge,
-    lane::{Command, LaneHandle},
+    lane::{Command, Lanes},
 };
 
 /// Longest resolv.conf that is read, in bytes. glibc reads lines of any length; real files have a few hundred bytes.
@@ -186,22 +186,22 @@ impl UpstreamSockets for MarkedSockets {
     }
 }
 
-/// How much longer than its answer's TTL a fact lives in the lane, so that the same answer need not be told again within
+/// How much longer than its answer's TTL a fact lives in the lanes, so that the same answer need not be told again within
 /// that time. TTLs are whole seconds: less would be lost in their rounding.
 const SLACK: Duration = Duration::from_secs(1);
 
 /// Addresses that are remembered as told. Far below the 4,096 prefixes of a lane's delta.
 const TOLD: usize = 1_024;
 
-/// Brings facts into the lane, and remembers them for the next base.
+/// Brings facts into the lanes, and remembers them for the next base.
 #[derive(Debug, Clone)]
 pub struct LaneSink {
-    lane: LaneHandle,
+    lanes: Lanes,
     knowledge: Arc<Mutex<Knowledge>>,
     told: Arc<Mutex<Told>>,
 }
 
-/// What the lane was told within the last [`SLACK`], by address: class, end and when it stood.
+/// What the lanes were told within the last [`SLACK`], by address: class, end and when it stood.
 ///
 /// The name is left out: an address has the class that any name gives it, as long as the longest-lived one says. One
 /// that the lane has dropped for lack of room meanwhile is unknown to it: asked, never bypassed.
@@ -227,10 +227,10 @@ impl Told {
 }
 
 impl LaneSink {
-    /// A sink that has told the lane nothing yet.
+    /// A sink that has told the lanes nothing yet.
     #[must_use]
-    pub fn new(lane: LaneHandle, knowledge: Arc<Mutex<Knowledge>>) -> Self {
-        Self { lane, knowledge, told: Arc::default() }
+    pub fn new(lanes: Lanes, knowledge: Arc<Mutex<Knowledge>>) -> Self {
+        Self { lanes, knowledge, told: Arc::default() }
     }
 }
 
@@ -243,8 +243,10 @@ impl FactSink for LaneSink {
             *expires += SLACK;
         }
         self.knowledge.lock().unwrap_or_else(PoisonError::into_inner).learn(&facts);
-        let changes = facts.iter().cloned().map(FactChange::Learn).collect();
-        if let Err(error) = self.lane.ask(|done| Command::Facts { changes, done }).await {
+        let changes: Vec<FactChange> = facts.iter().cloned().map(FactChange::Learn).collect();
+        // The answer waits for all: its flow may take any of them.
+        if let Err(error) = self.lanes.ask_all(|done| Command::Facts { changes: changes.clone(), done }).await
+        {
             // Without its facts the answer leads to an unknown destination: asked, never bypassed.
             tracing::warn!(%error, "facts of a DNS answer did not reach the data path");
             return;

@@ -12,21 +12,24 @@ use std::{
     time::Instant,
 };
 
-use tencrypt_core::Event;
+use tencrypt_core::{
+    Event,
+    directory::{Class, Fact, FactChange, FactSource},
+};
 use tencrypt_tun::{Capture, Change, Followed, Monitor, SocketTable};
 use tokio::sync::mpsc;
 
 use crate::{
     control::ChainsReport,
     externals::{Due, Externals},
-    lane::{Command, LaneHandle},
+    lane::{Command, Lanes},
     protect::{EVENTS, TICK},
 };
 
 /// Keeps the namespace in line with what the lane says and what the kernel changes.
 pub(crate) struct Watcher {
     pub(crate) capture: Capture,
-    pub(crate) lane: LaneHandle,
+    pub(crate) lanes: Lanes,
     pub(crate) externals: Externals,
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) mtu: Arc<AtomicU32>,
@@ -46,12 +49,12 @@ impl Watcher {
             Event::External { destination, until } => {
                 let lease = self.externals.allow(destination, until, Instant::now());
                 let outcome = self.capture.allow_external(destination, lease);
-                let lane = self.lane.clone();
-                tokio::spawn(async move { lane.send(Command::ExternalOpened(destination)).await });
+                self.tell(move || Command::ExternalOpened(destination));
                 outcome
             }
             Event::Internal { destination } => {
                 self.externals.deny(destination);
+                self.tell_internal(destination);
                 self.capture.add_internal(destination)
             }
             Event::PeerUp { peer, endpoint, .. } => {
@@ -74,6 +77,26 @@ impl Watcher {
         }
     }
 
+    fn tell(&self, command: impl Fn() -> Command + Send + Sync + 'static) {
+        let lanes = self.lanes.clone();
+        tokio::spawn(async move { lanes.tell_all(command).await });
+    }
+
+    /// What one lane has found to be of the tenant, none speaks to in plain any more. That sticks, however short the
+    /// fact itself lives.
+    fn tell_internal(&self, destination: IpAddr) {
+        if self.lanes.count() == 1 {
+            return;
+        }
+        let until = Some(Instant::now() + TICK);
+        let fact = Fact::new(destination, Class::Internal, FactSource::Handshake, until);
+        // Nobody waits for it to stand.
+        self.tell(move || {
+            let (done, _) = tokio::sync::oneshot::channel();
+            Command::Facts { changes: vec![FactChange::Learn(fact.clone())], done }
+        });
+    }
+
     pub(crate) fn follow(&mut self, change: Change) -> Next {
         match self.capture.follow(change) {
             Ok(Followed::Changed) => {
@@ -83,8 +106,7 @@ impl Watcher {
                     return Next::Nothing;
                 }
                 self.addresses = addresses.clone();
-                let lane = self.lane.clone();
-                tokio::spawn(async move { lane.send(Command::Addresses(addresses)).await });
+                self.tell(move || Command::Addresses(addresses.clone()));
                 Next::Addresses
             }
             Ok(Followed::DeviceGone) => Next::Over,
@@ -122,7 +144,7 @@ impl Watcher {
                 Due::Renew(destination, lease) if renew => self.capture.allow_external(destination, lease),
                 Due::Renew(..) => Ok(()),
                 Due::End(destination) => {
-                    let _ = self.lane.send(Command::ExternalEnded(destination)).await;
+                    let _ = self.lanes.tell_all(|| Command::ExternalEnded(destination)).await;
                     self.capture.deny_external(destination)
                 }
             };

@@ -192,7 +192,7 @@ fn every_row_of_bad_configuration_is_one_line_with_file_line_and_field() {
         (after("protected = []\n"), "c.toml:5: protected: duplicate key"),
         (after("port = \"8362\"\n"), "c.toml:5: network.port: expected a port"),
         (after("port = 0\n"), "c.toml:5: network.port: expected a port from 1 to 65535, found 0"),
-        (after("lanes = 2\n"), "c.toml:5: network.lanes: only 1 for now"),
+        (after("lanes = 17\n"), "c.toml:5: network.lanes: expected 1 to 16, found 17"),
         (after("tun = \"a-very-long-name\"\n"), "c.toml:5: network.tun: \"a-very-long-name\" is longer"),
         (after("tun = \"eth0\"\n"), "c.toml:5: network.tun: \"eth0\" is the name of both"),
         (

@@ -29,6 +29,8 @@ fn a_running_program_has_given_up_what_it_does_not_need() {
     test("a_running_program_has_given_up_what_it_does_not_need", || {
         let cluster = Cluster::on_one_node();
         let running = cluster.up(&cluster.a, "");
+        // Answered by the lanes, which have begun then.
+        let hardening = &running.status()["hardening"];
         let threads = threads(&running);
         assert!(threads.iter().any(|(name, _)| name.starts_with("tencrypt-lane")), "{threads:?}");
         for (name, fields) in &threads {
@@ -41,7 +43,6 @@ fn a_running_program_has_given_up_what_it_does_not_need() {
             let waits = name == "tencrypt";
             assert!(waits || fields["NoNewPrivs"] == "1", "{name}");
         }
-        let hardening = &running.status()["hardening"];
         for measure in ["not_dumpable", "no_new_privs", "seccomp"] {
             assert_eq!(hardening[measure], true, "{hardening}");
         }

@@ -65,6 +65,8 @@ pub enum PathEvent {
 pub struct PeerInfo {
     /// Its identity.
     pub peer: PeerId,
+    /// Which lane of the peer: each has sessions of its own.
+    pub lane: u8,
     /// Where records go.
     pub endpoint: SocketAddr,
     /// Addresses that belong to it: proven, not merely asserted.

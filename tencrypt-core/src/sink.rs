@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 
-use crate::offload::Opened;
+use crate::{news::News, offload::Opened};
 
 /// The shape of one train: `count` records for one destination, all `stride` bytes long but the last, which is
 /// `last` bytes (`1..=stride`).
@@ -75,6 +75,16 @@ pub trait PacketSink<'b> {
     /// # Errors
     /// [`SinkFull`] if there is no room; the packet is dropped and counted.
     fn packet(&mut self, packet: Opened<'b>) -> Result<(), SinkFull>;
+
+    /// Takes what the other lanes of the pod must have been told before the packets that follow reach the device: their
+    /// answers may come to any lane. A lane without siblings has no news.
+    ///
+    /// # Errors
+    /// The news, if they are not taken: [`Tunnel::poll_news`](crate::Tunnel::poll_news) has them then. So it is unless
+    /// this is implemented.
+    fn news(&mut self, news: News) -> Result<(), News> {
+        Err(news)
+    }
 }
 
 /// A [`PacketSink`] has no room.
@@ -105,4 +115,7 @@ pub struct Transmit {
     pub len: usize,
     /// The two ECN bits of the outer header.
     pub ecn: u8,
+    /// It has to leave from the tenant's port, whichever lane made it: an answer to INIT, which came to that port.
+    /// Address translation on the way would not know it from another.
+    pub from_tenant_port: bool,
 }

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 /// From the bottom up. `docs` of the order: ARCHITECTURE.md.
-const LAYERS: [&str; 16] = [
+const LAYERS: [&str; 17] = [
     "keyed_hash",
     "stats",
     "packet",
@@ -13,6 +13,7 @@ const LAYERS: [&str; 16] = [
     "trust",
     "session",
     "handshake",
+    "news",
     "sink",
     "nat",
     "config",

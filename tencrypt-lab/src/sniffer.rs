@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use memchr::memmem::Finder;
 
 use crate::error::{During, Result};
-use crate::frame::{Content, Frame};
+use crate::frame::{Content, Frame, TUNNEL_PORT};
 use crate::link::Mac;
 use crate::netns::NetNs;
 use crate::ring::{Ring, RingFrame};
@@ -29,6 +29,8 @@ pub struct Watch {
     macs: BTreeSet<Mac>,
     canary: Vec<u8>,
     keep: Keep,
+    /// Lanes that the tenant's pods have besides their first.
+    more_lanes: u16,
 }
 
 /// How much a [`Sniffer`] keeps of the frames between tenant addresses.
@@ -65,7 +67,23 @@ impl Watch {
         self
     }
 
-    /// The leak rule. Between two addresses of the tenant, only UDP from or to port 8362 may be on the wire. To
+    /// Lets UDP pass for the tunnel's between the ports of so many lanes: both have to be, since nothing translates them
+    /// where port 8362 has no part in it.
+    #[must_use]
+    pub fn lanes(mut self, lanes: u8) -> Self {
+        self.more_lanes = u16::from(lanes).saturating_sub(1);
+        self
+    }
+
+    fn is_tunnel(&self, content: Content) -> bool {
+        let lanes = TUNNEL_PORT..=TUNNEL_PORT + self.more_lanes;
+        content.is_tunnel()
+            || matches!(content, Content::Udp { source, destination }
+                if lanes.contains(&source) && lanes.contains(&destination))
+    }
+
+    /// The leak rule. Between two addresses of the tenant, only UDP from or to port 8362 may be on the wire, or between
+    /// ports of [`Watch::lanes`]. To
     /// multicast, broadcast and link-local destinations a tenant's pod sends only what the network itself needs:
     /// ARP, neighbour and router discovery, multicast membership, DHCP. Traffic to others is not judged.
     pub fn is_leak(&self, frame: &Frame) -> bool {
@@ -76,7 +94,7 @@ impl Watch {
         let from_tenant =
             self.macs.contains(&frame.from_mac) || frame.addresses.is_some_and(|(from, _)| known(&from));
         if self.is_between(frame) {
-            return !frame.content.is_tunnel();
+            return !self.is_tunnel(frame.content);
         }
         if from_tenant && frame.is_local_or_group() {
             let dhcp = matches!(frame.content, Content::Udp { destination: 67 | 547, .. });
@@ -106,7 +124,7 @@ pub struct Report {
     pub bytes: u64,
     /// Frames with the canary in them.
     pub canary: u64,
-    /// Frames between tenant addresses over UDP port 8362: shows that a silent wire is not just an idle one.
+    /// Frames of the tunnel between tenant addresses: shows that a silent wire is not just an idle one.
     pub tunnel: u64,
     /// Frames that break the rule of [`Watch::is_leak`].
     pub leaks: u64,
@@ -242,7 +260,7 @@ fn note(report: &mut Report, watch: &Watch, raw: &RingFrame<'_>, shows_canary: b
     report.lost += u64::from(raw.bytes.len() < raw.length);
     let Some(frame) = Frame::parse(raw.bytes) else { return };
     if watch.is_between(&frame) {
-        report.tunnel += u64::from(frame.content.is_tunnel());
+        report.tunnel += u64::from(watch.is_tunnel(frame.content));
         if report.kept.len() < watch.keep.frames {
             report.kept.push(raw.bytes[..raw.bytes.len().min(watch.keep.bytes)].to_vec());
         }
@@ -293,6 +311,24 @@ mod tests {
         assert!(watch().is_leak(&frame("fd00::21", "fd00::22", Content::Fragment(17))));
         assert!(watch().is_leak(&frame("fd00::21", "fd00::22", Content::Protocol(58))));
         assert!(!watch().is_leak(&frame("fd00::21", "fd00::22", Content::NeighbourDiscovery)));
+    }
+
+    #[test]
+    fn between_ports_of_lanes_the_tunnel_runs_and_nothing_else() {
+        let udp =
+            |source, destination| frame("10.128.0.21", "10.128.0.22", Content::Udp { source, destination });
+        let two = watch().lanes(2);
+        assert!(!two.is_leak(&udp(8363, 8363)) && watch().is_leak(&udp(8363, 8363)));
+        for (source, destination) in
+            [(8363, 8364), (8364, 8363), (8361, 8363), (8363, 40_000), (40_000, 8363)]
+        {
+            assert!(two.is_leak(&udp(source, destination)), "{source} > {destination}");
+        }
+        assert!(two.is_leak(&frame(
+            "10.128.0.21",
+            "10.128.0.22",
+            Content::Tcp { source: 8363, destination: 8363 }
+        )));
     }
 
     #[test]

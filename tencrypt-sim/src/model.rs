@@ -12,6 +12,8 @@ struct Sent {
     destination: IpAddr,
     bytes: Vec<u8>,
     delivered: u32,
+    /// The source it came out with.
+    came_from: Option<IpAddr>,
 }
 
 /// Every packet that applications sent, and what became of it.
@@ -52,10 +54,16 @@ impl Model {
         destination: IpAddr,
         bytes: Vec<u8>,
     ) {
-        self.sent.insert(number, Sent { from, to, destination, bytes, delivered: 0 });
+        self.sent.insert(number, Sent { from, to, destination, bytes, delivered: 0, came_from: None });
     }
 
-    pub(crate) fn deliver(&mut self, at: PodId, own: &[IpAddr], bytes: &[u8]) {
+    pub(crate) fn deliver(
+        &mut self,
+        at: PodId,
+        own: &[IpAddr],
+        vips: &BTreeMap<IpAddr, IpAddr>,
+        bytes: &[u8],
+    ) {
         let Some((source, destination, payload)) = read_udp(bytes) else {
             self.violations.push(Violation::Invented(at));
             return;
@@ -73,7 +81,10 @@ impl Model {
         if sent.to != Some(at) {
             self.violations.push(Violation::WrongPod(number, at));
         }
-        // The destination may have been a VIP that the receiver turned into its own address.
+        sent.came_from = Some(source.0);
+        // The destination may have been a VIP that the receiver turned into its own address, and the source have become
+        // the VIP that the packet answers.
+        let source = (vips.get(&source.0).copied().unwrap_or(source.0), source.1);
         let before = read_udp(&sent.bytes);
         let same = before.is_some_and(|(from, to, before)| {
             from == source && to.1 == destination.1 && before == payload && own.contains(&destination.0)
@@ -93,6 +104,12 @@ impl Model {
     #[must_use]
     pub fn is_delivered(&self, number: u64) -> bool {
         self.sent.get(&number).is_some_and(|sent| sent.delivered > 0)
+    }
+
+    /// The source that this packet came out with.
+    #[must_use]
+    pub fn source_of(&self, number: u64) -> Option<IpAddr> {
+        self.sent.get(&number)?.came_from
     }
 
     /// Packets sent, and packets that came out.

@@ -28,6 +28,9 @@ impl Weather {
         Self { loss: 0, duplicate: 0, delay: Duration::from_micros(100), jitter: Duration::ZERO };
 }
 
+/// Ports that a connection tracker gives.
+const FIRST_OUTSIDE: u16 = 50_000;
+
 /// A datagram under way.
 #[derive(Debug, Clone)]
 pub(crate) struct Datagram {
@@ -40,18 +43,42 @@ pub(crate) struct Datagram {
 pub(crate) struct Network {
     pub(crate) weather: Weather,
     pub(crate) vips: BTreeMap<IpAddr, IpAddr>,
+    /// What a connection tracker remembers of a flow to a VIP: by the client's address and the source port it was given,
+    /// the client's own port, and the backend that alone may answer there.
+    translated: BTreeMap<SocketAddr, (u16, SocketAddr)>,
     under_way: BTreeMap<(Instant, u64), Datagram>,
     numbered: u64,
 }
 
 impl Network {
     pub(crate) fn new(weather: Weather) -> Self {
-        Self { weather, vips: BTreeMap::new(), under_way: BTreeMap::new(), numbered: 0 }
+        Self {
+            weather,
+            vips: BTreeMap::new(),
+            translated: BTreeMap::new(),
+            under_way: BTreeMap::new(),
+            numbered: 0,
+        }
     }
 
     pub(crate) fn send(&mut self, mut datagram: Datagram, now: Instant, random: &mut Random) {
         if let Some(backend) = self.vips.get(&datagram.to.ip()) {
+            // The worst case: the tracker has a flow of these ends already, and gives this one another source port.
+            let own = datagram.from.port();
             datagram.to.set_ip(*backend);
+            let known = self.translated.iter().find(|(outside, (port, to))| {
+                outside.ip() == datagram.from.ip() && *port == own && *to == datagram.to
+            });
+            let outside = known.map(|(outside, _)| *outside).unwrap_or_else(|| {
+                SocketAddr::new(datagram.from.ip(), FIRST_OUTSIDE + self.translated.len() as u16)
+            });
+            self.translated.insert(outside, (own, datagram.to));
+            datagram.from = outside;
+        } else if datagram.to.port() >= FIRST_OUTSIDE {
+            match self.translated.get(&datagram.to) {
+                Some((own, backend)) if *backend == datagram.from => datagram.to.set_port(*own),
+                _ => return,
+            }
         }
         if random.chance(self.weather.loss) {
             return;

@@ -8,18 +8,19 @@ use std::{
 };
 
 use tencrypt_core::{
-    CipherSuite, DatagramSink, Event, Identity, KeyRing, LaneId, Outbound, PacketSink, RecvMeta, Seed,
-    SinkFull, Train, TrainSlot, TunPacket, Tunnel, TunnelConfig, Unknown,
+    CipherSuite, DEFAULT_PORT, DatagramSink, Event, Identity, KeyRing, LaneId, News, Outbound, PacketSink,
+    RecvMeta, Seed, SinkFull, Train, TrainSlot, TunPacket, Tunnel, TunnelConfig, Unknown,
     crypto::{KeyChangeError, write_epoch, write_key_file},
     directory::{Directory, Fact},
     offload::Opened,
     offload::VnetHdr,
+    record::init_lane,
 };
 
 use crate::{
     model::Model,
     network::{Datagram, Network, Weather},
-    packets::udp,
+    packets::{Endpoint, read_udp, udp},
     random::Random,
 };
 
@@ -91,6 +92,8 @@ pub struct PodOptions {
     pub unknown: Unknown,
     /// Its cipher.
     pub suite: CipherSuite,
+    /// Its lanes, 1 to 16.
+    pub lanes: u8,
 }
 
 impl PodOptions {
@@ -102,6 +105,7 @@ impl PodOptions {
             facts: Vec::new(),
             unknown: Unknown::Drop,
             suite: CipherSuite::Aes256Gcm,
+            lanes: 1,
         }
     }
 }
@@ -109,7 +113,8 @@ impl PodOptions {
 struct Pod {
     tenant: Tenant,
     options: PodOptions,
-    tunnel: Tunnel,
+    /// Its lanes.
+    tunnels: Vec<Tunnel>,
     events: Vec<Event>,
     bypassed: Vec<Vec<u8>>,
 }
@@ -125,6 +130,8 @@ pub struct World {
     numbered: u64,
     /// Datagrams as they left, for tests that tamper or replay.
     captured: Option<Vec<(SocketAddr, SocketAddr, Vec<u8>)>>,
+    /// Lanes are not told of each other.
+    deaf: bool,
 }
 
 impl World {
@@ -141,6 +148,7 @@ impl World {
             model: Model::default(),
             numbered: 0,
             captured: None,
+            deaf: false,
         }
     }
 
@@ -158,11 +166,11 @@ impl World {
         for address in &options.addresses {
             self.homes.insert(*address, id);
         }
-        let tunnel = self.tunnel(tenant, &options);
+        let tunnels = self.tunnels(tenant, &options);
         self.pods.push(Pod {
             tenant: tenant.clone(),
             options,
-            tunnel,
+            tunnels,
             events: Vec::new(),
             bypassed: Vec::new(),
         });
@@ -177,7 +185,18 @@ impl World {
     /// Ends a pod's program and starts it anew: new identity, no sessions.
     pub fn restart(&mut self, id: PodId) {
         let (tenant, options) = (self.pods[id.0].tenant.clone(), self.pods[id.0].options.clone());
-        self.pods[id.0].tunnel = self.tunnel(&tenant, &options);
+        self.pods[id.0].tunnels = self.tunnels(&tenant, &options);
+    }
+
+    /// The same with another number of lanes.
+    pub fn restart_with(&mut self, id: PodId, lanes: u8) {
+        self.pods[id.0].options.lanes = lanes;
+        self.restart(id);
+    }
+
+    /// From now on what lanes of a pod tell each other is lost, or no longer.
+    pub fn lose_news(&mut self, lost: bool) {
+        self.deaf = lost;
     }
 
     /// Gives a running pod other keys.
@@ -186,9 +205,11 @@ impl World {
     /// [`KeyChangeError`], from the pod; its keys stay.
     pub fn change_keys(&mut self, id: PodId, tenant: &Tenant) -> Result<(), KeyChangeError> {
         let now = self.now;
-        self.pods[id.0].tunnel.set_keys(tenant.keys.clone(), now)?;
+        for tunnel in &mut self.pods[id.0].tunnels {
+            tunnel.set_keys(tenant.keys.clone(), now)?;
+        }
         self.pods[id.0].tenant = tenant.clone();
-        self.drain(id);
+        (0..self.pods[id.0].tunnels.len()).for_each(|lane| self.drain((id, lane)));
         Ok(())
     }
 
@@ -209,6 +230,11 @@ impl World {
 
     /// The same with any source address.
     pub fn send_from(&mut self, from: PodId, source: IpAddr, to: IpAddr, payload: usize) -> u64 {
+        self.send_flow(from, (source, 40_000), (to, 7), payload)
+    }
+
+    /// The same between any two ports: the kernel sends each flow through one lane.
+    pub fn send_flow(&mut self, from: PodId, source: Endpoint, to: Endpoint, payload: usize) -> u64 {
         self.numbered += 1;
         let number = self.numbered;
         let mut content = number.to_be_bytes().to_vec();
@@ -216,10 +242,10 @@ impl World {
         while content.len() < payload {
             content.push(self.random.bits() as u8);
         }
-        let mut packet = udp((source, 40_000), (to, 7), &content);
-        let reached = self.network.vips.get(&to).copied().unwrap_or(to);
+        let mut packet = udp(source, to, &content);
+        let reached = self.network.vips.get(&to.0).copied().unwrap_or(to.0);
         let home = self.homes.get(&reached).copied();
-        self.model.send(number, from, home, to, packet.clone());
+        self.model.send(number, from, home, to.0, packet.clone());
         self.outbound(from, &mut packet);
         number
     }
@@ -240,17 +266,37 @@ impl World {
         &self.model
     }
 
-    /// A pod's tunnel, to look at.
+    /// A pod's tunnel, to look at; of several lanes the first.
     #[must_use]
     pub fn tunnel_of(&self, id: PodId) -> &Tunnel {
-        &self.pods[id.0].tunnel
+        &self.pods[id.0].tunnels[0]
     }
 
-    /// Commands a pod's program, as its control plane does.
+    /// The tunnels of all lanes of a pod.
+    #[must_use]
+    pub fn lanes_of(&self, id: PodId) -> &[Tunnel] {
+        &self.pods[id.0].tunnels
+    }
+
+    /// The lane whose queue the pod's kernel puts packets of this flow in.
+    #[must_use]
+    pub fn lane_of(&self, id: PodId, source: Endpoint, destination: Endpoint) -> usize {
+        // Any function of both ends does that is the same for both directions; the kernel's is tencrypt-tun's.
+        let end = |(address, port): Endpoint| {
+            let octets = match address {
+                IpAddr::V4(v4) => v4.octets().to_vec(),
+                IpAddr::V6(v6) => v6.octets().to_vec(),
+            };
+            octets.into_iter().map(usize::from).sum::<usize>() + usize::from(port)
+        };
+        (end(source) + end(destination)) % self.pods[id.0].tunnels.len()
+    }
+
+    /// Commands the first lane of a pod's program, as its control plane does.
     pub fn command<T>(&mut self, id: PodId, command: impl FnOnce(&mut Tunnel, Instant) -> T) -> T {
         let now = self.now;
-        let outcome = command(&mut self.pods[id.0].tunnel, now);
-        self.drain(id);
+        let outcome = command(&mut self.pods[id.0].tunnels[0], now);
+        self.drain((id, 0));
         outcome
     }
 
@@ -289,10 +335,21 @@ impl World {
 
     /// Hands a datagram to a pod, as an attacker on the bridge can.
     pub fn inject(&mut self, to: PodId, from: SocketAddr, mut bytes: Vec<u8>) {
-        self.inbound(to, from, &mut bytes);
+        self.inbound((to, 0), from, &mut bytes);
     }
 
-    fn tunnel(&mut self, tenant: &Tenant, options: &PodOptions) -> Tunnel {
+    fn tunnels(&mut self, tenant: &Tenant, options: &PodOptions) -> Vec<Tunnel> {
+        let mut tunnels = vec![self.first_tunnel(tenant, options)];
+        for lane in 1..options.lanes {
+            let lane = LaneId::new(lane).expect("a pod has at most 16 lanes");
+            let seed = Seed::from_bytes(self.random.bytes());
+            let sibling = tunnels[0].sibling(lane, seed, self.now);
+            tunnels.push(sibling);
+        }
+        tunnels
+    }
+
+    fn first_tunnel(&mut self, tenant: &Tenant, options: &PodOptions) -> Tunnel {
         let protected = ["10.0.0.0/8", "fd00::/16"].map(|range| range.parse().expect("a range"));
         let mut config = TunnelConfig::new(protected);
         config.unknown = options.unknown;
@@ -311,78 +368,116 @@ impl World {
     }
 
     fn next_moment(&self) -> Option<Instant> {
-        let timers = self.pods.iter().filter_map(|pod| pod.tunnel.poll_timeout());
+        let tunnels = self.pods.iter().flat_map(|pod| &pod.tunnels);
+        let timers = tunnels.filter_map(Tunnel::poll_timeout);
         timers.chain(self.network.next()).min()
     }
 
     fn step(&mut self) {
         for at in 0..self.pods.len() {
-            if self.pods[at].tunnel.poll_timeout().is_some_and(|due| due <= self.now) {
-                let now = self.now;
-                self.pods[at].tunnel.handle_timeout(now);
-                self.drain(PodId(at));
+            for lane in 0..self.pods[at].tunnels.len() {
+                self.tend((PodId(at), lane));
             }
         }
         while let Some(mut datagram) = self.network.take_due(self.now) {
-            if let Some(home) = self.homes.get(&datagram.to.ip()).copied() {
-                self.inbound(home, datagram.from, &mut datagram.bytes);
+            let Some(home) = self.homes.get(&datagram.to.ip()).copied() else { continue };
+            let Some(port) = datagram.to.port().checked_sub(DEFAULT_PORT) else { continue };
+            let lanes = self.pods[home.0].tunnels.len();
+            let mut lane = usize::from(port);
+            if lane == 0 {
+                // Only an INIT is handed to another lane.
+                lane = init_lane(&datagram.bytes).map_or(0, |lane| usize::from(lane) % lanes);
             }
+            if lane < lanes {
+                self.inbound((home, lane), datagram.from, &mut datagram.bytes);
+            }
+        }
+    }
+
+    /// Has a lane do what is due.
+    fn tend(&mut self, (id, lane): (PodId, usize)) {
+        let now = self.now;
+        let tunnel = &mut self.pods[id.0].tunnels[lane];
+        if tunnel.poll_timeout().is_some_and(|due| due <= now) {
+            tunnel.handle_timeout(now);
+            self.drain((id, lane));
         }
     }
 
     fn outbound(&mut self, id: PodId, packet: &mut [u8]) {
         let mut outbox = Outbox::default();
         let now = self.now;
+        let lane = read_udp(packet).map_or(0, |(from, to, _)| self.lane_of(id, from, to));
         let pod = &mut self.pods[id.0];
-        let outcome =
-            pod.tunnel.handle_outbound(&mut TunPacket::new(VnetHdr::default(), packet), now, &mut outbox);
+        let outcome = pod.tunnels[lane].handle_outbound(
+            &mut TunPacket::new(VnetHdr::default(), packet),
+            now,
+            &mut outbox,
+        );
         if outcome == Outbound::Bypass {
             pod.bypassed.push(packet.to_vec());
         }
+        self.tell((id, lane));
         for (to, bytes) in outbox.0 {
-            self.transmit(id, to, bytes);
+            self.transmit((id, lane), to, bytes);
         }
-        self.drain(id);
+        self.drain((id, lane));
     }
 
-    fn inbound(&mut self, id: PodId, from: SocketAddr, bytes: &mut [u8]) {
+    fn inbound(&mut self, (id, lane): (PodId, usize), from: SocketAddr, bytes: &mut [u8]) {
         let now = self.now;
         let mut delivered = Inbox::default();
         let meta = RecvMeta { from, stride: bytes.len() as u16, ecn: 0 };
         // The outcome is in the tunnel's counters; the model looks at what came out.
-        let _ = self.pods[id.0].tunnel.handle_datagrams(&meta, bytes, now, &mut delivered);
+        let _ = self.pods[id.0].tunnels[lane].handle_datagrams(&meta, bytes, now, &mut delivered);
         let own = self.pods[id.0].options.addresses.clone();
+        self.bring((id, lane), &delivered.1);
         for packet in delivered.0 {
-            self.model.deliver(id, &own, &packet);
+            self.model.deliver(id, &own, &self.network.vips, &packet);
         }
-        self.drain(id);
+        self.drain((id, lane));
         // The contract: what is due is done before the next input, so that a CONF counts before the DATA behind it.
-        if self.pods[id.0].tunnel.poll_timeout().is_some_and(|due| due <= now) {
-            self.pods[id.0].tunnel.handle_timeout(now);
-            self.drain(id);
+        self.tend((id, lane));
+    }
+
+    /// Brings a lane's news to the others.
+    fn tell(&mut self, (id, lane): (PodId, usize)) {
+        let news: Vec<News> = std::iter::from_fn(|| self.pods[id.0].tunnels[lane].poll_news()).collect();
+        self.bring((id, lane), &news);
+    }
+
+    fn bring(&mut self, (id, lane): (PodId, usize), news: &[News]) {
+        if self.deaf {
+            return;
+        }
+        let others = self.pods[id.0].tunnels.iter_mut().enumerate().filter(|(other, _)| *other != lane);
+        for (_, other) in others {
+            news.iter().for_each(|news| other.take_news(news, self.now));
         }
     }
 
-    fn drain(&mut self, id: PodId) {
+    fn drain(&mut self, (id, lane): (PodId, usize)) {
         let mut buffer = vec![0; 65_535];
         let now = self.now;
-        while let Some(transmit) = self.pods[id.0].tunnel.poll_transmit(&mut buffer, now) {
-            self.transmit(id, transmit.to, buffer[..transmit.len].to_vec());
+        self.tell((id, lane));
+        while let Some(transmit) = self.pods[id.0].tunnels[lane].poll_transmit(&mut buffer, now) {
+            let port = if transmit.from_tenant_port { 0 } else { lane };
+            self.transmit((id, port), transmit.to, buffer[..transmit.len].to_vec());
         }
-        while let Some(mut held) = self.pods[id.0].tunnel.poll_released() {
-            let bypassed = &mut self.pods[id.0].bypassed;
+        let Pod { tunnels, bypassed, events, .. } = &mut self.pods[id.0];
+        while let Some(mut held) = tunnels[lane].poll_released() {
             held.as_packet().finish_segments(|packet| bypassed.push(packet.to_vec()));
         }
-        while let Some(event) = self.pods[id.0].tunnel.poll_event() {
-            self.pods[id.0].events.push(event);
+        while let Some(event) = tunnels[lane].poll_event() {
+            events.push(event);
         }
     }
 
-    fn transmit(&mut self, from: PodId, to: SocketAddr, bytes: Vec<u8>) {
+    fn transmit(&mut self, (from, lane): (PodId, usize), to: SocketAddr, bytes: Vec<u8>) {
         self.model.on_wire(&bytes, CANARY);
         let own = self.pods[from.0].options.addresses.iter().find(|own| own.is_ipv4() == to.is_ipv4());
         let Some(own) = own else { return };
-        let from = SocketAddr::new(*own, 8362);
+        let from = SocketAddr::new(*own, DEFAULT_PORT + lane as u16);
         if let Some(captured) = &mut self.captured {
             captured.push((from, to, bytes.clone()));
         }
@@ -425,11 +520,16 @@ impl TrainSlot for Slot<'_> {
 }
 
 #[derive(Default)]
-struct Inbox(Vec<Vec<u8>>);
+struct Inbox(Vec<Vec<u8>>, Vec<News>);
 
 impl<'b> PacketSink<'b> for Inbox {
     fn packet(&mut self, packet: Opened<'b>) -> Result<(), SinkFull> {
         self.0.push(packet.bytes().to_vec());
+        Ok(())
+    }
+
+    fn news(&mut self, news: News) -> Result<(), News> {
+        self.1.push(news);
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use tencrypt_core::{
-    DropReason,
+    DropReason, Verdict,
     directory::{Class, Fact, FactSource},
     handshake::write_reset,
     record::SessionIndex,
@@ -137,6 +137,26 @@ fn a_service_whose_pod_restarts_is_back_within_a_second_and_stays() {
         assert_eq!(lost, 0);
         assert!(world.tunnel_of(a).stats().handshakes <= before + 1, "handshakes without end");
     }
+}
+
+#[test]
+fn a_replayed_reset_does_not_move_a_service_to_another_pod() {
+    let mut world = World::new(1, Weather::CLEAR);
+    let tenant = world.tenant();
+    let a = world.pod(&tenant, PodOptions::new(&[v4(1)]));
+    let b = world.pod(&tenant, PodOptions::new(&[v4(2)]));
+    world.pod(&tenant, PodOptions::new(&[v4(3)]));
+    world.vip(VIP, v4(2));
+    assert!(is_heard_within_a_second(&mut world, a, VIP));
+    let index = live_index(&mut world, a, VIP);
+    // The next INIT to the service would find another pod.
+    world.vip(VIP, v4(3));
+    let before = world.tunnel_of(a).stats().handshakes;
+    world.inject(a, SocketAddr::new(v4(2), 8362), write_reset(tenant.keys(), index, 1).to_vec());
+    world.run_for(ms(2_000));
+    assert_eq!(world.tunnel_of(a).stats().handshakes, before + 1, "the pod itself was asked");
+    let held_by = world.tunnel_of(b).peer_id();
+    assert_eq!(world.tunnel_of(a).classify(VIP, world.now()), Verdict::Encrypt(held_by));
 }
 
 #[test]

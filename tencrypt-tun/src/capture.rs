@@ -177,7 +177,12 @@ impl Capture {
     fn install_table(&mut self, saved: &Saved) -> Result<(), CaptureError> {
         let exempt = self.plan.exempt_with(&self.underlay.gateways);
         let plan = &self.plan;
-        let policy = Policy { interface: plan.interface, port: plan.port, unknown: plan.unknown };
+        let policy = Policy {
+            interface: plan.interface,
+            port: plan.port,
+            lanes: self.devices.len() as u8,
+            unknown: plan.unknown,
+        };
         let prefixes = plan.prefixes(&exempt);
         let enforced = plan.enforce.then_some((&policy, &prefixes));
         let features = self.nft.install(saved, enforced).at(Step::Chains, plan.interface)?;

@@ -47,15 +47,16 @@ const RTN_BROADCAST: u32 = 3;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Policy {
     pub(crate) interface: InterfaceName,
-    /// UDP port of the tunnel, for kernels that cannot look at a packet's socket.
+    /// UDP port of the tunnel's first lane, for kernels that cannot look at a packet's socket; the others' follow.
     pub(crate) port: u16,
+    pub(crate) lanes: u8,
     pub(crate) unknown: UnknownSources,
 }
 
 /// Optional parts of nftables the kernel has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Features {
-    /// `CONFIG_NFT_SOCKET`. Without it the tunnel's port is let in instead of its socket, and answers of a nameserver
+    /// `CONFIG_NFT_SOCKET`. Without it the tunnel's ports are let in instead of its sockets, and answers of a nameserver
     /// that counts as protected are dropped.
     pub(crate) socket: bool,
     /// `CONFIG_NFT_FIB_INET`. Without it the interface's own broadcast address is dropped only where it lies in a
@@ -84,11 +85,13 @@ pub(crate) fn chains(policy: &Policy, features: Features) -> Vec<NfTablesMessage
 
 fn inbound(policy: &Policy, features: Features) -> Vec<Vec<Expression>> {
     let mut rules = vec![vec![meta(MetaKey::Iifname), differs(&policy.interface.padded()), accept()]];
-    rules.push(if features.socket {
-        vec![socket_mark(), equal(&MARK.to_ne_bytes()), accept()]
+    if features.socket {
+        rules.push(vec![socket_mark(), equal(&MARK.to_ne_bytes()), accept()]);
     } else {
-        to_udp_port(policy.port)
-    });
+        rules.extend(
+            (0..policy.lanes).filter_map(|lane| policy.port.checked_add(lane.into())).map(to_udp_port),
+        );
+    }
     // A neighbour's advertisement carries its global address as source: without these even the tunnel finds nobody.
     // Off-link senders cannot make a hop limit of 255 (RFC 4861 section 7.1).
     for kind in [NEIGHBOUR_SOLICIT, NEIGHBOUR_ADVERT, ROUTER_ADVERT] {
@@ -210,22 +213,20 @@ mod tests {
 
     fn shown(features: Features) -> String {
         let interface = "eth0".parse().expect("name");
-        let policy = Policy { interface, port: 8362, unknown: UnknownSources::Drop };
+        let policy = Policy { interface, port: 8362, lanes: 2, unknown: UnknownSources::Drop };
         format!("{:?}", chains(&policy, features))
     }
 
     #[test]
     fn a_kernel_without_an_expression_is_not_asked_for_it() {
-        let port = format!("{:?}", equal(&8362_u16.to_be_bytes()));
+        let ports = [8362_u16, 8363, 8364].map(|port| format!("{:?}", equal(&port.to_be_bytes())));
         for features in Features::FROM_BEST {
             let shown = shown(features);
             assert_eq!(shown.contains("\"socket\""), features.socket);
             assert_eq!(shown.contains("\"fib\""), features.fib);
-            assert_eq!(
-                shown.contains(&port),
-                !features.socket,
-                "the port is let in only instead of the socket"
-            );
+            let open = ports.each_ref().map(|port| shown.contains(port));
+            let lanes = !features.socket;
+            assert_eq!(open, [lanes, lanes, false], "the ports are let in only instead of the sockets");
         }
     }
 }

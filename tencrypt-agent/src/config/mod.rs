@@ -8,6 +8,7 @@ mod sections;
 
 use std::{
     net::SocketAddr,
+    num::NonZeroU8,
     path::{Path, PathBuf},
 };
 
@@ -61,8 +62,10 @@ pub struct Network {
     pub interface: String,
     /// The name of the TUN device.
     pub tun: String,
-    /// The UDP port.
+    /// The UDP port of the first lane; the others' follow it.
     pub port: u16,
+    /// Lanes, 1 to 16.
+    pub lanes: NonZeroU8,
     /// The ranges of pods and services; none overlaps another.
     pub protected: Vec<IpNet>,
     /// Addresses in them that are left alone.

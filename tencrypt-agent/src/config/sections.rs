@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    num::NonZeroU8,
     path::Path,
 };
 
@@ -9,6 +10,7 @@ use ipnet::IpNet;
 use tencrypt_core::{
     CipherSuite,
     directory::{Class, Fact, FactSource},
+    record::SessionIndex,
 };
 
 use tencrypt_dns::interceptor::Config as ProxyConfig;
@@ -52,6 +54,18 @@ pub(super) fn config(text: &str, path: &Path) -> Result<Config, ConfigError> {
     Ok(Config { tenant, network, identity, policy, dns, facts })
 }
 
+fn lanes(value: &Value<'_>, port: u16) -> Result<NonZeroU8, ConfigError> {
+    let found = value.integer()?;
+    let lanes =
+        u8::try_from(found).ok().filter(|lanes| *lanes <= SessionIndex::LANES).and_then(NonZeroU8::new);
+    let lanes = lanes
+        .ok_or_else(|| value.refuse(format_args!("expected 1 to {}, found {found}", SessionIndex::LANES)))?;
+    if port.checked_add(u16::from(lanes.get()) - 1).is_none() {
+        return Err(value.refuse(format_args!("{lanes} ports from {port} on are more than there are")));
+    }
+    Ok(lanes)
+}
+
 fn read_tenant(section: &Section<'_>, path: &Path) -> Result<Tenant, ConfigError> {
     let project = section.value("project").map(|value| label(&value)).transpose()?;
     let key_file = section.required("key_file")?;
@@ -75,12 +89,8 @@ fn read_network(section: &Section<'_>) -> Result<Network, ConfigError> {
             value.refuse(format_args!("{tun:?} is the name of both the interface and the TUN device"))
         );
     }
-    if let Some(lanes) = section.value("lanes")
-        && lanes.integer()? != 1
-    {
-        return Err(lanes.refuse("only 1 for now"));
-    }
     let port = section.value("port").map_or(Ok(UDP_PORT), |value| value.port())?;
+    let lanes = section.value("lanes").map_or(Ok(NonZeroU8::MIN), |value| lanes(&value, port))?;
     let exempt = ranges(section, "exempt")?;
     let protected = ranges(section, "protected")?;
     if protected.is_empty() {
@@ -95,7 +105,7 @@ fn read_network(section: &Section<'_>) -> Result<Network, ConfigError> {
         }
     }
     let offload = section.value("offload").map_or(Ok(Offload::All), |value| value.one_of(&Offload::NAMES))?;
-    Ok(Network { interface, tun, port, protected, exempt, offload })
+    Ok(Network { interface, tun, port, lanes, protected, exempt, offload })
 }
 
 fn read_identity(section: &Section<'_>, path: &Path, protected: &[IpNet]) -> Result<Identity, ConfigError> {

@@ -42,6 +42,7 @@ fn the_smallest_configuration_gets_the_documented_defaults() {
                 suite: CipherSuite::Aes256Gcm,
             },
             network: Network {
+                lanes: NonZeroU8::MIN,
                 interface: "eth0".into(),
                 tun: "tenc0".into(),
                 port: 8362,
@@ -101,7 +102,7 @@ tun = "tun7"
 port = 0x2001
 protected = ["10.96.0.0/12", "10.244.0.0/16"]
 exempt = ["10.244.1.2", "10.244.1.0/31"]
-lanes = 1
+lanes = 16
 offload = "udp"
 [policy]
 unknown = "plain"
@@ -231,12 +232,14 @@ fn ports_and_lanes_out_of_range_are_refused() {
         let text = format!("[network]\nprotected = [\"10.0.0.0/8\"]\nport = {port}\n");
         assert_refused(&[(&text, 3, "network.port", found)]);
     }
-    for lanes in ["0", "2", "-1", "99999999999999999999"] {
+    for lanes in ["0", "17", "-1", "256", "99999999999999999999"] {
         let text = format!("[network]\nprotected = [\"10.0.0.0/8\"]\nlanes = {lanes}\n");
         let found = refused(&text);
         assert_eq!((found.0, found.1.as_str()), (3, "network.lanes"), "{lanes}: {found:?}");
     }
-    assert!(refused("[network]\nlanes = 4\n").2.contains("only 1 for now"));
+    assert!(refused("[network]\nlanes = 17\n").2.contains("expected 1 to 16, found 17"));
+    let text = "[network]\nprotected = [\"10.0.0.0/8\"]\nport = 65534\nlanes = 3\n";
+    assert_refused(&[(text, 4, "network.lanes", "more than there are")]);
 }
 
 #[test]

@@ -193,6 +193,79 @@ pub struct PeerReport {
     pub rx_bytes: u64,
     /// Bytes sent to it.
     pub tx_bytes: u64,
+    /// Pairs of a lane here and one there that have a session.
+    #[serde(default = "one")]
+    pub lanes: u16,
+}
+
+/// What a program says that knows no lanes.
+fn one() -> u16 {
+    1
+}
+
+impl StatusReport {
+    /// Adds what another lane of the same pod has counted.
+    pub fn add(&mut self, other: Self) {
+        self.lanes += other.lanes;
+        self.packets.add(other.packets);
+        self.calls.add(other.calls);
+        for (reason, count) in other.drops {
+            *self.drops.entry(reason).or_default() += count;
+        }
+        self.peers.extend(other.peers);
+    }
+}
+
+impl CallsReport {
+    fn add(&mut self, other: Self) {
+        self.reads += other.reads;
+        self.sends += other.sends;
+        self.receives += other.receives;
+        self.writes += other.writes;
+    }
+}
+
+impl PacketsReport {
+    fn add(&mut self, other: Self) {
+        self.encrypted += other.encrypted;
+        self.decrypted += other.decrypted;
+        self.bypassed += other.bypassed;
+        self.held += other.held;
+        self.dropped += other.dropped;
+        self.opportunistic += other.opportunistic;
+        self.untold += other.untold;
+    }
+}
+
+/// One report for each peer, of what each pair of lanes says of it, in the order in which they are first named.
+#[must_use]
+pub fn merged(reports: Vec<PeerReport>) -> Vec<PeerReport> {
+    let mut peers: Vec<PeerReport> = Vec::new();
+    let mut places = BTreeMap::new();
+    for report in reports {
+        let place = *places.entry(report.peer.clone()).or_insert(peers.len());
+        let Some(peer) = peers.get_mut(place) else {
+            peers.push(report);
+            continue;
+        };
+        for address in report.addresses {
+            if !peer.addresses.contains(&address) {
+                peer.addresses.push(address);
+            }
+        }
+        peer.address = peer.addresses.first().copied();
+        peer.last_handshake_s = peer.last_handshake_s.into_iter().chain(report.last_handshake_s).min();
+        peer.rx_bytes += report.rx_bytes;
+        peer.tx_bytes += report.tx_bytes;
+        peer.lanes += report.lanes;
+        // A pod is as far in a rotation, and its certificate as new, as its last pair of lanes. Epochs are in the order
+        // of RFC 1982: 0 comes after 255.
+        if (peer.epoch.wrapping_sub(report.epoch) as i8) > 0 {
+            peer.epoch = report.epoch;
+        }
+        peer.generation = peer.generation.min(report.generation);
+    }
+    peers
 }
 
 /// Packets that the nftables chains dropped since they were installed; all zero without enforcement.
@@ -235,6 +308,9 @@ pub struct PacketsReport {
     pub dropped: u64,
     /// Among the bypassed: because of `unknown = "plain"`.
     pub opportunistic: u64,
+    /// Not packets: what lanes had to tell each other and had no room for.
+    #[serde(default)]
+    pub untold: u64,
 }
 
 /// `tencrypt explain --json`.
@@ -262,6 +338,7 @@ impl From<&Stats> for PacketsReport {
             held: stats.held,
             dropped: stats.dropped_total(),
             opportunistic: stats.opportunistic,
+            untold: stats.untold,
         }
     }
 }
@@ -270,4 +347,72 @@ impl From<&Stats> for PacketsReport {
 #[must_use]
 pub fn drops(stats: &Stats) -> BTreeMap<String, u64> {
     DropReason::ALL.iter().map(|&reason| (reason.as_str().to_owned(), stats.dropped(reason))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(name: &str, address: u8, lanes: u16) -> PeerReport {
+        let address = IpAddr::from([10, 0, 0, address]);
+        PeerReport {
+            peer: name.into(),
+            address: Some(address),
+            addresses: vec![address],
+            endpoint: SocketAddr::new(address, 8362),
+            suite: "aes-256-gcm".into(),
+            epoch: 1,
+            last_handshake_s: Some(u64::from(lanes)),
+            rx_bytes: 10,
+            tx_bytes: 1,
+            lanes,
+            generation: None,
+        }
+    }
+
+    #[test]
+    fn a_peer_is_named_once_with_what_all_lanes_say_of_it() {
+        let merged = merged(vec![peer("a", 1, 2), peer("b", 2, 1), peer("a", 3, 1), peer("a", 1, 1)]);
+        assert_eq!(merged.iter().map(|peer| &*peer.peer).collect::<Vec<_>>(), ["a", "b"]);
+        let a = &merged[0];
+        assert_eq!((a.lanes, a.rx_bytes, a.tx_bytes, a.last_handshake_s), (4, 30, 3, Some(1)));
+        assert_eq!(a.addresses, [[10, 0, 0, 1], [10, 0, 0, 3]].map(IpAddr::from));
+        assert_eq!(merged[1], peer("b", 2, 1));
+    }
+
+    #[test]
+    fn a_peer_is_as_far_in_a_rotation_as_its_last_pair_of_lanes() {
+        for (epochs, last) in [([2, 1, 2], 1), ([1, 2, 2], 1), ([0, 255, 0], 255)] {
+            let reports = epochs.map(|epoch| PeerReport { epoch, ..peer("a", 1, 1) });
+            assert_eq!(merged(reports.to_vec())[0].epoch, last, "{epochs:?}");
+        }
+    }
+
+    #[test]
+    fn counters_of_lanes_are_added_up() {
+        let mut stats = Stats::new();
+        stats.encrypted = 2;
+        stats.drops[DropReason::Auth as usize] = 3;
+        let report = StatusReport {
+            project: None,
+            mtu: 1440,
+            lanes: 1,
+            unknown: "drop".into(),
+            enforce: true,
+            identity: Box::default(),
+            hardening: HardeningReport::default(),
+            keys: KeysReport::default(),
+            peers: vec![peer("a", 1, 1)],
+            packets: PacketsReport::from(&stats),
+            chains: ChainsReport { plain_in: 4, leak: 5 },
+            calls: CallsReport { reads: 1, sends: 2, receives: 3, writes: 4 },
+            drops: drops(&stats),
+        };
+        let mut sum = report.clone();
+        sum.add(report);
+        assert_eq!((sum.lanes, sum.packets.encrypted, sum.packets.dropped, sum.drops["auth"]), (2, 4, 6, 6));
+        assert_eq!(sum.calls, CallsReport { reads: 2, sends: 4, receives: 6, writes: 8 });
+        // The chains are the pod's, not a lane's.
+        assert_eq!((sum.peers.len(), sum.chains.plain_in), (2, 4));
+    }
 }

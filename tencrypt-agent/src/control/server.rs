@@ -16,9 +16,9 @@ use tokio::{
     sync::Semaphore,
 };
 
-use super::{PATIENCE, REQUEST_LIMIT, Reply, Request};
+use super::{PATIENCE, REQUEST_LIMIT, Reply, Request, merged};
 use crate::{
-    lane::{Command, LaneError, LaneHandle},
+    lane::{Command, LaneError, Lanes},
     sys,
 };
 
@@ -55,16 +55,16 @@ impl ControlSocket {
     }
 
     /// Serves until it is cancelled.
-    pub async fn serve(&self, lane: LaneHandle) {
+    pub async fn serve(&self, lanes: Lanes) {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             let Ok(place) = places.clone().acquire_owned().await else { return };
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let lane = lane.clone();
+                    let lanes = lanes.clone();
                     tokio::spawn(async move {
                         // A client that goes away or dawdles is its own loss.
-                        let _ = tokio::time::timeout(PATIENCE, converse(stream, &lane)).await;
+                        let _ = tokio::time::timeout(PATIENCE, converse(stream, &lanes)).await;
                         drop(place);
                     });
                 }
@@ -83,14 +83,14 @@ impl Drop for ControlSocket {
     }
 }
 
-async fn converse(mut stream: UnixStream, lane: &LaneHandle) -> io::Result<()> {
+async fn converse(mut stream: UnixStream, lanes: &Lanes) -> io::Result<()> {
     if !is_allowed(sys::peer_uid(stream.as_fd())?, sys::effective_uid()) {
         return respond(&mut stream, &Reply::Refused("not permitted".to_owned())).await;
     }
     let mut line = Vec::new();
     BufReader::new((&mut stream).take(REQUEST_LIMIT)).read_until(b'\n', &mut line).await?;
     let reply = match serde_json::from_slice(&line) {
-        Ok(request) => answer(request, lane).await.unwrap_or_else(|error| Reply::Refused(error.to_string())),
+        Ok(request) => answer(request, lanes).await.unwrap_or_else(|error| Reply::Refused(error.to_string())),
         Err(_) => Reply::Refused("the request makes no sense: another version?".to_owned()),
     };
     respond(&mut stream, &reply).await
@@ -101,15 +101,25 @@ fn is_allowed(peer: u32, own: u32) -> bool {
     peer == 0 || peer == own
 }
 
-async fn answer(request: Request, lane: &LaneHandle) -> Result<Reply, LaneError> {
+async fn answer(request: Request, lanes: &Lanes) -> Result<Reply, LaneError> {
     Ok(match request {
-        Request::Status => Reply::Status(lane.ask(Command::Status).await?),
-        Request::Peers => Reply::Peers(lane.ask(Command::Peers).await?),
+        Request::Status => {
+            let sum = lanes.ask_all(Command::Status).await?.into_iter().reduce(|mut sum, report| {
+                sum.add(report);
+                sum
+            });
+            let mut sum = sum.ok_or(LaneError::Gone)?;
+            sum.peers = merged(sum.peers);
+            Reply::Status(sum)
+        }
+        Request::Peers => Reply::Peers(merged(lanes.ask_all(Command::Peers).await?.concat())),
         Request::Explain { source, destination } => {
-            Reply::Explanation(lane.ask(|reply| Command::Explain { source, destination, reply }).await?)
+            // Without ports nobody knows which lane a packet would take; the first knows as much as any.
+            let first = lanes.first().ok_or(LaneError::Gone)?;
+            Reply::Explanation(first.ask(|reply| Command::Explain { source, destination, reply }).await?)
         }
         Request::Stop => {
-            lane.send(Command::Stop).await?;
+            lanes.tell_all(|| Command::Stop).await?;
             Reply::Stopping
         }
     })
@@ -151,7 +161,7 @@ mod tests {
                 tokio::task::spawn_blocking(move || ask(&path))
             };
             tokio::select! {
-                () = socket.serve(handle.clone()) => unreachable!("serves until it is cancelled"),
+                () = socket.serve(Lanes::new(vec![handle.clone()])) => unreachable!("serves until it is cancelled"),
                 done = client => done.unwrap(),
             }
             let _ = handle.send(Command::Stop).await;

@@ -132,10 +132,16 @@ impl Cluster {
             .ok()
             .filter(|_| !extra.contains("offload ="))
             .map_or(String::new(), |offload| format!("offload = \"{offload}\"\n"));
-        let extra = &extra.replace("[network]\n", &format!("[network]\n{offload}"));
+        // `TENCRYPT_TEST_LANES=2` runs it with two lanes.
+        let lanes = match lanes() {
+            1 => String::new(),
+            _ if extra.contains("lanes = ") => String::new(),
+            lanes => format!("lanes = {lanes}\n"),
+        };
+        let extra = &extra.replace("[network]\n", &format!("[network]\n{offload}{lanes}"));
         let defaults = [
             ("[tenant]", format!("project = \"shop\"\nkey_file = \"{}\"\n", self.key_file.display())),
-            ("[network]", format!("protected = {PROTECTED}\n{offload}")),
+            ("[network]", format!("protected = {PROTECTED}\n{offload}{lanes}")),
             ("[dns]", "capture = false\n".to_owned()),
         ];
         let own = |section: &str| extra.lines().any(|line| line.trim() == section);
@@ -165,8 +171,16 @@ impl Cluster {
 
     /// [`Cluster::probe`] for these addresses of the tenant as well, such as a service's.
     pub(crate) fn probe_also(&self, addresses: impl IntoIterator<Item = IpAddr>) -> Probe {
-        let watch = Watch::new([&self.a, &self.b], CANARY.as_bytes());
-        let watch = addresses.into_iter().fold(watch, Watch::address);
+        self.probe_with(addresses.into_iter().fold(self.watch(), Watch::address))
+    }
+
+    /// What the leak probe looks for.
+    pub(crate) fn watch(&self) -> Watch {
+        Watch::new([&self.a, &self.b], CANARY.as_bytes()).lanes(lanes())
+    }
+
+    /// [`Cluster::probe`] for what `watch` says.
+    pub(crate) fn probe_with(&self, watch: Watch) -> Probe {
         let start = |node: &Node| Sniffer::start(node.netns(), watch.clone()).unwrap();
         Probe { sniffers: self.nodes.iter().map(start).collect() }
     }
@@ -276,6 +290,7 @@ impl Probe {
             sum.leaks += report.leaks;
             sum.lost += report.lost;
             sum.leaked.extend(report.leaked);
+            sum.kept.extend(report.kept);
         }
         sum
     }
@@ -291,6 +306,11 @@ impl Probe {
         assert!(report.is_clean(), "{report}");
         assert!(report.tunnel > 0, "nothing of the tenant was on the wire: {report}");
     }
+}
+
+/// Lanes of every pod whose test says nothing else.
+pub(crate) fn lanes() -> u8 {
+    std::env::var("TENCRYPT_TEST_LANES").ok().and_then(|lanes| lanes.parse().ok()).unwrap_or(1)
 }
 
 fn near_node() -> Node {

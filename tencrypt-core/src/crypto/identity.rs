@@ -29,6 +29,13 @@ impl Identity {
         Self { secret, peer_id, addresses: addresses.into() }
     }
 
+    /// The same identity once more, for another lane of the same pod: peers see one member, whichever lane speaks.
+    #[must_use]
+    pub fn for_another_lane(&self) -> Self {
+        let secret = Box::new(Secret::filled(|secret| *secret = *self.secret.expose()));
+        Self { secret, peer_id: self.peer_id, addresses: self.addresses.clone() }
+    }
+
     /// The public key, by which peers know this side.
     #[must_use]
     pub fn peer_id(&self) -> PeerId {
@@ -68,6 +75,8 @@ mod tests {
         assert_eq!(identity.addresses(), [address]);
         assert_eq!(Identity::generate(Seed::from_bytes([1; 32]), &[]).peer_id(), identity.peer_id());
         assert_ne!(Identity::generate(Seed::from_bytes([2; 32]), &[]).peer_id(), identity.peer_id());
+        let lane = identity.for_another_lane();
+        assert_eq!((lane.peer_id(), lane.secret()), (identity.peer_id(), identity.secret()));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use self::{
     table::{Hook, Table},
 };
 use crate::{
+    news::FlowNews,
     packet::{Flow, IpPacket, RewriteError},
     stats::DropReason,
 };
@@ -134,6 +135,35 @@ impl Nat {
     #[must_use]
     pub fn with_capacity(seed: u64, flows: usize, fragmented: usize) -> Self {
         Self { flows: Table::new(flows), fragments: Fragments::new(fragmented), seed }
+    }
+
+    /// The same for another lane of the pod, empty. From now on both have news for each other.
+    #[must_use]
+    pub(crate) fn sibling(&mut self) -> Self {
+        let mut sibling = Self::new(self.seed);
+        for nat in [self, &mut sibling] {
+            nat.flows.start_telling();
+        }
+        sibling
+    }
+
+    pub(crate) fn poll_news(&mut self) -> Option<FlowNews> {
+        self.flows.poll_news()
+    }
+
+    /// Takes back what was polled last.
+    pub(crate) fn return_news(&mut self, news: FlowNews) {
+        self.flows.return_news(news);
+    }
+
+    /// News that found no room since this was asked last.
+    pub(crate) fn take_lost_news(&mut self) -> u64 {
+        self.flows.take_lost_news()
+    }
+
+    /// Takes what another lane tells. False: there is no room.
+    pub(crate) fn learn(&mut self, news: &FlowNews, now: Instant) -> bool {
+        self.flows.learn(news, now).is_ok()
     }
 
     /// Flows remembered.
@@ -267,7 +297,7 @@ impl Nat {
             if !self.flows.is_empty_at(hook)
                 && let Some(found) = self.flows.find(hook, flow.reverse(), now)
             {
-                self.flows.remove(found.slot);
+                self.flows.forget(found.slot);
             }
         }
     }

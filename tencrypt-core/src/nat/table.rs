@@ -1,12 +1,15 @@
 //! The table of translated flows: bounded, found from both directions, expired in constant time.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     net::IpAddr,
     time::{Duration, Instant},
 };
 
-use crate::packet::Flow;
+use crate::{
+    news::{FlowNews, FlowState},
+    packet::Flow,
+};
 
 /// Idle time after which a TCP connection in its opening or closing phase is forgotten: 4 minutes (RFC 5382 REQ-5).
 pub const TCP_TRANSITORY: Duration = Duration::from_secs(240);
@@ -21,6 +24,12 @@ const FIN: u8 = 1;
 const SYN: u8 = 2;
 const RST: u8 = 4;
 const ACK: u8 = 16;
+
+/// News that wait to be told; the newest dropped.
+const MAX_NEWS: usize = 1_024;
+
+/// Of two translations that exclude each other and were told of within this time, every lane keeps the same one.
+const SIMULTANEOUS: Duration = Duration::from_secs(1);
 
 /// End of a list.
 const NONE: u32 = u32::MAX;
@@ -115,10 +124,13 @@ impl Slot {
     /// Takes a packet's part in the flow's life into account.
     fn note(&mut self, forward: bool, tcp_flags: Option<u8>) {
         self.answered |= !forward;
-        if self.original.protocol != TCP {
-            self.phase = if self.answered { Phase::Answered } else { Phase::Unanswered };
-            return;
+        if self.original.protocol == TCP {
+            self.note_tcp(forward, tcp_flags);
         }
+        self.phase = self.phase_now();
+    }
+
+    fn note_tcp(&mut self, forward: bool, tcp_flags: Option<u8>) {
         let flags = tcp_flags.unwrap_or_default();
         let is_syn = flags & (SYN | ACK) == SYN;
         if flags & (FIN | RST) != 0 {
@@ -128,7 +140,25 @@ impl Slot {
         } else if forward && self.answered && flags & ACK != 0 {
             self.established = true;
         }
-        self.phase = if self.established && !self.closing { Phase::Established } else { Phase::Transitory };
+    }
+
+    fn phase_now(&self) -> Phase {
+        match (self.original.protocol, self.established && !self.closing, self.answered) {
+            (TCP, true, _) => Phase::Established,
+            (TCP, false, _) => Phase::Transitory,
+            (.., true) => Phase::Answered,
+            (.., false) => Phase::Unanswered,
+        }
+    }
+
+    fn state(&self) -> FlowState {
+        let Self { answered, established, closing, .. } = *self;
+        FlowState { answered, established, closing }
+    }
+
+    fn news(&self, state: Option<FlowState>) -> FlowNews {
+        let Self { hook, original, translated, .. } = *self;
+        FlowNews { serves: hook == Hook::Serve, original, translated, state }
     }
 }
 
@@ -148,6 +178,36 @@ pub(super) struct Table {
     /// Flows by their forward hook: Serve, Call.
     counts: [usize; 2],
     capacity: usize,
+    tellings: Option<Tellings>,
+}
+
+/// What other lanes are told. A flow is told of when it begins, when it comes further, and while it is used once in
+/// half of the time after which it would be forgotten.
+#[derive(Debug, Default)]
+struct Tellings {
+    /// When each slot's flow was last told or heard of.
+    at: Vec<Instant>,
+    queue: VecDeque<FlowNews>,
+    /// News that found no room.
+    lost: u64,
+}
+
+impl Tellings {
+    fn told(&mut self, slot: u32, now: Instant) {
+        let slot = slot as usize;
+        if self.at.len() <= slot {
+            self.at.resize(slot + 1, now);
+        }
+        self.at[slot] = now;
+    }
+
+    fn push(&mut self, news: FlowNews) {
+        if self.queue.len() < MAX_NEWS {
+            self.queue.push_back(news);
+        } else {
+            self.lost += 1;
+        }
+    }
 }
 
 impl Table {
@@ -159,6 +219,7 @@ impl Table {
             lists: [List { head: NONE, tail: NONE }; 4],
             counts: [0; 2],
             capacity: capacity.clamp(1, NONE as usize - 1),
+            tellings: None,
         }
     }
 
@@ -200,8 +261,101 @@ impl Table {
     /// Counts a packet that was found at `hook`.
     pub(super) fn note(&mut self, slot: u32, hook: Hook, tcp_flags: Option<u8>, now: Instant) {
         self.unlink(slot);
-        self.slots[slot as usize].note(hook.is_forward(), tcp_flags);
+        let entry = &mut self.slots[slot as usize];
+        let before = entry.state();
+        entry.note(hook.is_forward(), tcp_flags);
+        let (changed, half) = (before != entry.state(), entry.phase.idle() / 2);
         self.link(slot, now);
+        if let Some(tellings) = &self.tellings
+            && (changed || now.saturating_duration_since(tellings.at[slot as usize]) >= half)
+        {
+            self.tell(slot, now);
+        }
+    }
+
+    /// From now on there is something to tell.
+    pub(super) fn start_telling(&mut self) {
+        self.tellings.get_or_insert_default();
+    }
+
+    pub(super) fn poll_news(&mut self) -> Option<FlowNews> {
+        self.tellings.as_mut()?.queue.pop_front()
+    }
+
+    /// Takes back what was polled last.
+    pub(super) fn return_news(&mut self, news: FlowNews) {
+        if let Some(tellings) = &mut self.tellings {
+            tellings.queue.push_front(news);
+        }
+    }
+
+    /// News that found no room since this was asked last.
+    pub(super) fn take_lost_news(&mut self) -> u64 {
+        self.tellings.as_mut().map_or(0, |tellings| std::mem::take(&mut tellings.lost))
+    }
+
+    fn tell(&mut self, slot: u32, now: Instant) {
+        let entry = &self.slots[slot as usize];
+        if let Some(tellings) = &mut self.tellings {
+            tellings.told(slot, now);
+            tellings.push(entry.news(Some(entry.state())));
+        }
+    }
+
+    /// Takes what another lane tells.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub(super) fn learn(&mut self, news: &FlowNews, now: Instant) -> Result<(), Full> {
+        let hook = if news.serves { Hook::Serve } else { Hook::Call };
+        let ours = self.index.get(&(hook, news.original)).copied();
+        let rival = self.index.get(&(hook.opposite(), news.translated.reverse())).copied();
+        let same = ours.filter(|_| ours == rival);
+        let slot = match (same, news.state) {
+            (Some(slot), None) => {
+                self.remove(slot);
+                return Ok(());
+            }
+            (None, None) => return Ok(()),
+            (Some(slot), Some(_)) => {
+                self.unlink(slot);
+                slot
+            }
+            (None, Some(_)) => {
+                let others = [ours, rival];
+                if others.iter().flatten().any(|slot| self.holds_against(*slot, news, now)) {
+                    return Ok(());
+                }
+                others.into_iter().flatten().for_each(|slot| self.remove(slot));
+                self.make_room()?;
+                self.add(hook, news.original, news.translated, now)
+            }
+        };
+        let entry = &mut self.slots[slot as usize];
+        let FlowState { answered, established, closing } = news.state.unwrap_or_default();
+        (entry.answered, entry.established, entry.closing) = (answered, established, closing);
+        entry.phase = entry.phase_now();
+        self.link(slot, now);
+        if let Some(tellings) = &mut self.tellings {
+            tellings.told(slot, now);
+        }
+        Ok(())
+    }
+
+    /// Whether a flow stays although another lane tells of one that excludes it.
+    fn holds_against(&self, slot: u32, news: &FlowNews, now: Instant) -> bool {
+        let entry = &self.slots[slot as usize];
+        let told = self.tellings.as_ref().and_then(|tellings| tellings.at.get(slot as usize));
+        told.is_some_and(|at| now.saturating_duration_since(*at) < SIMULTANEOUS)
+            && (entry.original, entry.translated) < (news.original, news.translated)
+    }
+
+    /// Forgets a flow before its time, in all lanes.
+    pub(super) fn forget(&mut self, slot: u32) {
+        if let Some(tellings) = &mut self.tellings {
+            tellings.push(self.slots[slot as usize].news(None));
+        }
+        self.remove(slot);
     }
 
     /// Adds a translation found at the forward `hook`, whose packet with these flags is its first. Neither of its
@@ -214,11 +368,25 @@ impl Table {
         tcp_flags: Option<u8>,
         now: Instant,
     ) -> Result<(), Full> {
+        self.make_room()?;
+        let slot = self.add(hook, original, translated, now);
+        self.slots[slot as usize].note(true, tcp_flags);
+        self.link(slot, now);
+        self.tell(slot, now);
+        Ok(())
+    }
+
+    fn make_room(&mut self) -> Result<(), Full> {
         if self.len() >= self.capacity {
             let oldest = self.oldest(&Phase::EVICTABLE, |slot| slot.last).ok_or(Full)?;
             self.remove(oldest);
         }
-        let mut entry = Slot {
+        Ok(())
+    }
+
+    /// A new slot, in no list yet.
+    fn add(&mut self, hook: Hook, original: Flow, translated: Flow, now: Instant) -> u32 {
+        let entry = Slot {
             hook,
             original,
             translated,
@@ -230,7 +398,6 @@ impl Table {
             prev: NONE,
             next: NONE,
         };
-        entry.note(true, tcp_flags);
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot as usize] = entry;
@@ -244,8 +411,7 @@ impl Table {
         self.index.insert((hook, original), slot);
         self.index.insert((hook.opposite(), translated.reverse()), slot);
         self.counts[side(hook)] += 1;
-        self.link(slot, now);
-        Ok(())
+        slot
     }
 
     pub(super) fn remove(&mut self, slot: u32) {

@@ -51,7 +51,7 @@ impl Nat {
                 return Ok(self.carry_on(found, hook, packet, partial, now)?);
             }
             Known::Flow(stale) => {
-                self.flows.remove(stale.slot);
+                self.flows.forget(stale.slot);
                 stale.from
             }
             Known::New(flow) => flow,
@@ -182,7 +182,7 @@ impl Nat {
         // Ports of TCP and UDP, and the identifier of an echo request, which stands in the same place.
         let has_source_port = matches!(flow.protocol, 6 | 17 | 1 | 58) && flow.source_port != 0;
         if !has_source_port {
-            self.flows.remove(other.slot);
+            self.flows.forget(other.slot);
             return Ok(to);
         }
         let count = u64::from(DYNAMIC_PORTS.end() - DYNAMIC_PORTS.start()) + 1;

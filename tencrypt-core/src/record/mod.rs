@@ -180,6 +180,21 @@ pub fn parse(datagram: &[u8]) -> Result<Message<'_>, DropReason> {
     }
 }
 
+/// The lane of the sender of an INIT, by the index that it claims; `None` for anything else. Nothing of it is proven.
+///
+/// INIT always goes to the tenant's port, which a pod's first lane holds. It is for the lane of this number, modulo the
+/// lanes there are here.
+#[must_use]
+pub fn init_lane(datagram: &[u8]) -> Option<u8> {
+    match datagram.first() {
+        Some(&INIT) => match parse(datagram) {
+            Ok(Message::Init(init)) => Some(init.sender.lane()),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
 /// The mac1 field of a handshake message, unverified. `None` if the datagram is none.
 #[must_use]
 pub fn mac1(datagram: &[u8]) -> Option<[u8; MAC_LEN]> {

@@ -62,6 +62,22 @@ fn every_message_is_read_back() {
 }
 
 #[test]
+fn an_init_says_which_lane_of_its_sender_it_is_from_and_nothing_else_does() {
+    let mut bytes = init();
+    assert_eq!(init_lane(&bytes), Some(0));
+    bytes[7] = 0xf4;
+    assert_eq!(init_lane(&bytes), Some(15));
+    for (at, wrong) in [(0, 9), (1, 2), (2, 9), (8, 1)] {
+        let mut bytes = bytes.clone();
+        bytes[at] = wrong;
+        assert_eq!(init_lane(&bytes), None, "{at}");
+    }
+    for other in [resp(), conf(), data(INIT_LEN), bytes[..INIT_LEN - 1].to_vec(), vec![]] {
+        assert_eq!(init_lane(&other), None);
+    }
+}
+
+#[test]
 fn each_type_has_one_length_and_data_a_least_one() {
     for (whole, exact) in [(init(), INIT_LEN), (resp(), RESP_LEN), (conf(), CONF_LEN)] {
         for len in 0..2_048 {

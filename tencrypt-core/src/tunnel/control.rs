@@ -78,7 +78,10 @@ impl Tunnel {
 
     /// Starts to replace the session that is sent on, unless that is under way.
     pub(super) fn rekey(&mut self, key: PeerKey, now: Instant) {
-        let Some(to) = self.peers.find(key).and_then(super::peer::Peer::any_endpoint) else { return };
+        let Some(address) = self.peers.find(key).and_then(|peer| self.peers.where_to_ask(peer)) else {
+            return;
+        };
+        let to = SocketAddr::new(address, self.config.port);
         self.ask(to.ip(), to, Purpose::Rekey, true, now);
     }
 
@@ -121,8 +124,10 @@ impl Tunnel {
             self.found_own_vip(destination, now);
             return Ok(());
         }
-        // Of an INIT under another epoch it is not known whether the other side can answer it: both go on.
-        if let Some(flight) = self.asks.find(from.ip()).and_then(|ask| ask.flight.as_ref())
+        // Our INIT goes to their lane of our number, if they have one; another lane of theirs knows nothing of it. Of an
+        // INIT under another epoch it is not known whether the other side can answer it: both go on.
+        if init.sender.lane() == self.lane.0
+            && let Some(flight) = self.asks.find(from.ip()).and_then(|ask| ask.flight.as_ref())
             && flight.initiator.epoch() == init.epoch
         {
             let ours = record::mac1(flight.init.as_slice());
@@ -141,7 +146,8 @@ impl Tunnel {
                 .presenting(self.own.presented());
         let (responder, resp) =
             Responder::accept(&local, init, index, &mut self.rng).map_err(|error| error.drop_reason())?;
-        let evicted = self.half_open.insert(mac1, from, index, responder, resp, now)?;
+        let source = (from, init.sender.lane());
+        let evicted = self.half_open.insert(mac1, source, index, responder, resp, now)?;
         if let Some(evicted) = evicted {
             self.peers.release_index(evicted);
         }
@@ -149,13 +155,13 @@ impl Tunnel {
         if let Some(at) = self.half_open.next_expiry() {
             self.timers.arm(Timer::HalfOpen, at);
         }
-        self.send(from, &resp);
+        self.answer(from, &resp);
         Ok(())
     }
 
     fn repeat_resp(&mut self, mac1: &[u8; 16], now: Instant) -> Result<(), DropReason> {
         let (to, resp) = self.half_open.answer_again(mac1, now).ok_or(DropReason::Replay)?;
-        self.send(to, &resp);
+        self.answer(to, &resp);
         Ok(())
     }
 
@@ -163,6 +169,9 @@ impl Tunnel {
         let Some(IndexUse::Ask(destination)) = self.peers.index(resp.receiver) else {
             return Err(DropReason::UnknownIndex);
         };
+        // INIT goes to the tenant's port, everything else to that of the lane that answered.
+        let lane = resp.sender.lane();
+        let port = self.config.port.checked_add(lane.into()).ok_or(DropReason::Malformed)?;
         let ask = self.asks.find_mut(destination).ok_or(DropReason::UnknownIndex)?;
         let flight = ask.flight.as_mut().ok_or(DropReason::UnknownIndex)?;
         let Confirmed { established, conf } =
@@ -179,14 +188,14 @@ impl Tunnel {
         let peer_id = established.peer;
         let listed = is_listed(&established, asked.ip());
         // Behind a VIP somebody else answers every time: the session moves to the pod's own address.
-        let endpoint = if listed {
-            asked
+        let address = if listed {
+            asked.ip()
         } else {
-            let own = established.identity.addresses.iter().copied();
-            let own =
-                own.clone().find(|address| address.is_ipv4() == asked.is_ipv4() && is_unicast(*address));
-            own.map_or(asked, |address| SocketAddr::new(address, self.config.port))
+            let mut own = established.identity.addresses.iter().copied();
+            own.find(|address| address.is_ipv4() == asked.is_ipv4() && is_unicast(*address))
+                .unwrap_or(asked.ip())
         };
+        let endpoint = SocketAddr::new(address, port);
         let jitter = REKEY_JITTER.mul_f64(f64::from(self.rng.u32()) / f64::from(u32::MAX));
         let conf = Conf {
             bytes: Box::new(conf),
@@ -207,11 +216,15 @@ impl Tunnel {
             }
         }
         // INIT went to this address and this peer answered.
-        let before = self.peers.owner(asked.ip());
         if finished.purpose != Purpose::Rekey || listed {
             self.make_owner(key, asked.ip());
-            self.succeed(before, key, asked.ip());
+            self.succeed(key, asked.ip());
         }
+        // This is the lane that our INIT goes to: the others are not sent to any more.
+        for address in self.peers.held_by_later_lanes(key, self.lane.0) {
+            self.make_owner(key, address);
+        }
+        self.peers.tell_owned(key);
         debug_assert_eq!(self.peers.find(key).map(|peer| peer.id), Some(peer_id));
         for packet in held {
             self.queue_packet(key, packet);
@@ -255,13 +268,13 @@ impl Tunnel {
         {
             peer.serve(asked);
         }
-        if listed {
+        if listed && !self.peers.has_other_lane_for(key, from.ip(), now) {
             // RESP went to this address and came back as CONF.
-            let before = self.peers.owner(from.ip());
             self.make_owner(key, from.ip());
-            self.succeed(before, key, from.ip());
+            self.succeed(key, from.ip());
         }
         self.send_empty(key, local);
+        self.peers.tell_owned(key);
         // Packets that waited for this very destination, or for any other address of the peer.
         let owned: Vec<IpAddr> = self.peers.find(key).map(|peer| peer.owned.clone()).unwrap_or_default();
         for address in owned {
@@ -305,10 +318,12 @@ impl Tunnel {
         let own = self.identity.peer_id();
         let local = established.local_index;
         let identity = established.identity.clone();
-        let key = self.peers.admit(established.peer, now);
+        let id = established.peer;
+        let key = self.peers.admit(established.peer, established.remote_index.lane(), now);
         let mut session = Session::new(established, initiated, now);
         complete(&mut session);
-        let fresh = self.peers.find(key).is_some_and(|peer| peer.sessions.is_empty());
+        let fresh = self.peers.find(key).is_some_and(|peer| peer.sessions.is_empty())
+            && self.peers.lanes(id).count() == 1;
         self.peers.add_session(key, session, now);
         if let Some(peer) = self.peers.find_mut(key) {
             peer.set_endpoint(endpoint);
@@ -435,7 +450,9 @@ impl Tunnel {
     /// A peer's timers: repeated CONF, keepalive, dead peer, end of sessions.
     pub(super) fn peer_due(&mut self, key: PeerKey, now: Instant) {
         if self.peers.erase_expired(key, now) {
-            if let Some(peer) = self.peers.remove(key, now) {
+            if let Some(peer) = self.peers.remove(key, now)
+                && self.peers.lanes(peer.id).next().is_none()
+            {
                 self.push_event(Event::PeerDown { peer: peer.id });
             }
             return;

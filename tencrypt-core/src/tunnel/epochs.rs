@@ -34,6 +34,7 @@ impl Tunnel {
         for key in self.peers.keys() {
             if self.peers.erase(key, now, |session| !keys.holds(session.epoch))
                 && let Some(peer) = self.peers.remove(key, now)
+                && self.peers.lanes(peer.id).next().is_none()
             {
                 self.push_event(Event::PeerDown { peer: peer.id });
             }

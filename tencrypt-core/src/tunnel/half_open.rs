@@ -24,15 +24,18 @@ pub(super) struct HalfOpen {
     resp: Box<[u8; RESP_LEN]>,
     born: Instant,
     number: u64,
+    /// The lane of its sender.
+    lane: u8,
 }
 
-/// All of them: by their index, by the mac1 of their INIT, and by age. Bounded in all and per source address.
+/// All of them: by their index, by the mac1 of their INIT, and by age. Bounded in all, and per source address and
+/// lane.
 #[derive(Debug, Default)]
 pub(super) struct HalfOpens {
     by_index: BTreeMap<SessionIndex, HalfOpen>,
     by_mac1: BTreeMap<[u8; 16], SessionIndex>,
     by_age: BTreeMap<u64, SessionIndex>,
-    per_source: BTreeMap<IpAddr, usize>,
+    per_source: BTreeMap<(IpAddr, u8), usize>,
     numbered: u64,
 }
 
@@ -41,20 +44,20 @@ impl HalfOpens {
         self.by_index.get(self.by_mac1.get(mac1)?)
     }
 
-    /// Adds one. Returns the index of the oldest if that had to go.
+    /// Adds one, of an INIT from this lane of its sender. Returns the index of the oldest if that had to go.
     ///
     /// # Errors
     /// [`DropReason::RateLimited`] if its source has as many as a source may have.
     pub(super) fn insert(
         &mut self,
         mac1: [u8; 16],
-        from: SocketAddr,
+        (from, lane): (SocketAddr, u8),
         index: SessionIndex,
         responder: Responder,
         resp: [u8; RESP_LEN],
         now: Instant,
     ) -> Result<Option<SessionIndex>, DropReason> {
-        if self.per_source.get(&from.ip()).is_some_and(|count| *count >= MAX_HALF_OPEN_PER_SOURCE) {
+        if self.per_source.get(&(from.ip(), lane)).is_some_and(|count| *count >= MAX_HALF_OPEN_PER_SOURCE) {
             return Err(DropReason::RateLimited);
         }
         let evicted = if self.by_index.len() >= MAX_HALF_OPEN {
@@ -67,9 +70,9 @@ impl HalfOpens {
         let number = self.numbered;
         self.by_mac1.insert(mac1, index);
         self.by_age.insert(number, index);
-        *self.per_source.entry(from.ip()).or_default() += 1;
+        *self.per_source.entry((from.ip(), lane)).or_default() += 1;
         let half_open =
-            HalfOpen { from, responder, answered: now, mac1, resp: Box::new(resp), born: now, number };
+            HalfOpen { from, responder, answered: now, mac1, resp: Box::new(resp), born: now, number, lane };
         self.by_index.insert(index, half_open);
         Ok(evicted)
     }
@@ -78,7 +81,7 @@ impl HalfOpens {
         let half_open = self.by_index.remove(&index)?;
         self.by_mac1.remove(&half_open.mac1);
         self.by_age.remove(&half_open.number);
-        let source = half_open.from.ip();
+        let source = (half_open.from.ip(), half_open.lane);
         if let Some(count) = self.per_source.get_mut(&source) {
             *count -= 1;
             if *count == 0 {

@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Instant};
 
 use super::{
     Inbound, Tunnel,
-    limits::{KEEPALIVE, MAX_QUEUED},
+    limits::{KEEPALIVE, MAX_QUEUED, MEMBER_BELIEVED},
     outbound::is_unicast,
     peer::{IndexUse, PeerKey},
     recent::Way,
@@ -13,6 +13,7 @@ use super::{
 use crate::{
     handshake,
     nat::{NatError, NatOutcome},
+    news::{News, Told},
     offload::{Opened, VnetHdr},
     packet::{IpPacket, Transport, combine_ecn},
     record::{self, FLAG_CSUM_PARTIAL, Message, SessionIndex},
@@ -116,6 +117,12 @@ impl Tunnel {
             return Ok(Record::Control);
         }
         let opened = self.accept(key, meta.ecn, plain.bytes, plain.flags, now)?;
+        while let Some(news) = self.nat.poll_news() {
+            if sink.news(News { lane: self.lane.0, told: Told::Flow(news) }).is_err() {
+                self.nat.return_news(news);
+                break;
+            }
+        }
         if let Some(peer) = self.peers.find_mut(key)
             && peer.unacknowledged_since.is_none()
         {
@@ -157,9 +164,9 @@ impl Tunnel {
         let (source, destination, inner_ecn) = (inner.source(), inner.destination(), inner.ecn());
         let vnet =
             if partial { unfinished(&inner).ok_or(DropReason::InnerMalformed)? } else { VnetHdr::default() };
+        let known = self.recent.peer(Way::In, source, destination, now).filter(|_| self.nat.is_empty());
         let layout = inner.layout();
-        let known = self.nat.is_empty() && self.recent.peer(Way::In, source, destination, now) == Some(key);
-        if !known {
+        if !known.is_some_and(|known| self.peers.are_one_pod(known, key)) {
             self.admit(key, bytes, partial, now)?;
         }
         // RFC 6040 section 4.2: a congestion mark on the outer header moves inside, or kills what cannot carry it.
@@ -185,8 +192,16 @@ impl Tunnel {
         let inner = &mut IpPacket::parse(bytes).map_err(|_| DropReason::InnerMalformed)?;
         let (source, destination) = (inner.source(), inner.destination());
         self.claim_certified(key, source);
-        let (owner, until) = self.owner(source, now);
-        if !is_unicast(source) || !self.view().is_protected(source) || owner != Some(key) {
+        let (owner, mut until) = self.owner(source, now);
+        let mut theirs = owner.is_some_and(|owner| self.peers.are_one_pod(owner, key));
+        let fact = self.view().owner(source, now);
+        let is_told = fact.is_some_and(|(prefix, ..)| prefix.prefix_len() == prefix.max_prefix_len());
+        if !theirs && !is_told && self.may_own(key, source) && self.is_known_behind(source, key, now) {
+            // Behind a VIP that another lane has asked.
+            theirs = true;
+            until = Some(now + MEMBER_BELIEVED);
+        }
+        if !is_unicast(source) || !self.view().is_protected(source) || !theirs {
             return Err(DropReason::InnerSource);
         }
         if self.addresses.contains(&destination) {
@@ -210,6 +225,11 @@ impl Tunnel {
         }
     }
 
+    /// Whether another lane has found this member behind `address`.
+    fn is_known_behind(&self, address: IpAddr, key: PeerKey, now: Instant) -> bool {
+        self.peers.find(key).is_some_and(|peer| self.members.is_behind(address, peer.id, now))
+    }
+
     /// A peer's records come from an address they have not come from before. It becomes the peer's if the peer says
     /// so too and nobody else holds it.
     fn saw_source(&mut self, key: PeerKey, source: IpAddr) {
@@ -221,12 +241,17 @@ impl Tunnel {
 
     /// Gives `address` to the peer, which has proven that it is there.
     pub(super) fn make_owner(&mut self, key: PeerKey, address: IpAddr) {
+        let before = self.peers.owner(address);
         if is_unicast(address)
             && self.view().is_protected(address)
             && self.may_own(key, address)
             && self.peers.own(key, address)
         {
             self.recent.forget();
+            if before.is_some_and(|before| self.peers.are_one_pod(before, key)) {
+                // From one lane to another: nobody else is concerned.
+                return;
+            }
             self.delta.stick(address);
             self.asks.answered(address);
             self.announced.remove(&address);

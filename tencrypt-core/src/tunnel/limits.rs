@@ -58,7 +58,7 @@ pub(super) const MAX_QUEUED: usize = 32;
 pub(super) const MESSAGES_A_CALL: usize = 2;
 /// Half-open handshakes in all, the oldest out.
 pub(super) const MAX_HALF_OPEN: usize = 1_024;
-/// Half-open handshakes of one source address.
+/// Half-open handshakes of one lane of one source address.
 pub(super) const MAX_HALF_OPEN_PER_SOURCE: usize = 4;
 /// A half-open handshake that is not confirmed ends.
 pub(super) const HALF_OPEN_LIFE: Duration = Duration::from_secs(10);
@@ -82,6 +82,12 @@ pub(super) const SIMULTANEOUS: Duration = Duration::from_secs(10);
 /// That a VIP leads back to this pod is asked again after this long: as long as an unanswered destination is left alone
 /// at most.
 pub(super) const OWN_VIP_BELIEVED: Duration = Duration::from_secs(60);
+/// What another lane has found out is looked up again after this long: it may have forgotten it.
+pub(super) const MEMBER_BELIEVED: Duration = Duration::from_secs(1);
+/// Members behind addresses that other lanes have told of: 100 bytes each.
+pub(super) const MAX_MEMBERS: usize = 16_384;
+/// Members found and lost that wait in `poll_news`.
+pub(super) const MAX_TOLD: usize = 1_024;
 /// VIPs one peer may have asked this pod under.
 pub(super) const MAX_SERVED: usize = 64;
 /// Addresses that belong to one peer: its own and the VIPs it answered for.

@@ -10,6 +10,17 @@
 //! the next datagram: a CONF must count before the DATA right behind it. Time is whatever the owner says, and never goes
 //! back.
 //!
+//! # Lanes
+//!
+//! The lanes of a pod are Tunnels that share nothing. What one has to know of another comes as [`News`]: translated
+//! flows, whose answers come to another lane than their questions, and which member a lane has found behind an address.
+//! The owner brings [`poll_news`](Tunnel::poll_news) to every other lane's queue after each input and before anything
+//! that this input made reaches network or device: before it flushes the transport or writes a packet back, and in the
+//! middle of a train by [`PacketSink::news`]. A lane takes its queue in ([`take_news`](Tunnel::take_news)) after it has
+//! read a packet or a train and before it handles it. So news are there before any packet that needs them. The queues
+//! are bounded; what finds no room is dropped and counted, and told again when the flow is used after half of its idle
+//! time, or with the member's next handshake. Each lane's copies end by themselves.
+//!
 //! Nothing a remote party sends makes a method fail, panic, or do unbounded work: what becomes of packets are `Copy`
 //! values, and everything that is dropped is counted by its [`DropReason`].
 
@@ -20,6 +31,7 @@ mod explain;
 mod half_open;
 mod inbound;
 mod limits;
+mod members;
 mod outbound;
 mod packet;
 mod peer;
@@ -42,6 +54,7 @@ use self::{
     half_open::HalfOpens,
     inbound::Queued,
     limits::{MAX_ANNOUNCED, MAX_EVENTS},
+    members::Members,
     outbound::is_unicast,
     peer::Peers,
     recent::Recent,
@@ -60,6 +73,8 @@ use crate::{
     directory::{Delta, Directory, FactChange, Finding, PeerId, Standing},
     event::{Event, PathEvent, PeerInfo},
     nat::Nat,
+    news::{News, Told},
+    record::SessionIndex,
     sink::{DatagramSink, PacketSink, RecvMeta, Transmit},
     stats::{DropReason, Stats},
     trust::{Certificate, Trust},
@@ -72,6 +87,18 @@ pub struct LaneId(u8);
 impl LaneId {
     /// The first lane, which uses the tenant's port.
     pub const ZERO: Self = Self(0);
+
+    /// The lane of this number; `None` for 16 and more. It uses the tenant's port plus its number.
+    #[must_use]
+    pub const fn new(number: u8) -> Option<Self> {
+        if number < SessionIndex::LANES { Some(Self(number)) } else { None }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self.0
+    }
 }
 
 /// What became of a packet from the device.
@@ -135,6 +162,8 @@ pub struct Tunnel {
     rng: Rng,
     nat: Nat,
     peers: Peers,
+    /// What other lanes have found.
+    members: Members,
     asks: Asks,
     half_open: HalfOpens,
     /// Handshake messages behind mac1.
@@ -172,7 +201,8 @@ impl Tunnel {
             addresses: identity.addresses().to_vec(),
             delta: Delta::new(hash_key),
             nat: Nat::new(rng.u64()),
-            peers: Peers::new(hash_key),
+            peers: Peers::new(hash_key, false),
+            members: Members::default(),
             asks: Asks::default(),
             half_open: HalfOpens::default(),
             queue: VecDeque::new(),
@@ -195,6 +225,27 @@ impl Tunnel {
             rng,
             now,
         }
+    }
+
+    /// Another lane of the same pod: with the same identity, keys and base of facts, and without sessions. Lanes share
+    /// nothing; what they have to know of each other they say in [`poll_news`](Self::poll_news). What is applied or set
+    /// afterwards is applied or set to each of them.
+    ///
+    /// Lane `n` sends and receives at the tenant's port plus `n`. INIT always comes to the tenant's port, so to lane 0,
+    /// which hands it to the lane that [`init_lane`](crate::record::init_lane) says; what
+    /// [`from_tenant_port`](Transmit::from_tenant_port) says leaves from there.
+    #[must_use]
+    pub fn sibling(&mut self, lane: LaneId, seed: Seed, now: Instant) -> Self {
+        let (config, keys, directory) = (self.config.clone(), self.keys.clone(), self.directory.clone());
+        let mut sibling =
+            Self::new(config, lane, keys, self.identity.for_another_lane(), directory, seed, now);
+        sibling.addresses.clone_from(&self.addresses);
+        sibling.nat = self.nat.sibling();
+        sibling.trust = self.trust.clone();
+        sibling.own = self.own.clone();
+        self.peers.start_telling();
+        sibling.peers.start_telling();
+        sibling
     }
 
     /// Takes a packet from the device. For [`Outbound::Sent`] its records are in `sink`.
@@ -226,6 +277,11 @@ impl Tunnel {
         self.stats.drop_many(DropReason::SinkFull, packets.into());
     }
 
+    /// Datagrams for another lane that could not be handed to it: counted as [`DropReason::RateLimited`].
+    pub fn not_handed_over(&mut self, datagrams: u16) {
+        self.stats.drop_many(DropReason::RateLimited, datagrams.into());
+    }
+
     /// Takes what the network said of a destination.
     pub fn handle_path_event(&mut self, event: PathEvent, now: Instant) {
         self.now = now;
@@ -253,7 +309,8 @@ impl Tunnel {
                 None => break,
             }
         }
-        if let Some(at) = self.nat.poll_timeout() {
+        let at = self.nat.poll_timeout();
+        if let Some(at) = at {
             self.timers.arm(Timer::Nat, at);
         }
     }
@@ -319,13 +376,15 @@ impl Tunnel {
         self.rng.reseed(seed);
     }
 
-    /// Drops every session and takes a new identity, so that nothing sealed before can be sealed again.
+    /// Drops every session and takes a new identity, so that nothing sealed before can be sealed again. Lanes of one pod
+    /// are given the same one: [`Identity::for_another_lane`].
     pub fn forget_sessions(&mut self, identity: Identity, now: Instant) {
         self.now = now;
         self.recent.forget();
         self.identity = identity;
         let hash_key = self.rng.u64();
-        self.peers = Peers::new(hash_key);
+        self.peers = self.peers.renewed(hash_key);
+        self.members = Members::default();
         self.asks = Asks::default();
         self.half_open = HalfOpens::default();
         self.timers = Timers::default();
@@ -351,6 +410,37 @@ impl Tunnel {
     /// [`finish_segments`](TunPacket::finish_segments).
     pub fn poll_released(&mut self) -> Option<HeldPacket> {
         self.released.pop_front()
+    }
+
+    /// What the other lanes of the pod have to be told next, by their [`take_news`](Self::take_news). A lane that has no
+    /// [`sibling`](Self::sibling) has none.
+    pub fn poll_news(&mut self) -> Option<News> {
+        self.stats.untold += self.nat.take_lost_news() + self.peers.take_lost_news();
+        let told = self.peers.poll_news().or_else(|| self.nat.poll_news().map(Told::Flow))?;
+        Some(News { lane: self.lane.0, told })
+    }
+
+    /// Takes what another lane of the pod tells. What finds no room is counted as [`Stats::untold`].
+    pub fn take_news(&mut self, news: &News, now: Instant) {
+        let lane = news.lane;
+        let taken = match news.told {
+            Told::Flow(flow) => self.nat.learn(&flow, now),
+            Told::Found { address, peer } => self.members.found(address, peer, lane, now),
+            Told::Lost { address, peer } => {
+                self.recent.forget();
+                self.members.lost(address, peer, lane);
+                true
+            }
+        };
+        self.stats.untold += u64::from(!taken);
+        if let Some(at) = self.nat.poll_timeout() {
+            self.timers.arm(Timer::Nat, at);
+        }
+    }
+
+    /// News that could not be brought to another lane: counted as [`Stats::untold`].
+    pub fn not_told(&mut self, news: u64) {
+        self.stats.untold += news;
     }
 
     /// The next event.
@@ -382,6 +472,7 @@ impl Tunnel {
             let session = peer.sending(now)?;
             Some(PeerInfo {
                 peer: peer.id,
+                lane: peer.lane,
                 endpoint: peer.any_endpoint()?,
                 addresses: peer.owned.clone().into(),
                 suite: session.suite,
@@ -398,6 +489,12 @@ impl Tunnel {
     #[must_use]
     pub fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// Which lane of its pod this is.
+    #[must_use]
+    pub fn lane(&self) -> LaneId {
+        self.lane
     }
 
     /// This side's identity.

@@ -89,6 +89,8 @@ impl Tunnel {
                 until = until.into_iter().chain(owned_until).min();
                 peer = owner;
                 let ready = owner.and_then(|key| self.peers.find(key));
+                // Of an address of the other family there may be sessions, and none that goes there.
+                let ready = ready.filter(|peer| peer.endpoint(destination.is_ipv4()).is_some());
                 match ready.filter(|peer| peer.sending(now).is_some()) {
                     Some(peer) => Verdict::Encrypt(peer.id),
                     None if !self.asks.is_silent(destination, now) => Verdict::Hold,
@@ -108,7 +110,7 @@ impl Tunnel {
             Some((prefix, id, until))
                 if prefix.prefix_len() == prefix.max_prefix_len() || proven.is_none() =>
             {
-                (self.peers.by_id(id).filter(|key| self.may_own(*key, address)), until)
+                (self.peers.by_id(id, now).filter(|key| self.may_own(*key, address)), until)
             }
             _ => (proven, None),
         }

@@ -7,14 +7,15 @@ use std::{
 };
 
 use super::limits::{
-    MAX_OWNED, MAX_SERVED, MAX_SESSIONS, MAX_TOMBSTONES, REJECT_AFTER, REKEY_AFTER_RESPONDER, SIMULTANEOUS,
-    TOMBSTONE,
+    MAX_OWNED, MAX_SERVED, MAX_SESSIONS, MAX_TOLD, MAX_TOMBSTONES, REJECT_AFTER, REKEY_AFTER_RESPONDER,
+    SIMULTANEOUS, TOMBSTONE,
 };
 use crate::{
     crypto::CipherSuite,
     directory::PeerId,
     handshake::Established,
     keyed_hash::KeyedState,
+    news::Told,
     record::{CONF_LEN, DATA_OVERHEAD, SessionIndex},
     session::{Opener, Sealer},
     sink::Transmit,
@@ -114,14 +115,15 @@ impl Session {
         let room = buf.get_mut(..len).ok_or(DropReason::TooBig)?;
         let counter = self.sealer.counters(1).ok().and_then(|mut counters| counters.take());
         self.sealer.seal(counter.ok_or(DropReason::Limit)?, flags, packet, room);
-        Ok(Transmit { to, len, ecn: 0 })
+        Ok(Transmit { to, len, ecn: 0, from_tenant_port: false })
     }
 }
 
-/// One member of the tenant.
+/// One lane of one member of the tenant. Its lanes share identity and addresses; each has sessions and a port of its own.
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) id: PeerId,
+    pub(super) lane: u8,
     /// Where records go, by outer family. IPv4 never travels over IPv6: its packets may be too long for it.
     endpoint_v4: Option<SocketAddr>,
     endpoint_v6: Option<SocketAddr>,
@@ -154,9 +156,10 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    fn new(id: PeerId, now: Instant) -> Self {
+    fn new(id: PeerId, lane: u8, now: Instant) -> Self {
         Self {
             id,
+            lane,
             endpoint_v4: None,
             endpoint_v6: None,
             asserted: Box::default(),
@@ -185,6 +188,11 @@ impl Peer {
     /// Where control datagrams go.
     pub(super) fn any_endpoint(&self) -> Option<SocketAddr> {
         self.endpoint_v4.or(self.endpoint_v6)
+    }
+
+    /// Whether there was a handshake over the family of `address`.
+    fn was_reached_over(&self, address: IpAddr) -> bool {
+        if address.is_ipv4() { self.endpoint_v4.is_some() } else { self.endpoint_v6.is_some() }
     }
 
     pub(super) fn set_endpoint(&mut self, endpoint: SocketAddr) {
@@ -253,14 +261,19 @@ impl Peer {
 pub(super) struct Peers {
     slots: Vec<Option<Peer>>,
     free: Vec<u32>,
-    by_id: BTreeMap<PeerId, PeerKey>,
+    by_id: BTreeMap<(PeerId, u8), PeerKey>,
     indices: HashMap<SessionIndex, IndexUse, KeyedState>,
     owners: HashMap<IpAddr, PeerKey, KeyedState>,
     tombstones: VecDeque<(Instant, SessionIndex)>,
+    /// Whether there are other lanes of this pod, and what they have to be told.
+    tells: bool,
+    news: VecDeque<Told>,
+    /// News that found no room.
+    lost_news: u64,
 }
 
 impl Peers {
-    pub(super) fn new(hash_key: u64) -> Self {
+    pub(super) fn new(hash_key: u64, tells: bool) -> Self {
         let state = KeyedState { key: hash_key };
         Self {
             slots: Vec::new(),
@@ -269,6 +282,46 @@ impl Peers {
             indices: HashMap::with_hasher(state),
             owners: HashMap::with_hasher(state),
             tombstones: VecDeque::new(),
+            tells,
+            news: VecDeque::new(),
+            lost_news: 0,
+        }
+    }
+
+    /// None, instead of these.
+    pub(super) fn renewed(&self, hash_key: u64) -> Self {
+        Self::new(hash_key, self.tells)
+    }
+
+    /// From now on other lanes are told who was found where.
+    pub(super) fn start_telling(&mut self) {
+        self.tells = true;
+    }
+
+    pub(super) fn poll_news(&mut self) -> Option<Told> {
+        self.news.pop_front()
+    }
+
+    /// News that found no room since this was asked last.
+    pub(super) fn take_lost_news(&mut self) -> u64 {
+        std::mem::take(&mut self.lost_news)
+    }
+
+    /// Tells anew what is behind this peer's addresses: with each handshake.
+    pub(super) fn tell_owned(&mut self, key: PeerKey) {
+        let Some(peer) = self.find(key).filter(|_| self.tells) else { return };
+        let (peer, owned) = (peer.id, peer.owned.clone());
+        owned.into_iter().for_each(|address| self.tell(Told::Found { address, peer }));
+    }
+
+    fn tell(&mut self, told: Told) {
+        if !self.tells {
+            return;
+        }
+        if self.news.len() < MAX_TOLD {
+            self.news.push_back(told);
+        } else {
+            self.lost_news += 1;
         }
     }
 
@@ -286,8 +339,47 @@ impl Peers {
         self.slots.get_mut(key.0 as usize)?.as_mut()
     }
 
-    pub(super) fn by_id(&self, id: PeerId) -> Option<PeerKey> {
-        self.by_id.get(&id).copied()
+    /// The lane of this member to send to: the first with a session.
+    pub(super) fn by_id(&self, id: PeerId, now: Instant) -> Option<PeerKey> {
+        let is_ready = |key: &PeerKey| self.find(*key).is_some_and(|peer| peer.sending(now).is_some());
+        self.lanes(id).find(is_ready).or_else(|| self.lanes(id).next())
+    }
+
+    /// The lanes of this member that there are sessions with.
+    pub(super) fn lanes(&self, id: PeerId) -> impl Iterator<Item = PeerKey> {
+        self.by_id.range((id, 0)..=(id, u8::MAX)).map(|(_, key)| *key)
+    }
+
+    /// Whether these are lanes of one member.
+    pub(super) fn are_one_pod(&self, one: PeerKey, other: PeerKey) -> bool {
+        one == other
+            || matches!((self.find(one), self.find(other)), (Some(one), Some(other)) if one.id == other.id)
+    }
+
+    /// Whether another lane of the same member holds `address` and can be sent to.
+    pub(super) fn has_other_lane_for(&self, key: PeerKey, address: IpAddr, now: Instant) -> bool {
+        self.owner(address).is_some_and(|owner| {
+            owner != key
+                && self.are_one_pod(owner, key)
+                && self.find(owner).is_some_and(|owner| owner.sending(now).is_some())
+        })
+    }
+
+    /// The address at which to ask for `peer`: one that it still owns, where its records go if possible. At another one
+    /// somebody else has answered since: that would say nothing of what is still sent to this peer.
+    pub(super) fn where_to_ask(&self, peer: &Peer) -> Option<IpAddr> {
+        let endpoints = [peer.endpoint_v4, peer.endpoint_v6].into_iter().flatten().map(|to| to.ip());
+        let mut owned = endpoints.filter(|to| peer.owned.contains(to)).chain(peer.owned.iter().copied());
+        owned.next().or_else(|| Some(peer.any_endpoint()?.ip()))
+    }
+
+    /// What lanes of the same member behind lane `last` own, of the families that it was reached over at `key` too:
+    /// there both sides know each other's addresses.
+    pub(super) fn held_by_later_lanes(&self, key: PeerKey, last: u8) -> Vec<IpAddr> {
+        let Some(peer) = self.find(key) else { return Vec::new() };
+        let others = self.lanes(peer.id).filter(|other| *other != key).filter_map(|other| self.find(other));
+        let later = others.filter(|other| other.lane > last).flat_map(|other| other.owned.iter().copied());
+        later.filter(|address| peer.was_reached_over(*address)).collect()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Peer> {
@@ -324,12 +416,12 @@ impl Peers {
         self.indices.remove(&index);
     }
 
-    /// The slot of the peer with this identity, made if there is none.
-    pub(super) fn admit(&mut self, id: PeerId, now: Instant) -> PeerKey {
-        if let Some(key) = self.by_id(id) {
-            return key;
+    /// The slot of this lane of the peer with this identity, made if there is none.
+    pub(super) fn admit(&mut self, id: PeerId, lane: u8, now: Instant) -> PeerKey {
+        if let Some(key) = self.by_id.get(&(id, lane)) {
+            return *key;
         }
-        let peer = Some(Peer::new(id, now));
+        let peer = Some(Peer::new(id, lane, now));
         let key = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot as usize] = peer;
@@ -340,7 +432,7 @@ impl Peers {
                 PeerKey((self.slots.len() - 1) as u32)
             }
         };
-        self.by_id.insert(id, key);
+        self.by_id.insert((id, lane), key);
         key
     }
 
@@ -407,20 +499,32 @@ impl Peers {
             return false;
         }
         peer.owned.push(address);
+        let id = peer.id;
         if let Some(before) = before.and_then(|before| self.find_mut(before)) {
             before.owned.retain(|owned| *owned != address);
+            let before = before.id;
+            self.tell(Told::Lost { address, peer: before });
         }
+        self.tell(Told::Found { address, peer: id });
         self.owners.insert(address, key);
         true
     }
 
-    /// Forgets a peer with all that belongs to it.
+    /// Forgets a lane of a peer with all that belongs to it. Addresses that the peer says it has go to another lane of
+    /// it that was reached over their family; a VIP does not, since the others were not asked under it.
     pub(super) fn remove(&mut self, key: PeerKey, now: Instant) -> Option<Peer> {
         let peer = self.slots.get_mut(key.0 as usize)?.take()?;
         self.free.push(key.0);
-        self.by_id.remove(&peer.id);
+        self.by_id.remove(&(peer.id, peer.lane));
         for address in &peer.owned {
             self.owners.remove(address);
+            self.tell(Told::Lost { address: *address, peer: peer.id });
+            let reached =
+                |heir: &PeerKey| self.find(*heir).is_some_and(|heir| heir.was_reached_over(*address));
+            let heir = self.lanes(peer.id).find(reached);
+            if let Some(heir) = heir.filter(|_| peer.asserted.contains(address)) {
+                self.own(heir, *address);
+            }
         }
         for session in &peer.sessions {
             self.erase_index(session.local, now);
@@ -455,9 +559,9 @@ mod tests {
 
     #[test]
     fn a_session_that_either_side_sends_on_does_not_make_room() {
-        let (mut peers, mut rng) = (Peers::new(1), Rng::new(Seed::from_bytes([1; 32])));
+        let (mut peers, mut rng) = (Peers::new(1, false), Rng::new(Seed::from_bytes([1; 32])));
         let id = PeerId::from_bytes([2; 32]);
-        let key = peers.admit(id, start());
+        let key = peers.admit(id, 0, start());
         let mut add = |peers: &mut Peers, second: u64| {
             let (index, suite) = (SessionIndex::random(0, &mut rng), CipherSuite::ChaCha20Poly1305);
             let keys = DirectionKeys::derive(suite, &[1; 32], &[2; 32]);

@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn an_entry_holds_for_its_pair_and_way_until_its_time_or_a_change() {
         let now = start();
-        let peer = Peers::new(1).admit(PeerId::from_bytes([1; 32]), now);
+        let peer = Peers::new(1, false).admit(PeerId::from_bytes([1; 32]), 0, now);
         let [a, b, c]: [IpAddr; 3] = [[10, 0, 0, 1].into(), [10, 0, 0, 2].into(), [10, 0, 0, 3].into()];
         let mut recent = Recent::default();
         recent.note(Way::Out, a, b, peer, Some(now + Duration::from_secs(1)));

@@ -12,6 +12,7 @@ use std::{
 
 use super::{
     Tunnel,
+    ask::Purpose,
     limits::{MAX_RESETS, RESET_INTERVAL, RESET_SEARCHES, RESET_TAKEN},
     outbound::is_unicast,
     peer::{Peer, PeerKey},
@@ -87,14 +88,18 @@ impl Tunnel {
             return Err(DropReason::RateLimited);
         }
         peer.reset_at = Some(now);
-        let Some(asked) = peer.any_endpoint().map(|endpoint| endpoint.ip()) else { return Ok(()) };
-        let heir = self.peers.owner(asked).filter(|heir| *heir != key);
+        let Some(endpoint) = peer.any_endpoint().map(|endpoint| endpoint.ip()) else { return Ok(()) };
+        // Its own address, and not a service's that others answer for as well: only that says who is there now.
+        let own = peer.asserted.contains(&endpoint);
+        let heir = self.peers.owner(endpoint).filter(|heir| !self.peers.are_one_pod(*heir, key));
         if heir.and_then(|heir| self.peers.find(heir)).and_then(|heir| heir.sending(now)).is_some() {
             // Its successor is known already; what was sent here went to another of its addresses.
             self.disinherit(key);
             return Ok(());
         }
-        self.rekey(key, now);
+        let known = self.peers.find(key).and_then(|peer| self.peers.where_to_ask(peer));
+        let asked = if own { endpoint } else { known.unwrap_or(endpoint) };
+        self.ask(asked, SocketAddr::new(asked, self.config.port), Purpose::Rekey, true, now);
         if let Some(flight) = self.asks.find_mut(asked).and_then(|ask| ask.flight.as_mut())
             && flight.attempt > 0
         {
@@ -105,16 +110,19 @@ impl Tunnel {
         Ok(())
     }
 
-    /// `key` proved to be at `address`, which was `before`'s. If that one was reset it is gone, and all of its addresses
-    /// are to be asked for again: services would stay with it until its session ends.
-    pub(super) fn succeed(&mut self, before: Option<PeerKey>, key: PeerKey, address: IpAddr) {
-        if let Some(before) = before
-            && before != key
-            && self.peers.owner(address) == Some(key)
-            && self.peers.find(before).is_some_and(|peer| peer.reset_at.is_some())
-        {
-            self.disinherit(before);
+    /// `key` proved to be at `address`. Others that were there and were reset are gone, and all of their addresses are
+    /// to be asked for again: services would stay with them until their sessions end.
+    pub(super) fn succeed(&mut self, key: PeerKey, address: IpAddr) {
+        if self.peers.owner(address) != Some(key) {
+            return;
         }
+        let was_here = |peer: &Peer| peer.any_endpoint().is_some_and(|endpoint| endpoint.ip() == address);
+        let mut gone = self.peers.keys();
+        gone.retain(|other| {
+            let reset = self.peers.find(*other).is_some_and(|peer| peer.reset_at.is_some() && was_here(peer));
+            reset && !self.peers.are_one_pod(*other, key)
+        });
+        gone.into_iter().for_each(|key| self.disinherit(key));
     }
 
     fn disinherit(&mut self, key: PeerKey) {
@@ -133,8 +141,8 @@ impl Tunnel {
         if !self.resets.may_search(now) {
             return Err(DropReason::RateLimited);
         }
-        let found = self.peers.iter().find(|peer| sends(peer)).map(|peer| peer.id);
-        found.and_then(|id| self.peers.by_id(id)).ok_or(DropReason::UnknownIndex)
+        let mut keys = self.peers.keys().into_iter();
+        keys.find(|key| self.peers.find(*key).is_some_and(sends)).ok_or(DropReason::UnknownIndex)
     }
 }
 

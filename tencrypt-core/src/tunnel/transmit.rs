@@ -15,7 +15,7 @@ use crate::{
 
 /// What waits in `poll_transmit`, in order.
 pub(super) enum Queue {
-    Datagram { to: SocketAddr, bytes: Box<[u8]> },
+    Datagram { to: SocketAddr, bytes: Box<[u8]>, from_tenant_port: bool },
     Empty { to: PeerKey, session: SessionIndex },
     Packet { to: PeerKey, packet: HeldPacket },
 }
@@ -35,9 +35,9 @@ impl Tunnel {
     pub(super) fn next_transmit(&mut self, buf: &mut [u8], now: Instant) -> Option<Transmit> {
         while let Some(next) = self.transmits.pop_front() {
             let sent = match next {
-                Queue::Datagram { to, bytes } => buf.get_mut(..bytes.len()).map(|room| {
+                Queue::Datagram { to, bytes, from_tenant_port } => buf.get_mut(..bytes.len()).map(|room| {
                     room.copy_from_slice(&bytes);
-                    Transmit { to, len: bytes.len(), ecn: 0 }
+                    Transmit { to, len: bytes.len(), ecn: 0, from_tenant_port }
                 }),
                 Queue::Empty { to, session } => self.seal_empty(to, session, buf, now),
                 Queue::Packet { to, packet } => self.seal_held(to, packet, buf, now),
@@ -97,8 +97,17 @@ impl Tunnel {
     }
 
     pub(super) fn send(&mut self, to: SocketAddr, bytes: &[u8]) {
+        self.send_from(false, to, bytes);
+    }
+
+    /// Answers an INIT.
+    pub(super) fn answer(&mut self, to: SocketAddr, resp: &[u8]) {
+        self.send_from(true, to, resp);
+    }
+
+    fn send_from(&mut self, from_tenant_port: bool, to: SocketAddr, bytes: &[u8]) {
         if self.transmits.len() < MAX_TRANSMITS {
-            self.transmits.push_back(Queue::Datagram { to, bytes: bytes.into() });
+            self.transmits.push_back(Queue::Datagram { to, bytes: bytes.into(), from_tenant_port });
         }
     }
 

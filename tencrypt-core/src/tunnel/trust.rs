@@ -181,7 +181,9 @@ impl Tunnel {
         for session in &peer.sessions {
             self.peers.bind_index(session.local, IndexUse::Refused);
         }
-        self.push_event(Event::PeerDown { peer: peer.id });
+        if self.peers.lanes(peer.id).next().is_none() {
+            self.push_event(Event::PeerDown { peer: peer.id });
+        }
     }
 }
 

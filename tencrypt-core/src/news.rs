@@ -1,0 +1,54 @@
+//! What the lanes of a pod tell each other.
+//!
+//! Translation changes what the kernel's steering looks at, so the two directions of a flow to a VIP come to different
+//! lanes: the lane that meets an answer has to know what another one has done with the question. Lanes share no memory;
+//! they send each other messages.
+
+use std::net::IpAddr;
+
+use crate::{crypto::PeerId, packet::Flow};
+
+/// Something that one lane knows and the others of its pod have to: a translated flow, or a member behind an address.
+///
+/// From [`Tunnel::poll_news`](crate::Tunnel::poll_news) or [`PacketSink::news`](crate::PacketSink::news) of one lane, for
+/// [`Tunnel::take_news`](crate::Tunnel::take_news) of each other one, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct News {
+    /// The lane that says so.
+    pub(crate) lane: u8,
+    pub(crate) told: Told,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    Flow(FlowNews),
+    /// A member was found behind an address.
+    Found {
+        address: IpAddr,
+        peer: PeerId,
+    },
+    /// It is there no longer.
+    Lost {
+        address: IpAddr,
+        peer: PeerId,
+    },
+}
+
+/// A translated flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FlowNews {
+    /// Of a VIP that this pod serves, or of one that it calls.
+    pub(crate) serves: bool,
+    pub(crate) original: Flow,
+    pub(crate) translated: Flow,
+    /// `None`: it was forgotten before its time.
+    pub(crate) state: Option<FlowState>,
+}
+
+/// How far a flow has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct FlowState {
+    pub(crate) answered: bool,
+    pub(crate) established: bool,
+    pub(crate) closing: bool,
+}

@@ -1,0 +1,68 @@
+//! Which members other lanes of this pod have found behind which addresses. Behind a VIP different lanes may find
+//! different pods.
+
+use std::{collections::BTreeMap, net::IpAddr, time::Instant};
+
+use super::limits::{MAX_MEMBERS, REJECT_AFTER};
+use crate::crypto::PeerId;
+
+/// What was told, by which lane, and until when it is believed. A lane tells it anew with every handshake, and has no
+/// session that outlives [`REJECT_AFTER`].
+#[derive(Debug, Default)]
+pub(super) struct Members(BTreeMap<(IpAddr, PeerId, u8), Instant>);
+
+impl Members {
+    /// Lane `lane` has found `peer` behind `address`. False: there is no room.
+    pub(super) fn found(&mut self, address: IpAddr, peer: PeerId, lane: u8, now: Instant) -> bool {
+        if self.0.len() >= MAX_MEMBERS && !self.0.contains_key(&(address, peer, lane)) {
+            self.0.retain(|_, until| *until > now);
+        }
+        if self.0.len() >= MAX_MEMBERS && !self.0.contains_key(&(address, peer, lane)) {
+            return false;
+        }
+        self.0.insert((address, peer, lane), now + REJECT_AFTER);
+        true
+    }
+
+    /// Lane `lane` holds so no longer.
+    pub(super) fn lost(&mut self, address: IpAddr, peer: PeerId, lane: u8) {
+        self.0.remove(&(address, peer, lane));
+    }
+
+    /// Whether any other lane holds that `peer` is behind `address`.
+    pub(super) fn is_behind(&self, address: IpAddr, peer: PeerId, now: Instant) -> bool {
+        self.0.range((address, peer, 0)..=(address, peer, u8::MAX)).any(|(_, until)| *until > now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::start;
+
+    #[test]
+    fn a_member_is_behind_an_address_as_long_as_one_lane_holds_so() {
+        let (now, address) = (start(), IpAddr::from([10, 0, 0, 1]));
+        let [one, other] = [PeerId::from_bytes([1; 32]), PeerId::from_bytes([2; 32])];
+        let mut members = Members::default();
+        assert!(members.found(address, one, 0, now) && members.found(address, one, 15, now));
+        assert!(members.is_behind(address, one, now) && !members.is_behind(address, other, now));
+        members.lost(address, one, 15);
+        members.lost(address, one, 3);
+        assert!(members.is_behind(address, one, now));
+        assert!(!members.is_behind(address, one, now + REJECT_AFTER));
+        members.lost(address, one, 0);
+        assert!(!members.is_behind(address, one, now));
+    }
+
+    #[test]
+    fn members_are_bounded_and_those_of_the_past_make_room() {
+        let (now, peer) = (start(), PeerId::from_bytes([1; 32]));
+        let mut members = Members::default();
+        let address = |n: usize| IpAddr::from((n as u32).to_be_bytes());
+        assert!((0..MAX_MEMBERS).all(|n| members.found(address(n), peer, 0, now)));
+        assert!(!members.found(address(MAX_MEMBERS), peer, 0, now));
+        assert!(members.found(address(0), peer, 0, now), "known ones are renewed");
+        assert!(members.found(address(MAX_MEMBERS), peer, 0, now + REJECT_AFTER));
+    }
+}
