@@ -10,7 +10,7 @@ use super::{
     kdf::{hkdf_sha256, hmac_sha256},
     secret::Secret,
 };
-use crate::record::MAC_LEN;
+use crate::record::{COOKIE_NONCE_LEN, MAC_LEN};
 
 /// Bytes of a tenant id.
 pub const TENANT_LEN: usize = 16;
@@ -245,6 +245,7 @@ pub(crate) struct EpochKeys {
     number: u8,
     psk: Secret<32>,
     mac: Secret<32>,
+    cookie: Secret<32>,
     reset: Secret<32>,
 }
 
@@ -252,7 +253,7 @@ impl EpochKeys {
     fn derive(tenant: &[u8; TENANT_LEN], number: u8, root: &[u8; 32]) -> Self {
         let key =
             |label: &[u8]| Secret::filled(|key| hkdf_sha256(tenant, root, &[b"tencrypt v1 ", label], key));
-        Self { number, psk: key(b"psk"), mac: key(b"mac"), reset: key(b"reset") }
+        Self { number, psk: key(b"psk"), mac: key(b"mac"), cookie: key(b"cookie"), reset: key(b"reset") }
     }
 
     /// Whether both have the same keys, in time that does not depend on where they differ.
@@ -278,6 +279,11 @@ impl EpochKeys {
     /// Whether `mac1` is the one over `covered`, in time that does not depend on where they differ.
     pub(crate) fn verify_mac1(&self, covered: &[u8], mac1: &[u8; MAC_LEN]) -> bool {
         self.mac1(covered).ct_eq(mac1).into()
+    }
+
+    /// The key that one COOKIE is sealed with, by its nonce.
+    pub(crate) fn cookie_key(&self, nonce: &[u8; COOKIE_NONCE_LEN]) -> Secret<32> {
+        Secret::filled(|key| hkdf_sha256(nonce, self.cookie.expose(), &[b"tencrypt v1 seal"], key))
     }
 
     /// The tag of a RESET over the bytes before it.

@@ -4,11 +4,14 @@
 //! claims to be; what it claims is worth nothing before mac1 or the tag of a record verified.
 
 mod address;
+mod cookie;
 mod index;
 mod reset;
 mod suite;
 
 pub(crate) use address::is_pod_address;
+pub use cookie::{COOKIE_LEN, Cookie};
+pub(crate) use cookie::{COOKIE_NONCE_LEN, COOKIE_SECRET_LEN, cookie_header, covered_by_mac2};
 pub use index::SessionIndex;
 pub use reset::{RESET_LEN, Reset};
 pub(crate) use reset::{covered_by_tag, reset_header};
@@ -59,6 +62,7 @@ const INIT: u8 = 1;
 const RESP: u8 = 2;
 const CONF: u8 = 3;
 const DATA: u8 = 4;
+const COOKIE: u8 = 5;
 const RESET: u8 = 6;
 
 // DESIGN fixes these: within 1,280 bytes over IPv6, and RESP no longer than INIT.
@@ -76,6 +80,8 @@ pub enum Message<'a> {
     Conf(Conf<'a>),
     /// A record.
     Data(Data),
+    /// The answer to INIT or CONF under load.
+    Cookie(Cookie<'a>),
     /// The answer to a record of an unknown session.
     Reset(Reset),
 }
@@ -175,6 +181,7 @@ pub fn parse(datagram: &[u8]) -> Result<Message<'_>, DropReason> {
             }))
         }
         DATA => data(datagram).map(Message::Data),
+        COOKIE => cookie::parse(datagram).map(Message::Cookie),
         RESET => reset::parse(datagram).map(Message::Reset),
         _ => Err(DropReason::Unsupported),
     }

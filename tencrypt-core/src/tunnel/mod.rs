@@ -26,6 +26,7 @@
 
 mod ask;
 mod control;
+mod cookie;
 mod epochs;
 mod explain;
 mod half_open;
@@ -51,6 +52,7 @@ use std::{
 
 use self::{
     ask::{Asks, Purpose},
+    cookie::Load,
     half_open::HalfOpens,
     inbound::Queued,
     limits::{MAX_ANNOUNCED, MAX_EVENTS},
@@ -179,6 +181,7 @@ pub struct Tunnel {
     timers: Timers,
     recent: Recent,
     resets: Resets,
+    load: Load,
     stats: Stats,
     now: Instant,
 }
@@ -214,6 +217,7 @@ impl Tunnel {
             timers: Timers::default(),
             recent: Recent::default(),
             resets: Resets::default(),
+            load: Load::default(),
             stats: Stats::new(),
             trust: Arc::new(Trust::key_only()),
             own: OwnCertificate::default(),

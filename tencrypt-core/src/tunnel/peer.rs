@@ -13,7 +13,7 @@ use super::limits::{
 use crate::{
     crypto::CipherSuite,
     directory::PeerId,
-    handshake::Established,
+    handshake::{CookieBytes, Established},
     keyed_hash::KeyedState,
     news::Told,
     record::{CONF_LEN, DATA_OVERHEAD, SessionIndex},
@@ -74,6 +74,8 @@ pub(super) struct Conf {
     pub(super) to: SocketAddr,
     pub(super) attempt: u32,
     pub(super) repeat_at: Instant,
+    /// The cookie that its mac2 is made with, and when that was taken.
+    pub(super) cookie: Option<(CookieBytes, Instant)>,
 }
 
 impl Session {
