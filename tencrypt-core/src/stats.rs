@@ -44,7 +44,8 @@ pub enum DropReason {
     NatFull,
     /// Policy says no: multicast, broadcast, link-local, a fragment that cannot be translated.
     Policy,
-    /// More handshake messages than the bounded queue takes, or more RESETs than count.
+    /// A handshake message too many for the queue, its source or the load, maybe answered by COOKIE; or a RESET or COOKIE
+    /// too soon after another.
     RateLimited,
     /// A handshake message under a key epoch this side does not hold.
     OtherEpoch,

@@ -110,6 +110,37 @@ fn both_that_restart_at_once_are_back_within_a_second() {
 }
 
 #[test]
+fn every_lane_of_a_peer_that_restarts_is_back_within_a_second() {
+    for (lanes_a, lanes_b, lanes_after) in [(2, 2, 2), (1, 3, 3), (3, 1, 1), (3, 1, 2), (2, 3, 3)] {
+        let mut world = World::new(1, Weather::CLEAR);
+        let tenant = world.tenant();
+        let mut options = PodOptions::new(&[v4(1)]);
+        options.lanes = lanes_a;
+        let a = world.pod(&tenant, options.clone());
+        (options.addresses, options.lanes) = (vec![v4(2)], lanes_b);
+        let b = world.pod(&tenant, options);
+        let talk = |world: &mut World| -> Vec<u64> {
+            let there = (0..8).map(|flow| world.send_flow(a, (v4(1), 40_000 + flow), (v4(2), 7), 64));
+            there.collect()
+        };
+        for _ in 0..3 {
+            talk(&mut world);
+            world.run_for(ms(500));
+        }
+        world.restart_with(b, lanes_after);
+        for _ in 0..100 {
+            talk(&mut world);
+            world.run_for(ms(10));
+        }
+        let numbers = talk(&mut world);
+        world.run_for(ms(50));
+        let heard = numbers.iter().filter(|number| world.model().is_delivered(**number)).count();
+        assert_eq!(heard, numbers.len(), "lanes {lanes_a}, {lanes_b} and then {lanes_after}");
+        assert_eq!(world.model().violations(), []);
+    }
+}
+
+#[test]
 fn a_service_whose_pod_restarts_is_back_within_a_second_and_stays() {
     for restarted_speaks in [false, true] {
         let mut world = World::new(1, Weather::CLEAR);

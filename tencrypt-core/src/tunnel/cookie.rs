@@ -160,7 +160,11 @@ impl Tunnel {
             handshake::write_cookie(&self.keys, self.config.suite, message, &cookie, &mut self.rng)
         });
         if let Some(bytes) = written {
-            self.send(from, &bytes);
+            if record::init_lane(message.0).is_some() {
+                self.answer(from, &bytes);
+            } else {
+                self.send(from, &bytes);
+            }
         }
         Err(DropReason::RateLimited)
     }
@@ -213,7 +217,7 @@ impl Tunnel {
             return Some(Err(DropReason::Replay));
         }
         let (to, resp) = self.half_open.answer_again(mac1, now)?;
-        self.send(to, &resp);
+        self.answer(to, &resp);
         Some(Ok(()))
     }
 
