@@ -7,6 +7,8 @@ use std::{
     path::Path,
 };
 
+use crate::secret_memory::SecretBytes;
+
 /// Why a file was not read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReadError {
@@ -34,6 +36,25 @@ pub(crate) fn read_regular<E: From<ReadError>>(
     let metadata = file.metadata().map_err(ReadError::from)?;
     admit(&metadata)?;
     Ok(read_limited(file, metadata.len(), limit)?)
+}
+
+/// The same for a secret: its bytes are in memory that is erased after use, hidden where the kernel can, and their number.
+pub(crate) fn read_secret<E: From<ReadError>>(
+    path: &Path,
+    limit: u64,
+    admit: impl FnOnce(&Metadata) -> Result<(), E>,
+) -> Result<(SecretBytes, usize), E> {
+    let mut file = open_regular(path)?;
+    admit(&file.metadata().map_err(ReadError::from)?)?;
+    let mut bytes = SecretBytes::new(limit as usize + 1);
+    let mut len = 0;
+    while let Some(room) = bytes.get_mut(len..).filter(|room| !room.is_empty()) {
+        match file.read(room).map_err(ReadError::from)? {
+            0 => return Ok((bytes, len)),
+            some => len += some,
+        }
+    }
+    Err(ReadError::TooLong { limit }.into())
 }
 
 /// Writes a file whole, in place of what is there: under a temporary name, synced, renamed. A crash leaves the old one or

@@ -82,8 +82,9 @@ impl KeyFileError {
 /// It is absent, no regular file, longer than 64 KiB, open to others than its owner, or malformed.
 pub fn read(path: &Path) -> Result<KeyRing, KeyFileError> {
     let admit = |metadata: &fs::Metadata| check_mode(path, metadata);
-    let bytes = Zeroizing::new(files::read_regular(path, LIMIT, admit).map_err(|error| error.at(path))?);
-    let text = std::str::from_utf8(&bytes)
+    let (bytes, len) =
+        files::read_secret(path, LIMIT, admit).map_err(|error: KeyFileError| error.at(path))?;
+    let text = std::str::from_utf8(&bytes[..len])
         .map_err(|_| KeyFileError::Read { path: path.to_owned(), reason: "is not text".to_owned() })?;
     KeyRing::parse(text).map_err(|source| KeyFileError::Content { path: path.to_owned(), source })
 }

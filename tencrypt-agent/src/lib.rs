@@ -30,6 +30,7 @@ pub mod protect;
 pub mod resolver;
 pub mod rotate;
 pub mod rundir;
+mod secret_memory;
 pub mod sys;
 mod threads;
 pub mod up;

@@ -91,6 +91,7 @@ fn hardening(report: &HardeningReport) -> String {
     let measures = [
         (report.not_dumpable, "not dumpable"),
         (report.memory_locked, "memory locked"),
+        (report.secret_memory, "secret memory"),
         (report.no_new_privs, "no new privileges"),
         (report.seccomp, "seccomp"),
     ];

@@ -1,7 +1,7 @@
 //! The system calls that the standard library does not cover.
 #![expect(
     unsafe_code,
-    reason = "eventfd, inotify, fstatfs, ioctl, getsockopt, ppoll and geteuid have no safe form here"
+    reason = "eventfd, inotify, memfd_secret, fstatfs, ioctl, getsockopt, ppoll and geteuid have no safe form here"
 )]
 
 use std::{
@@ -124,6 +124,57 @@ pub fn poll<const N: usize>(
             readable: entry.revents & libc::POLLIN != 0,
             error: entry.revents & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) != 0,
         })),
+    }
+}
+
+/// Memory that the kernel itself has not mapped (memfd_secret(2)).
+pub(crate) struct SecretMapping {
+    start: *mut libc::c_void,
+    len: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone, and no thread has a part in it.
+unsafe impl Send for SecretMapping {}
+// SAFETY: through a shared reference it can only be read.
+unsafe impl Sync for SecretMapping {}
+
+impl SecretMapping {
+    /// `len` bytes, zero.
+    ///
+    /// # Errors
+    /// What the kernel says: ENOSYS without `memfd_secret`, EAGAIN beyond the limit on locked memory.
+    pub(crate) fn new(len: usize) -> io::Result<Self> {
+        // SAFETY: memfd_secret takes flags and returns a descriptor nobody else owns, or -1, which is not wrapped.
+        let memory = unsafe {
+            let fd = libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC);
+            File::from(OwnedFd::from_raw_fd(checked(fd as i32)?))
+        };
+        memory.set_len(len as u64)?;
+        let (protection, fd) = (libc::PROT_READ | libc::PROT_WRITE, memory.as_raw_fd());
+        // SAFETY: a new mapping, at an address of the kernel's choice, touches no memory there is.
+        let start = unsafe { libc::mmap(ptr::null_mut(), len, protection, libc::MAP_SHARED, fd, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { start, len })
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: `len` bytes are mapped and initialised (zero) as long as self lives; the descriptor is closed, so
+        // nobody else can write to them or make them fewer.
+        unsafe { std::slice::from_raw_parts(self.start.cast(), self.len) }
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`; self is borrowed for writing, so no other reference to them exists.
+        unsafe { std::slice::from_raw_parts_mut(self.start.cast(), self.len) }
+    }
+}
+
+impl Drop for SecretMapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's, and nothing borrows from it any more.
+        unsafe { libc::munmap(self.start, self.len) };
     }
 }
 

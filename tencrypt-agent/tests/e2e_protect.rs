@@ -121,8 +121,9 @@ impl Recorded {
             let frame = Frame::parse(&bytes)?;
             let packet = bytes.get(14..)?.to_vec();
             let record = packet.get(RECORD..)?;
+            // Any lane's port.
             let wanted = frame.addresses == Some((from.v4(), to.v4()))
-                && matches!(frame.content, Content::Udp { destination: 8362, .. });
+                && matches!(frame.content, Content::Udp { destination: 8362..8378, .. });
             (wanted && record.first() == Some(&DATA) && record.len() > HEADER + TAG).then_some(packet)
         });
         Self { packet: found.expect("a record was on the wire") }

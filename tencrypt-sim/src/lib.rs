@@ -8,13 +8,15 @@ mod model;
 mod network;
 mod packets;
 mod random;
+mod tenant;
 mod world;
 
 pub use model::{Model, Violation};
 pub use network::Weather;
 pub use packets::{Endpoint, read_udp, udp};
 pub use random::Random;
-pub use world::{PodId, PodOptions, Tenant, World};
+pub use tenant::Tenant;
+pub use world::{PodId, PodOptions, World};
 
 /// The seeds a simulation runs over: `0..count`, or the one in `TENCRYPT_SIM_SEED`.
 #[must_use]

@@ -14,6 +14,8 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::secret_memory::SecretBytes;
+
 mod syscalls;
 
 /// What holds, in `status`.
@@ -24,6 +26,8 @@ pub struct HardeningReport {
     pub not_dumpable: bool,
     /// None of its memory goes to swap.
     pub memory_locked: bool,
+    /// The key file's text is read into memory that the kernel has not mapped itself.
+    pub secret_memory: bool,
     /// Nothing it could start would gain privileges.
     pub no_new_privs: bool,
     /// Capabilities of the control plane; the lanes have none.
@@ -36,6 +40,7 @@ pub struct HardeningReport {
 #[derive(Debug, Clone, Copy)]
 pub struct Memory {
     locked: bool,
+    hides: bool,
 }
 
 impl Memory {
@@ -52,7 +57,8 @@ impl Memory {
         let unbounded =
             getrlimit(Resource::Memlock).current.is_none() || setrlimit(Resource::Memlock, unlimited).is_ok();
         let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
-        Ok(Self { locked: unbounded && mlockall(all).is_ok() })
+        let locked = unbounded && mlockall(all).is_ok();
+        Ok(Self { locked, hides: SecretBytes::new(1).is_hidden() })
     }
 }
 
@@ -70,6 +76,7 @@ pub fn keep_network(memory: Memory) -> HardeningReport {
     HardeningReport {
         not_dumpable: true,
         memory_locked: memory.locked,
+        secret_memory: memory.hides,
         no_new_privs,
         capabilities: left.iter_names().map(|(name, _)| name.to_ascii_lowercase()).collect(),
         seccomp: no_new_privs && syscalls::restrict(),

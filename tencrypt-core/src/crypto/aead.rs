@@ -76,6 +76,12 @@ impl SealingKey {
     /// If `out` is not 16 bytes longer than `src`.
     #[inline]
     pub fn seal_into(&self, nonce: [u8; NONCE_LEN], aad: &[u8; DATA_HEADER_LEN], src: &[u8], out: &mut [u8]) {
+        self.seal(nonce, aad, src, out);
+    }
+
+    /// The same with associated data of any length.
+    #[inline]
+    pub(super) fn seal(&self, nonce: [u8; NONCE_LEN], aad: &[u8], src: &[u8], out: &mut [u8]) {
         assert_eq!(out.len(), src.len() + TAG_LEN, "a sealed packet is 16 bytes longer");
         let Some((ciphertext, tag)) = out.split_last_chunk_mut::<TAG_LEN>() else { return };
         if self.0.seal_into(nonce, aad, src, ciphertext, tag).is_err() {
@@ -105,6 +111,17 @@ impl OpeningKey {
         &self,
         nonce: [u8; NONCE_LEN],
         aad: &[u8; DATA_HEADER_LEN],
+        sealed: &'b mut [u8],
+    ) -> Result<&'b mut [u8], OpenError> {
+        self.open(nonce, aad, sealed)
+    }
+
+    /// The same with associated data of any length.
+    #[inline]
+    pub(super) fn open<'b>(
+        &self,
+        nonce: [u8; NONCE_LEN],
+        aad: &[u8],
         sealed: &'b mut [u8],
     ) -> Result<&'b mut [u8], OpenError> {
         let (text, tag) = sealed.split_last_chunk_mut::<TAG_LEN>().ok_or(OpenError)?;
@@ -143,7 +160,7 @@ pub(super) trait AeadKey: Sized {
     fn seal_into(
         &self,
         nonce: [u8; NONCE_LEN],
-        aad: &[u8; DATA_HEADER_LEN],
+        aad: &[u8],
         src: &[u8],
         ciphertext: &mut [u8],
         tag: &mut [u8; TAG_LEN],
@@ -152,7 +169,7 @@ pub(super) trait AeadKey: Sized {
     fn open_in_place(
         &self,
         nonce: [u8; NONCE_LEN],
-        aad: &[u8; DATA_HEADER_LEN],
+        aad: &[u8],
         ciphertext: &mut [u8],
         tag: &[u8; TAG_LEN],
     ) -> Result<(), Failed>;
@@ -202,7 +219,7 @@ impl Key {
     fn seal_into(
         &self,
         nonce: [u8; NONCE_LEN],
-        aad: &[u8; DATA_HEADER_LEN],
+        aad: &[u8],
         src: &[u8],
         ciphertext: &mut [u8],
         tag: &mut [u8; TAG_LEN],
@@ -214,7 +231,7 @@ impl Key {
     fn open_in_place(
         &self,
         nonce: [u8; NONCE_LEN],
-        aad: &[u8; DATA_HEADER_LEN],
+        aad: &[u8],
         ciphertext: &mut [u8],
         tag: &[u8; TAG_LEN],
     ) -> Result<(), Failed> {

@@ -3,7 +3,7 @@
 use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
 use super::aead::{AeadKey, Failed, KEY_LEN, NONCE_LEN};
-use crate::record::{DATA_HEADER_LEN, TAG_LEN};
+use crate::record::TAG_LEN;
 
 /// A key of ChaCha20-Poly1305 if `CHACHA`, else of AES-256-GCM. AWS-LC allocates its context and erases what it frees
 /// (`OPENSSL_free`). "Less safe" because the nonce is the caller's affair, here the Sealer's.
@@ -22,7 +22,7 @@ impl<const CHACHA: bool> AeadKey for AwsLc<CHACHA> {
     fn seal_into(
         &self,
         nonce: [u8; NONCE_LEN],
-        aad: &[u8; DATA_HEADER_LEN],
+        aad: &[u8],
         src: &[u8],
         ciphertext: &mut [u8],
         tag: &mut [u8; TAG_LEN],
@@ -35,7 +35,7 @@ impl<const CHACHA: bool> AeadKey for AwsLc<CHACHA> {
     fn open_in_place(
         &self,
         nonce: [u8; NONCE_LEN],
-        aad: &[u8; DATA_HEADER_LEN],
+        aad: &[u8],
         ciphertext: &mut [u8],
         tag: &[u8; TAG_LEN],
     ) -> Result<(), Failed> {

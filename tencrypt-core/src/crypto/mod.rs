@@ -13,6 +13,8 @@ mod peer_id;
 mod rng;
 mod rustcrypto;
 mod secret;
+#[cfg(test)]
+pub(crate) mod wycheproof;
 mod x25519;
 
 pub use aead::{Backend, KEY_LEN, NONCE_LEN, OpenError, OpeningKey, SealingKey};

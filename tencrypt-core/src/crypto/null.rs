@@ -2,7 +2,7 @@
 //! and no ordinary build can turn on; the program says so at its start.
 
 use super::aead::{AeadKey, Failed, KEY_LEN, NONCE_LEN};
-use crate::record::{DATA_HEADER_LEN, TAG_LEN};
+use crate::record::TAG_LEN;
 
 /// Copies, and calls every tag right that is zeros.
 pub(super) struct Null;
@@ -16,7 +16,7 @@ impl AeadKey for Null {
     fn seal_into(
         &self,
         _: [u8; NONCE_LEN],
-        _: &[u8; DATA_HEADER_LEN],
+        _: &[u8],
         src: &[u8],
         ciphertext: &mut [u8],
         tag: &mut [u8; TAG_LEN],
@@ -30,7 +30,7 @@ impl AeadKey for Null {
     fn open_in_place(
         &self,
         _: [u8; NONCE_LEN],
-        _: &[u8; DATA_HEADER_LEN],
+        _: &[u8],
         _: &mut [u8],
         tag: &[u8; TAG_LEN],
     ) -> Result<(), Failed> {

@@ -7,7 +7,7 @@ use aead::{
 };
 
 use super::aead::{AeadKey, Failed, KEY_LEN, NONCE_LEN};
-use crate::record::{DATA_HEADER_LEN, TAG_LEN};
+use crate::record::TAG_LEN;
 
 /// A key of the cipher `A`. Boxed: round keys and tables of AES-256-GCM are 624 bytes, which moves would copy about.
 /// Both ciphers erase themselves on drop (feature `zeroize` of their crates).
@@ -25,7 +25,7 @@ where
     fn seal_into(
         &self,
         nonce: [u8; NONCE_LEN],
-        aad: &[u8; DATA_HEADER_LEN],
+        aad: &[u8],
         src: &[u8],
         ciphertext: &mut [u8],
         tag: &mut [u8; TAG_LEN],
@@ -40,7 +40,7 @@ where
     fn open_in_place(
         &self,
         nonce: [u8; NONCE_LEN],
-        aad: &[u8; DATA_HEADER_LEN],
+        aad: &[u8],
         ciphertext: &mut [u8],
         tag: &[u8; TAG_LEN],
     ) -> Result<(), Failed> {

@@ -90,6 +90,7 @@ impl<'a> Local<'a> {
             psk: keys.psk(),
             prologue: &prologue,
             secret: self.identity.secret(),
+            public: *self.identity.peer_id().as_bytes(),
         })
     }
 }

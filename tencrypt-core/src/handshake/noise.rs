@@ -42,6 +42,8 @@ pub(super) struct Parameters<'a> {
     pub(super) prologue: &'a [u8],
     /// This side's static secret.
     pub(super) secret: &'a [u8; X25519_LEN],
+    /// Its public key, which need not be computed anew in every handshake.
+    pub(super) public: [u8; X25519_LEN],
 }
 
 /// What a finished handshake leaves.
@@ -107,7 +109,7 @@ impl Noise {
         parameters: &Parameters<'_>,
         rng: &mut Rng,
     ) -> Self {
-        let resolver = Resolver { seed: rng.fork() };
+        let resolver = Resolver { seed: rng.fork(), public: Some(parameters.public) };
         let state = params(parameters.suite)
             .and_then(|params| {
                 Builder::with_resolver(params, Box::new(resolver))
@@ -155,6 +157,8 @@ fn params(suite: CipherSuite) -> Result<NoiseParams, Error> {
 
 struct Resolver {
     seed: Seed,
+    /// The public key of the secret that will be set, the static one: ephemeral ones are generated.
+    public: Option<[u8; X25519_LEN]>,
 }
 
 impl CryptoResolver for Resolver {
@@ -165,7 +169,7 @@ impl CryptoResolver for Resolver {
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
         match choice {
-            DHChoice::Curve25519 => Some(Box::new(X25519::default())),
+            DHChoice::Curve25519 => Some(Box::new(X25519 { known: self.public, ..X25519::default() })),
             _ => None,
         }
     }
@@ -200,6 +204,8 @@ impl Random for Randomness {
 struct X25519 {
     secret: Zeroizing<[u8; X25519_LEN]>,
     public: [u8; X25519_LEN],
+    /// The public key of the secret that will be set, if it is known.
+    known: Option<[u8; X25519_LEN]>,
 }
 
 impl Dh for X25519 {
@@ -217,7 +223,8 @@ impl Dh for X25519 {
 
     fn set(&mut self, secret: &[u8]) {
         self.secret.copy_from_slice(secret);
-        self.public = public_key(&self.secret);
+        self.public = self.known.unwrap_or_else(|| public_key(&self.secret));
+        debug_assert_eq!(self.public, public_key(&self.secret), "the identity's own");
     }
 
     fn generate(&mut self, rng: &mut dyn Random) -> Result<(), Error> {
@@ -334,6 +341,9 @@ where
     }
 }
 
+#[cfg(test)]
+#[path = "noise_spec.rs"]
+mod spec;
 #[cfg(test)]
 #[path = "noise_tests.rs"]
 mod tests;

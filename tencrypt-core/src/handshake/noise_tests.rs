@@ -1,7 +1,13 @@
 use std::{cell::Cell, collections::BTreeMap};
 
-use super::*;
-use crate::crypto::LOW_ORDER;
+use super::{
+    spec::{Secrets, encrypt, transcript},
+    *,
+};
+use crate::{
+    crypto::LOW_ORDER,
+    record::{IDENTITY_LEN, INIT_PAYLOAD_LEN},
+};
 
 const PSK: [u8; KEY_LEN] = [9; KEY_LEN];
 
@@ -32,6 +38,22 @@ fn vectors() -> Vec<BTreeMap<&'static str, Vec<&'static str>>> {
     vectors
 }
 
+/// Both sides, with the ephemeral keys given.
+fn sides(secrets: &Secrets<'_>) -> [Noise; 2] {
+    let build = |[secret, ephemeral]: &[[u8; 32]; 2], initiator: bool| {
+        let resolver = Resolver { seed: Seed::from_bytes([0; 32]), public: None };
+        let [first, last] = &secrets.psks;
+        let builder = Builder::with_resolver(params(secrets.suite).unwrap(), Box::new(resolver))
+            .prologue(secrets.prologue)
+            .and_then(|builder| builder.psk(0, first)?.psk(3, last)?.local_private_key(secret))
+            .unwrap()
+            .fixed_ephemeral_key_for_testing_only(ephemeral);
+        let state = if initiator { builder.build_initiator() } else { builder.build_responder() };
+        Noise(Box::new(state.unwrap()))
+    };
+    [build(&secrets.initiator, true), build(&secrets.responder, false)]
+}
+
 #[test]
 fn published_vectors_come_out_byte_for_byte() {
     let vectors = vectors();
@@ -40,29 +62,26 @@ fn published_vectors_come_out_byte_for_byte() {
         assert_eq!(vector["protocol"], [protocol_name(suite)]);
         let prologue = bytes(vector["prologue"][0]);
         let psks: Vec<[u8; 32]> = vector["psk"].iter().map(|psk| array(psk)).collect();
-        let build = |secret: &str, ephemeral: &str, initiator: bool| {
-            let (secret, ephemeral) = (array(vector[secret][0]), array(vector[ephemeral][0]));
-            let resolver = Resolver { seed: Seed::from_bytes([0; 32]) };
-            let builder = Builder::with_resolver(params(suite).unwrap(), Box::new(resolver))
-                .prologue(&prologue)
-                .and_then(|builder| builder.psk(0, &psks[0])?.psk(3, &psks[1])?.local_private_key(&secret))
-                .unwrap()
-                .fixed_ephemeral_key_for_testing_only(&ephemeral);
-            let state = if initiator { builder.build_initiator() } else { builder.build_responder() };
-            Noise(Box::new(state.unwrap()))
+        let secrets = Secrets {
+            suite,
+            prologue: &prologue,
+            psks: psks.try_into().unwrap(),
+            initiator: ["init_static", "init_ephemeral"].map(|name| array(vector[name][0])),
+            responder: ["resp_static", "resp_ephemeral"].map(|name| array(vector[name][0])),
         };
-        let mut sides =
-            [build("init_static", "init_ephemeral", true), build("resp_static", "resp_ephemeral", false)];
+        let mut sides = sides(&secrets);
         let messages: Vec<_> = vector["payload"]
             .iter()
             .map(|hex| bytes(hex))
             .zip(vector["ciphertext"].iter().map(|hex| bytes(hex)))
             .collect();
         assert_eq!(messages.len(), 5);
+        let by_the_book = transcript(&secrets, [0, 1, 2].map(|number| &messages[number].0[..]));
         for (number, (payload, ciphertext)) in messages[..3].iter().enumerate() {
             let mut out = vec![0; ciphertext.len()];
             sides[number % 2].write(payload, &mut out).unwrap();
             assert_eq!(&out, ciphertext, "{suite} message {number}");
+            assert_eq!(&by_the_book.messages[number], ciphertext, "{suite} message {number}");
             let mut read = vec![0; payload.len()];
             sides[1 - number % 2].read(ciphertext, &mut read).unwrap();
             assert_eq!(&read, payload, "{suite} message {number}");
@@ -71,7 +90,8 @@ fn published_vectors_come_out_byte_for_byte() {
         let (split, other) = (initiator.split().unwrap(), responder.split().unwrap());
         assert_eq!(split.transcript, other.transcript);
         // The raw split is checked by the transport messages that follow in the vector: first the responder's.
-        for (number, key) in [(3, &other.responder_to_initiator), (4, &split.initiator_to_responder)] {
+        let of_number = [(3, &other.responder_to_initiator), (4, &split.initiator_to_responder)];
+        for ((number, key), other) in of_number.into_iter().zip(by_the_book.keys.iter().rev()) {
             let (payload, ciphertext) = &messages[number];
             let mut cipher: Box<dyn Cipher> = match suite {
                 CipherSuite::Aes256Gcm => Box::new(AesGcm::default()),
@@ -81,9 +101,50 @@ fn published_vectors_come_out_byte_for_byte() {
             let mut out = vec![0; ciphertext.len()];
             cipher.encrypt(0, &[], payload, &mut out);
             assert_eq!(&out, ciphertext, "{suite} message {number}");
+            assert_eq!(&encrypt(suite, other, 0, &[], payload), ciphertext, "{suite} message {number}");
         }
         assert_eq!(initiator.remote_static(), Some(public_key(&array(vector["resp_static"][0]))));
         assert_eq!(responder.remote_static(), Some(public_key(&array(vector["init_static"][0]))));
+    }
+}
+
+/// With the payloads that tencrypt sends, and one pre-shared key at both places.
+#[test]
+fn transcripts_are_those_of_the_specification_for_any_keys() {
+    let mut random = rng(7);
+    let mut key = || {
+        let mut key = [0; 32];
+        random.fill(&mut key);
+        key
+    };
+    for suite in CipherSuite::ALL {
+        for round in 0..64 {
+            let (prologue, psk) = (key(), key());
+            let secrets = Secrets {
+                suite,
+                prologue: &prologue[..round / 2],
+                psks: [psk; 2],
+                initiator: [key(), key()],
+                responder: [key(), key()],
+            };
+            let payloads = [vec![1; INIT_PAYLOAD_LEN], vec![2; IDENTITY_LEN], vec![3; IDENTITY_LEN]];
+            let expected = transcript(&secrets, [0, 1, 2].map(|number| &payloads[number][..]));
+            let mut sides = sides(&secrets);
+            for (number, payload) in payloads.iter().enumerate() {
+                let message = &expected.messages[number];
+                let mut written = vec![0; message.len()];
+                sides[number % 2].write(payload, &mut written).unwrap();
+                assert_eq!(&written, message, "{suite} {round}: message {number}");
+                let mut read = vec![0; payload.len()];
+                sides[1 - number % 2].read(message, &mut read).unwrap();
+                assert_eq!(&read, payload, "{suite} {round}: message {number}");
+            }
+            for side in &mut sides {
+                let split = side.split().unwrap();
+                assert_eq!([*split.initiator_to_responder, *split.responder_to_initiator], expected.keys);
+                assert_eq!(split.transcript, expected.hash, "{suite} {round}");
+            }
+        }
     }
 }
 
@@ -146,7 +207,7 @@ impl CryptoResolver for Hostile {
 }
 
 fn hostile(point: [u8; 32], bad: usize) -> Builder<'static> {
-    let honest = Resolver { seed: Seed::from_bytes([1; 32]) };
+    let honest = Resolver { seed: Seed::from_bytes([1; 32]), public: None };
     let resolver = Hostile { point, bad, resolved: Cell::new(0), honest };
     Builder::with_resolver(params(CipherSuite::Aes256Gcm).unwrap(), Box::new(resolver))
         .prologue(b"same")
@@ -155,7 +216,13 @@ fn hostile(point: [u8; 32], bad: usize) -> Builder<'static> {
 }
 
 fn honest() -> Parameters<'static> {
-    Parameters { suite: CipherSuite::Aes256Gcm, psk: &PSK, prologue: b"same", secret: &[3; 32] }
+    Parameters {
+        suite: CipherSuite::Aes256Gcm,
+        psk: &PSK,
+        prologue: b"same",
+        secret: &[3; 32],
+        public: public_key(&[3; 32]),
+    }
 }
 
 #[test]
@@ -208,7 +275,13 @@ fn another_psk_or_prologue_ends_the_handshake_at_the_first_message() {
         let mut initiator = Noise::initiator(&honest(), &mut rng(1));
         let mut message = [0; 48];
         initiator.write(&[], &mut message).unwrap();
-        let other = Parameters { suite: CipherSuite::Aes256Gcm, psk, prologue, secret: &[4; 32] };
+        let other = Parameters {
+            suite: CipherSuite::Aes256Gcm,
+            psk,
+            prologue,
+            secret: &[4; 32],
+            public: public_key(&[4; 32]),
+        };
         let mut responder = Noise::responder(&other, &mut rng(2));
         assert_eq!(responder.read(&message, &mut []), Err(HandshakeError::Auth));
     }

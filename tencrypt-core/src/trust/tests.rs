@@ -1,9 +1,16 @@
 use std::net::IpAddr;
 
+use ed25519_dalek::Signature;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{crypto::Seed, record::IDENTITY_LEN};
+use crate::{
+    crypto::{
+        Seed, to_hex,
+        wycheproof::{Case, Expected, vectors},
+    },
+    record::IDENTITY_LEN,
+};
 
 const TENANT: [u8; TENANT_LEN] = [0x7e; TENANT_LEN];
 
@@ -343,4 +350,32 @@ proptest! {
         let _ = (CertificateFile::parse(&bytes), CertificateFile::parse(&prefixed), Revocation::parse(&text));
         let _ = (AuthorityKey::parse(&text).is_ok(), CertificateAuthority::parse(&text).is_ok());
     }
+}
+
+/// Project Wycheproof's cases for Ed25519, by way of the file that the key comes in.
+#[test]
+fn signatures_are_accepted_and_refused_as_wycheproof_says() {
+    let (mut accepted, mut refused, mut too_long_or_short) = (0, 0, 0);
+    for case in vectors!("ed25519") as Vec<Case<3>> {
+        let text = format!("tencrypt-ca-public-v1\npublic {}\n", to_hex(&case.array::<32>(0)));
+        let key = AuthorityKey::parse(&text).unwrap();
+        let Ok(signature) = <[u8; 64]>::try_from(case.bytes(2)) else {
+            // A certificate has room for 64 bytes.
+            assert_eq!(case.result, Expected::Invalid, "case {}", case.number);
+            too_long_or_short += 1;
+            continue;
+        };
+        let verified = key.verify(&case.bytes(1), &Signature::from_bytes(&signature));
+        match case.result {
+            Expected::Valid => {
+                assert_eq!(verified, Ok(()), "case {}", case.number);
+                accepted += 1;
+            }
+            _ => {
+                assert_eq!(verified, Err(CertificateError::Signature), "case {}", case.number);
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!((accepted, refused, too_long_or_short), (88, 51, 12));
 }

@@ -67,8 +67,8 @@ pub(super) const REPEAT_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Handshake messages queued from which this side is under load: a quarter of [`MAX_QUEUED`].
 pub(super) const LOADED_QUEUE: usize = MAX_QUEUED / 4;
-/// Public-key operations for others within [`LOADED_FOR`] from which this side is under load: INIT and CONF are one each,
-/// of about 0.12 ms, so that no flood costs more than 3 % of a processor before senders have to show where they are.
+/// Public-key operations for others within [`LOADED_FOR`] from which this side is under load: INIT and CONF are one each
+/// and 0.15 ms together, so that no flood costs more than 2 % of a processor before senders have to show where they are.
 pub(super) const LOADED_OPERATIONS: u32 = 256;
 /// Load lasts this long after its last sign.
 pub(super) const LOADED_FOR: Duration = Duration::from_secs(1);
