@@ -182,7 +182,7 @@ fn a_cookie_that_nobody_waits_for_changes_nothing() {
     let repeats = of_type(&world.captured(), INIT);
     assert!(!repeats.is_empty() && repeats.iter().all(|(.., bytes)| *bytes == flight), "mac2 was changed");
     // The genuine one for it counts, once in 200 ms however often it comes, and moves no endpoint.
-    world.inject(b, SocketAddr::new(v4(1), PORT), flight.clone());
+    world.inject(b, SocketAddr::new(v4(1), PORT), flight);
     let genuine = of_type(&world.captured(), COOKIE)[0].2.clone();
     for _ in 0..100 {
         world.inject(a, SocketAddr::new(v4(66), 1), genuine.clone());
