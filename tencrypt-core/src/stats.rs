@@ -8,9 +8,9 @@ pub enum DropReason {
     Malformed,
     /// A well-formed datagram of a version, suite or type this side does not speak.
     Unsupported,
-    /// A handshake message whose mac1 does not verify: an outsider, or another tenant.
+    /// A handshake message whose mac1 does not verify, or a RESET whose tag does not: an outsider, or another tenant.
     Mac1,
-    /// DATA for a session index nobody here owns.
+    /// DATA for a session index nobody here owns, or a RESET for one that nobody here sends on.
     UnknownIndex,
     /// DATA for a session whose CONF has not arrived yet.
     BeforeConfirm,
@@ -44,7 +44,8 @@ pub enum DropReason {
     NatFull,
     /// Policy says no: multicast, broadcast, link-local, a fragment that cannot be translated.
     Policy,
-    /// More handshake messages than the bounded queue takes.
+    /// A handshake message too many for the queue, its source or the load, maybe answered by COOKIE; or a RESET or COOKIE
+    /// too soon after another.
     RateLimited,
     /// A handshake message under a key epoch this side does not hold.
     OtherEpoch,

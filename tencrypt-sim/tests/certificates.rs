@@ -140,6 +140,8 @@ fn present(cluster: &mut Cluster, pod: PodId, number: u64, certificate: &Certifi
         Local::new(tenant.keys(), CipherSuite::Aes256Gcm, key, &[], true).presenting(Some(certificate));
     let index = SessionIndex::random(0, &mut rng);
     let (mut initiator, init) = Initiator::start(&local, index, v4(2), &mut rng);
+    // One source may not ask more often than 20 times a second.
+    cluster.run(50);
     cluster.world.captured();
     cluster.world.inject(pod, from, init.to_vec());
     let (_, _, resp) = cluster.world.captured().pop().expect("INIT is answered");

@@ -70,10 +70,21 @@ fn read(datagram: &[u8]) {
             assert_eq!(data.index.as_u32(), long(4));
             assert_eq!(data.counter, u64::from(long(8)) | u64::from(long(12)) << 32);
         }
+        Message::Cookie(cookie) => {
+            assert_eq!((datagram[0], datagram.len()), (5, 64));
+            assert_eq!(datagram[1..4], [1, 0, 0]);
+            assert_eq!(cookie.receiver.as_u32(), long(4));
+            assert_eq!((&cookie.nonce[..], &cookie.sealed[..]), (&datagram[8..32], &datagram[32..]));
+        }
+        Message::Reset(reset) => {
+            assert_eq!((datagram[0], datagram.len()), (6, 32));
+            assert_eq!((datagram[1], datagram[2]), (1, 0));
+            assert_eq!((reset.epoch, reset.index.as_u32()), (datagram[3], long(4)));
+        }
     }
     let mac1 = record::mac1(datagram);
     match message {
-        Message::Data(_) => assert_eq!(mac1, None),
+        Message::Data(_) | Message::Cookie(_) | Message::Reset(_) => assert_eq!(mac1, None),
         _ => assert_eq!(
             mac1.as_ref().map(|mac| &mac[..]),
             datagram.get(datagram.len() - 32..datagram.len() - 16)

@@ -10,7 +10,7 @@ use super::{
     kdf::{hkdf_sha256, hmac_sha256},
     secret::Secret,
 };
-use crate::record::MAC_LEN;
+use crate::record::{COOKIE_NONCE_LEN, MAC_LEN};
 
 /// Bytes of a tenant id.
 pub const TENANT_LEN: usize = 16;
@@ -240,20 +240,20 @@ pub fn write_epoch(epoch: u8, root: &[u8; 32]) -> Zeroizing<String> {
 }
 
 /// The keys of one epoch, each with one use.
-///
-/// Cookie and reset keys (labels `cookie` and `reset`) come with the messages that need them.
 #[derive(Debug)]
 pub(crate) struct EpochKeys {
     number: u8,
     psk: Secret<32>,
     mac: Secret<32>,
+    cookie: Secret<32>,
+    reset: Secret<32>,
 }
 
 impl EpochKeys {
     fn derive(tenant: &[u8; TENANT_LEN], number: u8, root: &[u8; 32]) -> Self {
         let key =
             |label: &[u8]| Secret::filled(|key| hkdf_sha256(tenant, root, &[b"tencrypt v1 ", label], key));
-        Self { number, psk: key(b"psk"), mac: key(b"mac") }
+        Self { number, psk: key(b"psk"), mac: key(b"mac"), cookie: key(b"cookie"), reset: key(b"reset") }
     }
 
     /// Whether both have the same keys, in time that does not depend on where they differ.
@@ -273,15 +273,35 @@ impl EpochKeys {
 
     /// mac1 over the bytes before it.
     pub(crate) fn mac1(&self, covered: &[u8]) -> [u8; MAC_LEN] {
-        let mut mac1 = [0; MAC_LEN];
-        mac1.copy_from_slice(&hmac_sha256(self.mac.expose(), &[covered])[..MAC_LEN]);
-        mac1
+        tag(&self.mac, covered)
     }
 
     /// Whether `mac1` is the one over `covered`, in time that does not depend on where they differ.
     pub(crate) fn verify_mac1(&self, covered: &[u8], mac1: &[u8; MAC_LEN]) -> bool {
         self.mac1(covered).ct_eq(mac1).into()
     }
+
+    /// The key that one COOKIE is sealed with, by its nonce.
+    pub(crate) fn cookie_key(&self, nonce: &[u8; COOKIE_NONCE_LEN]) -> Secret<32> {
+        Secret::filled(|key| hkdf_sha256(nonce, self.cookie.expose(), &[b"tencrypt v1 seal"], key))
+    }
+
+    /// The tag of a RESET over the bytes before it.
+    pub(crate) fn reset_tag(&self, covered: &[u8]) -> [u8; MAC_LEN] {
+        tag(&self.reset, covered)
+    }
+
+    /// Whether `tag` is the one over `covered`, in time that does not depend on where they differ.
+    pub(crate) fn verify_reset_tag(&self, covered: &[u8], tag: &[u8; MAC_LEN]) -> bool {
+        self.reset_tag(covered).ct_eq(tag).into()
+    }
+}
+
+/// The first bytes of an HMAC.
+fn tag(key: &Secret<32>, covered: &[u8]) -> [u8; MAC_LEN] {
+    let mut tag = [0; MAC_LEN];
+    tag.copy_from_slice(&hmac_sha256(key.expose(), &[covered])[..MAC_LEN]);
+    tag
 }
 
 /// Why a key file is refused.

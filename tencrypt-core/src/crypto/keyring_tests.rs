@@ -246,7 +246,11 @@ fn keys_of_an_epoch_are_those_of_the_specification_and_differ() {
     let label = |label: &[u8]| hmac_sha256(&*prk, &[b"tencrypt v1 ", label, &[1]]);
     assert_eq!(keys.psk(), &*label(b"psk"));
     assert_eq!(keys.mac1(b"bytes"), hmac_sha256(&*label(b"mac"), &[b"bytes"])[..16]);
+    assert_eq!(keys.reset_tag(b"bytes"), hmac_sha256(&*label(b"reset"), &[b"bytes"])[..16]);
+    let seal = hmac_sha256(&*hmac_sha256(&[4; 24], &[&*label(b"cookie")]), &[b"tencrypt v1 seal", &[1]]);
+    assert_eq!(keys.cookie_key(&[4; 24]).expose(), &*seal);
     assert_ne!(label(b"psk"), label(b"mac"));
+    assert_ne!(keys.reset_tag(b"bytes"), keys.mac1(b"bytes"));
     assert!(keys.verify_mac1(b"bytes", &keys.mac1(b"bytes")));
     assert!(!keys.verify_mac1(b"bytez", &keys.mac1(b"bytes")));
 }

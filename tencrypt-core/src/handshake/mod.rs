@@ -8,16 +8,20 @@
 //! [`Tunnel`](crate::Tunnel)'s. Call [`verify_mac1`] on a datagram before any of the other functions: it costs one
 //! HMAC, they cost Diffie-Hellman.
 
+mod cookie;
 mod initiator;
 mod noise;
 mod payload;
+mod reset;
 mod responder;
 
 use std::net::IpAddr;
 
+pub(crate) use cookie::{CookieBytes, CookieSecret, has_mac2, read_cookie, set_mac2, write_cookie};
 pub use initiator::{Confirmed, Initiator};
 use noise::{Noise, Parameters};
 pub use payload::{MAX_ADDRESSES, PeerIdentity};
+pub use reset::{verify_reset, write_reset};
 pub use responder::Responder;
 
 use crate::{

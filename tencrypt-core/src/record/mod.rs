@@ -4,11 +4,17 @@
 //! claims to be; what it claims is worth nothing before mac1 or the tag of a record verified.
 
 mod address;
+mod cookie;
 mod index;
+mod reset;
 mod suite;
 
 pub(crate) use address::is_pod_address;
+pub use cookie::{COOKIE_LEN, Cookie};
+pub(crate) use cookie::{COOKIE_NONCE_LEN, COOKIE_SECRET_LEN, cookie_header, covered_by_mac2};
 pub use index::SessionIndex;
+pub use reset::{RESET_LEN, Reset};
+pub(crate) use reset::{covered_by_tag, reset_header};
 pub use suite::{CipherSuite, UnknownSuite};
 
 use crate::stats::DropReason;
@@ -56,6 +62,8 @@ const INIT: u8 = 1;
 const RESP: u8 = 2;
 const CONF: u8 = 3;
 const DATA: u8 = 4;
+const COOKIE: u8 = 5;
+const RESET: u8 = 6;
 
 // DESIGN fixes these: within 1,280 bytes over IPv6, and RESP no longer than INIT.
 const _: () = assert!(INIT_LEN == 284 && RESP_LEN == 284 && CONF_LEN == 252 && DATA_OVERHEAD == 32);
@@ -72,6 +80,10 @@ pub enum Message<'a> {
     Conf(Conf<'a>),
     /// A record.
     Data(Data),
+    /// The answer to INIT or CONF under load.
+    Cookie(Cookie<'a>),
+    /// The answer to a record of an unknown session.
+    Reset(Reset),
 }
 
 /// INIT: header and Noise message 1.
@@ -169,6 +181,8 @@ pub fn parse(datagram: &[u8]) -> Result<Message<'_>, DropReason> {
             }))
         }
         DATA => data(datagram).map(Message::Data),
+        COOKIE => cookie::parse(datagram).map(Message::Cookie),
+        RESET => reset::parse(datagram).map(Message::Reset),
         _ => Err(DropReason::Unsupported),
     }
 }

@@ -99,7 +99,7 @@ fn each_type_has_one_length_and_data_a_least_one() {
 
 #[test]
 fn other_types_versions_and_suites_are_unsupported() {
-    for kind in (0..=u8::MAX).filter(|kind| !(1..=4).contains(kind)) {
+    for kind in (0..=u8::MAX).filter(|kind| !matches!(kind, 1..=6)) {
         for len in [1, 31, 32, 64, INIT_LEN] {
             let mut bytes = vec![0; len];
             bytes[0] = kind;
@@ -151,6 +151,34 @@ fn every_reserved_bit_of_data_must_be_zero() {
         }
     }
     assert_eq!(data_header(0xff, index(1), 0)[1], FLAG_CSUM_PARTIAL);
+}
+
+#[test]
+fn a_reset_is_32_bytes_and_each_of_its_fields_counts() {
+    let mut whole = reset_header(7, index(0x0403_0201), 0x0807_0605_0403_0201).to_vec();
+    assert_eq!(whole, [6, 1, 0, 7, 1, 2, 3, 4, 1, 2, 3, 4, 5, 6, 7, 8]);
+    whole.extend([0xab; 16]);
+    assert_eq!(parse(&whole), Ok(Message::Reset(Reset { epoch: 7, index: index(0x0403_0201) })));
+    assert_eq!(covered_by_tag(&whole).unwrap(), (whole[..16].try_into().unwrap(), &[0xab; 16]));
+    for len in 1..300 {
+        let mut bytes = whole.clone();
+        bytes.resize(len, 0xab);
+        assert_eq!(parse(&bytes).err(), (len != RESET_LEN).then_some(DropReason::Malformed), "length {len}");
+        assert_eq!(covered_by_tag(&bytes).is_some(), len == RESET_LEN);
+    }
+    for value in 0..=u8::MAX {
+        let with = |at: usize| {
+            let mut bytes = whole.clone();
+            bytes[at] = value;
+            parse(&bytes).err()
+        };
+        assert_eq!(with(1), (value != VERSION).then_some(DropReason::Unsupported));
+        assert_eq!(with(2), (value != 0).then_some(DropReason::Malformed));
+        assert_eq!(with(3), None, "the epoch is not judged without keys");
+    }
+    whole[4..8].fill(0);
+    assert_eq!(parse(&whole), Err(DropReason::Malformed));
+    assert_eq!(mac1(&whole), None);
 }
 
 #[test]

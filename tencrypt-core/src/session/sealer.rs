@@ -96,6 +96,11 @@ impl Sealer {
         u64::from_le_bytes(owner)
     }
 
+    /// The receiver's index of the session.
+    pub(crate) fn receiver(&self) -> SessionIndex {
+        self.receiver
+    }
+
     /// Lowers the limits, in records: for records up to 2,048 bytes, up to 9,216 and longer ones.
     #[cfg(test)]
     pub(crate) fn lower_limits(&mut self, records: [u64; 3]) {

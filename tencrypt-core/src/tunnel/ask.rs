@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     crypto::KeyRing,
-    handshake::Initiator,
+    handshake::{CookieBytes, Initiator},
     record::{INIT_LEN, SessionIndex},
 };
 
@@ -52,6 +52,8 @@ pub(super) struct Flight {
     pub(super) init: Box<[u8; INIT_LEN]>,
     pub(super) attempt: u32,
     pub(super) repeat_at: Instant,
+    /// The cookie that its mac2 is made with, and when that was taken.
+    pub(super) cookie: Option<(CookieBytes, Instant)>,
 }
 
 impl Ask {

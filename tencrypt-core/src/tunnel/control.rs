@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     event::Event,
-    handshake::{Confirmed, Established, Initiator, Local, Responder},
+    handshake::{self, Confirmed, Established, Initiator, Local, Responder},
     record::{self, Message, SessionIndex},
     stats::DropReason,
 };
@@ -70,6 +70,7 @@ impl Tunnel {
             init: Box::new(init),
             attempt: 0,
             repeat_at: now + backoff(0, RETRY_FIRST, RETRY_MOST, self.rng.u32()),
+            cookie: None,
         };
         self.peers.bind_index(index, IndexUse::Ask(destination));
         self.send(to, &init);
@@ -110,15 +111,11 @@ impl Tunnel {
         now: Instant,
     ) -> Result<(), DropReason> {
         let mac1 = record::mac1(bytes).ok_or(DropReason::Malformed)?;
-        if let Some(known) = self.half_open.find(&mac1) {
-            // From elsewhere it is a copy that somebody else sends: no answer.
-            let answer =
-                known.from == from && now.saturating_duration_since(known.answered) >= REPEAT_INTERVAL;
-            return if answer { self.repeat_resp(&mac1, now) } else { Err(DropReason::Replay) };
+        if let Some(answered) = self.answer_known(&mac1, from, now) {
+            return answered;
         }
         if let Some(IndexUse::Ask(destination)) = self.peers.index(init.sender)
-            && let Some(flight) = self.asks.find(destination).and_then(|ask| ask.flight.as_ref())
-            && flight.init.as_slice() == bytes
+            && self.is_own_init(init.sender, &mac1)
         {
             // Our own INIT came back: the destination is a VIP that this pod itself serves.
             self.found_own_vip(destination, now);
@@ -144,6 +141,7 @@ impl Tunnel {
         let local =
             Local::new(&self.keys, self.config.suite, &self.identity, &self.addresses, self.config.vnet)
                 .presenting(self.own.presented());
+        self.load.worked(now);
         let (responder, resp) =
             Responder::accept(&local, init, index, &mut self.rng).map_err(|error| error.drop_reason())?;
         let source = (from, init.sender.lane());
@@ -159,12 +157,6 @@ impl Tunnel {
         Ok(())
     }
 
-    fn repeat_resp(&mut self, mac1: &[u8; 16], now: Instant) -> Result<(), DropReason> {
-        let (to, resp) = self.half_open.answer_again(mac1, now).ok_or(DropReason::Replay)?;
-        self.answer(to, &resp);
-        Ok(())
-    }
-
     fn handle_resp(&mut self, resp: &record::Resp<'_>, now: Instant) -> Result<(), DropReason> {
         let Some(IndexUse::Ask(destination)) = self.peers.index(resp.receiver) else {
             return Err(DropReason::UnknownIndex);
@@ -174,8 +166,12 @@ impl Tunnel {
         let port = self.config.port.checked_add(lane.into()).ok_or(DropReason::Malformed)?;
         let ask = self.asks.find_mut(destination).ok_or(DropReason::UnknownIndex)?;
         let flight = ask.flight.as_mut().ok_or(DropReason::UnknownIndex)?;
-        let Confirmed { established, conf } =
+        let cookie = flight.cookie;
+        let Confirmed { established, mut conf } =
             flight.initiator.handle_resp(resp).map_err(|error| error.drop_reason())?;
+        if let Some((cookie, _)) = &cookie {
+            handshake::set_mac2(&mut conf, cookie);
+        }
         let asked = ask.to;
         if !self.may_answer(&established, asked.ip()) {
             self.refuse_answer(destination, asked.ip(), now);
@@ -202,6 +198,7 @@ impl Tunnel {
             to: endpoint,
             attempt: 0,
             repeat_at: now + backoff(0, RETRY_FIRST, RETRY_MOST, self.rng.u32()),
+            cookie: None,
         };
         self.send(endpoint, conf.bytes.as_slice());
         let rekey_after = self.replace_soon(established.epoch).unwrap_or(REKEY_AFTER + jitter);
@@ -218,6 +215,7 @@ impl Tunnel {
         // INIT went to this address and this peer answered.
         if finished.purpose != Purpose::Rekey || listed {
             self.make_owner(key, asked.ip());
+            self.succeed(key, asked.ip());
         }
         // This is the lane that our INIT goes to: the others are not sent to any more.
         for address in self.peers.held_by_later_lanes(key, self.lane.0) {
@@ -250,6 +248,7 @@ impl Tunnel {
         // Whatever becomes of it, the half-open handshake is gone: a forged payload spoils its state.
         self.peers.release_index(conf.receiver);
         let asked = half_open.responder.asked();
+        self.load.worked(now);
         let established = half_open.responder.handle_conf(conf).map_err(|error| error.drop_reason())?;
         if !self.is_member(&established) {
             return Err(DropReason::Certificate);
@@ -270,6 +269,7 @@ impl Tunnel {
         if listed && !self.peers.has_other_lane_for(key, from.ip(), now) {
             // RESP went to this address and came back as CONF.
             self.make_owner(key, from.ip());
+            self.succeed(key, from.ip());
         }
         self.send_empty(key, local);
         self.peers.tell_owned(key);

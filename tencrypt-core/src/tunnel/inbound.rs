@@ -4,14 +4,13 @@ use std::{net::IpAddr, time::Instant};
 
 use super::{
     Inbound, Tunnel,
-    limits::{KEEPALIVE, MAX_QUEUED, MEMBER_BELIEVED},
+    limits::{KEEPALIVE, MEMBER_BELIEVED},
     outbound::is_unicast,
     peer::{IndexUse, PeerKey},
     recent::Way,
     timer::Timer,
 };
 use crate::{
-    handshake,
     nat::{NatError, NatOutcome},
     news::{News, Told},
     offload::{Opened, VnetHdr},
@@ -72,18 +71,24 @@ impl Tunnel {
         now: Instant,
         sink: &mut impl PacketSink<'b>,
     ) -> Result<Record, DropReason> {
-        let Message::Data(header) = record::parse(record)? else {
-            handshake::verify_mac1(&self.keys, record)?;
-            if self.queue.len() >= MAX_QUEUED {
-                return Err(DropReason::RateLimited);
+        let header = match record::parse(record)? {
+            Message::Data(header) => header,
+            Message::Reset(_) => {
+                return self.handle_reset(meta.from, record, now).map(|()| Record::Control);
             }
-            self.queue.push_back(Queued { from: meta.from, bytes: (&*record).into() });
-            return Ok(Record::Control);
+            Message::Cookie(cookie) => return self.handle_cookie(&cookie, now).map(|()| Record::Control),
+            message => {
+                return self.take_handshake(meta.from, &message, record, now).map(|()| Record::Control);
+            }
         };
         let index = header.index;
         let (key, at) = match self.recent.session(index) {
             Some(known) => known,
-            None => self.find_session(index)?,
+            None => self.find_session(index).inspect_err(|reason| {
+                if *reason == DropReason::UnknownIndex {
+                    self.disclaim(index, meta.from, now);
+                }
+            })?,
         };
         let peer = self.peers.find_mut(key).ok_or(DropReason::UnknownIndex)?;
         let session = peer.sessions.get_mut(at).ok_or(DropReason::UnknownIndex)?;

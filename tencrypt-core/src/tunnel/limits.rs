@@ -65,6 +65,32 @@ pub(super) const HALF_OPEN_LIFE: Duration = Duration::from_secs(10);
 /// A stored RESP, or the answer to a repeated CONF, is sent again no sooner than this (5 a second).
 pub(super) const REPEAT_INTERVAL: Duration = Duration::from_millis(200);
 
+/// Handshake messages queued from which this side is under load: a quarter of [`MAX_QUEUED`].
+pub(super) const LOADED_QUEUE: usize = MAX_QUEUED / 4;
+/// Public-key operations for others within [`LOADED_FOR`] from which this side is under load: INIT and CONF are one each
+/// and 0.15 ms together, so that no flood costs more than 2 % of a processor before senders have to show where they are.
+pub(super) const LOADED_OPERATIONS: u32 = 256;
+/// Load lasts this long after its last sign.
+pub(super) const LOADED_FOR: Duration = Duration::from_secs(1);
+/// Cookies are good this long at most (WireGuard COOKIE_SECRET_MAX_AGE).
+pub(super) const COOKIE_LIFE: Duration = Duration::from_secs(120);
+/// One source's INITs cost work this often: 20 a second (wireguard-go `ratelimiter`).
+pub(super) const INIT_INTERVAL: Duration = Duration::from_millis(50);
+/// INITs of one source that cost work at once (the same).
+pub(super) const INIT_BURST: u32 = 5;
+/// Sources whose INITs are counted.
+pub(super) const MAX_BUCKETS: usize = 1_024;
+
+/// One source gets a RESET no more often than this.
+pub(super) const RESET_INTERVAL: Duration = Duration::from_millis(100);
+/// RESETs sent within [`RESET_INTERVAL`] in all: 1,280 a second tell as many peers of a restart, and are 0.3 Mbit/s.
+pub(super) const MAX_RESETS: usize = 128;
+/// A peer's RESET starts a handshake no more often than this.
+pub(super) const RESET_TAKEN: Duration = Duration::from_secs(1);
+/// Authentic RESETs from addresses that say nothing of the peer are looked up among all peers this often within
+/// [`RESET_TAKEN`].
+pub(super) const RESET_SEARCHES: u32 = 256;
+
 /// Sessions of one peer: the one in use, its predecessor, its successor, and one more from a simultaneous start.
 pub(super) const MAX_SESSIONS: usize = 4;
 /// Sessions from both sides no further apart than this came from a simultaneous start.

@@ -26,6 +26,7 @@
 
 mod ask;
 mod control;
+mod cookie;
 mod epochs;
 mod explain;
 mod half_open;
@@ -36,6 +37,7 @@ mod outbound;
 mod packet;
 mod peer;
 mod recent;
+mod reset;
 mod timer;
 mod transmit;
 mod trust;
@@ -50,6 +52,7 @@ use std::{
 
 use self::{
     ask::{Asks, Purpose},
+    cookie::Load,
     half_open::HalfOpens,
     inbound::Queued,
     limits::{MAX_ANNOUNCED, MAX_EVENTS},
@@ -57,6 +60,7 @@ use self::{
     outbound::is_unicast,
     peer::Peers,
     recent::Recent,
+    reset::Resets,
     timer::{Timer, Timers},
     transmit::Queue,
     trust::OwnCertificate,
@@ -176,6 +180,8 @@ pub struct Tunnel {
     announced: BTreeSet<IpAddr>,
     timers: Timers,
     recent: Recent,
+    resets: Resets,
+    load: Load,
     stats: Stats,
     now: Instant,
 }
@@ -210,6 +216,8 @@ impl Tunnel {
             announced: BTreeSet::new(),
             timers: Timers::default(),
             recent: Recent::default(),
+            resets: Resets::default(),
+            load: Load::default(),
             stats: Stats::new(),
             trust: Arc::new(Trust::key_only()),
             own: OwnCertificate::default(),

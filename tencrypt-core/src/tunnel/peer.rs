@@ -13,7 +13,7 @@ use super::limits::{
 use crate::{
     crypto::CipherSuite,
     directory::PeerId,
-    handshake::Established,
+    handshake::{CookieBytes, Established},
     keyed_hash::KeyedState,
     news::Told,
     record::{CONF_LEN, DATA_OVERHEAD, SessionIndex},
@@ -74,6 +74,8 @@ pub(super) struct Conf {
     pub(super) to: SocketAddr,
     pub(super) attempt: u32,
     pub(super) repeat_at: Instant,
+    /// The cookie that its mac2 is made with, and when that was taken.
+    pub(super) cookie: Option<(CookieBytes, Instant)>,
 }
 
 impl Session {
@@ -146,6 +148,8 @@ pub(super) struct Peer {
     pub(super) unanswered_since: Option<Instant>,
     /// Data was received since and nothing was sent.
     pub(super) unacknowledged_since: Option<Instant>,
+    /// When its last RESET counted.
+    pub(super) reset_at: Option<Instant>,
     /// Packets for it that wait in `poll_transmit`.
     pub(super) queued: usize,
     pub(super) last_handshake: Instant,
@@ -170,6 +174,7 @@ impl Peer {
             heard: None,
             unanswered_since: None,
             unacknowledged_since: None,
+            reset_at: None,
             queued: 0,
             last_handshake: now,
             rx_bytes: 0,
