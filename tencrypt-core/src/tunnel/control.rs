@@ -10,8 +10,8 @@ use super::{
     ask::{Flight, Purpose},
     inbound::Queued,
     limits::{
-        CONF_REPEATS, MESSAGES_A_CALL, OWN_VIP_BELIEVED, REJECT_AFTER, REKEY_AFTER, REKEY_JITTER,
-        REPEAT_INTERVAL, RETRY_FIRST, RETRY_MOST,
+        MESSAGES_A_CALL, OWN_VIP_BELIEVED, REJECT_AFTER, REKEY_AFTER, REKEY_JITTER, REPEAT_INTERVAL,
+        RETRY_FIRST, RETRY_MOST,
     },
     outbound::is_unicast,
     peer::{Conf, IndexUse, PeerKey, Session},
@@ -442,74 +442,6 @@ impl Tunnel {
             self.released.extend(held);
         } else {
             self.stats.drop_many(DropReason::HeldTimeout, held.len() as u64);
-        }
-    }
-
-    /// A peer's timers: repeated CONF, keepalive, dead peer, end of sessions.
-    pub(super) fn peer_due(&mut self, key: PeerKey, now: Instant) {
-        if self.peers.erase_expired(key, now) {
-            if let Some(peer) = self.peers.remove(key, now)
-                && self.peers.lanes(peer.id).next().is_none()
-            {
-                self.push_event(Event::PeerDown { peer: peer.id });
-            }
-            return;
-        }
-        let random = self.rng.u32();
-        let Some(peer) = self.peers.find_mut(key) else { return };
-        let mut next = None::<Instant>;
-        let mut sooner = |at: Instant| next = Some(next.map_or(at, |set: Instant| set.min(at)));
-        let mut repeats: Vec<(SocketAddr, Vec<u8>)> = Vec::new();
-        for session in &mut peer.sessions {
-            sooner(session.expires);
-            if let Some(conf) = &mut session.conf {
-                if conf.repeat_at <= now {
-                    conf.attempt += 1;
-                    conf.repeat_at = now + backoff(conf.attempt, RETRY_FIRST, RETRY_MOST, random);
-                    repeats.push((conf.to, conf.bytes.to_vec()));
-                }
-                if conf.attempt >= CONF_REPEATS {
-                    session.conf = None;
-                } else {
-                    sooner(conf.repeat_at);
-                }
-            }
-        }
-        let keepalive = peer.unacknowledged_since.map(|since| since + super::limits::KEEPALIVE);
-        let dead = peer.unanswered_since.map(|since| since + super::limits::DEAD_PEER);
-        let silent = dead.is_some_and(|at| at <= now);
-        if silent {
-            // Data that gets no answer starts the count anew once it is asked about.
-            peer.unanswered_since = None;
-        } else if let Some(at) = dead {
-            sooner(at);
-        }
-        let owed = keepalive.is_some_and(|at| at <= now);
-        if let (false, Some(at)) = (owed, keepalive) {
-            sooner(at);
-        }
-        let local = peer.sending(now).map(|session| session.local);
-        for (to, bytes) in repeats {
-            self.send(to, &bytes);
-        }
-        if owed && let Some(local) = local {
-            self.send_empty(key, local);
-        }
-        if silent {
-            self.rekey(key, now);
-        }
-        if let Some(at) = next {
-            self.timers.arm(Timer::Peer(key), at);
-        }
-    }
-
-    /// Forgets half-open handshakes past their time.
-    pub(super) fn half_open_due(&mut self, now: Instant) {
-        while let Some(index) = self.half_open.take_expired(now) {
-            self.peers.release_index(index);
-        }
-        if let Some(at) = self.half_open.next_expiry() {
-            self.timers.arm(Timer::HalfOpen, at);
         }
     }
 

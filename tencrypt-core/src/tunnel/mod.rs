@@ -34,6 +34,7 @@ mod inbound;
 mod limits;
 mod members;
 mod outbound;
+mod outcome;
 mod packet;
 mod peer;
 mod recent;
@@ -41,6 +42,7 @@ mod reset;
 mod timer;
 mod transmit;
 mod trust;
+mod upkeep;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -67,6 +69,7 @@ use self::{
 };
 pub use self::{
     explain::Explanation,
+    outcome::{Inbound, LaneId, Outbound, Verdict},
     packet::{HeldPacket, TunPacket},
 };
 use crate::{
@@ -76,78 +79,10 @@ use crate::{
     event::{Event, PathEvent, PeerInfo},
     nat::Nat,
     news::{News, Told},
-    record::SessionIndex,
     sink::{DatagramSink, PacketSink, RecvMeta, Transmit},
     stats::{DropReason, Stats},
     trust::{Certificate, Trust},
 };
-
-/// Which lane of a pod a Tunnel is: `0..=15`, the top four bits of its session indices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LaneId(u8);
-
-impl LaneId {
-    /// The first lane, which uses the tenant's port.
-    pub const ZERO: Self = Self(0);
-
-    /// The lane of this number; `None` for 16 and more. It uses the tenant's port plus its number.
-    #[must_use]
-    pub const fn new(number: u8) -> Option<Self> {
-        if number < SessionIndex::LANES { Some(Self(number)) } else { None }
-    }
-
-    /// Its number.
-    #[must_use]
-    pub const fn number(self) -> u8 {
-        self.0
-    }
-}
-
-/// What became of a packet from the device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use]
-#[expect(clippy::exhaustive_enums, reason = "the owner acts on every case")]
-pub enum Outbound {
-    /// Sealed into the transport's buffer.
-    Sent {
-        /// Records it became.
-        records: u16,
-    },
-    /// Copied; it leaves by `poll_transmit` once its destination has answered.
-    Held,
-    /// To be sent as it is, past the tunnel.
-    Bypass,
-    /// Rewritten in place: to be written back to the device.
-    Hairpin,
-    /// Gone, and counted.
-    Dropped(DropReason),
-}
-
-/// What became of the records of a train.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[expect(clippy::exhaustive_structs, reason = "a plain sum")]
-pub struct Inbound {
-    /// Packets handed to the sink.
-    pub opened: u16,
-    /// Records dropped and counted.
-    pub dropped: u16,
-    /// Handshake messages queued, and keepalives.
-    pub control: u16,
-}
-
-/// What is done with packets to a destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::exhaustive_enums, reason = "every packet meets one of them")]
-pub enum Verdict {
-    /// Sealed for this peer.
-    Encrypt(PeerId),
-    /// Sent as they are.
-    Bypass,
-    /// Held while the destination is asked.
-    Hold,
-    /// Dropped.
-    Drop(DropReason),
-}
 
 /// One lane: sessions, peers, held packets, NAT, timers. See the [module](self) for the contract.
 pub struct Tunnel {
