@@ -13,8 +13,9 @@ use super::{
         MESSAGES_A_CALL, OWN_VIP_BELIEVED, REJECT_AFTER, REKEY_AFTER, REKEY_JITTER, REPEAT_INTERVAL,
         RETRY_FIRST, RETRY_MOST,
     },
+    live::{Conf, Session},
     outbound::is_unicast,
-    peer::{Conf, IndexUse, PeerKey, Session},
+    peer::{IndexUse, PeerKey},
     timer::{Timer, backoff},
     trust::is_listed,
 };

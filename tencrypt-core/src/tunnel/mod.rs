@@ -32,6 +32,7 @@ mod explain;
 mod half_open;
 mod inbound;
 mod limits;
+mod live;
 mod members;
 mod outbound;
 mod outcome;

@@ -9,7 +9,8 @@ use super::{
     HeldPacket, Outbound, TunPacket, Tunnel, Verdict,
     ask::Purpose,
     limits::{DEAD_PEER, MAX_TRANSMITS},
-    peer::{PeerKey, Session},
+    live::Session,
+    peer::PeerKey,
     recent::Way,
     timer::Timer,
 };

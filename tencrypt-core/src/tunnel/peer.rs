@@ -6,21 +6,12 @@ use std::{
     time::Instant,
 };
 
-use super::limits::{
-    MAX_OWNED, MAX_SERVED, MAX_SESSIONS, MAX_TOLD, MAX_TOMBSTONES, REJECT_AFTER, REKEY_AFTER_RESPONDER,
-    SIMULTANEOUS, TOMBSTONE,
+use super::{
+    limits::{MAX_OWNED, MAX_SERVED, MAX_SESSIONS, MAX_TOLD, MAX_TOMBSTONES, SIMULTANEOUS, TOMBSTONE},
+    live::Session,
 };
 use crate::{
-    crypto::CipherSuite,
-    directory::PeerId,
-    handshake::{CookieBytes, Established},
-    keyed_hash::KeyedState,
-    news::Told,
-    record::{CONF_LEN, DATA_OVERHEAD, SessionIndex},
-    session::{Opener, Sealer},
-    sink::Transmit,
-    stats::DropReason,
-    trust::Certificate,
+    directory::PeerId, keyed_hash::KeyedState, news::Told, record::SessionIndex, trust::Certificate,
 };
 
 /// A slot in [`Peers`].
@@ -40,85 +31,6 @@ pub(super) enum IndexUse {
     Erased,
     /// A session that ended because the peer's certificate does not count.
     Refused,
-}
-
-/// One session, from one handshake.
-#[derive(Debug)]
-pub(super) struct Session {
-    pub(super) local: SessionIndex,
-    pub(super) sealer: Sealer,
-    pub(super) opener: Opener,
-    pub(super) suite: CipherSuite,
-    pub(super) epoch: u8,
-    pub(super) born: Instant,
-    /// When its keys are to be erased.
-    pub(super) expires: Instant,
-    /// When it is to be replaced.
-    pub(super) rekey_at: Instant,
-    /// This side sent INIT.
-    pub(super) initiated: bool,
-    /// The peer has shown that it holds the keys: by CONF, or by a valid DATA.
-    pub(super) proven: bool,
-    /// CONF, as long as it may have to be repeated (initiator).
-    pub(super) conf: Option<Conf>,
-    /// mac1 of the CONF that made the session, and when it was last answered (responder).
-    pub(super) confirmed_by: Option<([u8; 16], Instant)>,
-    /// The outer source of the last valid record, to notice a new one without a look-up.
-    pub(super) seen_from: Option<IpAddr>,
-}
-
-/// A CONF that awaits its answer.
-#[derive(Debug)]
-pub(super) struct Conf {
-    pub(super) bytes: Box<[u8; CONF_LEN]>,
-    pub(super) to: SocketAddr,
-    pub(super) attempt: u32,
-    pub(super) repeat_at: Instant,
-    /// The cookie that its mac2 is made with, and when that was taken.
-    pub(super) cookie: Option<(CookieBytes, Instant)>,
-}
-
-impl Session {
-    pub(super) fn new(established: Established, initiated: bool, now: Instant) -> Self {
-        Self {
-            local: established.local_index,
-            sealer: established.sealer,
-            opener: established.opener,
-            suite: established.suite,
-            epoch: established.epoch,
-            born: now,
-            expires: now + REJECT_AFTER,
-            rekey_at: now + REKEY_AFTER_RESPONDER,
-            initiated,
-            proven: !initiated,
-            conf: None,
-            confirmed_by: None,
-            seen_from: None,
-        }
-    }
-
-    pub(super) fn is_expired(&self, now: Instant) -> bool {
-        now >= self.expires
-    }
-
-    pub(super) fn wants_rekey(&self, now: Instant) -> bool {
-        now >= self.rekey_at || self.sealer.wants_rekey()
-    }
-
-    /// Seals one record into `buf`, for `to`.
-    pub(super) fn seal_one(
-        &mut self,
-        packet: &[u8],
-        flags: u8,
-        to: SocketAddr,
-        buf: &mut [u8],
-    ) -> Result<Transmit, DropReason> {
-        let len = packet.len() + DATA_OVERHEAD;
-        let room = buf.get_mut(..len).ok_or(DropReason::TooBig)?;
-        let counter = self.sealer.counters(1).ok().and_then(|mut counters| counters.take());
-        self.sealer.seal(counter.ok_or(DropReason::Limit)?, flags, packet, room);
-        Ok(Transmit { to, len, ecn: 0, from_tenant_port: false })
-    }
 }
 
 /// One lane of one member of the tenant. Its lanes share identity and addresses; each has sessions and a port of its own.
@@ -553,9 +465,10 @@ mod tests {
 
     use super::*;
     use crate::{
+        CipherSuite,
         crypto::{Rng, Seed},
-        handshake::PeerIdentity,
-        session::DirectionKeys,
+        handshake::{Established, PeerIdentity},
+        session::{DirectionKeys, Opener, Sealer},
         testing::start,
     };
 
