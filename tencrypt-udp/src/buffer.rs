@@ -9,7 +9,8 @@ use crate::sys::Mapping;
 ///
 /// A lane's buffers are gone through end to end for every train, by the kernel and by the cipher: on one huge page they
 /// take one entry of the TLB instead of dozens. Measured with one TCP stream between two pods on two cores of a virtual
-/// machine, ten interleaved rounds, medians of the ratio in each: 1.03.
+/// machine: 61.6 instead of 64.4 microseconds of CPU time a train, both ends, less in each of five rounds; throughput 1.04
+/// in nine interleaved rounds, 1.01 in nineteen others, where the scheduler's choice of cores made more of a difference.
 #[derive(Debug)]
 pub struct Buffer {
     mapping: Mapping,
