@@ -3,18 +3,16 @@
 //! Both have one spelling each. Whatever differs from it is refused, so that later versions can give a meaning to
 //! what is zero today.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use crate::{
-    record::{IDENTITY_LEN, INIT_PAYLOAD_LEN, is_pod_address},
+    record::{ADDRESS_LEN, IDENTITY_LEN, INIT_PAYLOAD_LEN, decode_address, encode_address, is_pod_address},
     trust::{Certificate, KIND_CERTIFICATE},
 };
 
 /// Addresses that the identity slot holds.
 pub const MAX_ADDRESSES: usize = 7;
 
-/// Bytes of an address: family, three zero bytes, 16 bytes of address (IPv4 in the first 4, rest zero).
-const ADDRESS_LEN: usize = 20;
 const HEAD_LEN: usize = 4;
 /// A static key without a certificate.
 const KIND_KEY_ONLY: u8 = 1;
@@ -52,7 +50,7 @@ pub(super) fn decode_asked(payload: &[u8; INIT_PAYLOAD_LEN]) -> Result<IpAddr, B
     if !is_zero(rest) {
         return Err(BadPayload);
     }
-    decode_address(address)
+    decode_pod_address(address)
 }
 
 /// The identity slot. Of `addresses` the first [`MAX_ADDRESSES`] that may be in it are; others would make the peer
@@ -92,7 +90,7 @@ pub(super) fn decode_identity(slot: &[u8; IDENTITY_LEN]) -> Result<PeerIdentity,
     }
     let mut addresses = Vec::with_capacity(MAX_ADDRESSES);
     for address in listed.as_chunks::<ADDRESS_LEN>().0 {
-        let address = decode_address(address)?;
+        let address = decode_pod_address(address)?;
         if addresses.contains(&address) {
             return Err(BadPayload);
         }
@@ -101,28 +99,8 @@ pub(super) fn decode_identity(slot: &[u8; IDENTITY_LEN]) -> Result<PeerIdentity,
     Ok(PeerIdentity { vnet: flags & FLAG_VNET != 0, addresses, certificate: None })
 }
 
-fn encode_address(address: IpAddr) -> [u8; ADDRESS_LEN] {
-    let mut bytes = [0; ADDRESS_LEN];
-    match address {
-        IpAddr::V4(v4) => {
-            bytes[0] = 4;
-            bytes[4..8].copy_from_slice(&v4.octets());
-        }
-        IpAddr::V6(v6) => {
-            bytes[0] = 6;
-            bytes[4..].copy_from_slice(&v6.octets());
-        }
-    }
-    bytes
-}
-
-fn decode_address(bytes: &[u8; ADDRESS_LEN]) -> Result<IpAddr, BadPayload> {
-    let address = match *bytes {
-        [4, 0, 0, 0, a, b, c, d, ref rest @ ..] if is_zero(rest) => IpAddr::V4(Ipv4Addr::new(a, b, c, d)),
-        [6, 0, 0, 0, octets @ ..] => IpAddr::V6(Ipv6Addr::from(octets)),
-        _ => return Err(BadPayload),
-    };
-    if is_pod_address(address) { Ok(address) } else { Err(BadPayload) }
+fn decode_pod_address(bytes: &[u8; ADDRESS_LEN]) -> Result<IpAddr, BadPayload> {
+    decode_address(bytes).filter(|address| is_pod_address(*address)).ok_or(BadPayload)
 }
 
 fn is_zero(bytes: &[u8]) -> bool {

@@ -9,7 +9,7 @@ mod index;
 mod reset;
 mod suite;
 
-pub(crate) use address::is_pod_address;
+pub(crate) use address::{ADDRESS_LEN, decode_address, encode_address, is_pod_address};
 pub use cookie::{COOKIE_LEN, Cookie};
 pub(crate) use cookie::{COOKIE_NONCE_LEN, COOKIE_SECRET_LEN, cookie_header, covered_by_mac2};
 pub use index::SessionIndex;

@@ -1,19 +1,15 @@
 //! The certificate: which static key speaks for which addresses of which tenant.
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    str::FromStr,
-};
+use std::{fmt, mem, net::IpAddr, str::FromStr};
 
 use ed25519_dalek::Signature;
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 
 use super::AuthorityKey;
 use crate::{
     crypto::{PeerId, TENANT_LEN},
-    record::{IDENTITY_LEN, is_pod_address},
+    record::{ADDRESS_LEN, IDENTITY_LEN, decode_address, encode_address, is_pod_address},
 };
 
 /// Address prefixes that a certificate holds.
@@ -26,11 +22,9 @@ pub(crate) const KIND_CERTIFICATE: u8 = 2;
 /// Flags that belong to the run, not to the certificate: they are not signed, the handshake's transcript covers them.
 const FLAG_VNET: u8 = 1;
 
-/// Bytes of a prefix: family, length, two zero bytes, 16 bytes of address (IPv4 in the first 4, rest zero).
-const PREFIX_LEN: usize = 20;
 const SIGNATURE_LEN: usize = 64;
 /// Bytes of the slot that are signed.
-const BODY_LEN: usize = 4 + TENANT_LEN + POD_ID_LEN + 4 + MAX_PREFIXES * PREFIX_LEN;
+const BODY_LEN: usize = 4 + TENANT_LEN + POD_ID_LEN + 4 + MAX_PREFIXES * ADDRESS_LEN;
 /// What a signature by an authority is about, so that it cannot be taken for another one.
 const CONTEXT: &[u8; 23] = b"tencrypt v1 certificate";
 const SIGNED_LEN: usize = CONTEXT.len() + 32 + BODY_LEN;
@@ -302,7 +296,7 @@ impl Certificate {
         pod.copy_from_slice(&self.pod.0);
         let (generation, places) = rest.split_at_mut(4);
         generation.copy_from_slice(&self.generation.to_le_bytes());
-        for (place, prefix) in places.chunks_exact_mut(PREFIX_LEN).zip(self.prefixes()) {
+        for (place, prefix) in places.chunks_exact_mut(ADDRESS_LEN).zip(self.prefixes()) {
             place.copy_from_slice(&encode_prefix(prefix));
         }
         body
@@ -320,30 +314,17 @@ impl Certificate {
     }
 }
 
-fn encode_prefix(prefix: IpNet) -> [u8; PREFIX_LEN] {
-    let mut bytes = [0; PREFIX_LEN];
+/// An address with its prefix length in the byte after the family.
+fn encode_prefix(prefix: IpNet) -> [u8; ADDRESS_LEN] {
+    let mut bytes = encode_address(prefix.addr());
     bytes[1] = prefix.prefix_len();
-    match prefix.addr() {
-        IpAddr::V4(v4) => {
-            bytes[0] = 4;
-            bytes[4..8].copy_from_slice(&v4.octets());
-        }
-        IpAddr::V6(v6) => {
-            bytes[0] = 6;
-            bytes[4..].copy_from_slice(&v6.octets());
-        }
-    }
     bytes
 }
 
-fn decode_prefix(bytes: &[u8; PREFIX_LEN]) -> Option<IpNet> {
-    let prefix = match *bytes {
-        [4, len, 0, 0, a, b, c, d, ref rest @ ..] if rest.iter().all(|byte| *byte == 0) => {
-            Ipv4Net::new(Ipv4Addr::new(a, b, c, d), len).ok()?.into()
-        }
-        [6, len, 0, 0, octets @ ..] => Ipv6Net::new(Ipv6Addr::from(octets), len).ok()?.into(),
-        _ => return None,
-    };
+fn decode_prefix(bytes: &[u8; ADDRESS_LEN]) -> Option<IpNet> {
+    let mut address = *bytes;
+    let len = mem::take(&mut address[1]);
+    let prefix = IpNet::new(decode_address(&address)?, len).ok()?;
     is_canonical(prefix).then_some(prefix)
 }
 

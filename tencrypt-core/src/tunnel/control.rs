@@ -14,7 +14,6 @@ use super::{
         RETRY_FIRST, RETRY_MOST,
     },
     live::{Conf, Session},
-    outbound::is_unicast,
     peer::{IndexUse, PeerKey},
     timer::{Timer, backoff},
     trust::is_listed,
@@ -22,7 +21,7 @@ use super::{
 use crate::{
     event::Event,
     handshake::{self, Confirmed, Established, Initiator, Local, Responder},
-    record::{self, Message, SessionIndex},
+    record::{self, Message, SessionIndex, is_pod_address},
     stats::DropReason,
 };
 
@@ -189,7 +188,7 @@ impl Tunnel {
             asked.ip()
         } else {
             let mut own = established.identity.addresses.iter().copied();
-            own.find(|address| address.is_ipv4() == asked.is_ipv4() && is_unicast(*address))
+            own.find(|address| address.is_ipv4() == asked.is_ipv4() && is_pod_address(*address))
                 .unwrap_or(asked.ip())
         };
         let endpoint = SocketAddr::new(address, port);
@@ -261,7 +260,7 @@ impl Tunnel {
             session.seen_from = listed.then(|| from.ip());
         });
         if !self.addresses.contains(&asked)
-            && is_unicast(asked)
+            && is_pod_address(asked)
             && self.view().is_protected(asked)
             && let Some(peer) = self.peers.find_mut(key)
         {

@@ -5,7 +5,6 @@ use std::{net::IpAddr, time::Instant};
 use super::{
     Inbound, Tunnel,
     limits::{KEEPALIVE, MEMBER_BELIEVED},
-    outbound::is_unicast,
     peer::{IndexUse, PeerKey},
     recent::Way,
     timer::Timer,
@@ -15,7 +14,7 @@ use crate::{
     news::{News, Told},
     offload::{Opened, VnetHdr},
     packet::{IpPacket, Transport, combine_ecn},
-    record::{self, FLAG_CSUM_PARTIAL, Message, SessionIndex},
+    record::{self, FLAG_CSUM_PARTIAL, Message, SessionIndex, is_pod_address},
     sink::{PacketSink, RecvMeta},
     stats::DropReason,
 };
@@ -198,7 +197,7 @@ impl Tunnel {
             theirs = true;
             until = Some(now + MEMBER_BELIEVED);
         }
-        if !is_unicast(source) || !self.view().is_protected(source) || !theirs {
+        if !is_pod_address(source) || !self.view().is_protected(source) || !theirs {
             return Err(DropReason::InnerSource);
         }
         if self.addresses.contains(&destination) {
@@ -239,7 +238,7 @@ impl Tunnel {
     /// Gives `address` to the peer, which has proven that it is there.
     pub(super) fn make_owner(&mut self, key: PeerKey, address: IpAddr) {
         let before = self.peers.owner(address);
-        if is_unicast(address)
+        if is_pod_address(address)
             && self.view().is_protected(address)
             && self.may_own(key, address)
             && self.peers.own(key, address)

@@ -60,7 +60,6 @@ use self::{
     inbound::Queued,
     limits::{MAX_ANNOUNCED, MAX_EVENTS},
     members::Members,
-    outbound::is_unicast,
     peer::Peers,
     recent::Recent,
     reset::Resets,
@@ -80,6 +79,7 @@ use crate::{
     event::{Event, PathEvent, PeerInfo},
     nat::Nat,
     news::{News, Told},
+    record::is_pod_address,
     sink::{DatagramSink, PacketSink, RecvMeta, Transmit},
     stats::{DropReason, Stats},
     trust::{Certificate, Trust},
@@ -458,7 +458,9 @@ impl Tunnel {
     fn announce_external(&mut self, destination: IpAddr, now: Instant) {
         let finding = self.view().classify(destination, now);
         let (standing, until) = (finding.standing, finding.fact.and_then(|fact| fact.expires));
-        if standing == Standing::Claimed && is_unicast(destination) && !self.asks.is_silent(destination, now)
+        if standing == Standing::Claimed
+            && is_pod_address(destination)
+            && !self.asks.is_silent(destination, now)
         {
             let to = SocketAddr::new(destination, self.config.port);
             self.ask(destination, to, Purpose::Background, false, now);

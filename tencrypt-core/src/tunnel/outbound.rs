@@ -19,7 +19,7 @@ use crate::{
     nat::{DnsOutcome, NatOutcome, Service},
     offload::{GsoType, Segments, VnetHdr},
     packet::IpPacket,
-    record::{DATA_OVERHEAD, FLAG_CSUM_PARTIAL},
+    record::{DATA_OVERHEAD, FLAG_CSUM_PARTIAL, is_pod_address},
     sink::{DatagramSink, Train, TrainSlot},
     stats::DropReason,
 };
@@ -80,7 +80,7 @@ impl Tunnel {
         let mut until = finding.until;
         let mut peer = None;
         let verdict = match finding.standing {
-            _ if !is_unicast(destination) => Verdict::Drop(DropReason::Policy),
+            _ if !is_pod_address(destination) => Verdict::Drop(DropReason::Policy),
             Standing::External | Standing::Exempt => Verdict::Bypass,
             // Nobody can be asked, so nothing but an authoritative fact lets a packet out.
             _ if self.lacks_certificate() => Verdict::Drop(DropReason::Certificate),
@@ -159,7 +159,7 @@ impl Tunnel {
         }
         let partial = vnet.needs_csum;
         let (source, vip) = (inner.source(), inner.destination());
-        if !self.addresses.contains(&source) || !is_unicast(vip) {
+        if !self.addresses.contains(&source) || !is_pod_address(vip) {
             return Route::Drop(DropReason::Policy);
         }
         if let Some(dns) = &self.config.dns {
@@ -410,26 +410,6 @@ fn is_transport_checksum<B: AsRef<[u8]>>(packet: &IpPacket<B>, vnet: &VnetHdr) -
     packet.may_be_unfinished()
         && start == layout.transport_offset()
         && layout.checksum_offset() == Some(start + offset)
-}
-
-/// Whether `address` may stand in a tenant packet at all.
-pub(super) fn is_unicast(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => {
-            !(v4.is_multicast()
-                || v4.is_broadcast()
-                || v4.is_loopback()
-                || v4.is_link_local()
-                || v4.octets()[0] == 0)
-        }
-        IpAddr::V6(v6) => {
-            !(v6.is_multicast()
-                || v6.is_loopback()
-                || v6.is_unspecified()
-                || v6.is_unicast_link_local()
-                || v6.to_ipv4_mapped().is_some())
-        }
-    }
 }
 
 /// The ECN bits of an IP packet (RFC 3168 section 5; RFC 6040 copies them to the outer header).

@@ -14,11 +14,15 @@ use super::{
     Tunnel,
     ask::Purpose,
     limits::{MAX_RESETS, RESET_INTERVAL, RESET_SEARCHES, RESET_TAKEN},
-    outbound::is_unicast,
     peer::{Peer, PeerKey},
     timer::Timer,
 };
-use crate::{directory::Standing, handshake, record::SessionIndex, stats::DropReason};
+use crate::{
+    directory::Standing,
+    handshake,
+    record::{SessionIndex, is_pod_address},
+    stats::DropReason,
+};
 
 /// What limits them.
 #[derive(Debug, Default)]
@@ -62,7 +66,7 @@ impl Tunnel {
     /// Tells the sender of a record, if it may be a member, that this side does not know its session.
     pub(super) fn disclaim(&mut self, index: SessionIndex, from: SocketAddr, now: Instant) {
         // Another lane's sessions are not known here, and there all the same.
-        if index.lane() != self.lane.0 || !is_unicast(from.ip()) || self.lacks_certificate() {
+        if index.lane() != self.lane.0 || !is_pod_address(from.ip()) || self.lacks_certificate() {
             return;
         }
         let standing = self.view().classify(from.ip(), now).standing;
