@@ -127,17 +127,13 @@ fn usage(option: &str, reason: impl std::fmt::Display) -> Failure {
 
 fn init(path: &Path) -> Result<(), AuthorityError> {
     let mut seed = Zeroizing::new([0; 32]);
-    let mut suffix = [0; 8];
     getrandom::fill(&mut *seed).map_err(|_| AuthorityError::Random)?;
-    getrandom::fill(&mut suffix).map_err(|_| AuthorityError::Random)?;
     let authority = CertificateAuthority::from_seed(&Seed::from_bytes(*seed));
     let public = public_path(path);
     let write = |path: &Path, text: &str| {
-        keyfile::write_new(path, text.as_bytes(), u64::from_ne_bytes(suffix)).map_err(|source| {
-            match source.kind() {
-                io::ErrorKind::AlreadyExists => AuthorityError::Exists(path.to_owned()),
-                _ => AuthorityError::Write { path: path.to_owned(), source },
-            }
+        files::write_new(path, text.as_bytes()).map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => AuthorityError::Exists(path.to_owned()),
+            _ => AuthorityError::Write { path: path.to_owned(), source },
         })
     };
     // Asked first, so that no secret is left without its public key.

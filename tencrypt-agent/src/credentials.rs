@@ -4,9 +4,7 @@
 //! that cannot be read leaves what was in force before, and `status` says so.
 
 use std::{
-    fs,
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -22,6 +20,7 @@ use crate::{
     config,
     control::{CertificateReport, IdentityReport},
     escape::Escaped,
+    files::Stamp,
     lane::Command,
 };
 
@@ -56,20 +55,12 @@ impl From<Update> for Command {
     }
 }
 
-/// What tells one state of a file from the next; `None`: it is not there.
-type Stamp = Option<(u64, u64, u64, i64, i64, i64, i64)>;
-
-fn stamp(path: &Path) -> Stamp {
-    let is = fs::metadata(path).ok()?;
-    Some((is.dev(), is.ino(), is.len(), is.mtime(), is.mtime_nsec(), is.ctime(), is.ctime_nsec()))
-}
-
 /// A file that is followed.
 #[derive(Debug)]
 struct Followed {
     path: PathBuf,
-    /// As it was when it was last read; `None`: it is to be read.
-    seen: Option<Stamp>,
+    /// As it was when it was last read, if it was there; `None`: it is to be read.
+    seen: Option<Option<Stamp>>,
 }
 
 impl Followed {
@@ -79,7 +70,7 @@ impl Followed {
 
     /// Whether it has changed since the last call.
     fn has_changed(&mut self) -> bool {
-        let now = Some(stamp(&self.path));
+        let now = Some(Stamp::of(&self.path));
         let changed = self.seen != now;
         // Taken before it is read: what changes meanwhile is read once more.
         self.seen = now;
@@ -179,7 +170,7 @@ impl Credentials {
     }
 
     fn look_at_certificate(&mut self) -> Option<Update> {
-        let file = self.file.as_mut().filter(|file| file.seen != Some(stamp(&file.path)))?;
+        let file = self.file.as_mut().filter(|file| file.seen != Some(Stamp::of(&file.path)))?;
         file.has_changed();
         let read = authority::read_certificate(&file.path).and_then(|found| match self.judge(&found) {
             Ok(()) => Ok(found),

@@ -1,10 +1,11 @@
 //! Reading and replacing small files that people and orchestrators hand over.
 
 use std::{
-    fs::{File, Metadata, OpenOptions},
+    ffi::OsString,
+    fs::{self, File, Metadata, OpenOptions},
     io::{self, Read as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
-    path::Path,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
 };
 
 use crate::secret_memory::SecretBytes;
@@ -57,31 +58,93 @@ pub(crate) fn read_secret<E: From<ReadError>>(
     Err(ReadError::TooLong { limit }.into())
 }
 
-/// Writes a file whole, in place of what is there: under a temporary name, synced, renamed. A crash leaves the old one or
-/// the new one.
+/// Writes a file whole, in place of what is there. A crash leaves the old one or the new one.
 pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidFilename))?;
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    write_whole(path, &random_suffix()?, mode, content, |_| Ok(()), |hidden| fs::rename(hidden, path))
+}
+
+/// Makes a file that is not there yet, mode 0600, whole or not at all.
+pub(crate) fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+    let suffix = random_suffix()?;
+    hidden(path, &suffix)?;
+    // What has a name is asked for first, for the sake of the message; the link below decides.
+    if fs::symlink_metadata(path).is_ok() {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    write_whole(path, &suffix, 0o600, content, |_| Ok(()), |hidden| fs::hard_link(hidden, path))
+}
+
+/// Writes a file under the hidden name `.NAME.SUFFIX` beside `path`, syncs it, has `place` give it its own name, and syncs
+/// the directory. `prepare` sees it before there is anything in it. The hidden name is gone in the end.
+pub(crate) fn write_whole(
+    path: &Path,
+    suffix: &str,
+    mode: u32,
+    content: &[u8],
+    prepare: impl FnOnce(&File) -> io::Result<()>,
+    place: impl FnOnce(&Path) -> io::Result<()>,
+) -> io::Result<()> {
+    let hidden = hidden(path, suffix)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&hidden)?;
+    let hidden = Hidden(hidden);
+    prepare(&file)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    place(&hidden.0)?;
+    drop(hidden);
+    File::open(directory(path))?.sync_all()
+}
+
+/// `.NAME.SUFFIX` beside `path`.
+pub(crate) fn hidden(path: &Path, suffix: &str) -> io::Result<PathBuf> {
+    let mut hidden = OsString::from(".");
+    hidden.push(path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidFilename))?);
+    hidden.push(format!(".{suffix}"));
+    Ok(directory(path).join(hidden))
+}
+
+/// Where `path` is.
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// The hidden name of a file that was just made, removed at the end of its scope.
+struct Hidden(PathBuf);
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        // After a rename it is gone.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+fn random_suffix() -> io::Result<String> {
     let mut suffix = [0; 8];
     getrandom::fill(&mut suffix).map_err(|_| io::Error::other("the kernel gives no randomness"))?;
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".{:016x}", u64::from_ne_bytes(suffix)));
-    let temporary = directory.join(hidden);
-    let written = || {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)
-    };
-    written().inspect_err(|_| {
-        // Mostly it was never made.
-        let _ = std::fs::remove_file(&temporary);
-    })?;
-    File::open(directory)?.sync_all()
+    Ok(format!("{:016x}", u64::from_ne_bytes(suffix)))
+}
+
+/// What changes when a file does, or another one takes its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    file: (u64, u64),
+    size: u64,
+    written: (i64, i64),
+    /// Seconds since 1970, and nanoseconds.
+    pub(crate) changed: (i64, i64),
+}
+
+impl Stamp {
+    /// Of what is at `path`, links followed; `None`: nothing that can be looked at.
+    pub(crate) fn of(path: &Path) -> Option<Self> {
+        let file = fs::metadata(path).ok()?;
+        Some(Self {
+            file: (file.dev(), file.ino()),
+            size: file.size(),
+            written: (file.mtime(), file.mtime_nsec()),
+            changed: (file.ctime(), file.ctime_nsec()),
+        })
+    }
 }
 
 /// A regular file, open for reading.

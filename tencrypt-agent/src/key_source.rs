@@ -1,8 +1,6 @@
 //! The key file of a running program: looked at when its directory changes and by the clock, taken up if it may be.
 
 use std::{
-    fs,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -12,6 +10,7 @@ use tencrypt_core::KeyRing;
 use tokio::{net::unix::pipe::Receiver, time::MissedTickBehavior};
 
 use crate::{
+    files::Stamp,
     keyfile,
     lane::{Command, Lanes},
     sys,
@@ -37,31 +36,11 @@ pub(crate) struct KeySource {
     young: bool,
 }
 
-/// What changes when a file does, or another one takes its place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    file: (u64, u64),
-    size: u64,
-    written: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
-        let file = fs::metadata(path).ok()?;
-        Some(Self {
-            file: (file.dev(), file.ino()),
-            size: file.size(),
-            written: (file.mtime(), file.mtime_nsec()),
-            changed: (file.ctime(), file.ctime_nsec()),
-        })
-    }
-
-    fn is_young(&self) -> bool {
-        let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(self.changed.0.max(0).unsigned_abs());
-        // A clock that was put back makes every file young: it is read twice a second then.
-        SystemTime::now().duration_since(changed).is_ok_and(|age| age <= YOUNG) || SystemTime::now() < changed
-    }
+/// Whether it may have changed again since without another stamp.
+fn is_young(stamp: &Stamp) -> bool {
+    let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(stamp.changed.0.max(0).unsigned_abs());
+    // A clock that was put back makes every file young: it is read twice a second then.
+    SystemTime::now().duration_since(changed).is_ok_and(|age| age <= YOUNG) || SystemTime::now() < changed
 }
 
 impl KeySource {
@@ -99,7 +78,7 @@ impl KeySource {
             return None;
         }
         self.seen = stamp;
-        self.young = stamp.is_some_and(|stamp| stamp.is_young());
+        self.young = stamp.as_ref().is_some_and(is_young);
         let read = keyfile::read(&self.path).map_err(|error| error.to_string());
         let admitted = read.and_then(|keys| match self.keys.check_change(&keys) {
             Ok(()) => Ok(keys),
@@ -140,6 +119,7 @@ async fn sign(watch: Option<&Receiver>) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
@@ -198,10 +178,8 @@ mod tests {
         let place = Place::new("refused");
         let mut source = place.source("k");
         let good = fs::read_to_string(place.0.join("k")).unwrap();
-        let digits =
-            |text: &str| text.bytes().map(|byte| if byte == b'0' { '1' } else { byte.into() }).collect();
         let root = good.lines().last().unwrap().rsplit(' ').next().unwrap().to_owned();
-        let other_root: String = digits(&root);
+        let other_root: String = root.chars().rev().collect();
         let tenant = good.lines().nth(1).unwrap().to_owned();
         for (text, reason) in [
             (good.replace(&root, &other_root), "epoch 1 has another key than the one in use"),

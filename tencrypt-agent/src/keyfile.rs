@@ -1,9 +1,8 @@
 //! Key files on disk: made once, never half written, refused where others may read them.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -112,45 +111,12 @@ pub(crate) fn unreadable(path: &Path, error: io::Error) -> KeyFileError {
 pub fn generate(path: &Path, epoch: u8) -> Result<(), KeyFileError> {
     let mut tenant = [0; 16];
     let mut root = Zeroizing::new([0; 32]);
-    let mut suffix = [0; 8];
-    for bytes in [&mut tenant[..], &mut root[..], &mut suffix[..]] {
+    for bytes in [&mut tenant[..], &mut root[..]] {
         getrandom::fill(bytes).map_err(|_| KeyFileError::Random)?;
     }
     let text = write_key_file(tenant, epoch, &root);
-    write_new(path, text.as_bytes(), u64::from_ne_bytes(suffix)).map_err(|source| match source.kind() {
+    files::write_new(path, text.as_bytes()).map_err(|source| match source.kind() {
         io::ErrorKind::AlreadyExists => KeyFileError::Exists(path.to_owned()),
         _ => KeyFileError::Write { path: path.to_owned(), source },
     })
-}
-
-/// Makes a file that is not there yet, mode 0600, whole or not at all.
-pub(crate) fn write_new(path: &Path, content: &[u8], suffix: u64) -> io::Result<()> {
-    let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidFilename))?;
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    // Asked first for the sake of the message; the link below decides.
-    if fs::symlink_metadata(path).is_ok() {
-        return Err(io::ErrorKind::AlreadyExists.into());
-    }
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".{suffix:016x}"));
-    let temporary = Temporary(directory.join(hidden));
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary.0)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::hard_link(&temporary.0, path)?;
-    drop(temporary);
-    File::open(directory)?.sync_all()
-}
-
-/// A temporary name, removed at the end of its scope.
-struct Temporary(PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
 }

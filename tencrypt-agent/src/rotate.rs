@@ -1,9 +1,9 @@
 //! `rotate`: the epochs of a key file, edited so that nobody ever reads half of it.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read as _, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown},
+    fs::{self, File},
+    io::{self, Read as _},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -175,33 +175,20 @@ fn edit(text: &str, ring: &KeyRing, step: Step) -> Result<(Zeroizing<String>, St
 
 /// Puts a file with this content in the place of the one at `target`, with the mode and owner of that.
 fn replace(target: &Path, content: &[u8], metadata: &fs::Metadata) -> io::Result<()> {
-    let name = target.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidFilename))?;
-    let directory = target.parent().unwrap_or(Path::new("/"));
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(".new");
-    let hidden = directory.join(hidden);
+    const SUFFIX: &str = "new";
     // Whose it was is dead: the lock is ours.
-    match fs::remove_file(&hidden) {
+    match fs::remove_file(files::hidden(target, SUFFIX)?) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&hidden)?;
-    let written = (|| {
+    let as_before = |file: &File| {
         let own = file.metadata()?;
         if (own.uid(), own.gid()) != (metadata.uid(), metadata.gid()) {
-            fchown(&file, Some(metadata.uid()), Some(metadata.gid()))?;
+            fchown(file, Some(metadata.uid()), Some(metadata.gid()))?;
         }
-        file.set_permissions(fs::Permissions::from_mode(metadata.mode() & 0o7777))?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&hidden, target)
-    })();
-    if let Err(error) = written {
-        let _ = fs::remove_file(&hidden);
-        return Err(error);
-    }
-    File::open(directory)?.sync_all()
+        file.set_permissions(fs::Permissions::from_mode(metadata.mode() & 0o7777))
+    };
+    files::write_whole(target, SUFFIX, 0o600, content, as_before, |hidden| fs::rename(hidden, target))
 }
 
 #[cfg(test)]
