@@ -44,9 +44,15 @@ impl Backend {
     pub const fn fastest() -> Self {
         #[cfg(tencrypt_null_cipher)]
         return Self::Null;
-        #[cfg(all(feature = "aws-lc-rs", not(tencrypt_null_cipher)))]
+        #[cfg(not(tencrypt_null_cipher))]
+        return Self::for_handshakes();
+    }
+
+    /// The fastest that is a cipher.
+    pub(crate) const fn for_handshakes() -> Self {
+        #[cfg(feature = "aws-lc-rs")]
         return Self::AwsLc;
-        #[cfg(not(any(feature = "aws-lc-rs", tencrypt_null_cipher)))]
+        #[cfg(not(feature = "aws-lc-rs"))]
         return Self::RustCrypto;
     }
 }
@@ -81,7 +87,7 @@ impl SealingKey {
 
     /// The same with associated data of any length.
     #[inline]
-    pub(super) fn seal(&self, nonce: [u8; NONCE_LEN], aad: &[u8], src: &[u8], out: &mut [u8]) {
+    pub(crate) fn seal(&self, nonce: [u8; NONCE_LEN], aad: &[u8], src: &[u8], out: &mut [u8]) {
         assert_eq!(out.len(), src.len() + TAG_LEN, "a sealed packet is 16 bytes longer");
         let Some((ciphertext, tag)) = out.split_last_chunk_mut::<TAG_LEN>() else { return };
         if self.0.seal_into(nonce, aad, src, ciphertext, tag).is_err() {
@@ -118,7 +124,7 @@ impl OpeningKey {
 
     /// The same with associated data of any length.
     #[inline]
-    pub(super) fn open<'b>(
+    pub(crate) fn open<'b>(
         &self,
         nonce: [u8; NONCE_LEN],
         aad: &[u8],

@@ -20,7 +20,7 @@ mod x25519;
 pub use aead::{Backend, KEY_LEN, NONCE_LEN, OpenError, OpeningKey, SealingKey};
 pub use hex::{from_hex, to_hex};
 pub use identity::Identity;
-pub(crate) use kdf::{HASH_LEN, hkdf_sha256, hmac_sha256};
+pub(crate) use kdf::{HASH_LEN, hkdf_sha256, hmac_sha256, sha256};
 pub(crate) use keyring::EpochKeys;
 pub use keyring::{
     Field, KeyChangeError, KeyFileError, KeyFileProblem, KeyRing, MAX_EPOCHS, TENANT_LEN, write_epoch,

@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use zeroize::Zeroizing;
-
 use super::{
     kdf::{HASH_LEN, hmac_sha256},
     secret::{Secret, Seed},
@@ -62,13 +60,6 @@ impl Rng {
     /// A number below `bound`; 0 if that is 0. No value is more likely than another by more than 2^-32 of itself.
     pub fn below(&mut self, bound: u32) -> u32 {
         ((u128::from(self.u64()) * u128::from(bound)) >> 64) as u32
-    }
-
-    /// Another generator, whose bytes tell nothing of this one's.
-    pub(crate) fn fork(&mut self) -> Seed {
-        let mut bytes = Zeroizing::new([0; 32]);
-        self.fill(&mut *bytes);
-        Seed::from_bytes(*bytes)
     }
 
     /// HMAC_DRBG_Instantiate (section 10.1.2.3) with the seed material in parts.
@@ -160,12 +151,5 @@ mod tests {
         // Mean 200, standard deviation 12.6.
         assert!(seen.iter().all(|count| (120..280).contains(count)), "{seen:?}");
         assert_eq!((rng.below(0), rng.below(1)), (0, 0));
-    }
-
-    #[test]
-    fn a_fork_is_unlike_what_follows_it() {
-        let mut rng = Rng::new(Seed::from_bytes([1; 32]));
-        let mut fork = Rng::new(rng.fork());
-        assert_ne!(rng.u64(), fork.u64());
     }
 }

@@ -18,6 +18,11 @@ impl<const N: usize> Secret<N> {
         Self(bytes)
     }
 
+    /// Puts other bytes in place of these.
+    pub(crate) fn set(&mut self, bytes: &[u8; N]) {
+        self.0.copy_from_slice(bytes);
+    }
+
     /// The bytes, for the one computation they are made for.
     pub(crate) fn expose(&self) -> &[u8; N] {
         &self.0

@@ -77,8 +77,10 @@ impl Initiator {
         let header = record::conf_header(self.suite, self.keys.number(), self.index, resp.sender);
         let conf = message(header, &self.keys, |out| self.noise.write(&self.slot, out))?;
         let split = self.noise.split()?;
-        let outbound = DirectionKeys::derive(self.suite, &split.initiator_to_responder, &split.transcript);
-        let inbound = DirectionKeys::derive(self.suite, &split.responder_to_initiator, &split.transcript);
+        let outbound =
+            DirectionKeys::derive(self.suite, split.initiator_to_responder.expose(), &split.transcript);
+        let inbound =
+            DirectionKeys::derive(self.suite, split.responder_to_initiator.expose(), &split.transcript);
         let established = Established {
             peer,
             identity,

@@ -1,14 +1,16 @@
-use std::{cell::Cell, collections::BTreeMap};
+use std::collections::BTreeMap;
 
 use super::{
+    oracle::{Bad, hostile},
     spec::{Secrets, encrypt, transcript},
     *,
 };
 use crate::{
-    crypto::LOW_ORDER,
+    crypto::{LOW_ORDER, Seed},
     record::{IDENTITY_LEN, INIT_PAYLOAD_LEN},
 };
 
+const SUITE: CipherSuite = CipherSuite::Aes256Gcm;
 const PSK: [u8; KEY_LEN] = [9; KEY_LEN];
 
 fn bytes(hex: &str) -> Vec<u8> {
@@ -40,18 +42,20 @@ fn vectors() -> Vec<BTreeMap<&'static str, Vec<&'static str>>> {
 
 /// Both sides, with the ephemeral keys given.
 fn sides(secrets: &Secrets<'_>) -> [Noise; 2] {
-    let build = |[secret, ephemeral]: &[[u8; 32]; 2], initiator: bool| {
-        let resolver = Resolver { seed: Seed::from_bytes([0; 32]), public: None };
-        let [first, last] = &secrets.psks;
-        let builder = Builder::with_resolver(params(secrets.suite).unwrap(), Box::new(resolver))
-            .prologue(secrets.prologue)
-            .and_then(|builder| builder.psk(0, first)?.psk(3, last)?.local_private_key(secret))
-            .unwrap()
-            .fixed_ephemeral_key_for_testing_only(ephemeral);
-        let state = if initiator { builder.build_initiator() } else { builder.build_responder() };
-        Noise(Box::new(state.unwrap()))
+    let [psk, last_psk] = &secrets.psks;
+    let build = |[secret, ephemeral]: &[[u8; 32]; 2], role| {
+        let parameters = Parameters {
+            suite: secrets.suite,
+            psk,
+            prologue: secrets.prologue,
+            secret,
+            public: public_key(secret),
+        };
+        let mut noise = Noise::new(&parameters, role, |bytes| *bytes = *ephemeral);
+        noise.0.last_psk.set(last_psk);
+        noise
     };
-    [build(&secrets.initiator, true), build(&secrets.responder, false)]
+    [build(&secrets.initiator, Role::Initiator), build(&secrets.responder, Role::Responder)]
 }
 
 #[test]
@@ -86,21 +90,18 @@ fn published_vectors_come_out_byte_for_byte() {
             sides[1 - number % 2].read(ciphertext, &mut read).unwrap();
             assert_eq!(&read, payload, "{suite} message {number}");
         }
-        let [mut initiator, mut responder] = sides;
+        let [initiator, responder] = sides;
         let (split, other) = (initiator.split().unwrap(), responder.split().unwrap());
         assert_eq!(split.transcript, other.transcript);
         // The raw split is checked by the transport messages that follow in the vector: first the responder's.
         let of_number = [(3, &other.responder_to_initiator), (4, &split.initiator_to_responder)];
         for ((number, key), other) in of_number.into_iter().zip(by_the_book.keys.iter().rev()) {
             let (payload, ciphertext) = &messages[number];
-            let mut cipher: Box<dyn Cipher> = match suite {
-                CipherSuite::Aes256Gcm => Box::new(AesGcm::default()),
-                CipherSuite::ChaCha20Poly1305 => Box::new(ChaChaPoly::default()),
-            };
-            cipher.set(key);
-            let mut out = vec![0; ciphertext.len()];
-            cipher.encrypt(0, &[], payload, &mut out);
-            assert_eq!(&out, ciphertext, "{suite} message {number}");
+            assert_eq!(
+                &encrypt(suite, key.expose(), 0, &[], payload),
+                ciphertext,
+                "{suite} message {number}"
+            );
             assert_eq!(&encrypt(suite, other, 0, &[], payload), ciphertext, "{suite} message {number}");
         }
         assert_eq!(initiator.remote_static(), Some(public_key(&array(vector["resp_static"][0]))));
@@ -108,25 +109,28 @@ fn published_vectors_come_out_byte_for_byte() {
     }
 }
 
-/// With the payloads that tencrypt sends, and one pre-shared key at both places.
-#[test]
-fn transcripts_are_those_of_the_specification_for_any_keys() {
-    let mut random = rng(7);
+fn random_secrets<'a>(suite: CipherSuite, prologue: &'a [u8], random: &mut Rng) -> Secrets<'a> {
     let mut key = || {
         let mut key = [0; 32];
         random.fill(&mut key);
         key
     };
+    let psk = key();
+    Secrets { suite, prologue, psks: [psk; 2], initiator: [key(), key()], responder: [key(), key()] }
+}
+
+fn split_of(noise: &Noise) -> ([[u8; 32]; 2], [u8; 32]) {
+    let split = noise.split().unwrap();
+    ([*split.initiator_to_responder.expose(), *split.responder_to_initiator.expose()], split.transcript)
+}
+
+/// With the payloads that tencrypt sends, and one pre-shared key at both places.
+#[test]
+fn transcripts_are_those_of_the_specification_for_any_keys() {
+    let mut random = rng(7);
     for suite in CipherSuite::ALL {
         for round in 0..64 {
-            let (prologue, psk) = (key(), key());
-            let secrets = Secrets {
-                suite,
-                prologue: &prologue[..round / 2],
-                psks: [psk; 2],
-                initiator: [key(), key()],
-                responder: [key(), key()],
-            };
+            let secrets = random_secrets(suite, &[5; 31][..round / 2], &mut random);
             let payloads = [vec![1; INIT_PAYLOAD_LEN], vec![2; IDENTITY_LEN], vec![3; IDENTITY_LEN]];
             let expected = transcript(&secrets, [0, 1, 2].map(|number| &payloads[number][..]));
             let mut sides = sides(&secrets);
@@ -139,98 +143,99 @@ fn transcripts_are_those_of_the_specification_for_any_keys() {
                 sides[1 - number % 2].read(message, &mut read).unwrap();
                 assert_eq!(&read, payload, "{suite} {round}: message {number}");
             }
-            for side in &mut sides {
-                let split = side.split().unwrap();
-                assert_eq!([*split.initiator_to_responder, *split.responder_to_initiator], expected.keys);
-                assert_eq!(split.transcript, expected.hash, "{suite} {round}");
+            for side in &sides {
+                assert_eq!(split_of(side), (expected.keys, expected.hash), "{suite} {round}");
             }
         }
     }
 }
 
-/// A member of the tenant who sends a point of low order as its static or its ephemeral key, and knows what the
-/// product with any secret is: zero.
-struct Hostile {
-    point: [u8; 32],
-    /// Static and ephemeral key are resolved in this order; which of them is the point.
-    bad: usize,
-    resolved: Cell<usize>,
-    honest: Resolver,
-}
+/// Ours and the other library take every turn on either side; what one says the other says too, and what one refuses
+/// the other refuses.
+#[test]
+fn another_library_agrees_in_both_roles_whatever_is_said_and_changed() {
+    let mut random = rng(8);
+    let mut refused = 0;
+    for round in 0..400 {
+        let suite = CipherSuite::ALL[round % 2];
+        let mut prologue = vec![0; random.below(64) as usize];
+        random.fill(&mut prologue);
+        let secrets = random_secrets(suite, &prologue, &mut random);
+        let (mut ours, mut theirs) = (sides(&secrets), oracle::sides(&secrets));
+        for (number, overhead) in [48, 96, 64].into_iter().enumerate() {
+            let (from, to) = (number % 2, 1 - number % 2);
+            let mut payload = vec![0; random.below(1_400) as usize];
+            random.fill(&mut payload);
+            let (mut message, mut same) =
+                (vec![0; payload.len() + overhead], vec![0; payload.len() + overhead]);
+            ours[from].write(&payload, &mut message).unwrap();
+            assert_eq!(theirs[from].write_message(&payload, &mut same), Ok(same.len()));
+            assert_eq!(message, same, "round {round}: message {number}");
 
-struct LowOrderKey([u8; 32]);
-
-impl Dh for LowOrderKey {
-    fn name(&self) -> &'static str {
-        "25519"
-    }
-    fn pub_len(&self) -> usize {
-        32
-    }
-    fn priv_len(&self) -> usize {
-        32
-    }
-    fn set(&mut self, _: &[u8]) {}
-    fn generate(&mut self, _: &mut dyn Random) -> Result<(), Error> {
-        Ok(())
-    }
-    fn pubkey(&self) -> &[u8] {
-        &self.0
-    }
-    fn privkey(&self) -> &[u8] {
-        &[0; 32]
-    }
-    fn dh(&self, _: &[u8], out: &mut [u8]) -> Result<(), Error> {
-        out[..32].fill(0);
-        Ok(())
-    }
-}
-
-impl CryptoResolver for Hostile {
-    fn resolve_rng(&self) -> Option<Box<dyn Random>> {
-        self.honest.resolve_rng()
-    }
-    fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        let number = self.resolved.replace(self.resolved.get() + 1);
-        if number == self.bad {
-            Some(Box::new(LowOrderKey(self.point)))
-        } else {
-            self.honest.resolve_dh(choice)
+            let mut read = vec![0; payload.len()];
+            // The other library is spoilt by a third message whose payload alone is forged.
+            if number < 2 && random.below(2) == 0 {
+                let bit = random.below(message.len() as u32 * 8);
+                // The highest bit of an X25519 key is not part of the number (RFC 7748 section 5), but of the transcript.
+                same[bit as usize / 8] ^= 1 << (bit % 8);
+                assert_eq!(
+                    ours[to].read(&same, &mut read),
+                    Err(HandshakeError::Auth),
+                    "round {round} bit {bit}"
+                );
+                assert!(theirs[to].read_message(&same, &mut vec![0; 2_000]).is_err());
+                refused += 1;
+            }
+            ours[to].read(&message, &mut read).unwrap();
+            assert_eq!(read, payload, "round {round}: message {number}");
+            let mut read = vec![0; payload.len()];
+            assert_eq!(theirs[to].read_message(&message, &mut read), Ok(payload.len()));
+            assert_eq!(read, payload, "round {round}: message {number}");
+        }
+        for (ours, theirs) in ours.iter().zip(&mut theirs) {
+            let keys = theirs.dangerously_get_raw_split();
+            assert_eq!(split_of(ours), (keys.into(), theirs.get_handshake_hash().try_into().unwrap()));
+            assert_eq!(ours.remote_static().as_ref().map(|key| &key[..]), theirs.get_remote_static());
         }
     }
-    fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
-        self.honest.resolve_hash(choice)
-    }
-    fn resolve_cipher(&self, choice: &CipherChoice) -> Option<Box<dyn Cipher>> {
-        self.honest.resolve_cipher(choice)
-    }
+    assert!(refused > 300, "{refused} messages were forged");
 }
 
-fn hostile(point: [u8; 32], bad: usize) -> Builder<'static> {
-    let honest = Resolver { seed: Seed::from_bytes([1; 32]), public: None };
-    let resolver = Hostile { point, bad, resolved: Cell::new(0), honest };
-    Builder::with_resolver(params(CipherSuite::Aes256Gcm).unwrap(), Box::new(resolver))
-        .prologue(b"same")
-        .and_then(|builder| builder.psk(0, &PSK)?.psk(3, &PSK)?.local_private_key(&[7; 32]))
-        .unwrap()
+#[test]
+fn a_forged_message_changes_nothing_in_any_turn() {
+    for suite in CipherSuite::ALL {
+        let secrets = random_secrets(suite, b"same", &mut rng(9));
+        let mut sides = sides(&secrets);
+        for (number, len) in [48 + 9, 96 + 9, 64 + 9].into_iter().enumerate() {
+            let mut message = vec![0; len];
+            sides[number % 2].write(b"a payload", &mut message).unwrap();
+            let reader = &mut sides[1 - number % 2];
+            for byte in 0..len {
+                let mut forged = message.clone();
+                forged[byte] ^= 1;
+                assert_eq!(reader.read(&forged, &mut [0; 9]), Err(HandshakeError::Auth), "byte {byte}");
+                assert_eq!(
+                    reader.read(&message[..byte], &mut [0; 9]),
+                    Err(HandshakeError::Auth),
+                    "{byte} bytes"
+                );
+            }
+            reader.read(&message, &mut [0; 9]).unwrap();
+        }
+        assert_eq!(split_of(&sides[0]), split_of(&sides[1]));
+    }
 }
 
 fn honest() -> Parameters<'static> {
-    Parameters {
-        suite: CipherSuite::Aes256Gcm,
-        psk: &PSK,
-        prologue: b"same",
-        secret: &[3; 32],
-        public: public_key(&[3; 32]),
-    }
+    Parameters { suite: SUITE, psk: &PSK, prologue: b"same", secret: &[3; 32], public: public_key(&[3; 32]) }
 }
 
 #[test]
 fn a_low_order_ephemeral_in_init_is_refused_when_it_is_answered() {
     for point in LOW_ORDER.map(array) {
-        let mut hostile = Noise(Box::new(hostile(point, 1).build_initiator().unwrap()));
+        let mut hostile = hostile(SUITE, &PSK, point, Bad::Ephemeral).build_initiator().unwrap();
         let mut message = [0; 32 + 16];
-        hostile.write(&[], &mut message).unwrap();
+        assert_eq!(hostile.write_message(&[], &mut message), Ok(48));
         assert_eq!(message[..32], point);
         let mut responder = Noise::responder(&honest(), &mut rng(1));
         responder.read(&message, &mut []).unwrap();
@@ -241,15 +246,14 @@ fn a_low_order_ephemeral_in_init_is_refused_when_it_is_answered() {
 #[test]
 fn low_order_keys_in_resp_are_refused() {
     for point in LOW_ORDER.map(array) {
-        for bad in [0, 1] {
+        for bad in [Bad::Static, Bad::Ephemeral] {
             let mut initiator = Noise::initiator(&honest(), &mut rng(1));
             let (mut message, mut answer) = ([0; 48], [0; 96]);
             initiator.write(&[], &mut message).unwrap();
-            let mut hostile = hostile(point, bad).build_responder().unwrap();
+            let mut hostile = hostile(SUITE, &PSK, point, bad).build_responder().unwrap();
             hostile.read_message(&message, &mut []).unwrap();
-            // The honest half of the hostile side refuses too where its ephemeral meets an honest one; not here.
             assert_eq!(hostile.write_message(&[], &mut answer), Ok(96));
-            assert_eq!(initiator.read(&answer, &mut []), Err(HandshakeError::LowOrder), "key {bad}");
+            assert_eq!(initiator.read(&answer, &mut []), Err(HandshakeError::LowOrder), "{bad:?}");
         }
     }
 }
@@ -257,7 +261,7 @@ fn low_order_keys_in_resp_are_refused() {
 #[test]
 fn a_low_order_static_key_in_conf_is_refused() {
     for point in LOW_ORDER.map(array) {
-        let mut hostile = hostile(point, 0).build_initiator().unwrap();
+        let mut hostile = hostile(SUITE, &PSK, point, Bad::Static).build_initiator().unwrap();
         let mut responder = Noise::responder(&honest(), &mut rng(1));
         let (mut init, mut resp, mut conf) = ([0; 48], [0; 96], [0; 64]);
         hostile.write_message(&[], &mut init).unwrap();
@@ -275,13 +279,8 @@ fn another_psk_or_prologue_ends_the_handshake_at_the_first_message() {
         let mut initiator = Noise::initiator(&honest(), &mut rng(1));
         let mut message = [0; 48];
         initiator.write(&[], &mut message).unwrap();
-        let other = Parameters {
-            suite: CipherSuite::Aes256Gcm,
-            psk,
-            prologue,
-            secret: &[4; 32],
-            public: public_key(&[4; 32]),
-        };
+        let other =
+            Parameters { suite: SUITE, psk, prologue, secret: &[4; 32], public: public_key(&[4; 32]) };
         let mut responder = Noise::responder(&other, &mut rng(2));
         assert_eq!(responder.read(&message, &mut []), Err(HandshakeError::Auth));
     }

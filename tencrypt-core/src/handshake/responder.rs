@@ -86,8 +86,10 @@ impl Responder {
         let identity = payload::decode_identity(&slot)?;
         let peer = peer(&self.noise, self.own)?;
         let split = self.noise.split()?;
-        let inbound = DirectionKeys::derive(self.suite, &split.initiator_to_responder, &split.transcript);
-        let outbound = DirectionKeys::derive(self.suite, &split.responder_to_initiator, &split.transcript);
+        let inbound =
+            DirectionKeys::derive(self.suite, split.initiator_to_responder.expose(), &split.transcript);
+        let outbound =
+            DirectionKeys::derive(self.suite, split.responder_to_initiator.expose(), &split.transcript);
         Ok(Established {
             peer,
             identity,

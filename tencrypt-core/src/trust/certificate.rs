@@ -4,11 +4,10 @@ use std::{fmt, mem, net::IpAddr, str::FromStr};
 
 use ed25519_dalek::Signature;
 use ipnet::IpNet;
-use sha2::{Digest as _, Sha256};
 
 use super::AuthorityKey;
 use crate::{
-    crypto::{PeerId, TENANT_LEN},
+    crypto::{PeerId, TENANT_LEN, sha256},
     record::{ADDRESS_LEN, IDENTITY_LEN, decode_address, encode_address, is_pod_address},
 };
 
@@ -88,7 +87,7 @@ impl PodId {
     #[must_use]
     pub fn of(name: &PodName) -> Self {
         let mut id = [0; POD_ID_LEN];
-        let digest = Sha256::new().chain_update(b"tencrypt v1 pod").chain_update(name.as_str()).finalize();
+        let digest = sha256(&[b"tencrypt v1 pod", name.as_str().as_bytes()]);
         id.copy_from_slice(&digest[..POD_ID_LEN]);
         Self(id)
     }
