@@ -1,10 +1,7 @@
 //! What nothing can be faster than: copying the bytes, and the cipher alone, with the same lengths and associated data.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
-use tencrypt_core::{
-    CipherSuite,
-    crypto::{Backend, OpeningKey, SealingKey},
-};
+use tencrypt_core::crypto::{Aead, Backend, OpeningKey, SealingKey};
 
 use crate::measure::{BATCH, Load};
 
@@ -55,9 +52,9 @@ impl Bare for AwsLc {
 pub(crate) struct RustCrypto(SealingKey, OpeningKey);
 
 impl RustCrypto {
-    pub(crate) fn new(suite: CipherSuite) -> Self {
+    pub(crate) fn new(aead: Aead) -> Self {
         let backend = Backend::RustCrypto;
-        Self(SealingKey::new(backend, suite, &KEY), OpeningKey::new(backend, suite, &KEY))
+        Self(SealingKey::new(backend, aead, &KEY), OpeningKey::new(backend, aead, &KEY))
     }
 }
 

@@ -15,15 +15,17 @@ const SHARED_SECRETS: usize = 6;
 pub(crate) fn handshake(criterion: &mut Criterion) {
     let mut stage = Stage::new(criterion, "handshake");
     let load = Load::HANDSHAKE;
-    let tenant = Tenant::new(CipherSuite::Aes256Gcm);
-    let pairs: Vec<Option<Pair>> = (0..BATCH).map(|_| None).collect();
-    stage.batched(
-        "tencrypt",
-        load,
-        (tenant, pairs),
-        |(tenant, pairs), at| pairs[at] = Some(Pair::strangers(tenant)),
-        |(_, pairs), at| assert_eq!(pairs[at].as_mut().map(Pair::exchange), Some(1)),
-    );
+    let suites = [("tencrypt", CipherSuite::Aes256Gcm), ("tencrypt hybrid", CipherSuite::MlKem768Aes256Gcm)];
+    for (name, suite) in suites {
+        let pairs: Vec<Option<Pair>> = (0..BATCH).map(|_| None).collect();
+        stage.batched(
+            name,
+            load,
+            (Tenant::new(suite), pairs),
+            |(tenant, pairs), at| pairs[at] = Some(Pair::strangers(tenant)),
+            |(_, pairs), at| assert_eq!(pairs[at].as_mut().map(Pair::exchange), Some(1)),
+        );
+    }
     #[cfg(feature = "peers")]
     {
         use tencrypt_benches::wireguard::BoringPair;

@@ -6,7 +6,7 @@ use criterion::Criterion;
 use tencrypt_benches::pair::{HERE, THERE, Tenant};
 use tencrypt_core::{
     CipherSuite, Seed,
-    crypto::Rng,
+    crypto::{Aead, Rng},
     handshake::{Initiator, Local, Responder},
     record::{self, DATA_OVERHEAD, Message, SessionIndex},
     session::{Opener, Sealer},
@@ -84,8 +84,8 @@ pub(crate) fn seal(criterion: &mut Criterion) {
         stage.repeat("floor: memcpy", load, || copying.copy());
         floor(&mut stage, "floor: aws-lc-rs AES", load, AwsLc::aes());
         floor(&mut stage, "floor: aws-lc-rs ChaCha", load, AwsLc::chacha());
-        floor(&mut stage, "floor: RustCrypto AES", load, RustCrypto::new(CipherSuite::Aes256Gcm));
-        floor(&mut stage, "floor: RustCrypto ChaCha", load, RustCrypto::new(CipherSuite::ChaCha20Poly1305));
+        floor(&mut stage, "floor: RustCrypto AES", load, RustCrypto::new(Aead::Aes256Gcm));
+        floor(&mut stage, "floor: RustCrypto ChaCha", load, RustCrypto::new(Aead::ChaCha20Poly1305));
     }
 
     fn floor(stage: &mut Stage<'_>, name: &str, load: Load, cipher: impl Bare) {
@@ -106,8 +106,8 @@ pub(crate) fn open(criterion: &mut Criterion) {
         stage.repeat("floor: memcpy", load, || copying.copy());
         floor(&mut stage, "floor: aws-lc-rs AES", load, AwsLc::aes());
         floor(&mut stage, "floor: aws-lc-rs ChaCha", load, AwsLc::chacha());
-        floor(&mut stage, "floor: RustCrypto AES", load, RustCrypto::new(CipherSuite::Aes256Gcm));
-        floor(&mut stage, "floor: RustCrypto ChaCha", load, RustCrypto::new(CipherSuite::ChaCha20Poly1305));
+        floor(&mut stage, "floor: RustCrypto AES", load, RustCrypto::new(Aead::Aes256Gcm));
+        floor(&mut stage, "floor: RustCrypto ChaCha", load, RustCrypto::new(Aead::ChaCha20Poly1305));
     }
 
     fn floor(stage: &mut Stage<'_>, name: &str, load: Load, cipher: impl Bare) {

@@ -10,11 +10,11 @@ use super::aws_lc::AwsLc;
 #[cfg(tencrypt_null_cipher)]
 use super::null::Null;
 use super::rustcrypto::RustCrypto;
-use crate::record::{CipherSuite, DATA_HEADER_LEN, TAG_LEN};
+use crate::record::{Aead, DATA_HEADER_LEN, TAG_LEN};
 
-/// Bytes of an AEAD key, either suite.
+/// Bytes of an AEAD key, either cipher.
 pub const KEY_LEN: usize = 32;
-/// Bytes of an AEAD nonce, either suite.
+/// Bytes of an AEAD nonce, either cipher.
 pub const NONCE_LEN: usize = 12;
 
 /// Who computes the AEAD. All give the same bytes.
@@ -70,10 +70,10 @@ pub struct OpenError;
 pub struct SealingKey(Key);
 
 impl SealingKey {
-    /// A key of `suite`, computed with by `backend`.
+    /// A key of `aead`, computed with by `backend`.
     #[must_use]
-    pub fn new(backend: Backend, suite: CipherSuite, key: &[u8; KEY_LEN]) -> Self {
-        Self(Key::new(backend, suite, key))
+    pub fn new(backend: Backend, aead: Aead, key: &[u8; KEY_LEN]) -> Self {
+        Self(Key::new(backend, aead, key))
     }
 
     /// Seals `src` into `out`, ciphertext then tag, with `aad` authenticated beside it.
@@ -101,10 +101,10 @@ impl SealingKey {
 pub struct OpeningKey(Key);
 
 impl OpeningKey {
-    /// A key of `suite`, computed with by `backend`.
+    /// A key of `aead`, computed with by `backend`.
     #[must_use]
-    pub fn new(backend: Backend, suite: CipherSuite, key: &[u8; KEY_LEN]) -> Self {
-        Self(Key::new(backend, suite, key))
+    pub fn new(backend: Backend, aead: Aead, key: &[u8; KEY_LEN]) -> Self {
+        Self(Key::new(backend, aead, key))
     }
 
     /// Opens `sealed`, ciphertext then tag, in place. Returns the plaintext: all but the last 16 bytes.
@@ -158,7 +158,7 @@ impl fmt::Debug for OpeningKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Failed;
 
-/// What a backend implements, for each suite.
+/// What a backend implements, for each cipher.
 pub(super) trait AeadKey: Sized {
     fn new(key: &[u8; KEY_LEN]) -> Self;
 
@@ -208,14 +208,14 @@ macro_rules! each {
 }
 
 impl Key {
-    fn new(backend: Backend, suite: CipherSuite, key: &[u8; KEY_LEN]) -> Self {
-        match (backend, suite) {
-            (Backend::RustCrypto, CipherSuite::Aes256Gcm) => Self::RustCryptoAes(AeadKey::new(key)),
-            (Backend::RustCrypto, CipherSuite::ChaCha20Poly1305) => Self::RustCryptoChaCha(AeadKey::new(key)),
+    fn new(backend: Backend, aead: Aead, key: &[u8; KEY_LEN]) -> Self {
+        match (backend, aead) {
+            (Backend::RustCrypto, Aead::Aes256Gcm) => Self::RustCryptoAes(AeadKey::new(key)),
+            (Backend::RustCrypto, Aead::ChaCha20Poly1305) => Self::RustCryptoChaCha(AeadKey::new(key)),
             #[cfg(feature = "aws-lc-rs")]
-            (Backend::AwsLc, CipherSuite::Aes256Gcm) => Self::AwsLcAes(AeadKey::new(key)),
+            (Backend::AwsLc, Aead::Aes256Gcm) => Self::AwsLcAes(AeadKey::new(key)),
             #[cfg(feature = "aws-lc-rs")]
-            (Backend::AwsLc, CipherSuite::ChaCha20Poly1305) => Self::AwsLcChaCha(AeadKey::new(key)),
+            (Backend::AwsLc, Aead::ChaCha20Poly1305) => Self::AwsLcChaCha(AeadKey::new(key)),
             #[cfg(tencrypt_null_cipher)]
             (Backend::Null, _) => Self::Null(AeadKey::new(key)),
         }
@@ -253,32 +253,32 @@ mod tests {
     const AAD: [u8; DATA_HEADER_LEN] = [3; DATA_HEADER_LEN];
     const KEY: [u8; KEY_LEN] = [5; KEY_LEN];
 
-    fn all() -> impl Iterator<Item = (Backend, CipherSuite)> {
-        Backend::ALL.iter().flat_map(|backend| CipherSuite::ALL.map(|suite| (*backend, suite)))
+    fn all() -> impl Iterator<Item = (Backend, Aead)> {
+        Backend::ALL.iter().flat_map(|backend| Aead::ALL.map(|aead| (*backend, aead)))
     }
 
     fn lengths() -> impl Iterator<Item = usize> {
         (0..=272).chain([1_399, 1_400, 1_401, 1_440, 2_047, 8_999, 9_000, 9_001, 65_475])
     }
 
-    fn seal(backend: Backend, suite: CipherSuite, src: &[u8]) -> Vec<u8> {
+    fn seal(backend: Backend, aead: Aead, src: &[u8]) -> Vec<u8> {
         let mut out = vec![0x77; src.len() + TAG_LEN];
-        SealingKey::new(backend, suite, &KEY).seal_into(NONCE, &AAD, src, &mut out);
+        SealingKey::new(backend, aead, &KEY).seal_into(NONCE, &AAD, src, &mut out);
         out
     }
 
     #[test]
     fn backends_give_the_same_bytes_at_every_length() {
-        for suite in CipherSuite::ALL {
+        for aead in Aead::ALL {
             for len in lengths() {
                 let src: Vec<u8> = (0..len).map(|at| at as u8).collect();
-                let reference = seal(Backend::RustCrypto, suite, &src);
+                let reference = seal(Backend::RustCrypto, aead, &src);
                 for backend in Backend::ALL {
-                    assert_eq!(seal(*backend, suite, &src), reference, "{backend:?} {suite} {len}");
+                    assert_eq!(seal(*backend, aead, &src), reference, "{backend:?} {aead:?} {len}");
                     let mut sealed = reference.clone();
-                    let key = OpeningKey::new(*backend, suite, &KEY);
+                    let key = OpeningKey::new(*backend, aead, &KEY);
                     let plain = key.open_in_place(NONCE, &AAD, &mut sealed).map(|plain| plain.to_vec());
-                    assert_eq!(plain.as_deref(), Ok(&src[..]), "{backend:?} {suite} {len}");
+                    assert_eq!(plain.as_deref(), Ok(&src[..]), "{backend:?} {aead:?} {len}");
                 }
             }
         }
@@ -286,15 +286,15 @@ mod tests {
 
     #[test]
     fn a_failed_open_leaves_no_plaintext() {
-        for (backend, suite) in all() {
+        for (backend, aead) in all() {
             for len in [1, 16, 64, 1_400, 9_000] {
                 let src = vec![0x5a; len];
                 for bad in [0, len - 1, len, len + TAG_LEN - 1] {
-                    let mut sealed = seal(backend, suite, &src);
+                    let mut sealed = seal(backend, aead, &src);
                     sealed[bad] ^= 1;
-                    let key = OpeningKey::new(backend, suite, &KEY);
+                    let key = OpeningKey::new(backend, aead, &KEY);
                     assert_eq!(key.open_in_place(NONCE, &AAD, &mut sealed), Err(OpenError));
-                    assert!(sealed.iter().all(|byte| *byte == 0), "{backend:?} {suite} {len} {bad}");
+                    assert!(sealed.iter().all(|byte| *byte == 0), "{backend:?} {aead:?} {len} {bad}");
                 }
             }
         }
@@ -302,10 +302,10 @@ mod tests {
 
     #[test]
     fn nonce_aad_and_key_are_bound() {
-        for (backend, suite) in all() {
-            let sealed = seal(backend, suite, b"packet");
+        for (backend, aead) in all() {
+            let sealed = seal(backend, aead, b"packet");
             let open = |nonce, aad, key| {
-                OpeningKey::new(backend, suite, key).open_in_place(nonce, aad, &mut sealed.clone()).is_ok()
+                OpeningKey::new(backend, aead, key).open_in_place(nonce, aad, &mut sealed.clone()).is_ok()
             };
             assert!(open(NONCE, &AAD, &KEY));
             assert!(!open([8; NONCE_LEN], &AAD, &KEY));
@@ -316,8 +316,8 @@ mod tests {
 
     #[test]
     fn less_than_a_tag_does_not_open() {
-        for (backend, suite) in all() {
-            let key = OpeningKey::new(backend, suite, &KEY);
+        for (backend, aead) in all() {
+            let key = OpeningKey::new(backend, aead, &KEY);
             for len in 0..TAG_LEN {
                 assert_eq!(key.open_in_place(NONCE, &AAD, &mut vec![0; len]), Err(OpenError));
             }
@@ -326,9 +326,9 @@ mod tests {
 
     #[test]
     fn keys_print_redacted() {
-        let key = SealingKey::new(Backend::RustCrypto, CipherSuite::Aes256Gcm, &KEY);
+        let key = SealingKey::new(Backend::RustCrypto, Aead::Aes256Gcm, &KEY);
         assert_eq!(format!("{key:?}"), "SealingKey(..)");
-        let key = OpeningKey::new(Backend::RustCrypto, CipherSuite::Aes256Gcm, &KEY);
+        let key = OpeningKey::new(Backend::RustCrypto, Aead::Aes256Gcm, &KEY);
         assert_eq!(format!("{key:?}"), "OpeningKey(..)");
     }
 }

@@ -6,6 +6,7 @@ mod aws_lc;
 pub(crate) mod hex;
 mod identity;
 mod kdf;
+mod kem;
 mod keyring;
 #[cfg(tencrypt_null_cipher)]
 mod null;
@@ -21,6 +22,7 @@ pub use aead::{Backend, KEY_LEN, NONCE_LEN, OpenError, OpeningKey, SealingKey};
 pub use hex::{from_hex, to_hex};
 pub use identity::Identity;
 pub(crate) use kdf::{HASH_LEN, hkdf_sha256, hmac_sha256, sha256};
+pub(crate) use kem::{KemSecret, encapsulate};
 pub(crate) use keyring::EpochKeys;
 pub use keyring::{
     Field, KeyChangeError, KeyFileError, KeyFileProblem, KeyRing, MAX_EPOCHS, TENANT_LEN, write_epoch,
@@ -28,10 +30,10 @@ pub use keyring::{
 };
 pub use peer_id::PeerId;
 pub use rng::Rng;
-pub(crate) use secret::Secret;
 pub use secret::Seed;
+pub(crate) use secret::{Secret, wipe_stack};
 #[cfg(test)]
 pub(crate) use x25519::LOW_ORDER;
 pub(crate) use x25519::{X25519_LEN, public_key, shared_secret};
 
-pub use crate::record::{CipherSuite, UnknownSuite};
+pub use crate::record::{Aead, CipherSuite, UnknownSuite};

@@ -60,6 +60,17 @@ impl fmt::Debug for Seed {
     }
 }
 
+/// Bytes below the caller's frame that [`wipe_stack`] overwrites: more than a handshake takes.
+const WIPED: usize = 64 * 1024;
+
+/// Overwrites the stack below the caller's frame, where the functions it has called kept what they computed with. Moves and
+/// libraries leave copies there that nothing else erases.
+#[inline(never)]
+pub(crate) fn wipe_stack() {
+    let mut below = [0_u8; WIPED];
+    std::hint::black_box(&mut below);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,8 +2,8 @@
 //! asserted, so that none is passed over.
 
 use super::{
-    Backend, CipherSuite, OpenError, OpeningKey, SealingKey, hkdf_sha256, hmac_sha256, public_key,
-    shared_secret,
+    Aead, Backend, KemSecret, OpenError, OpeningKey, SealingKey, hkdf_sha256, hmac_sha256,
+    kem::encapsulate_message, public_key, sha256, shared_secret,
 };
 use crate::record::TAG_LEN;
 
@@ -82,17 +82,17 @@ struct Tally {
     refused: usize,
 }
 
-fn aead(suite: CipherSuite, cases: &[Case<6>], expected: &Tally) {
+fn aead(cipher: Aead, cases: &[Case<6>], expected: &Tally) {
     for backend in Backend::ALL.iter().copied() {
         let mut tally = Tally::default();
         for case in cases {
-            let about = format!("{backend:?} {suite}: case {}", case.number);
+            let about = format!("{backend:?} {cipher:?}: case {}", case.number);
             let (key, nonce, aad, plain) = (case.array(0), case.array(1), case.bytes(2), case.bytes(3));
             let sealed = [case.bytes(4), case.array::<TAG_LEN>(5).to_vec()].concat();
             let mut made = vec![0x77; plain.len() + TAG_LEN];
-            SealingKey::new(backend, suite, &key).seal(nonce, &aad, &plain, &mut made);
+            SealingKey::new(backend, cipher, &key).seal(nonce, &aad, &plain, &mut made);
             let mut buffer = sealed.clone();
-            let opened = OpeningKey::new(backend, suite, &key).open(nonce, &aad, &mut buffer);
+            let opened = OpeningKey::new(backend, cipher, &key).open(nonce, &aad, &mut buffer);
             match case.result {
                 Expected::Valid => {
                     assert_eq!(opened.as_deref(), Ok(&plain[..]), "{about}");
@@ -108,19 +108,19 @@ fn aead(suite: CipherSuite, cases: &[Case<6>], expected: &Tally) {
                 Expected::Acceptable => panic!("{about}: undecided"),
             }
         }
-        assert_eq!(tally, *expected, "{backend:?} {suite}");
+        assert_eq!(tally, *expected, "{backend:?} {cipher:?}");
     }
 }
 
 #[test]
 fn aes_256_gcm_of_every_backend() {
-    aead(CipherSuite::Aes256Gcm, &vectors!("aes_256_gcm"), &Tally { accepted: 39, refused: 27 });
+    aead(Aead::Aes256Gcm, &vectors!("aes_256_gcm"), &Tally { accepted: 39, refused: 27 });
 }
 
 #[test]
 fn chacha20_poly1305_of_every_backend() {
     let expected = Tally { accepted: 256, refused: 60 };
-    aead(CipherSuite::ChaCha20Poly1305, &vectors!("chacha20_poly1305"), &expected);
+    aead(Aead::ChaCha20Poly1305, &vectors!("chacha20_poly1305"), &expected);
 }
 
 /// Acceptable are points on the twist, not reduced, or of low order. Only the last are refused here: all others have a
@@ -186,4 +186,60 @@ fn hmac() {
         *(if same { &mut tally.accepted } else { &mut tally.refused }) += 1;
     }
     assert_eq!(tally, Tally { accepted: 66, refused: 108 });
+}
+
+#[test]
+fn ml_kem_768_keys_from_seeds() {
+    let cases: Vec<Case<2>> = vectors!("ml_kem_768_keygen");
+    for case in &cases {
+        let public = KemSecret::from_seed(case.array::<64>(0).into()).public();
+        assert_eq!(
+            (sha256(&[&public]), case.result),
+            (case.array(1), Expected::Valid),
+            "case {}",
+            case.number
+        );
+    }
+    assert_eq!(cases.len(), 100);
+}
+
+/// Keys and ciphertexts of a wrong length are counted as refused: they are not of the argument's type.
+#[test]
+fn ml_kem_768_encapsulation() {
+    let mut tally = Tally::default();
+    for case in vectors!("ml_kem_768_encaps") as Vec<Case<4>> {
+        let public = case.bytes(0).try_into().ok();
+        let made = public.and_then(|public| encapsulate_message(&public, &case.array::<32>(1).into()));
+        let accepted = made.is_some();
+        match made {
+            Some((ciphertext, shared)) => {
+                assert_eq!(sha256(&[&ciphertext]), case.array(2), "case {}", case.number);
+                assert_eq!(shared.expose(), &case.array(3), "case {}", case.number);
+                tally.accepted += 1;
+            }
+            None => tally.refused += 1,
+        }
+        assert_eq!(case.result == Expected::Valid, accepted, "case {}", case.number);
+    }
+    assert_eq!(tally, Tally { accepted: 133, refused: 132 });
+}
+
+#[test]
+fn ml_kem_768_decapsulation() {
+    let mut tally = Tally::default();
+    for case in vectors!("ml_kem_768_decaps") as Vec<Case<4>> {
+        let given: Option<([u8; 64], _)> = case.bytes(0).try_into().ok().zip(case.bytes(2).try_into().ok());
+        let accepted = given.is_some();
+        match given {
+            Some((seed, ciphertext)) => {
+                let secret = KemSecret::from_seed(seed.into());
+                assert_eq!(sha256(&[&secret.public()]), case.array(1), "case {}", case.number);
+                assert_eq!(secret.decapsulate(&ciphertext).expose(), &case.array(3), "case {}", case.number);
+                tally.accepted += 1;
+            }
+            None => tally.refused += 1,
+        }
+        assert_eq!(case.result == Expected::Valid, accepted, "case {}", case.number);
+    }
+    assert_eq!(tally, Tally { accepted: 153, refused: 40 });
 }

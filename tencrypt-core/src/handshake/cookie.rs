@@ -55,7 +55,12 @@ pub(crate) fn write_cookie(
     rng.fill(nonce);
     let key = keys.cookie_key(nonce);
     // The key is used once, so that its nonce need not differ.
-    SealingKey::new(Backend::fastest(), suite, key.expose()).seal_into([0; NONCE_LEN], &mac1, cookie, sealed);
+    SealingKey::new(Backend::fastest(), suite.aead(), key.expose()).seal_into(
+        [0; NONCE_LEN],
+        &mac1,
+        cookie,
+        sealed,
+    );
     Some(bytes)
 }
 
@@ -73,7 +78,7 @@ pub(crate) fn read_cookie(
     let (keys, mac1) = keyed(keys, message).ok_or(DropReason::OtherEpoch)?;
     let key = keys.cookie_key(cookie.nonce);
     let mut sealed = *cookie.sealed;
-    let opening = OpeningKey::new(Backend::fastest(), suite, key.expose());
+    let opening = OpeningKey::new(Backend::fastest(), suite.aead(), key.expose());
     let opened = opening.open_in_place([0; NONCE_LEN], &mac1, &mut sealed).map_err(|_| DropReason::Auth)?;
     (&*opened).try_into().map_err(|_| DropReason::Auth)
 }
@@ -110,10 +115,11 @@ mod tests {
     use super::*;
     use crate::{
         crypto::{Seed, write_key_file},
-        record::{INIT_LEN, Message},
+        record::Message,
     };
 
     const SUITE: CipherSuite = CipherSuite::Aes256Gcm;
+    const INIT_LEN: usize = SUITE.init_len();
 
     fn keys(tenant: u8) -> KeyRing {
         let root = std::array::from_fn(|at| at as u8);

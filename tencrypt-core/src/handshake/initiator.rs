@@ -2,16 +2,18 @@
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
-use super::{Established, HandshakeError, Local, message, noise::Noise, payload, peer};
+use super::{Established, HandshakeError, Local, noise::Noise, payload, peer, write_message};
 use crate::{
-    crypto::{CipherSuite, EpochKeys, PeerId, Rng},
-    record::{self, CONF_LEN, IDENTITY_LEN, INIT_LEN, Resp, SessionIndex},
+    crypto::{CipherSuite, EpochKeys, KemSecret, PeerId, Rng, wipe_stack},
+    record::{self, CONF_LEN, IDENTITY_LEN, Resp, SessionIndex},
     session::{DirectionKeys, Opener, Sealer},
 };
 
 /// A handshake that awaits its RESP.
 pub struct Initiator {
     noise: Noise,
+    /// In a hybrid suite.
+    kem: Option<KemSecret>,
     keys: Arc<EpochKeys>,
     suite: CipherSuite,
     index: SessionIndex,
@@ -33,19 +35,10 @@ impl Initiator {
     /// Starts a handshake under the epoch that is sent. `index` is this side's index of the session, `asked` the address that
     /// INIT goes to. Returns INIT too, to be repeated unchanged.
     #[must_use]
-    pub fn start(
-        local: &Local<'_>,
-        index: SessionIndex,
-        asked: IpAddr,
-        rng: &mut Rng,
-    ) -> (Self, [u8; INIT_LEN]) {
-        let keys = Arc::clone(local.keys.sent());
-        let mut noise = local.noise(&keys, |parameters| Noise::initiator(parameters, rng));
-        let header = record::init_header(local.suite, keys.number(), index);
-        let init = message(header, &keys, |out| noise.write(&payload::encode_asked(asked), out));
-        let Ok(init) = init else { unreachable!("the first message is written before anything is read") };
-        let own = local.identity.peer_id();
-        (Self { noise, keys, suite: local.suite, index, own, slot: local.slot() }, init)
+    pub fn start(local: &Local<'_>, index: SessionIndex, asked: IpAddr, rng: &mut Rng) -> (Self, Box<[u8]>) {
+        let started = Self::begin(local, index, asked, rng);
+        wipe_stack();
+        started
     }
 
     /// The epoch it is under.
@@ -61,6 +54,27 @@ impl Initiator {
     /// wrong header) changes nothing: the genuine one is still taken. One that a member of the tenant made for this
     /// very INIT and that says something it may not ends the handshake.
     pub fn handle_resp(&mut self, resp: &Resp<'_>) -> Result<Confirmed, HandshakeError> {
+        let confirmed = self.confirm(resp);
+        wipe_stack();
+        confirmed
+    }
+
+    #[inline(never)]
+    fn begin(local: &Local<'_>, index: SessionIndex, asked: IpAddr, rng: &mut Rng) -> (Self, Box<[u8]>) {
+        let (suite, keys) = (local.suite, Arc::clone(local.keys.sent()));
+        let kem = suite.is_hybrid().then(|| KemSecret::generate(rng));
+        let mut noise = local.noise(&keys, |parameters| Noise::initiator(parameters, rng));
+        let payload = payload::encode_init(suite, asked, kem.as_ref().map(KemSecret::public).as_ref());
+        let mut init = vec![0; suite.init_len()].into_boxed_slice();
+        let header = record::init_header(suite, keys.number(), index);
+        let written = write_message(&mut init, header, &keys, |out| noise.write(&payload, out));
+        let Ok(()) = written else { unreachable!("the first message is written before anything is read") };
+        let own = local.identity.peer_id();
+        (Self { noise, kem, keys, suite, index, own, slot: local.slot() }, init)
+    }
+
+    #[inline(never)]
+    fn confirm(&mut self, resp: &Resp<'_>) -> Result<Confirmed, HandshakeError> {
         if resp.suite != self.suite {
             return Err(HandshakeError::OtherSuite);
         }
@@ -70,17 +84,27 @@ impl Initiator {
         if resp.receiver != self.index {
             return Err(HandshakeError::OtherSession);
         }
-        let mut slot = [0; IDENTITY_LEN];
-        self.noise.read(resp.noise, &mut slot)?;
-        let identity = payload::decode_identity(&slot)?;
+        let mut payload = vec![0; self.suite.resp_payload_len()];
+        self.noise.read(resp.noise, &mut payload)?;
+        let (identity, ciphertext) = payload::decode_resp(&payload)?;
         let peer = peer(&self.noise, self.own)?;
+        if let Some((kem, ciphertext)) = self.kem.take().zip(ciphertext) {
+            self.noise.mix_into_last_psk(&kem.decapsulate(ciphertext));
+        }
         let header = record::conf_header(self.suite, self.keys.number(), self.index, resp.sender);
-        let conf = message(header, &self.keys, |out| self.noise.write(&self.slot, out))?;
+        let mut conf = [0; CONF_LEN];
+        write_message(&mut conf, header, &self.keys, |out| self.noise.write(&self.slot, out))?;
         let split = self.noise.split()?;
-        let outbound =
-            DirectionKeys::derive(self.suite, split.initiator_to_responder.expose(), &split.transcript);
-        let inbound =
-            DirectionKeys::derive(self.suite, split.responder_to_initiator.expose(), &split.transcript);
+        let outbound = DirectionKeys::derive(
+            self.suite.aead(),
+            split.initiator_to_responder.expose(),
+            &split.transcript,
+        );
+        let inbound = DirectionKeys::derive(
+            self.suite.aead(),
+            split.responder_to_initiator.expose(),
+            &split.transcript,
+        );
         let established = Established {
             peer,
             identity,

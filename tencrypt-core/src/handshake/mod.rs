@@ -1,8 +1,9 @@
 //! The handshake: Noise messages in and out, identities, and what a session starts from.
 //!
 //! `Noise_XXpsk0+psk3_25519_{AESGCM,ChaChaPoly}_SHA256`: three messages, each side's static key encrypted, the tenant's
-//! key mixed in at the beginning, so that an answer to INIT proves membership, and at the end. docs/wire-format.md has
-//! the bytes.
+//! key mixed in at the beginning, so that an answer to INIT proves membership, and at the end. In a hybrid suite INIT holds
+//! an ML-KEM-768 key and RESP a ciphertext for it, whose secret goes into the tenant's key at the end.
+//! docs/wire-format.md has the bytes.
 //!
 //! No clock and no table is here: repeats, half-open handshakes and their bounds are the
 //! [`Tunnel`](crate::Tunnel)'s. Call [`verify_mac1`] on a datagram before any of the other functions: it costs one
@@ -86,7 +87,7 @@ impl<'a> Local<'a> {
     fn noise(&self, keys: &EpochKeys, start: impl FnOnce(&Parameters<'_>) -> Noise) -> Noise {
         let prologue = prologue(self.suite, keys.number(), self.keys.tenant_id());
         start(&Parameters {
-            suite: self.suite,
+            aead: self.suite.aead(),
             psk: keys.psk(),
             prologue: &prologue,
             secret: self.identity.secret(),
@@ -177,19 +178,20 @@ fn prologue(suite: CipherSuite, epoch: u8, tenant: &[u8; TENANT_LEN]) -> [u8; 3 
     prologue
 }
 
-/// A message of `LEN` bytes: header, what `write` makes of the Noise part, mac1, and a mac2 of zeros.
-fn message<const LEN: usize>(
+/// Fills `bytes` with a message: header, what `write` makes of the Noise part, mac1, and a mac2 of zeros.
+fn write_message(
+    bytes: &mut [u8],
     header: [u8; HANDSHAKE_HEADER_LEN],
     keys: &EpochKeys,
     write: impl FnOnce(&mut [u8]) -> Result<(), HandshakeError>,
-) -> Result<[u8; LEN], HandshakeError> {
-    let mut bytes = [0; LEN];
-    let (covered, macs) = bytes.split_at_mut(LEN - 2 * MAC_LEN);
+) -> Result<(), HandshakeError> {
+    let (covered, macs) = bytes.split_at_mut(bytes.len() - 2 * MAC_LEN);
     let (head, noise) = covered.split_at_mut(HANDSHAKE_HEADER_LEN);
     head.copy_from_slice(&header);
     write(noise)?;
     macs[..MAC_LEN].copy_from_slice(&keys.mac1(covered));
-    Ok(bytes)
+    macs[MAC_LEN..].fill(0);
+    Ok(())
 }
 
 /// The peer behind a finished Noise handshake.

@@ -21,7 +21,7 @@ use crate::{
         Backend, HASH_LEN, KEY_LEN, NONCE_LEN, OpeningKey, Rng, SealingKey, Secret, X25519_LEN, hkdf_sha256,
         public_key, sha256, shared_secret,
     },
-    record::{CipherSuite, TAG_LEN},
+    record::{Aead, TAG_LEN},
 };
 
 /// One side of a Noise handshake.
@@ -29,7 +29,7 @@ pub(super) struct Noise(Box<State>);
 
 /// What both sides need to start the same handshake.
 pub(super) struct Parameters<'a> {
-    pub(super) suite: CipherSuite,
+    pub(super) aead: Aead,
     /// Used at both places of the pattern.
     pub(super) psk: &'a [u8; KEY_LEN],
     pub(super) prologue: &'a [u8],
@@ -95,6 +95,15 @@ impl Noise {
         Ok(())
     }
 
+    /// Makes the "psk" of the third message depend on a secret from elsewhere too, and on all that was said so far. Both
+    /// sides do so between the second message and the third.
+    pub(super) fn mix_into_last_psk(&mut self, shared: &Secret<32>) {
+        let State { last_psk, symmetric, .. } = &mut *self.0;
+        let mut psk = Zeroizing::new([0; KEY_LEN]);
+        hkdf_sha256(last_psk.expose(), shared.expose(), &[b"tencrypt v1 hybrid", &symmetric.hash], &mut *psk);
+        last_psk.set(&psk);
+    }
+
     /// The peer's static key, once a message with it was read.
     pub(super) fn remote_static(&self) -> Option<[u8; X25519_LEN]> {
         self.0.remote_static
@@ -113,13 +122,13 @@ impl Noise {
         role: Role,
         fill_ephemeral: impl FnOnce(&mut [u8; X25519_LEN]),
     ) -> Self {
-        let mut symmetric = Symmetric::new(parameters.suite, parameters.prologue);
+        let mut symmetric = Symmetric::new(parameters.aead, parameters.prologue);
         // The first message begins with "psk", which waits for nothing.
         symmetric.mix_key_and_hash(parameters.psk);
         Self(Box::new(State {
             role,
             turn: Turn::First,
-            spare: Symmetric::new(parameters.suite, &[]),
+            spare: Symmetric::new(parameters.aead, &[]),
             symmetric,
             last_psk: Secret::filled(|psk| *psk = *parameters.psk),
             secret: Secret::filled(|secret| *secret = *parameters.secret),
@@ -248,7 +257,7 @@ impl State {
 
 /// "SymmetricState" with its "CipherState" (sections 5.1 and 5.2). There is always a key: "psk" comes first.
 struct Symmetric {
-    suite: CipherSuite,
+    aead: Aead,
     chaining_key: Secret<HASH_LEN>,
     key: Secret<KEY_LEN>,
     hash: [u8; HASH_LEN],
@@ -256,11 +265,11 @@ struct Symmetric {
 }
 
 impl Symmetric {
-    fn new(suite: CipherSuite, prologue: &[u8]) -> Self {
+    fn new(aead: Aead, prologue: &[u8]) -> Self {
         // The name is longer than a hash, so it is hashed.
-        let name = sha256(&[protocol_name(suite).as_bytes()]);
+        let name = sha256(&[protocol_name(aead).as_bytes()]);
         Self {
-            suite,
+            aead,
             chaining_key: Secret::filled(|key| *key = name),
             key: Secret::filled(|_| {}),
             hash: sha256(&[&name, prologue]),
@@ -312,7 +321,7 @@ impl Symmetric {
 
     /// `out` is longer than `plain` by a tag.
     fn encrypt_and_hash(&mut self, plain: &[u8], out: &mut [u8]) {
-        let key = SealingKey::new(Backend::for_handshakes(), self.suite, self.key.expose());
+        let key = SealingKey::new(Backend::for_handshakes(), self.aead, self.key.expose());
         key.seal(self.nonce(), &self.hash, plain, out);
         self.counter += 1;
         self.mix_hash(out);
@@ -320,7 +329,7 @@ impl Symmetric {
 
     fn decrypt_and_hash(&mut self, sealed: &[u8], out: &mut [u8]) -> Result<(), HandshakeError> {
         let mut buffer = sealed.to_vec();
-        let key = OpeningKey::new(Backend::for_handshakes(), self.suite, self.key.expose());
+        let key = OpeningKey::new(Backend::for_handshakes(), self.aead, self.key.expose());
         let plain = key.open(self.nonce(), &self.hash, &mut buffer).map_err(|_| HandshakeError::Auth)?;
         if plain.len() != out.len() {
             return Err(HandshakeError::Auth);
@@ -335,9 +344,9 @@ impl Symmetric {
     /// little endian.
     fn nonce(&self) -> [u8; NONCE_LEN] {
         let mut nonce = [0; NONCE_LEN];
-        nonce[4..].copy_from_slice(&match self.suite {
-            CipherSuite::Aes256Gcm => self.counter.to_be_bytes(),
-            CipherSuite::ChaCha20Poly1305 => self.counter.to_le_bytes(),
+        nonce[4..].copy_from_slice(&match self.aead {
+            Aead::Aes256Gcm => self.counter.to_be_bytes(),
+            Aead::ChaCha20Poly1305 => self.counter.to_le_bytes(),
         });
         nonce
     }
@@ -363,10 +372,10 @@ impl Symmetric {
 }
 
 /// The full name of the protocol, which is the first thing hashed.
-const fn protocol_name(suite: CipherSuite) -> &'static str {
-    match suite {
-        CipherSuite::Aes256Gcm => "Noise_XXpsk0+psk3_25519_AESGCM_SHA256",
-        CipherSuite::ChaCha20Poly1305 => "Noise_XXpsk0+psk3_25519_ChaChaPoly_SHA256",
+const fn protocol_name(aead: Aead) -> &'static str {
+    match aead {
+        Aead::Aes256Gcm => "Noise_XXpsk0+psk3_25519_AESGCM_SHA256",
+        Aead::ChaCha20Poly1305 => "Noise_XXpsk0+psk3_25519_ChaChaPoly_SHA256",
     }
 }
 

@@ -10,7 +10,7 @@ use snow::{
 };
 
 use super::{protocol_name, spec::Secrets};
-use crate::record::CipherSuite;
+use crate::record::Aead;
 
 /// Initiator and responder, with the ephemeral keys given.
 pub(super) fn sides(secrets: &Secrets<'_>) -> [HandshakeState; 2] {
@@ -22,7 +22,7 @@ pub(super) fn sides(secrets: &Secrets<'_>) -> [HandshakeState; 2] {
 
 fn builder<'a>(secrets: &'a Secrets<'_>, [secret, ephemeral]: &'a [[u8; 32]; 2]) -> Builder<'a> {
     let [first, last] = &secrets.psks;
-    Builder::new(params(secrets.suite))
+    Builder::new(params(secrets.aead))
         .prologue(secrets.prologue)
         .and_then(|builder| builder.psk(0, first)?.psk(3, last)?.local_private_key(secret))
         .unwrap()
@@ -38,16 +38,16 @@ pub(super) enum Bad {
 
 /// A member of the tenant who sends a point of low order as one of its keys, and knows what the product with any secret
 /// is: zero. This library does not look.
-pub(super) fn hostile(suite: CipherSuite, psk: &[u8; 32], point: [u8; 32], bad: Bad) -> Builder<'_> {
+pub(super) fn hostile(aead: Aead, psk: &[u8; 32], point: [u8; 32], bad: Bad) -> Builder<'_> {
     let resolver = Hostile { point, bad, resolved: Cell::new(0) };
-    Builder::with_resolver(params(suite), Box::new(resolver))
+    Builder::with_resolver(params(aead), Box::new(resolver))
         .prologue(b"same")
         .and_then(|builder| builder.psk(0, psk)?.psk(3, psk)?.local_private_key(&[7; 32]))
         .unwrap()
 }
 
-fn params(suite: CipherSuite) -> NoiseParams {
-    protocol_name(suite).parse().unwrap()
+fn params(aead: Aead) -> NoiseParams {
+    protocol_name(aead).parse().unwrap()
 }
 
 struct Hostile {

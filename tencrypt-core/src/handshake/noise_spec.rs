@@ -10,13 +10,13 @@ use curve25519_dalek::montgomery::MontgomeryPoint;
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 
-use crate::record::CipherSuite;
+use crate::record::Aead;
 
 type Key = [u8; 32];
 
 /// Everything both sides know and draw.
 pub(super) struct Secrets<'a> {
-    pub(super) suite: CipherSuite,
+    pub(super) aead: Aead,
     pub(super) prologue: &'a [u8],
     pub(super) psks: [Key; 2],
     /// Static and ephemeral secret.
@@ -30,13 +30,14 @@ pub(super) struct Transcript {
     /// Initiator to responder, then the other way.
     pub(super) keys: [Key; 2],
     pub(super) hash: Key,
+    pub(super) hash_after_second: Key,
 }
 
 /// The messages with these payloads.
 pub(super) fn transcript(secrets: &Secrets<'_>, payloads: [&[u8]; 3]) -> Transcript {
     let [static_i, ephemeral_i] = secrets.initiator;
     let [static_r, ephemeral_r] = secrets.responder;
-    let mut state = Symmetric::new(secrets.suite, secrets.prologue);
+    let mut state = Symmetric::new(secrets.aead, secrets.prologue);
 
     // -> psk, e
     state.mix_key_and_hash(&secrets.psks[0]);
@@ -50,6 +51,8 @@ pub(super) fn transcript(secrets: &Secrets<'_>, payloads: [&[u8]; 3]) -> Transcr
     state.mix_key(&dh(&static_r, &public(&ephemeral_i)));
     second.extend(state.encrypt_and_hash(payloads[1]));
 
+    let hash_after_second = state.hash;
+
     // -> s, se, psk
     let mut third = state.encrypt_and_hash(&public(&static_i));
     state.mix_key(&dh(&static_i, &public(&ephemeral_r)));
@@ -57,19 +60,24 @@ pub(super) fn transcript(secrets: &Secrets<'_>, payloads: [&[u8]; 3]) -> Transcr
     third.extend(state.encrypt_and_hash(payloads[2]));
 
     let [initiator, responder, _] = hkdf(&state.chaining_key, &[]);
-    Transcript { messages: [first, second, third], keys: [initiator, responder], hash: state.hash }
+    Transcript {
+        messages: [first, second, third],
+        keys: [initiator, responder],
+        hash: state.hash,
+        hash_after_second,
+    }
 }
 
 /// Section 5.1 and 12.3, 12.4: ciphertext and tag.
-pub(super) fn encrypt(suite: CipherSuite, key: &Key, counter: u64, ad: &[u8], plain: &[u8]) -> Vec<u8> {
+pub(super) fn encrypt(aead: Aead, key: &Key, counter: u64, ad: &[u8], plain: &[u8]) -> Vec<u8> {
     let mut out = plain.to_vec();
     let mut nonce = [0; 12];
-    let tag = match suite {
-        CipherSuite::Aes256Gcm => {
+    let tag = match aead {
+        Aead::Aes256Gcm => {
             nonce[4..].copy_from_slice(&counter.to_be_bytes());
             Aes256Gcm::new(key.into()).encrypt_inout_detached(&nonce.into(), ad, out.as_mut_slice().into())
         }
-        CipherSuite::ChaCha20Poly1305 => {
+        Aead::ChaCha20Poly1305 => {
             nonce[4..].copy_from_slice(&counter.to_le_bytes());
             let cipher = ChaCha20Poly1305::new(key.into());
             cipher.encrypt_inout_detached(&nonce.into(), ad, out.as_mut_slice().into())
@@ -81,7 +89,7 @@ pub(super) fn encrypt(suite: CipherSuite, key: &Key, counter: u64, ad: &[u8], pl
 
 /// Section 5.2.
 struct Symmetric {
-    suite: CipherSuite,
+    aead: Aead,
     chaining_key: Key,
     hash: Key,
     key: Key,
@@ -89,15 +97,15 @@ struct Symmetric {
 }
 
 impl Symmetric {
-    fn new(suite: CipherSuite, prologue: &[u8]) -> Self {
-        let cipher = match suite {
-            CipherSuite::Aes256Gcm => "AESGCM",
-            CipherSuite::ChaCha20Poly1305 => "ChaChaPoly",
+    fn new(aead: Aead, prologue: &[u8]) -> Self {
+        let cipher = match aead {
+            Aead::Aes256Gcm => "AESGCM",
+            Aead::ChaCha20Poly1305 => "ChaChaPoly",
         };
         // Longer than a hash, so it is hashed.
         let name: Key = Sha256::digest(format!("Noise_XXpsk0+psk3_25519_{cipher}_SHA256")).into();
         // There is a key before anything is encrypted: psk0 comes first.
-        let mut state = Self { suite, chaining_key: name, hash: name, key: [0; 32], counter: 0 };
+        let mut state = Self { aead, chaining_key: name, hash: name, key: [0; 32], counter: 0 };
         state.mix_hash(prologue);
         state
     }
@@ -118,7 +126,7 @@ impl Symmetric {
     }
 
     fn encrypt_and_hash(&mut self, plain: &[u8]) -> Vec<u8> {
-        let out = encrypt(self.suite, &self.key, self.counter, &self.hash, plain);
+        let out = encrypt(self.aead, &self.key, self.counter, &self.hash, plain);
         self.counter += 1;
         self.mix_hash(&out);
         out
@@ -141,7 +149,8 @@ fn hkdf(chaining_key: &Key, input: &[u8]) -> [Key; 3] {
     [first, second, mac(&first_key, &[&second, &[3]])]
 }
 
-fn mac(key: &Key, parts: &[&[u8]]) -> Key {
+/// HMAC-SHA256.
+pub(super) fn mac(key: &Key, parts: &[&[u8]]) -> Key {
     let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("HMAC takes keys of any length");
     parts.iter().for_each(|part| mac.update(part));
     mac.finalize().into_bytes().into()

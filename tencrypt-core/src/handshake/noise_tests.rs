@@ -2,15 +2,15 @@ use std::collections::BTreeMap;
 
 use super::{
     oracle::{Bad, hostile},
-    spec::{Secrets, encrypt, transcript},
+    spec::{Secrets, encrypt, mac, transcript},
     *,
 };
 use crate::{
     crypto::{LOW_ORDER, Seed},
-    record::{IDENTITY_LEN, INIT_PAYLOAD_LEN},
+    record::{CipherSuite, IDENTITY_LEN},
 };
 
-const SUITE: CipherSuite = CipherSuite::Aes256Gcm;
+const AEAD: Aead = Aead::Aes256Gcm;
 const PSK: [u8; KEY_LEN] = [9; KEY_LEN];
 
 fn bytes(hex: &str) -> Vec<u8> {
@@ -45,7 +45,7 @@ fn sides(secrets: &Secrets<'_>) -> [Noise; 2] {
     let [psk, last_psk] = &secrets.psks;
     let build = |[secret, ephemeral]: &[[u8; 32]; 2], role| {
         let parameters = Parameters {
-            suite: secrets.suite,
+            aead: secrets.aead,
             psk,
             prologue: secrets.prologue,
             secret,
@@ -61,13 +61,13 @@ fn sides(secrets: &Secrets<'_>) -> [Noise; 2] {
 #[test]
 fn published_vectors_come_out_byte_for_byte() {
     let vectors = vectors();
-    assert_eq!(vectors.len(), CipherSuite::ALL.len());
-    for (vector, suite) in vectors.iter().zip([CipherSuite::ChaCha20Poly1305, CipherSuite::Aes256Gcm]) {
-        assert_eq!(vector["protocol"], [protocol_name(suite)]);
+    assert_eq!(vectors.len(), Aead::ALL.len());
+    for (vector, aead) in vectors.iter().zip([Aead::ChaCha20Poly1305, Aead::Aes256Gcm]) {
+        assert_eq!(vector["protocol"], [protocol_name(aead)]);
         let prologue = bytes(vector["prologue"][0]);
         let psks: Vec<[u8; 32]> = vector["psk"].iter().map(|psk| array(psk)).collect();
         let secrets = Secrets {
-            suite,
+            aead,
             prologue: &prologue,
             psks: psks.try_into().unwrap(),
             initiator: ["init_static", "init_ephemeral"].map(|name| array(vector[name][0])),
@@ -84,11 +84,11 @@ fn published_vectors_come_out_byte_for_byte() {
         for (number, (payload, ciphertext)) in messages[..3].iter().enumerate() {
             let mut out = vec![0; ciphertext.len()];
             sides[number % 2].write(payload, &mut out).unwrap();
-            assert_eq!(&out, ciphertext, "{suite} message {number}");
-            assert_eq!(&by_the_book.messages[number], ciphertext, "{suite} message {number}");
+            assert_eq!(&out, ciphertext, "{aead:?} message {number}");
+            assert_eq!(&by_the_book.messages[number], ciphertext, "{aead:?} message {number}");
             let mut read = vec![0; payload.len()];
             sides[1 - number % 2].read(ciphertext, &mut read).unwrap();
-            assert_eq!(&read, payload, "{suite} message {number}");
+            assert_eq!(&read, payload, "{aead:?} message {number}");
         }
         let [initiator, responder] = sides;
         let (split, other) = (initiator.split().unwrap(), responder.split().unwrap());
@@ -98,25 +98,25 @@ fn published_vectors_come_out_byte_for_byte() {
         for ((number, key), other) in of_number.into_iter().zip(by_the_book.keys.iter().rev()) {
             let (payload, ciphertext) = &messages[number];
             assert_eq!(
-                &encrypt(suite, key.expose(), 0, &[], payload),
+                &encrypt(aead, key.expose(), 0, &[], payload),
                 ciphertext,
-                "{suite} message {number}"
+                "{aead:?} message {number}"
             );
-            assert_eq!(&encrypt(suite, other, 0, &[], payload), ciphertext, "{suite} message {number}");
+            assert_eq!(&encrypt(aead, other, 0, &[], payload), ciphertext, "{aead:?} message {number}");
         }
         assert_eq!(initiator.remote_static(), Some(public_key(&array(vector["resp_static"][0]))));
         assert_eq!(responder.remote_static(), Some(public_key(&array(vector["init_static"][0]))));
     }
 }
 
-fn random_secrets<'a>(suite: CipherSuite, prologue: &'a [u8], random: &mut Rng) -> Secrets<'a> {
+fn random_secrets<'a>(aead: Aead, prologue: &'a [u8], random: &mut Rng) -> Secrets<'a> {
     let mut key = || {
         let mut key = [0; 32];
         random.fill(&mut key);
         key
     };
     let psk = key();
-    Secrets { suite, prologue, psks: [psk; 2], initiator: [key(), key()], responder: [key(), key()] }
+    Secrets { aead, prologue, psks: [psk; 2], initiator: [key(), key()], responder: [key(), key()] }
 }
 
 fn split_of(noise: &Noise) -> ([[u8; 32]; 2], [u8; 32]) {
@@ -128,25 +128,57 @@ fn split_of(noise: &Noise) -> ([[u8; 32]; 2], [u8; 32]) {
 #[test]
 fn transcripts_are_those_of_the_specification_for_any_keys() {
     let mut random = rng(7);
-    for suite in CipherSuite::ALL {
+    for aead in Aead::ALL {
         for round in 0..64 {
-            let secrets = random_secrets(suite, &[5; 31][..round / 2], &mut random);
-            let payloads = [vec![1; INIT_PAYLOAD_LEN], vec![2; IDENTITY_LEN], vec![3; IDENTITY_LEN]];
+            let secrets = random_secrets(aead, &[5; 31][..round / 2], &mut random);
+            let payloads = [
+                vec![1; CipherSuite::Aes256Gcm.init_payload_len()],
+                vec![2; IDENTITY_LEN],
+                vec![3; IDENTITY_LEN],
+            ];
             let expected = transcript(&secrets, [0, 1, 2].map(|number| &payloads[number][..]));
             let mut sides = sides(&secrets);
             for (number, payload) in payloads.iter().enumerate() {
                 let message = &expected.messages[number];
                 let mut written = vec![0; message.len()];
                 sides[number % 2].write(payload, &mut written).unwrap();
-                assert_eq!(&written, message, "{suite} {round}: message {number}");
+                assert_eq!(&written, message, "{aead:?} {round}: message {number}");
                 let mut read = vec![0; payload.len()];
                 sides[1 - number % 2].read(message, &mut read).unwrap();
-                assert_eq!(&read, payload, "{suite} {round}: message {number}");
+                assert_eq!(&read, payload, "{aead:?} {round}: message {number}");
             }
             for side in &sides {
-                assert_eq!(split_of(side), (expected.keys, expected.hash), "{suite} {round}");
+                assert_eq!(split_of(side), (expected.keys, expected.hash), "{aead:?} {round}");
             }
         }
+    }
+}
+
+/// docs/wire-format.md section 4.7, with HKDF spelt out (RFC 5869).
+#[test]
+fn a_secret_mixed_in_before_the_third_message_is_part_of_it_as_the_specification_says() {
+    let secrets = random_secrets(Aead::Aes256Gcm, b"hybrid", &mut rng(10));
+    let payloads = [&[1; 50][..], &[2; 60], &[3; 70]];
+    let plain = transcript(&secrets, payloads);
+    let shared = [0x77; 32];
+    let prk = mac(&secrets.psks[0], &[&shared]);
+    let psk = mac(&prk, &[b"tencrypt v1 hybrid", &plain.hash_after_second, &[1]]);
+    let expected = transcript(&Secrets { psks: [secrets.psks[0], psk], ..secrets }, payloads);
+    let mut sides = sides(&secrets);
+    for (number, payload) in payloads.into_iter().enumerate() {
+        if number == 2 {
+            sides
+                .iter_mut()
+                .for_each(|side| side.mix_into_last_psk(&Secret::filled(|bytes| *bytes = shared)));
+        }
+        let mut written = vec![0; expected.messages[number].len()];
+        sides[number % 2].write(payload, &mut written).unwrap();
+        assert_eq!(written, expected.messages[number], "message {number}");
+        sides[1 - number % 2].read(&written, &mut vec![0; payload.len()]).unwrap();
+    }
+    assert_ne!(expected.keys, plain.keys);
+    for side in &sides {
+        assert_eq!(split_of(side), (expected.keys, expected.hash));
     }
 }
 
@@ -157,10 +189,10 @@ fn another_library_agrees_in_both_roles_whatever_is_said_and_changed() {
     let mut random = rng(8);
     let mut refused = 0;
     for round in 0..400 {
-        let suite = CipherSuite::ALL[round % 2];
+        let aead = Aead::ALL[round % 2];
         let mut prologue = vec![0; random.below(64) as usize];
         random.fill(&mut prologue);
-        let secrets = random_secrets(suite, &prologue, &mut random);
+        let secrets = random_secrets(aead, &prologue, &mut random);
         let (mut ours, mut theirs) = (sides(&secrets), oracle::sides(&secrets));
         for (number, overhead) in [48, 96, 64].into_iter().enumerate() {
             let (from, to) = (number % 2, 1 - number % 2);
@@ -203,8 +235,8 @@ fn another_library_agrees_in_both_roles_whatever_is_said_and_changed() {
 
 #[test]
 fn a_forged_message_changes_nothing_in_any_turn() {
-    for suite in CipherSuite::ALL {
-        let secrets = random_secrets(suite, b"same", &mut rng(9));
+    for aead in Aead::ALL {
+        let secrets = random_secrets(aead, b"same", &mut rng(9));
         let mut sides = sides(&secrets);
         for (number, len) in [48 + 9, 96 + 9, 64 + 9].into_iter().enumerate() {
             let mut message = vec![0; len];
@@ -227,13 +259,13 @@ fn a_forged_message_changes_nothing_in_any_turn() {
 }
 
 fn honest() -> Parameters<'static> {
-    Parameters { suite: SUITE, psk: &PSK, prologue: b"same", secret: &[3; 32], public: public_key(&[3; 32]) }
+    Parameters { aead: AEAD, psk: &PSK, prologue: b"same", secret: &[3; 32], public: public_key(&[3; 32]) }
 }
 
 #[test]
 fn a_low_order_ephemeral_in_init_is_refused_when_it_is_answered() {
     for point in LOW_ORDER.map(array) {
-        let mut hostile = hostile(SUITE, &PSK, point, Bad::Ephemeral).build_initiator().unwrap();
+        let mut hostile = hostile(AEAD, &PSK, point, Bad::Ephemeral).build_initiator().unwrap();
         let mut message = [0; 32 + 16];
         assert_eq!(hostile.write_message(&[], &mut message), Ok(48));
         assert_eq!(message[..32], point);
@@ -250,7 +282,7 @@ fn low_order_keys_in_resp_are_refused() {
             let mut initiator = Noise::initiator(&honest(), &mut rng(1));
             let (mut message, mut answer) = ([0; 48], [0; 96]);
             initiator.write(&[], &mut message).unwrap();
-            let mut hostile = hostile(SUITE, &PSK, point, bad).build_responder().unwrap();
+            let mut hostile = hostile(AEAD, &PSK, point, bad).build_responder().unwrap();
             hostile.read_message(&message, &mut []).unwrap();
             assert_eq!(hostile.write_message(&[], &mut answer), Ok(96));
             assert_eq!(initiator.read(&answer, &mut []), Err(HandshakeError::LowOrder), "{bad:?}");
@@ -261,7 +293,7 @@ fn low_order_keys_in_resp_are_refused() {
 #[test]
 fn a_low_order_static_key_in_conf_is_refused() {
     for point in LOW_ORDER.map(array) {
-        let mut hostile = hostile(SUITE, &PSK, point, Bad::Static).build_initiator().unwrap();
+        let mut hostile = hostile(AEAD, &PSK, point, Bad::Static).build_initiator().unwrap();
         let mut responder = Noise::responder(&honest(), &mut rng(1));
         let (mut init, mut resp, mut conf) = ([0; 48], [0; 96], [0; 64]);
         hostile.write_message(&[], &mut init).unwrap();
@@ -279,8 +311,7 @@ fn another_psk_or_prologue_ends_the_handshake_at_the_first_message() {
         let mut initiator = Noise::initiator(&honest(), &mut rng(1));
         let mut message = [0; 48];
         initiator.write(&[], &mut message).unwrap();
-        let other =
-            Parameters { suite: SUITE, psk, prologue, secret: &[4; 32], public: public_key(&[4; 32]) };
+        let other = Parameters { aead: AEAD, psk, prologue, secret: &[4; 32], public: public_key(&[4; 32]) };
         let mut responder = Noise::responder(&other, &mut rng(2));
         assert_eq!(responder.read(&message, &mut []), Err(HandshakeError::Auth));
     }

@@ -6,7 +6,10 @@
 use std::net::IpAddr;
 
 use crate::{
-    record::{ADDRESS_LEN, IDENTITY_LEN, INIT_PAYLOAD_LEN, decode_address, encode_address, is_pod_address},
+    record::{
+        ADDRESS_LEN, CipherSuite, IDENTITY_LEN, KEM_CIPHERTEXT_LEN, KEM_PUBLIC_LEN, decode_address,
+        encode_address, is_pod_address,
+    },
     trust::{Certificate, KIND_CERTIFICATE},
 };
 
@@ -38,19 +41,44 @@ pub struct PeerIdentity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BadPayload;
 
-/// INIT's payload: the address that INIT goes to, a VIP perhaps.
-pub(super) fn encode_asked(asked: IpAddr) -> [u8; INIT_PAYLOAD_LEN] {
-    let mut payload = [0; INIT_PAYLOAD_LEN];
-    payload[..ADDRESS_LEN].copy_from_slice(&encode_address(asked));
+/// INIT's payload: the address that INIT goes to, a VIP perhaps, and in a hybrid suite the key to encapsulate to.
+pub(super) fn encode_init(suite: CipherSuite, asked: IpAddr, kem: Option<&[u8; KEM_PUBLIC_LEN]>) -> Vec<u8> {
+    let mut payload = Vec::with_capacity(suite.init_payload_len());
+    payload.extend(encode_address(asked));
+    payload.extend(kem.into_iter().flatten());
+    payload.resize(suite.init_payload_len(), 0);
     payload
 }
 
-pub(super) fn decode_asked(payload: &[u8; INIT_PAYLOAD_LEN]) -> Result<IpAddr, BadPayload> {
+/// What [`encode_init`] was given.
+pub(super) fn decode_init(
+    suite: CipherSuite,
+    payload: &[u8],
+) -> Result<(IpAddr, Option<&[u8; KEM_PUBLIC_LEN]>), BadPayload> {
     let (address, rest) = payload.split_first_chunk().ok_or(BadPayload)?;
+    let (kem, rest) = if suite.is_hybrid() {
+        let (kem, rest) = rest.split_first_chunk().ok_or(BadPayload)?;
+        (Some(kem), rest)
+    } else {
+        (None, rest)
+    };
     if !is_zero(rest) {
         return Err(BadPayload);
     }
-    decode_pod_address(address)
+    Ok((decode_pod_address(address)?, kem))
+}
+
+/// RESP's payload: the identity slot, and in a hybrid suite the ciphertext for INIT's key.
+pub(super) fn encode_resp(slot: &[u8; IDENTITY_LEN], kem: Option<&[u8; KEM_CIPHERTEXT_LEN]>) -> Vec<u8> {
+    slot.iter().chain(kem.into_iter().flatten()).copied().collect()
+}
+
+/// What [`encode_resp`] was given, of a payload of the suite's length.
+pub(super) fn decode_resp(
+    payload: &[u8],
+) -> Result<(PeerIdentity, Option<&[u8; KEM_CIPHERTEXT_LEN]>), BadPayload> {
+    let (slot, kem) = payload.split_first_chunk().ok_or(BadPayload)?;
+    Ok((decode_identity(slot)?, kem.as_array()))
 }
 
 /// The identity slot. Of `addresses` the first [`MAX_ADDRESSES`] that may be in it are; others would make the peer
@@ -147,12 +175,29 @@ mod tests {
         assert_eq!(encode_identity(false, &[])[..4], [1, 0, 0, 0]);
     }
 
+    /// INIT's payload of a suite, with this address and a KEM key whose bytes are all `fill`.
+    fn init(suite: CipherSuite, asked: IpAddr, fill: u8) -> Vec<u8> {
+        encode_init(suite, asked, suite.is_hybrid().then_some(&[fill; KEM_PUBLIC_LEN]))
+    }
+
     #[test]
-    fn asked_is_the_bytes_of_the_specification() {
-        let mut expected = [0; INIT_PAYLOAD_LEN];
+    fn init_and_resp_are_the_bytes_of_the_specification() {
+        let asked = address("10.1.2.3");
+        let mut expected = [0; 192];
         expected[..8].copy_from_slice(&[4, 0, 0, 0, 10, 1, 2, 3]);
-        assert_eq!(encode_asked(address("10.1.2.3")), expected);
-        assert_eq!(decode_asked(&expected), Ok(address("10.1.2.3")));
+        assert_eq!(init(CipherSuite::Aes256Gcm, asked, 9), expected);
+        assert_eq!(decode_init(CipherSuite::Aes256Gcm, &expected), Ok((asked, None)));
+        let hybrid = CipherSuite::MlKem768Aes256Gcm;
+        let expected = [&expected[..20], &[9; 1_184], &[0; 76]].concat();
+        assert_eq!(init(hybrid, asked, 9), expected);
+        assert_eq!(decode_init(hybrid, &expected), Ok((asked, Some(&[9; 1_184]))));
+
+        let slot = encode_identity(true, &[asked]);
+        assert_eq!(encode_resp(&slot, None), slot);
+        let expected = [&slot[..], &[8; 1_088]].concat();
+        assert_eq!(encode_resp(&slot, Some(&[8; 1_088])), expected);
+        assert_eq!(decode_resp(&expected).unwrap().1, Some(&[8; 1_088]));
+        assert_eq!(decode_resp(&slot).unwrap().1, None);
     }
 
     #[test]
@@ -166,12 +211,17 @@ mod tests {
                 assert_eq!(decode_identity(&slot), Err(BadPayload), "byte {at} bit {bit}");
             }
         }
-        let asked = encode_asked(address("10.1.2.3"));
-        for at in (1..INIT_PAYLOAD_LEN).filter(|at| !matches!(at, 4..=7)) {
-            for bit in 0..8 {
-                let mut asked = asked;
-                asked[at] ^= 1 << bit;
-                assert!(decode_asked(&asked).is_err(), "byte {at} bit {bit}");
+        for suite in CipherSuite::ALL {
+            let payload = init(suite, address("10.1.2.3"), 0xff);
+            let meaningful = |at: usize| {
+                matches!(at, 0 | 4..=7) || (suite.is_hybrid() && (20..20 + KEM_PUBLIC_LEN).contains(&at))
+            };
+            for at in (0..payload.len()).filter(|at| !meaningful(*at)) {
+                for bit in 0..8 {
+                    let mut payload = payload.clone();
+                    payload[at] ^= 1 << bit;
+                    assert!(decode_init(suite, &payload).is_err(), "{suite}: byte {at} bit {bit}");
+                }
             }
         }
     }
@@ -197,7 +247,9 @@ mod tests {
             let mut slot = encode_identity(false, &[address("10.0.0.1")]);
             slot[4..24].copy_from_slice(&encode_address(bad));
             assert_eq!(decode_identity(&slot), Err(BadPayload), "{bad}");
-            assert_eq!(decode_asked(&encode_asked(bad)), Err(BadPayload), "{bad}");
+            for suite in CipherSuite::ALL {
+                assert_eq!(decode_init(suite, &init(suite, bad, 0)), Err(BadPayload), "{bad}");
+            }
         }
     }
 

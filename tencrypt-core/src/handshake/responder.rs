@@ -2,10 +2,10 @@
 
 use std::{fmt, net::IpAddr};
 
-use super::{Established, HandshakeError, Local, message, noise::Noise, payload, peer};
+use super::{Established, HandshakeError, Local, noise::Noise, payload, peer, write_message};
 use crate::{
-    crypto::{CipherSuite, PeerId, Rng},
-    record::{self, Conf, IDENTITY_LEN, INIT_PAYLOAD_LEN, Init, RESP_LEN, SessionIndex},
+    crypto::{CipherSuite, PeerId, Rng, encapsulate, wipe_stack},
+    record::{self, Conf, IDENTITY_LEN, Init, SessionIndex},
     session::{DirectionKeys, Opener, Sealer},
 };
 
@@ -31,17 +31,37 @@ impl Responder {
         init: &Init<'_>,
         index: SessionIndex,
         rng: &mut Rng,
-    ) -> Result<(Self, [u8; RESP_LEN]), HandshakeError> {
+    ) -> Result<(Self, Box<[u8]>), HandshakeError> {
+        let accepted = Self::answer(local, init, index, rng);
+        wipe_stack();
+        accepted
+    }
+
+    #[inline(never)]
+    fn answer(
+        local: &Local<'_>,
+        init: &Init<'_>,
+        index: SessionIndex,
+        rng: &mut Rng,
+    ) -> Result<(Self, Box<[u8]>), HandshakeError> {
         if init.suite != local.suite {
             return Err(HandshakeError::OtherSuite);
         }
         let keys = local.keys.epoch(init.epoch).ok_or(HandshakeError::OtherEpoch)?;
         let mut noise = local.noise(keys, |parameters| Noise::responder(parameters, rng));
-        let mut payload = [0; INIT_PAYLOAD_LEN];
+        let mut payload = vec![0; local.suite.init_payload_len()];
         noise.read(init.noise, &mut payload)?;
-        let asked = payload::decode_asked(&payload)?;
+        let (asked, kem) = payload::decode_init(local.suite, &payload)?;
+        let encapsulated =
+            kem.map(|public| encapsulate(public, rng).ok_or(HandshakeError::Payload)).transpose()?;
+        let (ciphertext, shared) = encapsulated.unzip();
+        let payload = payload::encode_resp(&local.slot(), ciphertext.as_ref());
+        let mut resp = vec![0; local.suite.resp_len()].into_boxed_slice();
         let header = record::resp_header(local.suite, init.epoch, index, init.sender);
-        let resp = message(header, keys, |out| noise.write(&local.slot(), out))?;
+        write_message(&mut resp, header, keys, |out| noise.write(&payload, out))?;
+        if let Some(shared) = shared {
+            noise.mix_into_last_psk(&shared);
+        }
         let responder = Self {
             noise,
             suite: local.suite,
@@ -66,12 +86,19 @@ impl Responder {
         self.epoch
     }
 
-    /// Takes CONF, and with it the handshake ends, well or not: a CONF with a forged payload spoils its state, so a
-    /// second one is not tried.
+    /// Takes CONF, and with it the handshake ends, well or not: only a member of the tenant can make one that has a right
+    /// mac1 and does not decrypt.
     ///
     /// # Errors
     /// [`HandshakeError`].
-    pub fn handle_conf(mut self, conf: &Conf<'_>) -> Result<Established, HandshakeError> {
+    pub fn handle_conf(self, conf: &Conf<'_>) -> Result<Established, HandshakeError> {
+        let established = self.establish(conf);
+        wipe_stack();
+        established
+    }
+
+    #[inline(never)]
+    fn establish(mut self, conf: &Conf<'_>) -> Result<Established, HandshakeError> {
         if conf.suite != self.suite {
             return Err(HandshakeError::OtherSuite);
         }
@@ -86,10 +113,16 @@ impl Responder {
         let identity = payload::decode_identity(&slot)?;
         let peer = peer(&self.noise, self.own)?;
         let split = self.noise.split()?;
-        let inbound =
-            DirectionKeys::derive(self.suite, split.initiator_to_responder.expose(), &split.transcript);
-        let outbound =
-            DirectionKeys::derive(self.suite, split.responder_to_initiator.expose(), &split.transcript);
+        let inbound = DirectionKeys::derive(
+            self.suite.aead(),
+            split.initiator_to_responder.expose(),
+            &split.transcript,
+        );
+        let outbound = DirectionKeys::derive(
+            self.suite.aead(),
+            split.responder_to_initiator.expose(),
+            &split.transcript,
+        );
         Ok(Established {
             peer,
             identity,

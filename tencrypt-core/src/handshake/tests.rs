@@ -3,13 +3,12 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     crypto::{Rng, Seed, write_key_file},
-    record::{
-        CONF_LEN, Conf, DATA_OVERHEAD, IDENTITY_LEN, INIT_LEN, INIT_PAYLOAD_LEN, Init, Message, RESP_LEN,
-        Resp, parse,
-    },
+    record::{CONF_LEN, Conf, DATA_OVERHEAD, IDENTITY_LEN, Init, KEM_CIPHERTEXT_LEN, Message, Resp, parse},
 };
 
 const SUITE: CipherSuite = CipherSuite::Aes256Gcm;
+/// One of either key exchange.
+const SUITES: [CipherSuite; 2] = [SUITE, CipherSuite::MlKem768Aes256Gcm];
 const MAC2: std::ops::Range<usize> = 16..32;
 
 fn rng(number: u8) -> Rng {
@@ -54,11 +53,11 @@ impl Side {
         Local::new(&self.keys, self.suite, &self.identity, &self.addresses, self.number % 2 == 1)
     }
 
-    fn start(&self) -> (Initiator, [u8; INIT_LEN]) {
+    fn start(&self) -> (Initiator, Box<[u8]>) {
         Initiator::start(&self.local(), index(0x1000), address(99), &mut rng(self.number + 100))
     }
 
-    fn accept(&self, init: &[u8]) -> Result<(Responder, [u8; RESP_LEN]), HandshakeError> {
+    fn accept(&self, init: &[u8]) -> Result<(Responder, Box<[u8]>), HandshakeError> {
         Responder::accept(&self.local(), &as_init(init), index(0x2000), &mut rng(self.number + 100))
     }
 }
@@ -84,6 +83,17 @@ fn as_conf(bytes: &[u8]) -> Conf<'_> {
     }
 }
 
+/// Members 1 and 2.
+fn sides(suite: CipherSuite) -> (Side, Side) {
+    (Side::of_suite(1, suite), Side::of_suite(2, suite))
+}
+
+/// The bits of a message's Noise part; of a long one a bit of each byte.
+fn noise_bits(message: &[u8]) -> impl Iterator<Item = usize> {
+    let step = if message.len() > 300 { 9 } else { 1 };
+    (12 * 8..(message.len() - 32) * 8).step_by(step)
+}
+
 /// Initiator 1 and responder 2, and the three messages between them.
 struct Exchange {
     initiator: Established,
@@ -97,7 +107,7 @@ fn exchange(one: &Side, two: &Side) -> Exchange {
     assert_eq!(responder.asked(), address(99));
     let Confirmed { established, conf } = initiator.handle_resp(&as_resp(&resp)).unwrap();
     let responder = responder.handle_conf(&as_conf(&conf)).unwrap();
-    Exchange { initiator: established, responder, messages: [init.to_vec(), resp.to_vec(), conf.to_vec()] }
+    Exchange { initiator: established, responder, messages: [init.into(), resp.into(), conf.into()] }
 }
 
 fn say(from: &mut Established, to: &mut Established, text: &[u8]) {
@@ -119,9 +129,10 @@ fn remac(keys: &KeyRing, bytes: &mut [u8]) {
 #[test]
 fn a_handshake_gives_both_sides_one_session() {
     for suite in CipherSuite::ALL {
-        let (one, two) = (Side::of_suite(1, suite), Side::of_suite(2, suite));
+        let (one, two) = sides(suite);
         let Exchange { mut initiator, mut responder, messages } = exchange(&one, &two);
-        assert_eq!(messages.each_ref().map(Vec::len), [284, 284, 252]);
+        let long = if suite.is_hybrid() { 1_372 } else { 284 };
+        assert_eq!(messages.each_ref().map(Vec::len), [long, long, 252]);
         assert_eq!((initiator.peer, responder.peer), (two.identity.peer_id(), one.identity.peer_id()));
         assert_eq!((initiator.local_index, initiator.remote_index), (index(0x1000), index(0x2000)));
         assert_eq!((responder.local_index, responder.remote_index), (index(0x2000), index(0x1000)));
@@ -194,7 +205,7 @@ fn an_outsider_cannot_change_a_bit_but_those_of_mac2() {
 #[test]
 fn a_record_is_no_handshake_message_for_mac1() {
     let one = Side::new(1);
-    let mut record = vec![0; INIT_LEN];
+    let mut record = vec![0; SUITE.init_len()];
     record[0] = 4;
     assert_eq!(verify_mac1(&one.keys, &record), Err(DropReason::Malformed));
     assert_eq!(verify_mac1(&one.keys, &[]), Err(DropReason::Malformed));
@@ -202,31 +213,35 @@ fn a_record_is_no_handshake_message_for_mac1() {
 
 #[test]
 fn a_member_cannot_change_a_bit_of_inits_noise_message() {
-    let (one, two) = (Side::new(1), Side::new(2));
-    let (_, init) = one.start();
-    for bit in 12 * 8..252 * 8 {
-        let mut forged = init;
-        forged[bit / 8] ^= 1 << (bit % 8);
-        remac(&one.keys, &mut forged);
-        assert_eq!(verify_mac1(&two.keys, &forged), Ok(()));
-        assert_eq!(two.accept(&forged).err(), Some(HandshakeError::Auth), "bit {bit}");
+    for suite in SUITES {
+        let (one, two) = sides(suite);
+        let (_, init) = one.start();
+        for bit in noise_bits(&init) {
+            let mut forged = init.clone();
+            forged[bit / 8] ^= 1 << (bit % 8);
+            remac(&one.keys, &mut forged);
+            assert_eq!(verify_mac1(&two.keys, &forged), Ok(()));
+            assert_eq!(two.accept(&forged).err(), Some(HandshakeError::Auth), "{suite} bit {bit}");
+        }
     }
 }
 
 #[test]
 fn a_forged_resp_leaves_the_initiator_to_the_genuine_one() {
-    let (one, two) = (Side::new(1), Side::new(2));
-    let (mut initiator, init) = one.start();
-    let (responder, resp) = two.accept(&init).unwrap();
-    for bit in 12 * 8..252 * 8 {
-        let mut forged = resp;
-        forged[bit / 8] ^= 1 << (bit % 8);
-        let outcome = initiator.handle_resp(&as_resp(&forged)).err();
-        assert_eq!(outcome, Some(HandshakeError::Auth), "bit {bit}");
+    for suite in SUITES {
+        let (one, two) = sides(suite);
+        let (mut initiator, init) = one.start();
+        let (responder, resp) = two.accept(&init).unwrap();
+        for bit in noise_bits(&resp) {
+            let mut forged = resp.clone();
+            forged[bit / 8] ^= 1 << (bit % 8);
+            let outcome = initiator.handle_resp(&as_resp(&forged)).err();
+            assert_eq!(outcome, Some(HandshakeError::Auth), "{suite} bit {bit}");
+        }
+        let Confirmed { conf, mut established } = initiator.handle_resp(&as_resp(&resp)).unwrap();
+        let mut responder = responder.handle_conf(&as_conf(&conf)).unwrap();
+        say(&mut established, &mut responder, b"still");
     }
-    let Confirmed { conf, mut established } = initiator.handle_resp(&as_resp(&resp)).unwrap();
-    let mut responder = responder.handle_conf(&as_conf(&conf)).unwrap();
-    say(&mut established, &mut responder, b"still");
 }
 
 #[test]
@@ -239,7 +254,7 @@ fn low_order_keys_in_a_forged_resp_leave_the_initiator_to_the_genuine_one() {
         point[0] = 1;
         point
     }] {
-        let mut forged = resp;
+        let mut forged = resp.clone();
         forged[12..44].copy_from_slice(&fill);
         let outcome = initiator.handle_resp(&as_resp(&forged)).err();
         assert_eq!(outcome, Some(HandshakeError::LowOrder));
@@ -249,13 +264,16 @@ fn low_order_keys_in_a_forged_resp_leave_the_initiator_to_the_genuine_one() {
 
 #[test]
 fn a_forged_conf_makes_no_session() {
-    let (one, two) = (Side::new(1), Side::new(2));
-    let [init, _, conf] = exchange(&one, &two).messages;
-    for bit in 12 * 8..220 * 8 {
-        let mut forged = conf.clone();
-        forged[bit / 8] ^= 1 << (bit % 8);
-        let (responder, _) = two.accept(&init).unwrap();
-        assert_eq!(responder.handle_conf(&as_conf(&forged)).err(), Some(HandshakeError::Auth), "bit {bit}");
+    for suite in SUITES {
+        let (one, two) = sides(suite);
+        let [init, _, conf] = exchange(&one, &two).messages;
+        for bit in noise_bits(&conf) {
+            let mut forged = conf.clone();
+            forged[bit / 8] ^= 1 << (bit % 8);
+            let (responder, _) = two.accept(&init).unwrap();
+            let outcome = responder.handle_conf(&as_conf(&forged)).err();
+            assert_eq!(outcome, Some(HandshakeError::Auth), "{suite} bit {bit}");
+        }
     }
 }
 
@@ -278,7 +296,7 @@ fn indices_tie_messages_to_their_handshake() {
     let (one, two) = (Side::new(1), Side::new(2));
     let (mut initiator, init) = one.start();
     let (_, resp) = two.accept(&init).unwrap();
-    let mut other = resp;
+    let mut other = resp.clone();
     other[8] ^= 1;
     assert_eq!(initiator.handle_resp(&as_resp(&other)).err(), Some(HandshakeError::OtherSession));
     let conf = initiator.handle_resp(&as_resp(&resp)).unwrap().conf;
@@ -328,7 +346,7 @@ fn another_epoch_is_named_as_such() {
     assert_eq!(verify_mac1(&later.keys, &init), Err(DropReason::OtherEpoch));
     assert_eq!(later.accept(&init).err(), Some(HandshakeError::OtherEpoch));
     // The epoch byte is bound: the same root under another number is another key to the prologue.
-    let mut renamed = init;
+    let mut renamed = init.clone();
     renamed[3] = 8;
     remac(&later.keys, &mut renamed);
     assert_eq!(later.accept(&renamed).err(), Some(HandshakeError::Auth));
@@ -340,7 +358,7 @@ fn another_suite_is_refused_and_a_changed_suite_byte_does_not_decrypt() {
     let other = Side::of_suite(2, CipherSuite::ChaCha20Poly1305);
     assert_eq!(verify_mac1(&other.keys, &init), Ok(()));
     assert_eq!(other.accept(&init).err(), Some(HandshakeError::OtherSuite));
-    let mut renamed = init;
+    let mut renamed = init.clone();
     renamed[2] = other.suite.wire_byte();
     remac(&other.keys, &mut renamed);
     assert_eq!(other.accept(&renamed).err(), Some(HandshakeError::Auth));
@@ -352,7 +370,7 @@ fn resp_and_conf_of_another_suite_or_epoch_are_refused_without_harm() {
     let (mut initiator, init) = one.start();
     let (_, resp) = two.accept(&init).unwrap();
     for (at, value, error) in [(2, 1, HandshakeError::OtherSuite), (3, 6, HandshakeError::OtherEpoch)] {
-        let mut other = resp;
+        let mut other = resp.clone();
         other[at] = value;
         assert_eq!(initiator.handle_resp(&as_resp(&other)).err(), Some(error));
     }
@@ -382,13 +400,13 @@ fn careless_conf(member: &Side, to: &Side, slot: [u8; IDENTITY_LEN]) -> (Vec<u8>
     let keys = member.keys.sent();
     let mut noise = member.local().noise(keys, |parameters| Noise::initiator(parameters, &mut rng(9)));
     let header = record::init_header(SUITE, 7, index(5));
-    let asked = payload::encode_asked(address(99));
-    let init: [u8; INIT_LEN] = message(header, keys, |out| noise.write(&asked, out)).unwrap();
+    let payload = payload::encode_init(SUITE, address(99), None);
+    let init = written(SUITE.init_len(), header, keys, |out| noise.write(&payload, out));
     let (_, resp) = to.accept(&init).unwrap();
     noise.read(as_resp(&resp).noise, &mut [0; IDENTITY_LEN]).unwrap();
     let header = record::conf_header(SUITE, 7, index(5), index(0x2000));
-    let conf: [u8; CONF_LEN] = message(header, keys, |out| noise.write(&slot, out)).unwrap();
-    (init.to_vec(), conf.to_vec())
+    let conf = written(CONF_LEN, header, keys, |out| noise.write(&slot, out));
+    (init, conf)
 }
 
 #[test]
@@ -407,9 +425,9 @@ fn a_member_whose_identity_slot_is_misspelt_gets_no_session() {
     let (mut initiator, init) = one.start();
     let keys = two.keys.sent();
     let mut noise = two.local().noise(keys, |parameters| Noise::responder(parameters, &mut rng(9)));
-    noise.read(as_init(&init).noise, &mut [0; INIT_PAYLOAD_LEN]).unwrap();
+    noise.read(as_init(&init).noise, &mut vec![0; SUITE.init_payload_len()]).unwrap();
     let header = record::resp_header(SUITE, 7, index(0x2000), index(0x1000));
-    let resp: [u8; RESP_LEN] = message(header, keys, |out| noise.write(&bad, out)).unwrap();
+    let resp = written(SUITE.resp_len(), header, keys, |out| noise.write(&bad, out));
     assert_eq!(initiator.handle_resp(&as_resp(&resp)).err(), Some(HandshakeError::Payload));
 }
 
@@ -417,14 +435,54 @@ fn a_member_whose_identity_slot_is_misspelt_gets_no_session() {
 fn a_member_that_asks_for_no_address_gets_no_answer() {
     let (one, two) = (Side::new(1), Side::new(2));
     let keys = one.keys.sent();
-    for payload in
-        [[0; INIT_PAYLOAD_LEN], [0xff; INIT_PAYLOAD_LEN], payload::encode_asked(IpAddr::from([127, 0, 0, 1]))]
-    {
+    let nowhere = payload::encode_init(SUITE, IpAddr::from([127, 0, 0, 1]), None);
+    for payload in [vec![0; nowhere.len()], vec![0xff; nowhere.len()], nowhere] {
         let mut noise = one.local().noise(keys, |parameters| Noise::initiator(parameters, &mut rng(9)));
         let header = record::init_header(SUITE, 7, index(5));
-        let init: [u8; INIT_LEN] = message(header, keys, |out| noise.write(&payload, out)).unwrap();
+        let init = written(SUITE.init_len(), header, keys, |out| noise.write(&payload, out));
         assert_eq!(two.accept(&init).err(), Some(HandshakeError::Payload));
     }
+}
+
+#[test]
+fn a_member_that_offers_no_encapsulation_key_gets_no_answer() {
+    let suite = CipherSuite::MlKem768Aes256Gcm;
+    let (one, two) = sides(suite);
+    let keys = one.keys.sent();
+    // Numbers of 12 bits that are not below 3,329.
+    let payload = payload::encode_init(suite, address(99), Some(&[0xff; record::KEM_PUBLIC_LEN]));
+    let mut noise = one.local().noise(keys, |parameters| Noise::initiator(parameters, &mut rng(9)));
+    let header = record::init_header(suite, 7, index(5));
+    let init = written(suite.init_len(), header, keys, |out| noise.write(&payload, out));
+    assert_eq!(two.accept(&init).err(), Some(HandshakeError::Payload));
+}
+
+/// A responder that answers with a ciphertext of something else: both have the tenant's key and all X25519 secrets, and
+/// CONF does not decrypt all the same.
+#[test]
+fn a_hybrid_handshake_ends_where_the_kem_secrets_differ() {
+    let suite = CipherSuite::MlKem768Aes256Gcm;
+    let (one, two) = sides(suite);
+    let (mut initiator, init) = one.start();
+    let keys = two.keys.sent();
+    let mut noise = two.local().noise(keys, |parameters| Noise::responder(parameters, &mut rng(9)));
+    noise.read(as_init(&init).noise, &mut vec![0; suite.init_payload_len()]).unwrap();
+    let payload = payload::encode_resp(&two.local().slot(), Some(&[7; KEM_CIPHERTEXT_LEN]));
+    let header = record::resp_header(suite, 7, index(0x2000), index(0x1000));
+    let resp = written(suite.resp_len(), header, keys, |out| noise.write(&payload, out));
+    let conf = initiator.handle_resp(&as_resp(&resp)).unwrap().conf;
+    assert_eq!(noise.read(as_conf(&conf).noise, &mut [0; IDENTITY_LEN]), Err(HandshakeError::Auth));
+}
+
+fn written(
+    len: usize,
+    header: [u8; HANDSHAKE_HEADER_LEN],
+    keys: &EpochKeys,
+    write: impl FnOnce(&mut [u8]) -> Result<(), HandshakeError>,
+) -> Vec<u8> {
+    let mut bytes = vec![0xee; len];
+    write_message(&mut bytes, header, keys, write).unwrap();
+    bytes
 }
 
 #[test]
@@ -440,7 +498,7 @@ fn nothing_secret_is_printed() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn any_noise_message_with_a_right_mac1_is_refused_without_panic(bytes in prop::collection::vec(any::<u8>(), INIT_LEN)) {
+    fn any_noise_message_with_a_right_mac1_is_refused_without_panic(bytes in prop::collection::vec(any::<u8>(), SUITE.init_len())) {
         let (one, two) = (Side::new(1), Side::new(2));
         let (mut initiator, init) = one.start();
         let mut forged = bytes;

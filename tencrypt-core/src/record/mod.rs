@@ -15,7 +15,7 @@ pub(crate) use cookie::{COOKIE_NONCE_LEN, COOKIE_SECRET_LEN, cookie_header, cove
 pub use index::SessionIndex;
 pub use reset::{RESET_LEN, Reset};
 pub(crate) use reset::{covered_by_tag, reset_header};
-pub use suite::{CipherSuite, UnknownSuite};
+pub use suite::{Aead, CipherSuite, UnknownSuite};
 
 use crate::stats::DropReason;
 
@@ -29,23 +29,19 @@ pub const MAC_LEN: usize = 16;
 /// Bytes of an AEAD tag.
 pub const TAG_LEN: usize = 16;
 
-/// Bytes of INIT's payload: what makes INIT as long as RESP, so that an answer is never longer than the question.
-pub const INIT_PAYLOAD_LEN: usize = 192;
 /// Bytes of the identity slot in RESP and CONF, the same in every mode.
 pub const IDENTITY_LEN: usize = 144;
 
-/// Bytes of INIT's Noise message: ephemeral key, payload and its tag.
-pub const INIT_NOISE_LEN: usize = 32 + INIT_PAYLOAD_LEN + TAG_LEN;
-/// Bytes of RESP's Noise message: ephemeral key, static key and its tag, identity and its tag.
-pub const RESP_NOISE_LEN: usize = 32 + 32 + TAG_LEN + IDENTITY_LEN + TAG_LEN;
-/// Bytes of CONF's Noise message: static key and its tag, identity and its tag.
-pub const CONF_NOISE_LEN: usize = 32 + TAG_LEN + IDENTITY_LEN + TAG_LEN;
+/// Bytes of an ML-KEM-768 encapsulation key (FIPS 203 table 3).
+pub const KEM_PUBLIC_LEN: usize = 1_184;
+/// Bytes of an ML-KEM-768 ciphertext (FIPS 203 table 3).
+pub const KEM_CIPHERTEXT_LEN: usize = 1_088;
 
-/// Bytes of INIT.
-pub const INIT_LEN: usize = HANDSHAKE_HEADER_LEN + INIT_NOISE_LEN + 2 * MAC_LEN;
-/// Bytes of RESP.
-pub const RESP_LEN: usize = HANDSHAKE_HEADER_LEN + RESP_NOISE_LEN + 2 * MAC_LEN;
-/// Bytes of CONF.
+/// Bytes of a static key and its tag.
+pub(crate) const SEALED_KEY_LEN: usize = 32 + TAG_LEN;
+/// Bytes of CONF's Noise message: static key and its tag, identity and its tag.
+pub const CONF_NOISE_LEN: usize = SEALED_KEY_LEN + IDENTITY_LEN + TAG_LEN;
+/// Bytes of CONF. Those of INIT and RESP depend on the suite: [`CipherSuite::init_len`], [`CipherSuite::resp_len`].
 pub const CONF_LEN: usize = HANDSHAKE_HEADER_LEN + CONF_NOISE_LEN + 2 * MAC_LEN;
 
 /// Bytes of a DATA header: type, flags, two zero bytes, receiver index, counter. It is the record's associated data.
@@ -65,8 +61,8 @@ const DATA: u8 = 4;
 const COOKIE: u8 = 5;
 const RESET: u8 = 6;
 
-// DESIGN fixes these: within 1,280 bytes over IPv6, and RESP no longer than INIT.
-const _: () = assert!(INIT_LEN == 284 && RESP_LEN == 284 && CONF_LEN == 252 && DATA_OVERHEAD == 32);
+// DESIGN fixes these.
+const _: () = assert!(CONF_LEN == 252 && DATA_OVERHEAD == 32);
 
 /// What a datagram claims to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,8 +92,8 @@ pub struct Init<'a> {
     pub epoch: u8,
     /// The index its sender gave to the session.
     pub sender: SessionIndex,
-    /// The Noise message.
-    pub noise: &'a [u8; INIT_NOISE_LEN],
+    /// The Noise message: ephemeral key, payload and its tag.
+    pub noise: &'a [u8],
 }
 
 /// RESP: header and Noise message 2.
@@ -112,8 +108,8 @@ pub struct Resp<'a> {
     pub sender: SessionIndex,
     /// The index from INIT.
     pub receiver: SessionIndex,
-    /// The Noise message.
-    pub noise: &'a [u8; RESP_NOISE_LEN],
+    /// The Noise message: ephemeral key, static key and its tag, payload and its tag.
+    pub noise: &'a [u8],
 }
 
 /// CONF: header and Noise message 3.
@@ -128,7 +124,7 @@ pub struct Conf<'a> {
     pub sender: SessionIndex,
     /// The index from RESP.
     pub receiver: SessionIndex,
-    /// The Noise message.
+    /// The Noise message: static key and its tag, identity and its tag.
     pub noise: &'a [u8; CONF_NOISE_LEN],
 }
 
@@ -152,14 +148,14 @@ pub struct Data {
 pub fn parse(datagram: &[u8]) -> Result<Message<'_>, DropReason> {
     match *datagram.first().ok_or(DropReason::Malformed)? {
         INIT => {
-            let (header, noise) = handshake(datagram)?;
+            let (header, noise) = handshake(datagram, CipherSuite::init_len)?;
             if header.receiver.is_some() {
                 return Err(DropReason::Malformed);
             }
             Ok(Message::Init(Init { suite: header.suite, epoch: header.epoch, sender: header.sender, noise }))
         }
         RESP => {
-            let (header, noise) = handshake(datagram)?;
+            let (header, noise) = handshake(datagram, CipherSuite::resp_len)?;
             let receiver = header.receiver.ok_or(DropReason::Malformed)?;
             Ok(Message::Resp(Resp {
                 suite: header.suite,
@@ -170,7 +166,8 @@ pub fn parse(datagram: &[u8]) -> Result<Message<'_>, DropReason> {
             }))
         }
         CONF => {
-            let (header, noise) = handshake(datagram)?;
+            let (header, noise) = handshake(datagram, |_| CONF_LEN)?;
+            let noise = noise.try_into().map_err(|_| DropReason::Malformed)?;
             let receiver = header.receiver.ok_or(DropReason::Malformed)?;
             Ok(Message::Conf(Conf {
                 suite: header.suite,
@@ -258,7 +255,11 @@ struct HandshakeHeader {
     receiver: Option<SessionIndex>,
 }
 
-fn handshake<const NOISE: usize>(datagram: &[u8]) -> Result<(HandshakeHeader, &[u8; NOISE]), DropReason> {
+/// Header and Noise message of a datagram that is as long as `exact` says of its suite.
+fn handshake(
+    datagram: &[u8],
+    exact: impl FnOnce(CipherSuite) -> usize,
+) -> Result<(HandshakeHeader, &[u8]), DropReason> {
     let (header, rest) = datagram.split_first_chunk::<HANDSHAKE_HEADER_LEN>().ok_or(DropReason::Malformed)?;
     let [_, version, suite, epoch, s0, s1, s2, s3, r0, r1, r2, r3] = *header;
     if version != VERSION {
@@ -266,10 +267,10 @@ fn handshake<const NOISE: usize>(datagram: &[u8]) -> Result<(HandshakeHeader, &[
     }
     // Lengths depend on version and suite, so those come first.
     let suite = CipherSuite::from_wire_byte(suite).ok_or(DropReason::Unsupported)?;
-    let (noise, macs) = rest.split_first_chunk::<NOISE>().ok_or(DropReason::Malformed)?;
-    if macs.len() != 2 * MAC_LEN {
+    if datagram.len() != exact(suite) {
         return Err(DropReason::Malformed);
     }
+    let (noise, _) = rest.split_last_chunk::<{ 2 * MAC_LEN }>().ok_or(DropReason::Malformed)?;
     let sender = SessionIndex::from_u32(u32::from_le_bytes([s0, s1, s2, s3])).ok_or(DropReason::Malformed)?;
     let receiver = SessionIndex::from_u32(u32::from_le_bytes([r0, r1, r2, r3]));
     Ok((HandshakeHeader { suite, epoch, sender, receiver }, noise))

@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 const SUITE: CipherSuite = CipherSuite::Aes256Gcm;
+const INIT_LEN: usize = SUITE.init_len();
 
 fn index(number: u32) -> SessionIndex {
     SessionIndex::from_u32(number).unwrap()
@@ -16,7 +17,7 @@ fn init() -> Vec<u8> {
 
 fn resp() -> Vec<u8> {
     let mut bytes = resp_header(SUITE, 7, index(1), index(2)).to_vec();
-    bytes.resize(RESP_LEN, 0xee);
+    bytes.resize(SUITE.resp_len(), 0xee);
     bytes
 }
 
@@ -79,14 +80,16 @@ fn an_init_says_which_lane_of_its_sender_it_is_from_and_nothing_else_does() {
 
 #[test]
 fn each_type_has_one_length_and_data_a_least_one() {
-    for (whole, exact) in [(init(), INIT_LEN), (resp(), RESP_LEN), (conf(), CONF_LEN)] {
-        for len in 0..2_048 {
-            let mut bytes = whole.clone();
-            bytes.resize(len, 0);
-            let outcome = parse(&bytes);
-            assert_eq!(outcome.is_ok(), len == exact, "type {} length {len}", whole[0]);
-            if len != exact {
-                assert_eq!(outcome, Err(DropReason::Malformed), "type {} length {len}", whole[0]);
+    for suite in CipherSuite::ALL {
+        let hybrid = suite.is_hybrid();
+        let (long, short) = (if hybrid { 1_372 } else { 284 }, 252);
+        for (mut whole, exact) in [(init(), long), (resp(), long), (conf(), short)] {
+            whole[2] = suite.wire_byte();
+            for len in 0..2_048 {
+                let mut bytes = whole.clone();
+                bytes.resize(len, 0);
+                let expected = if len == exact { None } else { Some(DropReason::Malformed) };
+                assert_eq!(parse(&bytes).err(), expected, "{suite}: type {} length {len}", whole[0]);
             }
         }
     }
@@ -117,8 +120,13 @@ fn other_types_versions_and_suites_are_unsupported() {
             );
             let mut bytes = whole.clone();
             bytes[2] = value;
-            let known = value == 1 || value == 2;
-            assert_eq!(parse(&bytes).err(), (!known).then_some(DropReason::Unsupported), "suite {value}");
+            let expected = match value {
+                1 | 2 => None,
+                // INIT and RESP of a hybrid suite are longer, CONF is not.
+                3 | 4 => (whole[0] != 3).then_some(DropReason::Malformed),
+                _ => Some(DropReason::Unsupported),
+            };
+            assert_eq!(parse(&bytes).err(), expected, "suite {value}");
         }
     }
 }

@@ -2,13 +2,13 @@
 
 use crate::{
     crypto::{HASH_LEN, KEY_LEN, NONCE_LEN, Secret, hkdf_sha256},
-    record::CipherSuite,
+    record::Aead,
 };
 
 /// Key and IV of one direction.
 #[derive(Debug)]
 pub(crate) struct DirectionKeys {
-    pub(super) suite: CipherSuite,
+    pub(super) aead: Aead,
     pub(super) key: Secret<KEY_LEN>,
     pub(super) iv: Secret<NONCE_LEN>,
 }
@@ -16,9 +16,9 @@ pub(crate) struct DirectionKeys {
 impl DirectionKeys {
     /// From this direction's output of Noise `Split()` and the transcript hash. Bounds on an AEAD used with many keys
     /// want nonces that differ between keys (draft-irtf-cfrg-aead-limits, multi-key setting), hence the IV.
-    pub(crate) fn derive(suite: CipherSuite, split: &[u8; KEY_LEN], transcript: &[u8; HASH_LEN]) -> Self {
+    pub(crate) fn derive(aead: Aead, split: &[u8; KEY_LEN], transcript: &[u8; HASH_LEN]) -> Self {
         Self {
-            suite,
+            aead,
             key: Secret::filled(|key| hkdf_sha256(transcript, split, &[b"tencrypt v1 key"], key)),
             iv: Secret::filled(|iv| hkdf_sha256(transcript, split, &[b"tencrypt v1 iv"], iv)),
         }
@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn keys_are_those_of_the_specification() {
         let (split, transcript) = ([1; 32], [2; 32]);
-        let keys = DirectionKeys::derive(CipherSuite::Aes256Gcm, &split, &transcript);
+        let keys = DirectionKeys::derive(Aead::Aes256Gcm, &split, &transcript);
         let prk = hmac_sha256(&transcript, &[&split]);
         assert_eq!(keys.key.expose(), &*hmac_sha256(&*prk, &[b"tencrypt v1 key", &[1]]));
         assert_eq!(keys.iv.expose()[..], hmac_sha256(&*prk, &[b"tencrypt v1 iv", &[1]])[..12]);

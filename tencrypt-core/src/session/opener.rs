@@ -38,7 +38,7 @@ pub struct Plain<'b> {
 impl Opener {
     pub(crate) fn new(keys: &DirectionKeys) -> Self {
         Self {
-            key: OpeningKey::new(Backend::fastest(), keys.suite, keys.key.expose()),
+            key: OpeningKey::new(Backend::fastest(), keys.aead, keys.key.expose()),
             iv: Secret::filled(|iv| *iv = *keys.iv.expose()),
             window: ReplayWindow::new(),
             failed_tags: 0,

@@ -40,7 +40,7 @@ pub struct Sealer {
 impl Sealer {
     pub(crate) fn new(keys: &DirectionKeys, receiver: SessionIndex) -> Self {
         Self {
-            key: SealingKey::new(Backend::fastest(), keys.suite, keys.key.expose()),
+            key: SealingKey::new(Backend::fastest(), keys.aead, keys.key.expose()),
             iv: Secret::filled(|iv| *iv = *keys.iv.expose()),
             receiver,
             next: 0,

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     crypto::KeyRing,
     handshake::{CookieBytes, Initiator},
-    record::{INIT_LEN, SessionIndex},
+    record::SessionIndex,
 };
 
 /// Why a destination is asked.
@@ -49,7 +49,7 @@ pub(super) struct Ask {
 pub(super) struct Flight {
     pub(super) initiator: Initiator,
     pub(super) index: SessionIndex,
-    pub(super) init: Box<[u8; INIT_LEN]>,
+    pub(super) init: Box<[u8]>,
     pub(super) attempt: u32,
     pub(super) repeat_at: Instant,
     /// The cookie that its mac2 is made with, and when that was taken.

@@ -67,13 +67,13 @@ impl Tunnel {
         let flight = Flight {
             initiator,
             index,
-            init: Box::new(init),
+            init: init.clone(),
             attempt: 0,
             repeat_at: now + backoff(0, RETRY_FIRST, RETRY_MOST, self.rng.u32()),
             cookie: None,
         };
         self.peers.bind_index(index, IndexUse::Ask(destination));
-        self.send(to, &init);
+        self.send(to, init);
         Some(flight)
     }
 
@@ -127,7 +127,7 @@ impl Tunnel {
             && let Some(flight) = self.asks.find(from.ip()).and_then(|ask| ask.flight.as_ref())
             && flight.initiator.epoch() == init.epoch
         {
-            let ours = record::mac1(flight.init.as_slice());
+            let ours = record::mac1(&flight.init);
             if ours.is_some_and(|ours| ours > mac1) {
                 // Simultaneous start: the other side drops its own INIT and answers ours.
                 return Ok(());
@@ -145,7 +145,7 @@ impl Tunnel {
         let (responder, resp) =
             Responder::accept(&local, init, index, &mut self.rng).map_err(|error| error.drop_reason())?;
         let source = (from, init.sender.lane());
-        let evicted = self.half_open.insert(mac1, source, index, responder, resp, now)?;
+        let evicted = self.half_open.insert(mac1, source, index, responder, resp.clone(), now)?;
         if let Some(evicted) = evicted {
             self.peers.release_index(evicted);
         }
@@ -153,7 +153,7 @@ impl Tunnel {
         if let Some(at) = self.half_open.next_expiry() {
             self.timers.arm(Timer::HalfOpen, at);
         }
-        self.answer(from, &resp);
+        self.answer(from, resp);
         Ok(())
     }
 
@@ -416,8 +416,8 @@ impl Tunnel {
         } else if let Some(flight) = ask.flight.as_mut().filter(|flight| flight.repeat_at <= now) {
             flight.attempt += 1;
             flight.repeat_at = now + backoff(flight.attempt, RETRY_FIRST, RETRY_MOST, random);
-            let init = *flight.init;
-            self.send(to, &init);
+            let init = flight.init.clone();
+            self.send(to, init);
         }
         self.arm_ask(destination);
     }

@@ -161,9 +161,9 @@ impl Tunnel {
         });
         if let Some(bytes) = written {
             if record::init_lane(message.0).is_some() {
-                self.answer(from, &bytes);
+                self.answer(from, bytes);
             } else {
-                self.send(from, &bytes);
+                self.send(from, bytes);
             }
         }
         Err(DropReason::RateLimited)
@@ -180,13 +180,13 @@ impl Tunnel {
             Some(IndexUse::Ask(destination)) => {
                 let ask = self.asks.find_mut(destination).ok_or(DropReason::UnknownIndex)?;
                 let flight = ask.flight.as_mut().ok_or(DropReason::UnknownIndex)?;
-                let read = || handshake::read_cookie(&self.keys, suite, flight.init.as_slice(), cookie);
+                let read = || handshake::read_cookie(&self.keys, suite, &flight.init, cookie);
                 flight.cookie = Some(renew(flight.cookie, now, read)?);
                 if let Some((cookie, _)) = &flight.cookie {
-                    handshake::set_mac2(flight.init.as_mut_slice(), cookie);
+                    handshake::set_mac2(&mut flight.init, cookie);
                 }
-                let (to, init) = (ask.to, *flight.init);
-                self.send(to, &init);
+                let (to, init) = (ask.to, flight.init.clone());
+                self.send(to, init);
             }
             Some(IndexUse::Session(key)) => {
                 let peer = self.peers.find_mut(key).ok_or(DropReason::UnknownIndex)?;
@@ -198,7 +198,7 @@ impl Tunnel {
                     handshake::set_mac2(conf.bytes.as_mut_slice(), cookie);
                 }
                 let (to, bytes) = (conf.to, *conf.bytes);
-                self.send(to, &bytes);
+                self.send(to, bytes);
             }
             _ => return Err(DropReason::UnknownIndex),
         }
@@ -217,7 +217,7 @@ impl Tunnel {
             return Some(Err(DropReason::Replay));
         }
         let (to, resp) = self.half_open.answer_again(mac1, now)?;
-        self.answer(to, &resp);
+        self.answer(to, resp);
         Some(Ok(()))
     }
 
@@ -225,7 +225,7 @@ impl Tunnel {
     pub(super) fn is_own_init(&self, sender: SessionIndex, mac1: &[u8; 16]) -> bool {
         let Some(IndexUse::Ask(destination)) = self.peers.index(sender) else { return false };
         let flight = self.asks.find(destination).and_then(|ask| ask.flight.as_ref());
-        flight.is_some_and(|flight| record::mac1(flight.init.as_slice()).as_ref() == Some(mac1))
+        flight.is_some_and(|flight| record::mac1(&flight.init).as_ref() == Some(mac1))
     }
 }
 

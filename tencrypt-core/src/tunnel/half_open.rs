@@ -7,12 +7,7 @@ use std::{
 };
 
 use super::limits::{HALF_OPEN_LIFE, MAX_HALF_OPEN, MAX_HALF_OPEN_PER_SOURCE};
-use crate::{
-    crypto::KeyRing,
-    handshake::Responder,
-    record::{RESP_LEN, SessionIndex},
-    stats::DropReason,
-};
+use crate::{crypto::KeyRing, handshake::Responder, record::SessionIndex, stats::DropReason};
 
 /// One of them.
 #[derive(Debug)]
@@ -21,7 +16,7 @@ pub(super) struct HalfOpen {
     pub(super) responder: Responder,
     pub(super) answered: Instant,
     mac1: [u8; 16],
-    resp: Box<[u8; RESP_LEN]>,
+    resp: Box<[u8]>,
     born: Instant,
     number: u64,
     /// The lane of its sender.
@@ -54,7 +49,7 @@ impl HalfOpens {
         (from, lane): (SocketAddr, u8),
         index: SessionIndex,
         responder: Responder,
-        resp: [u8; RESP_LEN],
+        resp: Box<[u8]>,
         now: Instant,
     ) -> Result<Option<SessionIndex>, DropReason> {
         if self.per_source.get(&(from.ip(), lane)).is_some_and(|count| *count >= MAX_HALF_OPEN_PER_SOURCE) {
@@ -71,8 +66,7 @@ impl HalfOpens {
         self.by_mac1.insert(mac1, index);
         self.by_age.insert(number, index);
         *self.per_source.entry((from.ip(), lane)).or_default() += 1;
-        let half_open =
-            HalfOpen { from, responder, answered: now, mac1, resp: Box::new(resp), born: now, number, lane };
+        let half_open = HalfOpen { from, responder, answered: now, mac1, resp, born: now, number, lane };
         self.by_index.insert(index, half_open);
         Ok(evicted)
     }
@@ -92,14 +86,10 @@ impl HalfOpens {
     }
 
     /// The stored RESP, for the INIT with this mac1.
-    pub(super) fn answer_again(
-        &mut self,
-        mac1: &[u8; 16],
-        now: Instant,
-    ) -> Option<(SocketAddr, [u8; RESP_LEN])> {
+    pub(super) fn answer_again(&mut self, mac1: &[u8; 16], now: Instant) -> Option<(SocketAddr, Box<[u8]>)> {
         let half_open = self.by_index.get_mut(self.by_mac1.get(mac1)?)?;
         half_open.answered = now;
-        Some((half_open.from, *half_open.resp))
+        Some((half_open.from, half_open.resp.clone()))
     }
 
     pub(super) fn take_expired(&mut self, now: Instant) -> Option<SessionIndex> {

@@ -479,7 +479,7 @@ mod tests {
         let key = peers.admit(id, 0, start());
         let mut add = |peers: &mut Peers, second: u64| {
             let (index, suite) = (SessionIndex::random(0, &mut rng), CipherSuite::ChaCha20Poly1305);
-            let keys = DirectionKeys::derive(suite, &[1; 32], &[2; 32]);
+            let keys = DirectionKeys::derive(suite.aead(), &[1; 32], &[2; 32]);
             let established = Established {
                 peer: id,
                 identity: PeerIdentity { vnet: true, addresses: vec![], certificate: None },

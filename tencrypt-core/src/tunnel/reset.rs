@@ -73,7 +73,7 @@ impl Tunnel {
         let of_the_tenant = matches!(standing, Standing::Internal | Standing::Unknown | Standing::Claimed);
         if of_the_tenant && self.resets.may_send(from.ip(), now) {
             let reset = handshake::write_reset(&self.keys, index, self.rng.u64());
-            self.send(from, &reset);
+            self.send(from, reset);
         }
     }
 

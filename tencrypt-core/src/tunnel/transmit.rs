@@ -96,16 +96,16 @@ impl Tunnel {
         }
     }
 
-    pub(super) fn send(&mut self, to: SocketAddr, bytes: &[u8]) {
+    pub(super) fn send(&mut self, to: SocketAddr, bytes: impl Into<Box<[u8]>>) {
         self.send_from(false, to, bytes);
     }
 
     /// Answers an INIT.
-    pub(super) fn answer(&mut self, to: SocketAddr, resp: &[u8]) {
+    pub(super) fn answer(&mut self, to: SocketAddr, resp: impl Into<Box<[u8]>>) {
         self.send_from(true, to, resp);
     }
 
-    fn send_from(&mut self, from_tenant_port: bool, to: SocketAddr, bytes: &[u8]) {
+    fn send_from(&mut self, from_tenant_port: bool, to: SocketAddr, bytes: impl Into<Box<[u8]>>) {
         if self.transmits.len() < MAX_TRANSMITS {
             self.transmits.push_back(Queue::Datagram { to, bytes: bytes.into(), from_tenant_port });
         }

@@ -56,7 +56,7 @@ impl Tunnel {
         }
         let local = peer.sending(now).map(|session| session.local);
         for (to, bytes) in repeats {
-            self.send(to, &bytes);
+            self.send(to, bytes);
         }
         if owed && let Some(local) = local {
             self.send_empty(key, local);
