@@ -31,6 +31,7 @@ pub mod resolver;
 pub mod rotate;
 pub mod rundir;
 mod secret_memory;
+pub mod suite_fit;
 pub mod sys;
 mod threads;
 pub mod up;

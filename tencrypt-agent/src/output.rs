@@ -30,6 +30,7 @@ pub fn status(report: &StatusReport, as_json: bool) -> String {
     let mut rows = vec![
         ["project".to_owned(), report.project.clone().unwrap_or_else(|| "not known".to_owned())],
         ["mtu".to_owned(), report.mtu.to_string()],
+        ["suite".to_owned(), report.suite.clone()],
         ["lanes".to_owned(), report.lanes.to_string()],
         ["policy".to_owned(), policy],
         ["identity".to_owned(), identity(&report.identity)],
@@ -41,6 +42,9 @@ pub fn status(report: &StatusReport, as_json: bool) -> String {
             ),
         ],
     ];
+    if let Some(problem) = &report.suite_problem {
+        rows.push(["".to_owned(), format!("NO SESSIONS: {problem}")]);
+    }
     if let Some(problem) = &report.identity.problem {
         rows.push(["".to_owned(), format!("certificate: {problem}")]);
     }
@@ -290,6 +294,8 @@ mod tests {
         StatusReport {
             project: Some("shop".into()),
             mtu: 1440,
+            suite: "aes-256-gcm".into(),
+            suite_problem: None,
             lanes: 1,
             identity: Box::new(IdentityReport {
                 mode: "certificate".into(),

@@ -4,7 +4,7 @@ use std::{
     io::{self, Write as _},
     net::IpAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU32},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -40,6 +40,7 @@ use crate::{
     lane::{self, Command, Lanes},
     opening::Opening,
     resolver::{LaneSink, Names, Sockets},
+    suite_fit::SuiteFit,
     threads::Threads,
     watcher::{Next, Watcher, follow_changes},
 };
@@ -110,6 +111,10 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
     let capture = Capture::install_queues(plan, offload.device(), count)?;
 
     let addresses = capture.addresses();
+    let fit = SuiteFit::new(config.tenant.suite, &config.network.interface, capture.mtu());
+    if let Some(reason) = fit.problem(&addresses) {
+        return Err(undo(capture, Failure::new(Exit::Usage, reason)));
+    }
     let sockets = match names.nameservers.is_empty() {
         true => None,
         false => match Sockets::listen(&addresses, tun, 0) {
@@ -134,7 +139,6 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
             tunnels.iter_mut().for_each(|tunnel| update.clone().apply(tunnel));
         }
     }
-    let mtu = Arc::new(AtomicU32::new(capture.mtu().device()));
     let chains = Arc::new(Mutex::new(ChainsReport::default()));
     let channels = (0..count.get()).map(|_| lane::channel()).collect::<io::Result<(Vec<_>, Vec<_>)>>();
     let (lanes, inboxes) = match channels {
@@ -149,7 +153,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
             .project
             .clone()
             .or_else(|| names.project.as_ref().map(|project| project.namespace().to_owned())),
-        mtu: mtu.clone(),
+        fit: fit.clone(),
         chains: chains.clone(),
         identity: credentials.report(),
         key_fault: key_fault.clone(),
@@ -197,7 +201,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
     let key_source = KeySource::new(config.tenant.key_file.clone(), keys, key_fault);
     let rotating = tokio::spawn(key_source.follow(lanes.clone()));
     let mut watch =
-        Watcher { capture, lanes: lanes.clone(), externals: Externals::default(), addresses, mtu, chains };
+        Watcher { capture, lanes: lanes.clone(), externals: Externals::default(), addresses, fit, chains };
     let mut changes = match follow_changes(monitor) {
         Ok(changes) => changes,
         Err(error) => return Err(undo(watch.capture, io_failure("thread", error))),

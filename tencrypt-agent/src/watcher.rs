@@ -4,10 +4,7 @@ use std::{
     collections::BTreeSet,
     io,
     net::IpAddr,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::Instant,
 };
@@ -24,6 +21,7 @@ use crate::{
     externals::{Due, Externals},
     lane::{Command, Lanes},
     protect::{EVENTS, TICK},
+    suite_fit::SuiteFit,
 };
 
 /// Keeps the namespace in line with what the lane says and what the kernel changes.
@@ -32,7 +30,7 @@ pub(crate) struct Watcher {
     pub(crate) lanes: Lanes,
     pub(crate) externals: Externals,
     pub(crate) addresses: Vec<IpAddr>,
-    pub(crate) mtu: Arc<AtomicU32>,
+    pub(crate) fit: SuiteFit,
     pub(crate) chains: Arc<Mutex<ChainsReport>>,
 }
 
@@ -100,8 +98,12 @@ impl Watcher {
     pub(crate) fn follow(&mut self, change: Change) -> Next {
         match self.capture.follow(change) {
             Ok(Followed::Changed) => {
-                self.mtu.store(self.capture.mtu().device(), Ordering::Relaxed);
                 let addresses = self.capture.addresses();
+                if self.fit.change(self.capture.mtu())
+                    && let Some(problem) = self.fit.problem(&addresses)
+                {
+                    tracing::error!("no new sessions: {problem}");
+                }
                 if addresses == self.addresses {
                     return Next::Nothing;
                 }

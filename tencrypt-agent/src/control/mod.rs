@@ -70,6 +70,12 @@ pub struct StatusReport {
     pub project: Option<String>,
     /// MTU of the TUN device in bytes.
     pub mtu: u32,
+    /// Cipher suite, the whole tenant's.
+    #[serde(default)]
+    pub suite: String,
+    /// Why no session can be made with it.
+    #[serde(default)]
+    pub suite_problem: Option<String>,
     /// Number of lanes.
     pub lanes: u8,
     /// Who this pod is, and what it asks of others.
@@ -396,6 +402,8 @@ mod tests {
         let report = StatusReport {
             project: None,
             mtu: 1440,
+            suite: "aes-256-gcm".into(),
+            suite_problem: None,
             lanes: 1,
             unknown: "drop".into(),
             enforce: true,

@@ -194,6 +194,8 @@ mod tests {
         StatusReport {
             project: Some("shop".into()),
             mtu: 1440,
+            suite: "aes-256-gcm".into(),
+            suite_problem: None,
             lanes: 1,
             identity: Box::default(),
             unknown: "drop".into(),

@@ -2,10 +2,7 @@
 
 use std::{
     net::IpAddr,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
 
@@ -19,6 +16,7 @@ use crate::{
     },
     hardening::HardeningReport,
     lane::Command,
+    suite_fit::SuiteFit,
 };
 
 /// What `status` says that the lane does not count.
@@ -26,8 +24,8 @@ use crate::{
 pub struct About {
     /// The project, where it is known.
     pub project: Option<String>,
-    /// MTU of the device in bytes, followed by the control plane.
-    pub mtu: Arc<AtomicU32>,
+    /// The suite and the interface's MTU, followed by the control plane.
+    pub fit: SuiteFit,
     /// What the chains have dropped, followed by the control plane.
     pub chains: Arc<Mutex<ChainsReport>>,
     /// Who this pod is, followed by the control plane.
@@ -94,7 +92,9 @@ impl DataPath {
     fn status(&self, now: Instant) -> StatusReport {
         StatusReport {
             project: self.about.project.clone(),
-            mtu: self.about.mtu.load(Ordering::Relaxed),
+            mtu: self.about.fit.mtu().device(),
+            suite: self.about.fit.suite().name().to_owned(),
+            suite_problem: self.about.fit.problem(&self.addresses),
             lanes: 1,
             identity: Box::new(IdentityReport {
                 addresses: self.addresses.clone(),
