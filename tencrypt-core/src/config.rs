@@ -12,7 +12,7 @@ pub const DEFAULT_PORT: u16 = 8362;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct TunnelConfig {
-    /// The cipher of every session. There is no negotiation: both ends must be told the same. Default: AES-256-GCM.
+    /// The suite of every session. There is no negotiation: both ends must be told the same.
     pub suite: CipherSuite,
     /// The UDP port every member of the tenant listens on. Default: 8362.
     pub port: u16,
@@ -32,7 +32,7 @@ impl TunnelConfig {
     /// The defaults, with these protected ranges.
     pub fn new(protected: impl IntoIterator<Item = IpNet>) -> Self {
         Self {
-            suite: CipherSuite::Aes256Gcm,
+            suite: CipherSuite::default(),
             port: DEFAULT_PORT,
             protected: protected.into_iter().map(|range| range.trunc()).collect(),
             unknown: Unknown::Drop,

@@ -73,7 +73,7 @@ fn read_tenant(section: &Section<'_>, path: &Path) -> Result<Tenant, ConfigError
         return Err(key_file.refuse("is empty"));
     }
     let suites = CipherSuite::ALL.map(|suite| (suite.name(), suite));
-    let suite = section.value("suite").map_or(Ok(CipherSuite::Aes256Gcm), |value| value.one_of(&suites))?;
+    let suite = section.value("suite").map_or(Ok(CipherSuite::default()), |value| value.one_of(&suites))?;
     Ok(Tenant { project, key_file: beside(path, key_file.string()?), suite })
 }
 

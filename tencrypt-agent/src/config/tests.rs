@@ -39,7 +39,7 @@ fn the_smallest_configuration_gets_the_documented_defaults() {
             tenant: Tenant {
                 project: None,
                 key_file: "/etc/tencrypt/k".into(),
-                suite: CipherSuite::Aes256Gcm,
+                suite: CipherSuite::MlKem768Aes256Gcm,
             },
             network: Network {
                 lanes: NonZeroU8::MIN,

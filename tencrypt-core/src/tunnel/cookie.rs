@@ -253,8 +253,9 @@ mod tests {
 
     #[test]
     fn a_source_has_five_at_once_and_twenty_a_second() {
-        let (mut buckets, ms) = (Buckets::default(), Duration::from_millis);
-        let mut take = |source: &str, at: u64| buckets.take(source.parse().unwrap(), start() + ms(at));
+        let (mut buckets, start) = (Buckets::default(), start());
+        let mut take =
+            |source: &str, at: u64| buckets.take(source.parse().unwrap(), start + Duration::from_millis(at));
         let at_once = (0..100).filter(|_| take("10.0.0.1", 0)).count();
         let in_a_second = (0..1_000).filter(|at| take("10.0.0.2", *at)).count();
         assert_eq!((at_once, in_a_second), (5, 4 + 20));
@@ -265,24 +266,24 @@ mod tests {
 
     #[test]
     fn buckets_are_bounded_and_full_ones_make_room() {
-        let mut buckets = Buckets::default();
-        let taken = (0..10_000).filter(|number| buckets.take(v4(*number), start())).count();
+        let (mut buckets, start) = (Buckets::default(), start());
+        let taken = (0..10_000).filter(|number| buckets.take(v4(*number), start)).count();
         assert_eq!((taken, buckets.0.len()), (MAX_BUCKETS, MAX_BUCKETS));
-        assert!(buckets.take(v4(20_000), start() + INIT_INTERVAL));
+        assert!(buckets.take(v4(20_000), start + INIT_INTERVAL));
         assert_eq!(buckets.0.len(), 1);
     }
 
     #[test]
     fn load_is_a_number_of_operations_within_a_second_and_ends_after_one() {
-        let mut load = Load::default();
+        let (mut load, start) = (Load::default(), start());
         for _ in 0..3 * LOADED_OPERATIONS {
-            load.worked(start());
+            load.worked(start);
         }
-        assert!(load.is_loaded(start()) && !load.is_loaded(start() + LOADED_FOR));
+        assert!(load.is_loaded(start) && !load.is_loaded(start + LOADED_FOR));
         let mut slow = Load::default();
         for at in 0..3 * LOADED_OPERATIONS {
-            slow.worked(start() + 2 * LOADED_FOR * at / LOADED_OPERATIONS);
-            assert!(!slow.is_loaded(start()));
+            slow.worked(start + 2 * LOADED_FOR * at / LOADED_OPERATIONS);
+            assert!(!slow.is_loaded(start));
         }
     }
 }
