@@ -137,6 +137,11 @@ impl Tunnel {
         if self.lacks_certificate() {
             return Err(DropReason::Certificate);
         }
+        let (lane, shown) = (init.sender.lane(), self.shows_source(from, bytes, now));
+        if !shown && self.half_open.is_full((from.ip(), lane)) {
+            // Somebody who repeats INITs from that address must not keep the one who has it from being answered.
+            return self.hand_out_cookie(from, (bytes, init.sender), now);
+        }
         let index = self.free_index().ok_or(DropReason::RateLimited)?;
         let local =
             Local::new(&self.keys, self.config.suite, &self.identity, &self.addresses, self.config.vnet)
@@ -144,8 +149,7 @@ impl Tunnel {
         self.load.worked(now);
         let (responder, resp) =
             Responder::accept(&local, init, index, &mut self.rng).map_err(|error| error.drop_reason())?;
-        let source = (from, init.sender.lane());
-        let evicted = self.half_open.insert(mac1, source, index, responder, resp.clone(), now)?;
+        let evicted = self.half_open.insert(mac1, (from, lane, shown), index, responder, resp.clone(), now);
         if let Some(evicted) = evicted {
             self.peers.release_index(evicted);
         }

@@ -141,12 +141,12 @@ impl Tunnel {
         Ok(())
     }
 
-    fn shows_source(&self, from: SocketAddr, bytes: &[u8], now: Instant) -> bool {
+    pub(super) fn shows_source(&self, from: SocketAddr, bytes: &[u8], now: Instant) -> bool {
         self.load.secret(now).is_some_and(|secret| handshake::has_mac2(bytes, &secret.cookie(from)))
     }
 
     /// Answers a message by a COOKIE; the message is dropped.
-    fn hand_out_cookie(
+    pub(super) fn hand_out_cookie(
         &mut self,
         from: SocketAddr,
         message: (&[u8], SessionIndex),

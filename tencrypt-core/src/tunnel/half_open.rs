@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::limits::{HALF_OPEN_LIFE, MAX_HALF_OPEN, MAX_HALF_OPEN_PER_SOURCE};
-use crate::{crypto::KeyRing, handshake::Responder, record::SessionIndex, stats::DropReason};
+use crate::{crypto::KeyRing, handshake::Responder, record::SessionIndex};
 
 /// One of them.
 #[derive(Debug)]
@@ -19,9 +19,13 @@ pub(super) struct HalfOpen {
     resp: Box<[u8]>,
     born: Instant,
     number: u64,
-    /// The lane of its sender.
-    lane: u8,
+    source: Source,
+    /// Whether it has shown that it receives there.
+    shown: bool,
 }
+
+/// Where an INIT came from: the address, and the lane of its sender.
+pub(super) type Source = (IpAddr, u8);
 
 /// All of them: by their index, by the mac1 of their INIT, and by age. Bounded in all, and per source address and
 /// lane.
@@ -30,7 +34,7 @@ pub(super) struct HalfOpens {
     by_index: BTreeMap<SessionIndex, HalfOpen>,
     by_mac1: BTreeMap<[u8; 16], SessionIndex>,
     by_age: BTreeMap<u64, SessionIndex>,
-    per_source: BTreeMap<(IpAddr, u8), usize>,
+    per_source: BTreeMap<Source, usize>,
     numbered: u64,
 }
 
@@ -39,47 +43,62 @@ impl HalfOpens {
         self.by_index.get(self.by_mac1.get(mac1)?)
     }
 
-    /// Adds one, of an INIT from this lane of its sender. Returns the index of the oldest if that had to go.
-    ///
-    /// # Errors
-    /// [`DropReason::RateLimited`] if its source has as many as a source may have.
+    /// Whether there are as many from `source` as may be.
+    pub(super) fn is_full(&self, source: Source) -> bool {
+        self.per_source.get(&source).is_some_and(|count| *count >= MAX_HALF_OPEN_PER_SOURCE)
+    }
+
+    /// Adds one, of an INIT from this lane of its sender that has `shown` that it receives at `from`, or not. Returns the
+    /// index of the one that had to go: the oldest of a source that has its number, otherwise of all.
     pub(super) fn insert(
         &mut self,
         mac1: [u8; 16],
-        (from, lane): (SocketAddr, u8),
+        (from, lane, shown): (SocketAddr, u8, bool),
         index: SessionIndex,
         responder: Responder,
         resp: Box<[u8]>,
         now: Instant,
-    ) -> Result<Option<SessionIndex>, DropReason> {
-        if self.per_source.get(&(from.ip(), lane)).is_some_and(|count| *count >= MAX_HALF_OPEN_PER_SOURCE) {
-            return Err(DropReason::RateLimited);
-        }
-        let evicted = if self.by_index.len() >= MAX_HALF_OPEN {
-            let oldest = self.by_age.first_key_value().map(|(_, index)| *index);
-            oldest.and_then(|oldest| self.take(oldest)).and(oldest)
+    ) -> Option<SessionIndex> {
+        let source = (from.ip(), lane);
+        let evicted = if self.is_full(source) {
+            self.oldest_of(source)
+        } else if self.by_index.len() >= MAX_HALF_OPEN {
+            self.by_age.first_key_value().map(|(_, index)| *index)
         } else {
             None
         };
+        let evicted = evicted.filter(|evicted| self.take(*evicted).is_some());
         self.numbered += 1;
         let number = self.numbered;
         self.by_mac1.insert(mac1, index);
         self.by_age.insert(number, index);
-        *self.per_source.entry((from.ip(), lane)).or_default() += 1;
-        let half_open = HalfOpen { from, responder, answered: now, mac1, resp, born: now, number, lane };
+        *self.per_source.entry(source).or_default() += 1;
+        let half_open =
+            HalfOpen { from, responder, answered: now, mac1, resp, born: now, number, source, shown };
         self.by_index.insert(index, half_open);
-        Ok(evicted)
+        evicted
+    }
+
+    /// The oldest of a source: of those that anybody may have sent, if there is one.
+    fn oldest_of(&self, source: Source) -> Option<SessionIndex> {
+        let mut of_source = self
+            .by_age
+            .values()
+            .filter_map(|index| self.by_index.get(index).map(|half_open| (*index, half_open)))
+            .filter(|(_, half_open)| half_open.source == source);
+        let first = of_source.next()?;
+        let unshown = std::iter::once(first).chain(of_source).find(|(_, half_open)| !half_open.shown);
+        Some(unshown.unwrap_or(first).0)
     }
 
     pub(super) fn take(&mut self, index: SessionIndex) -> Option<HalfOpen> {
         let half_open = self.by_index.remove(&index)?;
         self.by_mac1.remove(&half_open.mac1);
         self.by_age.remove(&half_open.number);
-        let source = (half_open.from.ip(), half_open.lane);
-        if let Some(count) = self.per_source.get_mut(&source) {
+        if let Some(count) = self.per_source.get_mut(&half_open.source) {
             *count -= 1;
             if *count == 0 {
-                self.per_source.remove(&source);
+                self.per_source.remove(&half_open.source);
             }
         }
         Some(half_open)
