@@ -297,13 +297,13 @@ mod tests {
             suite: "aes-256-gcm".into(),
             suite_problem: None,
             lanes: 1,
-            identity: Box::new(IdentityReport {
+            identity: IdentityReport {
                 mode: "certificate".into(),
                 public_key: "00ff".into(),
                 problem: Some("c.cert does not exist".into()),
                 minimum_generation: 3,
                 ..IdentityReport::default()
-            }),
+            },
             unknown: "plain".into(),
             enforce: false,
             hardening: HardeningReport {

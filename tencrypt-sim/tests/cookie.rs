@@ -283,7 +283,7 @@ fn whoever_replays_inits_with_a_pods_address_does_not_keep_it_from_a_handshake()
     let recorded: Vec<Vec<u8>> = (0..8).map(|_| flood.init(v4(2))).collect();
     let home = SocketAddr::new(v4(1), PORT);
     world.capture();
-    let mut replay = |world: &mut World| {
+    let replay = |world: &mut World| {
         recorded.iter().for_each(|init| world.inject(b, home, init.clone()));
         // For its bucket, which it does not share with those who have shown themselves.
         world.run_for(ms(400));

@@ -51,7 +51,7 @@ pub enum Request {
 #[expect(clippy::exhaustive_enums, reason = "the program's own")]
 pub enum Reply {
     /// To [`Request::Status`].
-    Status(StatusReport),
+    Status(Box<StatusReport>),
     /// To [`Request::Peers`].
     Peers(Vec<PeerReport>),
     /// To [`Request::Explain`].
@@ -80,7 +80,7 @@ pub struct StatusReport {
     pub lanes: u8,
     /// Who this pod is, and what it asks of others.
     #[serde(default)]
-    pub identity: Box<IdentityReport>,
+    pub identity: IdentityReport,
     /// `drop` or `plain`: what happens to protected destinations that do not answer.
     pub unknown: String,
     /// Whether nftables hold what routes alone do not.
@@ -407,7 +407,7 @@ mod tests {
             lanes: 1,
             unknown: "drop".into(),
             enforce: true,
-            identity: Box::default(),
+            identity: IdentityReport::default(),
             hardening: HardeningReport::default(),
             keys: KeysReport::default(),
             peers: vec![peer("a", 1, 1)],

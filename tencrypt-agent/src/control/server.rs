@@ -110,7 +110,7 @@ async fn answer(request: Request, lanes: &Lanes) -> Result<Reply, LaneError> {
             });
             let mut sum = sum.ok_or(LaneError::Gone)?;
             sum.peers = merged(sum.peers);
-            Reply::Status(sum)
+            Reply::Status(Box::new(sum))
         }
         Request::Peers => Reply::Peers(merged(lanes.ask_all(Command::Peers).await?.concat())),
         Request::Explain { source, destination } => {
@@ -138,7 +138,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        control::{ChainsReport, ExplainReport, PacketsReport, StatusReport, client, drops},
+        control::{ChainsReport, ExplainReport, IdentityReport, PacketsReport, StatusReport, client, drops},
         lane::channel,
     };
 
@@ -197,7 +197,7 @@ mod tests {
             suite: "aes-256-gcm".into(),
             suite_problem: None,
             lanes: 1,
-            identity: Box::default(),
+            identity: IdentityReport::default(),
             unknown: "drop".into(),
             enforce: true,
             hardening: crate::hardening::HardeningReport::default(),
@@ -224,7 +224,7 @@ mod tests {
             let ask = |request| {
                 client::exchange(std::os::unix::net::UnixStream::connect(path).unwrap(), &request).unwrap()
             };
-            assert_eq!(ask(Request::Status), Reply::Status(status()));
+            assert_eq!(ask(Request::Status), Reply::Status(Box::new(status())));
             assert_eq!(ask(Request::Peers), Reply::Peers(vec![]));
             let (source, destination) = ("10.0.0.2".parse().unwrap(), "10.0.0.1".parse().unwrap());
             for asked in [None, Some(source)] {

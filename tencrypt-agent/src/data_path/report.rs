@@ -96,10 +96,10 @@ impl DataPath {
             suite: self.about.fit.suite().name().to_owned(),
             suite_problem: self.about.fit.problem(&self.addresses),
             lanes: 1,
-            identity: Box::new(IdentityReport {
+            identity: IdentityReport {
                 addresses: self.addresses.clone(),
                 ..self.about.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
-            }),
+            },
             unknown: self.about.unknown.to_owned(),
             enforce: self.about.enforce,
             hardening: self.about.hardening.clone(),
