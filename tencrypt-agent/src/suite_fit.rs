@@ -111,7 +111,7 @@ mod tests {
         let fit = SuiteFit::new(chacha, "net1", Mtu::of_underlay(1500));
         let addresses = ["10.0.0.1".parse().unwrap()];
         assert!(!fit.change(Mtu::of_underlay(1500)) && fit.problem(&addresses).is_none());
-        assert!(fit.clone().change(Mtu::of_underlay(1280)));
+        assert!(fit.change(Mtu::of_underlay(1280)));
         let reason = fit.problem(&addresses).unwrap();
         assert_eq!(
             reason,
