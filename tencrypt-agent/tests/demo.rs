@@ -1,7 +1,6 @@
 //! The demonstration ends well if everything was observed, and badly, by name, if anything was not.
 
 use std::{
-    collections::BTreeSet,
     fs,
     process::{Command, Output},
     sync::{Mutex, PoisonError},
@@ -22,23 +21,23 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 fn demo(arguments: &[&str]) -> Output {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let before = left_behind();
+    // A place of its own: what others' demonstrations leave behind is not looked at.
+    let place = std::env::temp_dir().join(format!("tencrypt-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&place);
+    fs::create_dir(&place).unwrap();
     let start = Instant::now();
     let output = Command::new(env!("CARGO_BIN_EXE_tencrypt"))
         .arg("demo")
         .args(arguments)
         .env_remove("TENCRYPT_LOG")
+        .env("TMPDIR", &place)
         .output()
         .unwrap();
     assert!(start.elapsed() < LIMIT, "{arguments:?} took {:?}", start.elapsed());
-    assert_eq!(left_behind(), before, "{arguments:?}");
+    let left_behind: Vec<_> = fs::read_dir(&place).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left_behind.is_empty(), "{arguments:?}: {left_behind:?}");
+    fs::remove_dir(&place).unwrap();
     output
-}
-
-/// Directories that this user's demonstrations have made.
-fn left_behind() -> BTreeSet<std::ffi::OsString> {
-    let names = fs::read_dir(std::env::temp_dir()).unwrap().flatten().map(|entry| entry.file_name());
-    names.filter(|name| name.to_string_lossy().starts_with("tencrypt-demo-")).collect()
 }
 
 fn text(bytes: &[u8]) -> String {
