@@ -127,6 +127,36 @@ pub fn poll<const N: usize>(
     }
 }
 
+/// Makes a child that ends at once, and waits for it: for a test that it cannot be made.
+///
+/// # Errors
+/// What the kernel says.
+#[cfg(test)]
+pub(crate) fn fork() -> io::Result<()> {
+    // SAFETY: the child calls nothing but _exit, which is safe after a fork of a process with threads
+    // (signal-safety(7)); waitpid may be given no place for the status.
+    unsafe {
+        match libc::fork() {
+            0 => libc::_exit(0),
+            child => {
+                checked(child)?;
+                checked(libc::waitpid(child, ptr::null_mut(), 0)).map(drop)
+            }
+        }
+    }
+}
+
+/// A clone3 without arguments, which makes nothing (EINVAL, clone(2)): for a test that the kernel is not even asked.
+///
+/// # Errors
+/// What the kernel says, always.
+#[cfg(test)]
+pub(crate) fn clone3_of_nothing() -> io::Result<()> {
+    // SAFETY: arguments of size 0 are refused before they are looked at.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, ptr::null_mut::<libc::c_void>(), 0_usize) };
+    checked(result as i32).map(drop)
+}
+
 /// Memory that the kernel itself has not mapped (memfd_secret(2)).
 pub(crate) struct SecretMapping {
     start: *mut libc::c_void,
