@@ -1,7 +1,7 @@
 //! The system calls that the standard library does not cover.
 #![expect(
     unsafe_code,
-    reason = "eventfd, inotify, memfd_secret, fstatfs, ioctl, getsockopt, ppoll and geteuid have no safe form here"
+    reason = "eventfd, inotify, memfd_secret, fstatfs, ioctl, getsockopt, ppoll, geteuid and readiness of a descriptor in tokio have no safe form here"
 )]
 
 use std::{
@@ -15,6 +15,8 @@ use std::{
     ptr,
     time::Duration,
 };
+
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// The effective user id.
 #[must_use]
@@ -82,6 +84,15 @@ pub fn peer_uid(socket: BorrowedFd<'_>) -> io::Result<u32> {
         ))?;
     }
     Ok(peer.uid)
+}
+
+/// A descriptor whose being readable a tokio runtime waits for. Must be called within one.
+///
+/// # Errors
+/// What the kernel says.
+pub fn watch_readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is open, is handed over, is always the same one, and is closed with what owns it.
+    unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }.map_err(io::Error::from)
 }
 
 /// What a descriptor is ready for.
