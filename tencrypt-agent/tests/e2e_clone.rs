@@ -2,7 +2,9 @@
 
 mod support;
 
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
 use rustix::net::{
@@ -87,6 +89,9 @@ fn a_clone_has_another_key_and_other_sessions_and_its_traffic_is_back_within_a_s
             cluster.say_canary(to);
         }
         let before = programs.each_ref().map(public_key);
+        // include/linux/proc_ns.h, PROC_USER_INIT_INO: elsewhere the kernel tells nothing.
+        let told = fs::metadata("/proc/self/ns/user").unwrap().ino() == 0xEFFF_FFFD;
+        assert_eq!(programs[0].status()["renewal"]["clones_told"], told);
 
         // Other events; its own words from somebody who is not the kernel; nearly its own words.
         send_uevent("change@/devices/test\0ACTION=change\0SUBSYSTEM=acpi\0", 0);
@@ -130,6 +135,27 @@ fn a_clone_has_another_key_and_other_sessions_and_its_traffic_is_back_within_a_s
 }
 
 #[test]
+fn events_that_were_lost_count_as_the_one_that_matters() {
+    test("events_that_were_lost_count_as_the_one_that_matters", || {
+        let cluster = Cluster::on_one_node();
+        let mut running = cluster.up(&cluster.a, "");
+        let before = public_key(&running);
+        let other = format!("change@/devices/test\0ACTION=change\0PADDING={}\0", "x".repeat(1_500));
+        running.program.signal(Signal::Stop).unwrap();
+        // 24 MB, where there is room for 8 at most.
+        (0..16 << 10).for_each(|_| send_uevent(&other, 0));
+        running.program.signal(Signal::Continue).unwrap();
+        let status = renewed(&running, 1);
+        assert_eq!(status["renewal"]["reason"], "unknown", "{status}");
+        assert_ne!(status["identity"]["public_key"], before.as_str());
+        // As many that are read in time are nothing.
+        (0..64).for_each(|_| send_uevent(&other, 0));
+        std::thread::sleep(Duration::from_millis(300));
+        renewed(&running, 1);
+    });
+}
+
+#[test]
 fn a_certificate_is_for_one_key_and_the_pod_is_closed_until_its_new_one_has_one() {
     test("a_certificate_is_for_one_key_and_the_pod_is_closed_until_its_new_one_has_one", || {
         let cluster = Cluster::on_one_node();
@@ -141,7 +167,7 @@ fn a_certificate_is_for_one_key_and_the_pod_is_closed_until_its_new_one_has_one(
         run(&["ca", "init", &file("ca")]);
         let issue = |pod: &Pod, name: &str| {
             let netns = pod.netns().path().into_os_string().into_string().unwrap();
-            let _ = std::fs::remove_file(file(name));
+            let _ = fs::remove_file(file(name));
             run(&[
                 "ca",
                 "issue",

@@ -119,8 +119,8 @@ impl Renewals {
     /// May be cancelled.
     pub(crate) async fn sign(&mut self) -> (u64, Reason) {
         loop {
+            // In turns: events without end must not keep the clock from being looked at.
             tokio::select! {
-                biased;
                 word = hear(self.uevents.as_ref()) => match word {
                     Some(Word::Cloned) => return (self.freshness.want(), Reason::Clone),
                     Some(Word::Lost) => return (self.freshness.want(), Reason::Unknown),
