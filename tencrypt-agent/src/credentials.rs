@@ -121,9 +121,14 @@ impl Credentials {
         })
     }
 
-    /// The static key is made. Returns what its tunnel is to be told first.
+    /// The static key is made, for the first time or anew: then a certificate that was in force is another key's. Returns
+    /// what its tunnel is to be told first.
     pub(crate) fn attach(&mut self, subject: PeerId, tenant: [u8; TENANT_LEN]) -> Vec<Update> {
         (self.subject, self.tenant) = (subject, tenant);
+        self.in_force = None;
+        if let Some(file) = &mut self.file {
+            file.seen = None;
+        }
         let mut updates = vec![Update::Trust(Arc::new(self.trust.clone()))];
         {
             let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);

@@ -24,6 +24,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     control::{ExplainReport, PeerReport, StatusReport},
+    renewal::Renewal,
     sys,
 };
 
@@ -76,6 +77,8 @@ pub enum Command {
     Addresses(Vec<IpAddr>),
     /// Other keys, which may take the place of those before.
     Keys(Arc<KeyRing>),
+    /// Start over: another identity, and no session.
+    Renew(Box<Renewal>),
     /// The chains let the answers of an external destination in, or never will: what waited for that leaves.
     ExternalOpened(IpAddr),
     /// A destination no longer leads around the tunnel.
@@ -171,6 +174,11 @@ impl Lanes {
     #[must_use]
     pub fn lane(&self, number: usize) -> Option<&LaneHandle> {
         self.0.get(number)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &LaneHandle> {
+        self.0.iter()
     }
 
     /// The lane at the tenant's port.

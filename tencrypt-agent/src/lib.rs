@@ -27,6 +27,7 @@ pub mod offload;
 pub mod opening;
 pub mod output;
 pub mod protect;
+pub mod renewal;
 pub mod resolver;
 pub mod rotate;
 pub mod rundir;

@@ -8,6 +8,7 @@ use crate::{
     control::{CertificateReport, ExplainReport, IdentityReport, KeysReport, PeerReport, StatusReport},
     escape::Escaped,
     hardening::HardeningReport,
+    renewal::RenewalReport,
 };
 
 /// `tencrypt status`.
@@ -81,6 +82,9 @@ pub fn status(report: &StatusReport, as_json: bool) -> String {
         rows.push(["drops".to_owned(), dropped.join(", ")]);
     }
     rows.push(["hardened".to_owned(), hardening(&report.hardening)]);
+    if let Some(row) = renewal(&report.renewal) {
+        rows.push(["renewed".to_owned(), row]);
+    }
     rows.push(["peers".to_owned(), report.peers.len().to_string()]);
     let mut text = table(&rows);
     if !report.peers.is_empty() {
@@ -107,6 +111,19 @@ fn hardening(report: &HardeningReport) -> String {
         if report.capabilities.is_empty() { "none".to_owned() } else { report.capabilities.join(", ") };
     let lacks = if lacks.is_empty() { lacks } else { format!("; NOT: {lacks}") };
     format!("{holds}; capabilities {capabilities}{lacks}")
+}
+
+/// How often keys were made anew, and what would not be noticed; nothing if there is nothing to say.
+fn renewal(report: &RenewalReport) -> Option<String> {
+    let deaf = "clones of the machine are NOT noticed, pauses are";
+    match (report.reason, report.clones_told) {
+        (None, true) => None,
+        (None, false) => Some(format!("never; {deaf}")),
+        (Some(reason), told) => {
+            let deaf = if told { String::new() } else { format!("; {deaf}") };
+            Some(format!("{} times, last because {}{deaf}", report.count, reason.as_str()))
+        }
+    }
 }
 
 /// Mode, public key, certificate and revocation.
@@ -271,6 +288,7 @@ fn bytes(count: u64) -> String {
 mod tests {
     use super::*;
     use crate::control::{ChainsReport, IdentityReport, PacketsReport};
+    use crate::renewal::Reason;
 
     fn peer() -> PeerReport {
         PeerReport {
@@ -312,6 +330,7 @@ mod tests {
                 capabilities: vec!["net_admin".to_owned()],
                 ..HardeningReport::default()
             },
+            renewal: Box::new(RenewalReport { clones_told: true, ..RenewalReport::default() }),
             keys: KeysReport { send: 1, accept: vec![1, 2], error: None },
             peers: vec![peer()],
             chains: ChainsReport { plain_in: 4, leak: 0 },
@@ -370,6 +389,25 @@ mod tests {
         assert!(text.contains("key file   NOT in force: line 3\n"), "{text}");
         let value: serde_json::Value = serde_json::from_str(&status(&other, true)).unwrap();
         assert_eq!(value["keys"], serde_json::json!({ "send": 2, "accept": [1, 2], "error": "line 3" }));
+    }
+
+    #[test]
+    fn status_says_how_often_keys_were_made_anew_and_what_would_not_be_noticed() {
+        assert!(!status(&report(), false).contains("renewed"));
+        let with = |renewal| StatusReport { renewal: Box::new(renewal), ..report() };
+        let text = status(&with(RenewalReport::default()), false);
+        assert!(
+            text.contains("renewed   never; clones of the machine are NOT noticed, pauses are\n"),
+            "{text}"
+        );
+        let renewed = with(RenewalReport { count: 2, reason: Some(Reason::Pause), clones_told: true });
+        let text = status(&renewed, false);
+        let line =
+            "renewed   2 times, last because the machine or the program stood still for more than 60 s\n";
+        assert!(text.contains(line), "{text}");
+        let value: serde_json::Value = serde_json::from_str(&status(&renewed, true)).unwrap();
+        let expected = serde_json::json!({ "count": 2, "reason": "pause", "clones_told": true });
+        assert_eq!(value["renewal"], expected);
     }
 
     #[test]

@@ -25,7 +25,6 @@ use tokio::{
     sync::mpsc,
     time::MissedTickBehavior,
 };
-use zeroize::Zeroizing;
 
 use crate::{
     config::{Config, External, Unknown},
@@ -39,6 +38,7 @@ use crate::{
     knowledge::Knowledge,
     lane::{self, Command, Lanes},
     opening::Opening,
+    renewal::{Renewals, Uevents, random},
     resolver::{LaneSink, Names, Sockets},
     suite_fit::SuiteFit,
     threads::Threads,
@@ -64,6 +64,8 @@ pub struct Protection {
     pub control: PathBuf,
     /// What was done for the memory before the keys came into it.
     pub memory: Memory,
+    /// The kernel's events, where it tells them.
+    pub(crate) uevents: Option<Uevents>,
 }
 
 /// Protects the calling thread's namespace until a signal, `down`, or the end of the device.
@@ -92,7 +94,7 @@ pub fn clean() -> Result<Cleaned, Failure> {
 }
 
 async fn protect(protection: Protection) -> Result<(), Failure> {
-    let Protection { config, keys, mut credentials, names, control, memory } = protection;
+    let Protection { config, keys, mut credentials, names, control, memory, uevents } = protection;
     let tenant = *keys.tenant_id();
     let (keys, key_fault) = (Arc::new(keys), KeyFault::default());
     let mut terminate = signals(SignalKind::terminate())?;
@@ -146,6 +148,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
         Err(error) => return Err(undo(capture, io_failure("wake-up", error))),
     };
     let (events, mut heard) = mpsc::channel(EVENTS);
+    let mut renewals = Renewals::new(uevents);
     let hardening = hardening::keep_network(memory);
     let about = About {
         project: config
@@ -157,6 +160,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
         chains: chains.clone(),
         identity: credentials.report(),
         key_fault: key_fault.clone(),
+        renewal: renewals.report(),
         unknown: match config.policy.unknown {
             Unknown::Drop => "drop",
             Unknown::Plain => "plain",
@@ -181,6 +185,9 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
             events: events.clone(),
             about: about.clone(),
             addresses: addresses.clone(),
+            freshness: renewals.freshness(),
+            renewal: 0,
+            fresh: true,
             control: vec![0; DATAGRAM].into(),
         });
     }
@@ -226,6 +233,17 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
                 Next::Nothing => {}
                 Next::Addresses => dns.restart(&watch.addresses),
                 Next::Over => break Some(Ended::DeviceGone),
+            },
+            sign = renewals.sign() => match renewals.renew(sign, &watch.addresses, &lanes).await {
+                Ok(own) => {
+                    for update in credentials.attach(own, tenant) {
+                        let _ = lanes.tell_all(|| update.clone().into()).await;
+                    }
+                }
+                Err(failure) => {
+                    tracing::error!("{failure}");
+                    break Some(Ended::Failed(io::ErrorKind::Other.into()));
+                }
             },
             _ = look.tick() => {
                 for update in credentials.look() {
@@ -398,12 +416,6 @@ fn tunnels(
         tunnels.push(sibling);
     }
     Ok(tunnels)
-}
-
-fn random() -> Result<Zeroizing<[u8; 32]>, Failure> {
-    let mut bytes = Zeroizing::new([0; 32]);
-    getrandom::fill(&mut *bytes).map_err(|_| Failure::runtime("the kernel gives no randomness"))?;
-    Ok(bytes)
 }
 
 /// Takes back what was installed, but never opens a namespace that a program which died had left closed.

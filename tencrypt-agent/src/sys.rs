@@ -1,7 +1,7 @@
 //! The system calls that the standard library does not cover.
 #![expect(
     unsafe_code,
-    reason = "eventfd, inotify, memfd_secret, fstatfs, ioctl, getsockopt, ppoll and geteuid have no safe form here"
+    reason = "eventfd, inotify, memfd_secret, fstatfs, ioctl, getsockopt, ppoll, geteuid and readiness of a descriptor in tokio have no safe form here"
 )]
 
 use std::{
@@ -15,6 +15,8 @@ use std::{
     ptr,
     time::Duration,
 };
+
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// The effective user id.
 #[must_use]
@@ -84,6 +86,15 @@ pub fn peer_uid(socket: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(peer.uid)
 }
 
+/// A descriptor whose being readable a tokio runtime waits for. Must be called within one.
+///
+/// # Errors
+/// What the kernel says.
+pub fn watch_readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is open, is handed over, is always the same one, and is closed with what owns it.
+    unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }.map_err(io::Error::from)
+}
+
 /// What a descriptor is ready for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "the program's own")]
@@ -125,6 +136,36 @@ pub fn poll<const N: usize>(
             error: entry.revents & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) != 0,
         })),
     }
+}
+
+/// Makes a child that ends at once, and waits for it: for a test that it cannot be made.
+///
+/// # Errors
+/// What the kernel says.
+#[cfg(test)]
+pub(crate) fn fork() -> io::Result<()> {
+    // SAFETY: the child calls nothing but _exit, which is safe after a fork of a process with threads
+    // (signal-safety(7)); waitpid may be given no place for the status.
+    unsafe {
+        match libc::fork() {
+            0 => libc::_exit(0),
+            child => {
+                checked(child)?;
+                checked(libc::waitpid(child, ptr::null_mut(), 0)).map(drop)
+            }
+        }
+    }
+}
+
+/// A clone3 without arguments, which makes nothing (EINVAL, clone(2)): for a test that the kernel is not even asked.
+///
+/// # Errors
+/// What the kernel says, always.
+#[cfg(test)]
+pub(crate) fn clone3_of_nothing() -> io::Result<()> {
+    // SAFETY: arguments of size 0 are refused before they are looked at.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, ptr::null_mut::<libc::c_void>(), 0_usize) };
+    checked(result as i32).map(drop)
 }
 
 /// Memory that the kernel itself has not mapped (memfd_secret(2)).

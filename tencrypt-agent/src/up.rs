@@ -19,6 +19,7 @@ use crate::{
     keyfile,
     netns::NetNsRef,
     protect::{self, Protection},
+    renewal::Uevents,
     resolver::Names,
     rundir::{Hold, RunDir},
 };
@@ -93,6 +94,8 @@ fn prepare(netns: &str, config: &Path) -> Result<Prepared, Failure> {
     let config = Config::read(config)?;
     let keys: KeyRing = keyfile::read(&config.tenant.key_file)?;
     let credentials = Credentials::read(&config.identity)?;
+    // Here and not in the pod's namespace, which the kernel does not tell.
+    let uevents = Uevents::open().inspect_err(|error| tracing::warn!(%error, "events of the kernel")).ok();
     let reference = NetNsRef::open(netns)?;
     let namespace = NetNs::open(netns)?;
     refuse_host(&namespace)?;
@@ -100,7 +103,7 @@ fn prepare(netns: &str, config: &Path) -> Result<Prepared, Failure> {
     let rundir = RunDir::create()?;
     let hold = rundir.hold(reference.id())?;
     let control = rundir.socket(reference.id());
-    let protection = Protection { config, keys, credentials, names, control, memory };
+    let protection = Protection { config, keys, credentials, names, control, memory, uevents };
     Ok(Prepared { protection, namespace, hold })
 }
 

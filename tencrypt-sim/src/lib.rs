@@ -8,6 +8,7 @@ mod model;
 mod network;
 mod packets;
 mod random;
+mod sinks;
 mod tenant;
 mod world;
 

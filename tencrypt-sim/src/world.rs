@@ -8,11 +8,10 @@ use std::{
 };
 
 use tencrypt_core::{
-    CipherSuite, DEFAULT_PORT, DatagramSink, Event, Identity, LaneId, News, Outbound, PacketSink, RecvMeta,
-    Seed, SinkFull, Train, TrainSlot, TunPacket, Tunnel, TunnelConfig, Unknown,
+    CipherSuite, DEFAULT_PORT, Event, Identity, LaneId, News, Outbound, RecvMeta, Seed, TunPacket, Tunnel,
+    TunnelConfig, Unknown,
     crypto::KeyChangeError,
     directory::{Directory, Fact},
-    offload::Opened,
     offload::VnetHdr,
     record::init_lane,
 };
@@ -22,6 +21,7 @@ use crate::{
     network::{Datagram, Network, Weather},
     packets::{Endpoint, read_udp, udp},
     random::Random,
+    sinks::{Inbox, Outbox},
     tenant::Tenant,
 };
 
@@ -144,6 +144,25 @@ impl World {
     pub fn restart_with(&mut self, id: PodId, lanes: u8) {
         self.pods[id.0].options.lanes = lanes;
         self.restart(id);
+    }
+
+    /// Has a running pod start over, as its program does when it finds that its machine was cloned or stood still: a new
+    /// identity, the same for all lanes, and no sessions. `seed` is what the operating system gives it then.
+    pub fn renew(&mut self, id: PodId, seed: u64) {
+        let (now, mut fresh) = (self.now, Random::new(seed));
+        let addresses = self.pods[id.0].options.addresses.clone();
+        let identity = Identity::generate(Seed::from_bytes(fresh.bytes()), &addresses);
+        for tunnel in &mut self.pods[id.0].tunnels {
+            tunnel.reseed(Seed::from_bytes(fresh.bytes()));
+            tunnel.forget_sessions(identity.for_another_lane(), now);
+        }
+        (0..self.pods[id.0].tunnels.len()).for_each(|lane| self.drain((id, lane)));
+    }
+
+    /// Sets the clock of everybody, forwards or back, without anything being done in between. What was under way is
+    /// delivered when its time comes.
+    pub fn set_clock(&mut self, now: Instant) {
+        self.now = now;
     }
 
     /// From now on what lanes of a pod tell each other is lost, or no longer.
@@ -383,8 +402,8 @@ impl World {
         // The outcome is in the tunnel's counters; the model looks at what came out.
         let _ = self.pods[id.0].tunnels[lane].handle_datagrams(&meta, bytes, now, &mut delivered);
         let own = self.pods[id.0].options.addresses.clone();
-        self.bring((id, lane), &delivered.1);
-        for packet in delivered.0 {
+        self.bring((id, lane), &delivered.news);
+        for packet in delivered.packets {
             self.model.deliver(id, &own, &self.network.vips, &packet);
         }
         self.drain((id, lane));
@@ -434,54 +453,5 @@ impl World {
             captured.push((from, to, bytes.clone()));
         }
         self.network.send(Datagram { from, to, bytes }, self.now, &mut self.random);
-    }
-}
-
-/// A transport that takes one record at a time.
-#[derive(Default)]
-struct Outbox(Vec<(SocketAddr, Vec<u8>)>);
-
-struct Slot<'s> {
-    outbox: &'s mut Outbox,
-    to: SocketAddr,
-    bytes: Vec<u8>,
-}
-
-impl DatagramSink for Outbox {
-    type Slot<'s> = Slot<'s>;
-
-    fn reserve(&mut self, want: Train) -> Option<Slot<'_>> {
-        let len = if want.count == 1 { want.last } else { want.stride };
-        Some(Slot { outbox: self, to: want.to, bytes: vec![0; len.into()] })
-    }
-}
-
-impl TrainSlot for Slot<'_> {
-    fn records(&self) -> u16 {
-        1
-    }
-
-    fn buffer(&mut self) -> &mut [u8] {
-        &mut self.bytes
-    }
-
-    fn commit(mut self, _records: u16, len: usize) {
-        self.bytes.truncate(len);
-        self.outbox.0.push((self.to, self.bytes));
-    }
-}
-
-#[derive(Default)]
-struct Inbox(Vec<Vec<u8>>, Vec<News>);
-
-impl<'b> PacketSink<'b> for Inbox {
-    fn packet(&mut self, packet: Opened<'b>) -> Result<(), SinkFull> {
-        self.0.push(packet.bytes().to_vec());
-        Ok(())
-    }
-
-    fn news(&mut self, news: News) -> Result<(), News> {
-        self.1.push(news);
-        Ok(())
     }
 }

@@ -363,3 +363,20 @@ fn a_renewed_certificate_is_told_to_peers_before_the_minimum_is_raised() {
     assert!(cluster.send(a, v4(2)) && cluster.send(b, v4(1)));
     assert_eq!((cluster.refused(a), cluster.refused(b)), (0, 0));
 }
+
+#[test]
+fn a_pod_that_starts_over_is_closed_until_its_new_key_has_a_certificate() {
+    let mut cluster = Cluster::new();
+    let (a, b) = (cluster.certified(1), cluster.certified(2));
+    assert!(cluster.send(a, v4(2)) && cluster.send(b, v4(1)));
+    let old = cluster.issue(a, 1, "10.1.0.1/32");
+    cluster.world.renew(a, 1);
+    assert_eq!(cluster.peers(a), 0);
+    assert!(!cluster.send(a, v4(2)) && !cluster.send(b, v4(1)));
+    assert_eq!(cluster.give(a, old), Err(CertificateError::Signature), "it is for the key that is gone");
+    assert!(!cluster.send(a, v4(2)));
+    let new = cluster.issue(a, 1, "10.1.0.1/32");
+    cluster.give(a, new).unwrap();
+    assert!(cluster.send(a, v4(2)) && cluster.send(b, v4(1)));
+    assert_eq!(cluster.world.bypassed_of(a).len() + cluster.world.bypassed_of(b).len(), 0);
+}

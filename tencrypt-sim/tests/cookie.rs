@@ -154,6 +154,17 @@ fn mac2_counts_for_its_message_address_port_and_two_minutes() {
 }
 
 #[test]
+fn a_pod_that_starts_over_takes_no_cookie_that_it_handed_out_before() {
+    let Asked { mut world, mut flood, b, init, .. } = asked();
+    let home = SocketAddr::new(v4(1), PORT);
+    // The half-open handshake ended with CONF, so the same INIT is new again.
+    assert_eq!(answer(&mut world, b, home, init.clone()), Some(RESP));
+    world.renew(b, 1);
+    flood.overload(&mut world, b, v4(2));
+    assert_eq!(answer(&mut world, b, home, init), Some(COOKIE));
+}
+
+#[test]
 fn a_cookie_that_nobody_waits_for_changes_nothing() {
     let mut world = clear();
     let tenant = world.tenant();

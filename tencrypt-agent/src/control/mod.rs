@@ -13,7 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tencrypt_core::{DropReason, Stats, crypto::to_hex, trust::CertificateFile};
 
-use crate::hardening::HardeningReport;
+use crate::{hardening::HardeningReport, renewal::RenewalReport};
 
 /// Longest request in bytes.
 const REQUEST_LIMIT: u64 = 4 << 10;
@@ -88,6 +88,9 @@ pub struct StatusReport {
     /// What the program has given up.
     #[serde(default)]
     pub hardening: HardeningReport,
+    /// How often the pod's own keys were made anew, and whether the kernel tells when they should be.
+    #[serde(default)]
+    pub renewal: Box<RenewalReport>,
     /// The tenant's keys.
     #[serde(default)]
     pub keys: KeysReport,
@@ -409,6 +412,7 @@ mod tests {
             enforce: true,
             identity: IdentityReport::default(),
             hardening: HardeningReport::default(),
+            renewal: Box::default(),
             keys: KeysReport::default(),
             peers: vec![peer("a", 1, 1)],
             packets: PacketsReport::from(&stats),

@@ -16,6 +16,7 @@ use crate::{
     },
     hardening::HardeningReport,
     lane::Command,
+    renewal::{Renewal, RenewalReport},
     suite_fit::SuiteFit,
 };
 
@@ -32,6 +33,8 @@ pub struct About {
     pub identity: Arc<Mutex<IdentityReport>>,
     /// Why the key file is not what is in force, followed by the control plane.
     pub key_fault: Arc<Mutex<Option<String>>>,
+    /// How often keys were made anew, followed by the control plane.
+    pub renewal: Arc<Mutex<RenewalReport>>,
     /// `drop` or `plain`.
     pub unknown: &'static str,
     /// Whether the chains are installed.
@@ -79,6 +82,7 @@ impl DataPath {
                     }
                     self.drain(now);
                 }
+                Command::Renew(renewal) => self.renew(*renewal, now),
                 Command::ExternalOpened(destination) => {
                     self.opening.end(destination).iter().for_each(|packet| send(&self.raw, packet));
                 }
@@ -87,6 +91,17 @@ impl DataPath {
             }
         }
         false
+    }
+
+    fn renew(&mut self, renewal: Renewal, now: Instant) {
+        // What other lanes told of their old sessions goes with the rest.
+        self.take_news();
+        self.tunnel.reseed(renewal.seed);
+        self.tunnel.forget_sessions(renewal.identity, now);
+        self.renewal = renewal.number;
+        // Unless there was another sign meanwhile.
+        self.check_fresh();
+        self.drain(now);
     }
 
     fn status(&self, now: Instant) -> StatusReport {
@@ -103,6 +118,7 @@ impl DataPath {
             unknown: self.about.unknown.to_owned(),
             enforce: self.about.enforce,
             hardening: self.about.hardening.clone(),
+            renewal: Box::new(self.about.renewal.lock().unwrap_or_else(PoisonError::into_inner).clone()),
             keys: self.keys(),
             peers: self.peers(now),
             packets: PacketsReport::from(self.tunnel.stats()),

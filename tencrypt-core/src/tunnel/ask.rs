@@ -181,6 +181,11 @@ impl Asks {
         outcome
     }
 
+    /// Packets that wait, for whatever destination.
+    pub(super) fn held_packets(&self) -> u64 {
+        self.asked.values().map(|ask| ask.held.len() as u64).sum()
+    }
+
     /// Whether the destination left INIT unanswered and is not to be asked yet.
     pub(super) fn is_silent(&self, destination: IpAddr, now: Instant) -> bool {
         self.silent.get(&destination).is_some_and(|silent| now < silent.until)

@@ -47,6 +47,11 @@ impl Load {
         }
     }
 
+    /// Cookies handed out so far are worth nothing any more. What is counted of others goes on.
+    pub(super) fn forget_secret(&mut self) {
+        self.secret = None;
+    }
+
     fn is_loaded(&self, now: Instant) -> bool {
         self.loaded_until.is_some_and(|until| now < until)
     }

@@ -39,6 +39,7 @@ mod outcome;
 mod packet;
 mod peer;
 mod recent;
+mod renew;
 mod reset;
 mod timer;
 mod transmit;
@@ -309,29 +310,6 @@ impl Tunnel {
     pub fn set_addresses(&mut self, addresses: &[IpAddr]) {
         self.recent.forget();
         self.addresses = addresses.to_vec();
-    }
-
-    /// Mixes a fresh seed in: after a virtual machine was cloned or restored.
-    pub fn reseed(&mut self, seed: Seed) {
-        self.rng.reseed(seed);
-    }
-
-    /// Drops every session and takes a new identity, so that nothing sealed before can be sealed again. Lanes of one pod
-    /// are given the same one: [`Identity::for_another_lane`].
-    pub fn forget_sessions(&mut self, identity: Identity, now: Instant) {
-        self.now = now;
-        self.recent.forget();
-        self.identity = identity;
-        let hash_key = self.rng.u64();
-        self.peers = self.peers.renewed(hash_key);
-        self.members = Members::default();
-        self.asks = Asks::default();
-        self.half_open = HalfOpens::default();
-        self.timers = Timers::default();
-        self.queue.clear();
-        self.transmits.clear();
-        // A certificate is for one static key.
-        self.own = OwnCertificate::default();
     }
 
     /// The next datagram to send, in `buf`: handshake messages, keepalives, and packets that were held. A buffer of

@@ -6,8 +6,7 @@
 //! [`LIFE`] or [`QUERIES`] queries, whichever ends first.
 
 use std::{
-    collections::{BTreeMap, hash_map::RandomState},
-    hash::BuildHasher as _,
+    collections::BTreeMap,
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
@@ -52,7 +51,6 @@ pub(super) struct Pool {
     servers: BTreeMap<SocketAddr, [Option<SocketId>; SOCKETS]>,
     attempts: BTreeMap<AttemptId, (SocketId, MessageId)>,
     next: u64,
-    random: RandomState,
     buffer: Arc<Mutex<Vec<u8>>>,
     progress: mpsc::Sender<Progress>,
     tasks: JoinSet<()>,
@@ -86,7 +84,6 @@ impl Pool {
             servers: BTreeMap::new(),
             attempts: BTreeMap::new(),
             next: 0,
-            random: RandomState::new(),
             buffer: Arc::new(Mutex::new(vec![0; MAX_MESSAGE])),
             progress,
             tasks: JoinSet::new(),
@@ -97,7 +94,9 @@ impl Pool {
     pub(super) fn send(&mut self, makes: &impl UpstreamSockets, transmit: &Transmit) -> io::Result<()> {
         let now = Instant::now();
         let id = *transmit.bytes.first_chunk().ok_or(io::ErrorKind::InvalidInput)?;
-        let chosen = match self.choose(transmit.to, id, now) {
+        // The kernel's each time: nothing is kept from which the next choice follows, or that a cloned machine repeats.
+        let start = getrandom::u32().map_err(io::Error::from)? as usize;
+        let chosen = match self.choose(transmit.to, id, start, now) {
             Some(chosen) => chosen,
             None => self.open(makes, transmit.to, now)?,
         };
@@ -145,13 +144,11 @@ impl Pool {
         lost
     }
 
-    /// A socket at random, if there is one in that place and no query with this id waits on it; else the next.
-    fn choose(&mut self, to: SocketAddr, id: MessageId, now: Instant) -> Option<SocketId> {
-        self.next += 1;
-        let start = usize::try_from(self.random.hash_one(self.next) % SOCKETS as u64).unwrap_or(0);
+    /// The socket in place `start`, if there is one and no query with this id waits on it; else the next.
+    fn choose(&mut self, to: SocketAddr, id: MessageId, start: usize, now: Instant) -> Option<SocketId> {
         let places = self.servers.entry(to).or_insert([None; SOCKETS]);
         for step in 0..SOCKETS {
-            let place = places.get_mut((start + step) % SOCKETS)?;
+            let place = places.get_mut(start.wrapping_add(step) % SOCKETS)?;
             let socket = (*place)?;
             let Some(shared) = self.sockets.get(&socket) else {
                 *place = None;

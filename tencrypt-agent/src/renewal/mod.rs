@@ -1,0 +1,223 @@
+//! Keys made anew while the program runs: when its machine was cloned or restored, or stood still.
+//!
+//! A copy of a virtual machine has the keys and counters of the original, and would seal other packets under them. So at
+//! either sign, the kernel's word or a gap of the boot clock, the pod gets another static key, every lane fresh randomness
+//! of the kernel, and no session survives. Lanes look for both signs themselves ([`Freshness`]): from the moment that the
+//! control plane has seen one, or that the boot clock shows a gap, they move no packet until they have new keys.
+
+mod freshness;
+mod uevents;
+
+use std::{
+    net::IpAddr,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tencrypt_core::{Identity, Seed, crypto::PeerId};
+use tokio::{
+    io::unix::AsyncFd,
+    time::{Interval, MissedTickBehavior},
+};
+use zeroize::Zeroizing;
+
+pub use self::freshness::{Freshness, GAP, boot_clock};
+pub(crate) use self::uevents::Uevents;
+use self::uevents::Word;
+use crate::{
+    failure::Failure,
+    lane::{Command, Lanes},
+    sys,
+};
+
+/// How often the boot clock is looked at.
+pub(crate) const LOOK: Duration = Duration::from_millis(250);
+
+/// How often, and why last, in `status`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "the program's own")]
+pub struct RenewalReport {
+    /// How often keys were made anew since the start.
+    pub count: u64,
+    /// Why, the last time.
+    pub reason: Option<Reason>,
+    /// Whether the kernel tells here when a virtual machine was cloned. Without it the boot clock alone is looked at.
+    pub clones_told: bool,
+}
+
+/// Why keys are made anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(clippy::exhaustive_enums, reason = "the program's own")]
+pub enum Reason {
+    /// The kernel says that the virtual machine was cloned, or restored from a snapshot.
+    Clone,
+    /// Machine or program stood still for more than [`GAP`].
+    Pause,
+    /// Words of the kernel were lost, among which the first may have been.
+    Unknown,
+}
+
+impl Reason {
+    /// In words.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Clone => "the machine was cloned or restored",
+            Self::Pause => "the machine or the program stood still for more than 60 s",
+            Self::Unknown => "events of the kernel were lost, perhaps that the machine was cloned",
+        }
+    }
+}
+
+/// What a lane is given.
+#[derive(Debug)]
+#[expect(clippy::exhaustive_structs, reason = "the program's own")]
+pub struct Renewal {
+    /// Which time it is, as [`Freshness`] counts.
+    pub number: u64,
+    /// Of all lanes.
+    pub identity: Identity,
+    /// Of this lane.
+    pub seed: Seed,
+}
+
+/// Watches for the signs, and has the lanes start over.
+pub(crate) struct Renewals {
+    freshness: Arc<Freshness>,
+    uevents: Option<AsyncFd<OwnedFd>>,
+    look: Interval,
+    report: Arc<Mutex<RenewalReport>>,
+}
+
+impl Renewals {
+    /// With the socket of the kernel's events, if there is one. Must be called within a tokio runtime.
+    pub(crate) fn new(uevents: Option<Uevents>) -> Self {
+        let told = uevents.is_some() && Uevents::are_told_here();
+        let uevents = uevents.and_then(|uevents| sys::watch_readable(uevents.into_fd()).ok());
+        let clones_told = told && uevents.is_some();
+        let report = RenewalReport { clones_told, ..RenewalReport::default() };
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let freshness = Arc::new(Freshness::new(boot_clock()));
+        Self { freshness, uevents, look, report: Arc::new(Mutex::new(report)) }
+    }
+
+    /// What the lanes look at.
+    pub(crate) fn freshness(&self) -> Arc<Freshness> {
+        self.freshness.clone()
+    }
+
+    /// What `status` says, kept up to date.
+    pub(crate) fn report(&self) -> Arc<Mutex<RenewalReport>> {
+        self.report.clone()
+    }
+
+    /// Waits for a sign. From its return on no lane seals anything until [`Self::renew`] is called with what it returns.
+    /// May be cancelled.
+    pub(crate) async fn sign(&mut self) -> (u64, Reason) {
+        loop {
+            // In turns: events without end must not keep the clock from being looked at.
+            tokio::select! {
+                word = hear(self.uevents.as_ref()) => match word {
+                    Some(Word::Cloned) => return (self.freshness.want(), Reason::Clone),
+                    Some(Word::Lost) => return (self.freshness.want(), Reason::Unknown),
+                    Some(Word::Nothing) => {}
+                    None => {
+                        self.uevents = None;
+                        self.report.lock().unwrap_or_else(PoisonError::into_inner).clones_told = false;
+                    }
+                },
+                _ = self.look.tick() => {
+                    if let Some(number) = self.freshness.look(boot_clock()) {
+                        return (number, Reason::Pause);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Has every lane start over, with one new identity. Returns its public key.
+    ///
+    /// The kernel's own generator was seeded anew before it said that the machine was cloned (drivers/char/random.c,
+    /// `add_vmfork_randomness`), and when it woke up (`random_pm_notification`); so copies are given different seeds.
+    ///
+    /// # Errors
+    /// The kernel gives no randomness. The lanes move no packet then.
+    pub(crate) async fn renew(
+        &self,
+        (number, reason): (u64, Reason),
+        addresses: &[IpAddr],
+        lanes: &Lanes,
+    ) -> Result<PeerId, Failure> {
+        let identity = Identity::generate(Seed::from_bytes(*random()?), addresses);
+        for lane in lanes.iter() {
+            let (identity, seed) = (identity.for_another_lane(), Seed::from_bytes(*random()?));
+            // One that has ended takes all others with it.
+            let _ = lane.send(Command::Renew(Box::new(Renewal { number, identity, seed }))).await;
+        }
+        tracing::warn!("{}: all sessions have ended, and this pod has another key", reason.as_str());
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        (report.count, report.reason) = (number, Some(reason));
+        Ok(identity.peer_id())
+    }
+}
+
+/// What the kernel says next, for ever if nobody listens; `None`: it cannot be heard any more.
+async fn hear(uevents: Option<&AsyncFd<OwnedFd>>) -> Option<Word> {
+    let Some(uevents) = uevents else { return std::future::pending().await };
+    loop {
+        let mut ready = uevents.readable().await.ok()?;
+        match uevents::read(uevents.get_ref()) {
+            Ok(Some(word)) => return Some(word),
+            Ok(None) => ready.clear_ready(),
+            Err(error) => {
+                tracing::warn!(%error, "events of the kernel; clones of the machine are not noticed any more");
+                return None;
+            }
+        }
+    }
+}
+
+/// 32 bytes of the kernel's.
+pub(crate) fn random() -> Result<Zeroizing<[u8; 32]>, Failure> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *bytes).map_err(|_| Failure::runtime("the kernel gives no randomness"))?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lane::channel;
+
+    #[test]
+    fn all_lanes_are_given_one_identity_and_seeds_of_their_own() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (handles, inboxes): (Vec<_>, Vec<_>) = (0..3).map(|_| channel().unwrap()).unzip();
+            let renewals = Renewals::new(None);
+            let address = IpAddr::from([10, 0, 0, 1]);
+            let number = renewals.freshness().want();
+            let lanes = Lanes::new(handles);
+            let own = renewals.renew((number, Reason::Clone), &[address], &lanes).await.unwrap();
+            let mut seeds = Vec::new();
+            for inbox in &inboxes {
+                let mut given = Vec::new();
+                inbox.drain(|command| given.push(command));
+                let [Command::Renew(renewal)] = &given[..] else { panic!("{given:?}") };
+                assert_eq!((renewal.number, renewal.identity.peer_id()), (1, own));
+                assert_eq!(renewal.identity.addresses(), [address]);
+                let Some(Command::Renew(renewal)) = given.pop() else { unreachable!("it was matched") };
+                seeds.push(tencrypt_core::crypto::Rng::new(renewal.seed).u64());
+            }
+            assert!(seeds[0] != seeds[1] && seeds[1] != seeds[2] && seeds[0] != seeds[2], "{seeds:?}");
+            let report = renewals.report().lock().unwrap().clone();
+            assert_eq!((report.count, report.reason, report.clones_told), (1, Some(Reason::Clone), false));
+            let again = renewals.freshness().want();
+            assert_ne!(renewals.renew((again, Reason::Pause), &[address], &lanes).await.unwrap(), own);
+        });
+    }
+}
