@@ -346,7 +346,7 @@ fn another_epoch_is_named_as_such() {
     assert_eq!(verify_mac1(&later.keys, &init), Err(DropReason::OtherEpoch));
     assert_eq!(later.accept(&init).err(), Some(HandshakeError::OtherEpoch));
     // The epoch byte is bound: the same root under another number is another key to the prologue.
-    let mut renamed = init.clone();
+    let mut renamed = init;
     renamed[3] = 8;
     remac(&later.keys, &mut renamed);
     assert_eq!(later.accept(&renamed).err(), Some(HandshakeError::Auth));
@@ -358,7 +358,7 @@ fn another_suite_is_refused_and_a_changed_suite_byte_does_not_decrypt() {
     let other = Side::of_suite(2, CipherSuite::ChaCha20Poly1305);
     assert_eq!(verify_mac1(&other.keys, &init), Ok(()));
     assert_eq!(other.accept(&init).err(), Some(HandshakeError::OtherSuite));
-    let mut renamed = init.clone();
+    let mut renamed = init;
     renamed[2] = other.suite.wire_byte();
     remac(&other.keys, &mut renamed);
     assert_eq!(other.accept(&renamed).err(), Some(HandshakeError::Auth));
