@@ -406,12 +406,9 @@ impl Tunnel {
             return;
         }
         let sent = self.keys.send_epoch();
-        if ask
-            .flight
-            .as_ref()
-            .is_some_and(|flight| flight.repeat_at <= now && flight.initiator.epoch() != sent)
-        {
-            // It was not answered under the epoch that was sent when it began.
+        let useless = |initiator: &Initiator| initiator.epoch() != sent || initiator.is_over();
+        if ask.flight.as_ref().is_some_and(|flight| flight.repeat_at <= now && useless(&flight.initiator)) {
+            // It was not answered under the epoch that was sent when it began, or by a member that said what none may.
             self.relaunch(destination, now);
         } else if let Some(flight) = ask.flight.as_mut().filter(|flight| flight.repeat_at <= now) {
             flight.attempt += 1;
