@@ -9,6 +9,7 @@ mod network;
 mod packets;
 mod random;
 mod tenant;
+mod transport;
 mod world;
 
 pub use model::{Model, Violation};

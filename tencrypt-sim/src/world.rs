@@ -8,11 +8,10 @@ use std::{
 };
 
 use tencrypt_core::{
-    CipherSuite, DEFAULT_PORT, DatagramSink, Event, Identity, LaneId, News, Outbound, PacketSink, RecvMeta,
-    Seed, SinkFull, Train, TrainSlot, TunPacket, Tunnel, TunnelConfig, Unknown,
+    CipherSuite, DEFAULT_PORT, Event, Identity, LaneId, News, Outbound, RecvMeta, Seed, TunPacket, Tunnel,
+    TunnelConfig, Unknown,
     crypto::KeyChangeError,
     directory::{Directory, Fact},
-    offload::Opened,
     offload::VnetHdr,
     record::init_lane,
 };
@@ -23,6 +22,7 @@ use crate::{
     packets::{Endpoint, read_udp, udp},
     random::Random,
     tenant::Tenant,
+    transport::{Inbox, Outbox},
 };
 
 /// Every payload carries this, so that plaintext on the wire is noticed.
@@ -84,7 +84,12 @@ pub struct World {
     captured: Option<Vec<(SocketAddr, SocketAddr, Vec<u8>)>>,
     /// Lanes are not told of each other.
     deaf: bool,
+    /// What the network loses, whatever the weather.
+    lost: Option<Lost>,
 }
+
+/// Whether a datagram from here to there is lost.
+type Lost = Box<dyn Fn(SocketAddr, SocketAddr, &[u8]) -> bool>;
 
 impl World {
     /// An empty world in this weather.
@@ -101,6 +106,7 @@ impl World {
             numbered: 0,
             captured: None,
             deaf: false,
+            lost: None,
         }
     }
 
@@ -168,6 +174,16 @@ impl World {
     /// Changes the weather.
     pub fn weather(&mut self, weather: Weather) {
         self.network.weather = weather;
+    }
+
+    /// From now on loses the datagrams for which `lost(from, to, bytes)` is true, whatever the weather.
+    pub fn lose(&mut self, lost: impl Fn(SocketAddr, SocketAddr, &[u8]) -> bool + 'static) {
+        self.lost = Some(Box::new(lost));
+    }
+
+    /// Loses what the weather loses, and no more.
+    pub fn lose_nothing(&mut self) {
+        self.lost = None;
     }
 
     /// Lets a pod's application send one packet of `payload` bytes (at least 28). Returns the packet's number.
@@ -285,9 +301,14 @@ impl World {
         self.captured.replace(Vec::new()).unwrap_or_default()
     }
 
-    /// Hands a datagram to a pod, as an attacker on the bridge can.
-    pub fn inject(&mut self, to: PodId, from: SocketAddr, mut bytes: Vec<u8>) {
-        self.inbound((to, 0), from, &mut bytes);
+    /// Hands a datagram to a pod, as an attacker on the bridge can; of several lanes to the first.
+    pub fn inject(&mut self, to: PodId, from: SocketAddr, bytes: Vec<u8>) {
+        self.inject_at(to, 0, from, bytes);
+    }
+
+    /// The same for any lane.
+    pub fn inject_at(&mut self, to: PodId, lane: usize, from: SocketAddr, mut bytes: Vec<u8>) {
+        self.inbound((to, lane), from, &mut bytes);
     }
 
     fn tunnels(&mut self, tenant: &Tenant, options: &PodOptions) -> Vec<Tunnel> {
@@ -370,7 +391,7 @@ impl World {
             pod.bypassed.push(packet.to_vec());
         }
         self.tell((id, lane));
-        for (to, bytes) in outbox.0 {
+        for (to, bytes) in outbox.records {
             self.transmit((id, lane), to, bytes);
         }
         self.drain((id, lane));
@@ -383,8 +404,8 @@ impl World {
         // The outcome is in the tunnel's counters; the model looks at what came out.
         let _ = self.pods[id.0].tunnels[lane].handle_datagrams(&meta, bytes, now, &mut delivered);
         let own = self.pods[id.0].options.addresses.clone();
-        self.bring((id, lane), &delivered.1);
-        for packet in delivered.0 {
+        self.bring((id, lane), &delivered.news);
+        for packet in delivered.packets {
             self.model.deliver(id, &own, &self.network.vips, &packet);
         }
         self.drain((id, lane));
@@ -433,55 +454,9 @@ impl World {
         if let Some(captured) = &mut self.captured {
             captured.push((from, to, bytes.clone()));
         }
+        if self.lost.as_ref().is_some_and(|lost| lost(from, to, &bytes)) {
+            return;
+        }
         self.network.send(Datagram { from, to, bytes }, self.now, &mut self.random);
-    }
-}
-
-/// A transport that takes one record at a time.
-#[derive(Default)]
-struct Outbox(Vec<(SocketAddr, Vec<u8>)>);
-
-struct Slot<'s> {
-    outbox: &'s mut Outbox,
-    to: SocketAddr,
-    bytes: Vec<u8>,
-}
-
-impl DatagramSink for Outbox {
-    type Slot<'s> = Slot<'s>;
-
-    fn reserve(&mut self, want: Train) -> Option<Slot<'_>> {
-        let len = if want.count == 1 { want.last } else { want.stride };
-        Some(Slot { outbox: self, to: want.to, bytes: vec![0; len.into()] })
-    }
-}
-
-impl TrainSlot for Slot<'_> {
-    fn records(&self) -> u16 {
-        1
-    }
-
-    fn buffer(&mut self) -> &mut [u8] {
-        &mut self.bytes
-    }
-
-    fn commit(mut self, _records: u16, len: usize) {
-        self.bytes.truncate(len);
-        self.outbox.0.push((self.to, self.bytes));
-    }
-}
-
-#[derive(Default)]
-struct Inbox(Vec<Vec<u8>>, Vec<News>);
-
-impl<'b> PacketSink<'b> for Inbox {
-    fn packet(&mut self, packet: Opened<'b>) -> Result<(), SinkFull> {
-        self.0.push(packet.bytes().to_vec());
-        Ok(())
-    }
-
-    fn news(&mut self, news: News) -> Result<(), News> {
-        self.1.push(news);
-        Ok(())
     }
 }
