@@ -109,6 +109,30 @@ fn a_peer_that_restarts_under_load_is_back_within_a_second() {
 }
 
 #[test]
+fn without_resets_a_peer_that_restarts_is_back_within_sixteen_seconds() {
+    for seed in seeds(SEEDS) {
+        let mut world = World::new(seed, Weather::CLEAR);
+        let (_, a, b) = two_of(&mut world, suite(seed));
+        let pause = world.random().duration(ms(3_000));
+        world.run_for(pause);
+        world.lose(|_, _, bytes| bytes[0] == RESET);
+        world.restart(b);
+        let mut numbers = Vec::new();
+        let heard = (0..1_600).position(|_| {
+            numbers.push(world.send(a, v4(2), 100));
+            world.run_for(ms(10));
+            numbers.iter().any(|number| world.model().is_delivered(*number))
+        });
+        let after = heard.unwrap_or_else(|| panic!("seed {seed}: not heard within 16 s"));
+        assert!(
+            after > 1_000,
+            "seed {seed}: after {after} hundredths, so not by the 15 s that data goes unanswered"
+        );
+        assert_eq!(world.model().violations(), []);
+    }
+}
+
+#[test]
 fn both_that_restart_at_once_are_back_within_a_second() {
     for seed in seeds(SEEDS) {
         let mut world = World::new(seed, Weather::CLEAR);
