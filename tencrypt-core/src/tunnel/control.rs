@@ -449,3 +449,31 @@ impl Tunnel {
             .find(|index| !self.peers.has_index(*index))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{crypto::CipherSuite, tunnel::pair::Pair};
+
+    /// A copy of a virtual machine, say, or one's own messages sent back by somebody who has the tenant's key.
+    #[test]
+    fn a_peer_with_our_own_static_key_gets_no_session_and_is_counted() {
+        for suite in CipherSuite::ALL {
+            let mut pair = Pair::with_static_keys(suite, [1, 1]);
+            pair.send(0);
+            pair.run(Duration::from_secs(2));
+            let stats = pair.tunnels[0].stats();
+            // Each repeat of INIT in the second that a destination is asked for.
+            assert!((1..=5).contains(&stats.dropped(DropReason::Policy)), "{suite}");
+            assert_eq!(
+                stats.dropped_total(),
+                stats.dropped(DropReason::Policy) + 1,
+                "the packet that waited"
+            );
+            assert_eq!((pair.delivered, stats.handshakes), ([0, 0], 0), "{suite}");
+            assert_eq!(pair.tunnels[1].stats().handshakes, 0, "{suite}");
+        }
+    }
+}

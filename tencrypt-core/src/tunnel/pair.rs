@@ -37,12 +37,17 @@ pub(super) struct Pair {
 
 impl Pair {
     pub(super) fn new(suite: CipherSuite) -> Self {
+        Self::with_static_keys(suite, [1, 2])
+    }
+
+    /// The same, with static keys from these numbers.
+    pub(super) fn with_static_keys(suite: CipherSuite, keys: [u8; 2]) -> Self {
         let now = start();
         let tunnels = [0, 1].map(|side| {
             let mut config = TunnelConfig::new(["10.0.0.0/8".parse().expect("a range")]);
             config.suite = suite;
             let number = side as u8 + 1;
-            let identity = Identity::generate(Seed::from_bytes([number; 32]), &[address(side)]);
+            let identity = Identity::generate(Seed::from_bytes([keys[side]; 32]), &[address(side)]);
             let seed = Seed::from_bytes([number + 10; 32]);
             let directory = Arc::new(Directory::new([], 7));
             Tunnel::new(Arc::new(config), LaneId::ZERO, ring(9), identity, directory, seed, now)
