@@ -9,7 +9,7 @@ use std::{
 use tencrypt_core::{
     CipherSuite, DropReason, Identity, PeerInfo, Seed, Stats, Unknown,
     crypto::Rng,
-    handshake::{Initiator, Local},
+    handshake::{Initiator, Local, write_reset},
     record::{self, DATA_OVERHEAD, Message, SessionIndex},
 };
 use tencrypt_sim::{PodId, PodOptions, Random, Tenant, Weather, World, udp};
@@ -254,6 +254,39 @@ fn a_conf_that_is_lost_is_repeated_until_it_arrives() {
         let most = if lost > 4 { 2 } else { 1 };
         assert!((1..=most).contains(&two.stats(two.a).handshakes), "{lost} CONFs were lost");
     }
+}
+
+#[test]
+fn a_conf_that_is_overtaken_by_a_later_handshake_does_not_take_its_place() {
+    let mut two = Two::strangers();
+    let (init, _) = two.init();
+    let resp = two.says(two.b, &init).remove(0);
+    let late = two.says(two.a, &resp).remove(0);
+    assert_eq!(late[0], CONF);
+    // Its session is disclaimed, so another one is made in its place.
+    two.world.run_for(ms(20));
+    two.world.captured();
+    let first = SessionIndex::from_u32(u32::from_le_bytes(resp[4..8].try_into().expect("4 bytes")));
+    let reset = write_reset(two.tenant.keys(), first.expect("an index"), 1);
+    let init = two.says(two.a, &reset).remove(0);
+    assert_eq!(init[0], INIT);
+    let resp = two.says(two.b, &init).remove(0);
+    let conf = two.says(two.a, &resp).remove(0);
+    let answer = two.says(two.b, &conf).remove(0);
+    two.says(two.a, &answer);
+    two.world.run_for(ms(20));
+    two.world.captured();
+    let answer = two.says(two.b, &late).remove(0);
+    two.says(two.a, &answer);
+    assert_eq!((two.stats(two.a).handshakes, two.stats(two.b).handshakes), (2, 2));
+    two.world.captured();
+    two.world.send(two.a, v4(2), 64);
+    two.world.send(two.b, v4(1), 64);
+    let sent: Vec<Vec<u8>> =
+        two.world.captured().into_iter().map(|(.., bytes)| bytes[4..8].to_vec()).collect();
+    assert_eq!(sent, [&resp[4..8], &init[4..8]], "both send on the second one");
+    two.world.weather(Weather::CLEAR);
+    two.talk("after all");
 }
 
 #[test]

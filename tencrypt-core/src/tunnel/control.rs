@@ -247,7 +247,7 @@ impl Tunnel {
         let half_open = self.half_open.take(conf.receiver).ok_or(DropReason::UnknownIndex)?;
         // Whatever becomes of it, the half-open handshake is gone: a forged payload spoils its state.
         self.peers.release_index(conf.receiver);
-        let asked = half_open.responder.asked();
+        let (asked, born) = (half_open.responder.asked(), half_open.born);
         self.load.worked(now);
         let established = half_open.responder.handle_conf(conf).map_err(|error| error.drop_reason())?;
         if !self.is_member(&established) {
@@ -257,6 +257,8 @@ impl Tunnel {
         let listed = is_listed(&established, from.ip());
         let key = self.install(established, from, false, now, |session| {
             session.confirmed_by = Some((mac1, now));
+            // Not when CONF came: a late one is no newer for that.
+            session.born = born;
             session.seen_from = listed.then(|| from.ip());
         });
         if !self.addresses.contains(&asked)
