@@ -10,6 +10,7 @@ mod packets;
 mod random;
 mod sinks;
 mod tenant;
+mod transport;
 mod world;
 
 pub use model::{Model, Violation};

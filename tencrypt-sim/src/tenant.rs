@@ -23,6 +23,15 @@ impl Tenant {
         &self.keys
     }
 
+    /// The root key of an epoch, for a member that has a program of its own.
+    #[must_use]
+    pub fn root(&self, epoch: u8) -> [u8; 32] {
+        let mut root = self.root;
+        // Epoch 1 has the root as it was drawn.
+        root[0] = root[0].wrapping_add(epoch).wrapping_sub(1);
+        root
+    }
+
     /// Its 16 bytes.
     #[must_use]
     pub fn id(&self) -> [u8; 16] {
@@ -30,7 +39,9 @@ impl Tenant {
     }
 
     pub(crate) fn new(id: [u8; 16], root: [u8; 32]) -> Self {
-        Self { id, root, keys: Self::ring(id, root, &[1], 1) }
+        let keys =
+            Arc::new(KeyRing::parse(&write_key_file(id, 1, &root)).expect("the core reads what it writes"));
+        Self { id, root, keys }
     }
 
     /// The same tenant with other epochs. An epoch has the same key whenever it is asked for.
@@ -39,19 +50,10 @@ impl Tenant {
     /// If the core refuses such a key file.
     #[must_use]
     pub fn with(&self, accept: &[u8], send: u8) -> Self {
-        Self { keys: Self::ring(self.id, self.root, accept, send), ..self.clone() }
-    }
-
-    fn ring(id: [u8; 16], root: [u8; 32], accept: &[u8], send: u8) -> Arc<KeyRing> {
-        let root = |epoch: u8| {
-            let mut root = root;
-            // Epoch 1 has the root as it was drawn.
-            root[0] = root[0].wrapping_add(epoch).wrapping_sub(1);
-            root
-        };
-        let mut text = write_key_file(id, accept[0], &root(accept[0])).to_string();
-        accept[1..].iter().for_each(|epoch| text += &write_epoch(*epoch, &root(*epoch)));
+        let mut text = write_key_file(self.id, accept[0], &self.root(accept[0])).to_string();
+        accept[1..].iter().for_each(|epoch| text += &write_epoch(*epoch, &self.root(*epoch)));
         text += &format!("send {send}\n");
-        Arc::new(KeyRing::parse(&text).expect("the core reads what it writes"))
+        let keys = Arc::new(KeyRing::parse(&text).expect("the core reads what it writes"));
+        Self { keys, ..self.clone() }
     }
 }

@@ -23,6 +23,7 @@ use crate::{
     random::Random,
     sinks::{Inbox, Outbox},
     tenant::Tenant,
+    transport::{Inbox, Outbox},
 };
 
 /// Every payload carries this, so that plaintext on the wire is noticed.
@@ -84,7 +85,12 @@ pub struct World {
     captured: Option<Vec<(SocketAddr, SocketAddr, Vec<u8>)>>,
     /// Lanes are not told of each other.
     deaf: bool,
+    /// What the network loses, whatever the weather.
+    lost: Option<Lost>,
 }
+
+/// Whether a datagram from here to there is lost.
+type Lost = Box<dyn Fn(SocketAddr, SocketAddr, &[u8]) -> bool>;
 
 impl World {
     /// An empty world in this weather.
@@ -101,6 +107,7 @@ impl World {
             numbered: 0,
             captured: None,
             deaf: false,
+            lost: None,
         }
     }
 
@@ -187,6 +194,16 @@ impl World {
     /// Changes the weather.
     pub fn weather(&mut self, weather: Weather) {
         self.network.weather = weather;
+    }
+
+    /// From now on loses the datagrams for which `lost(from, to, bytes)` is true, whatever the weather.
+    pub fn lose(&mut self, lost: impl Fn(SocketAddr, SocketAddr, &[u8]) -> bool + 'static) {
+        self.lost = Some(Box::new(lost));
+    }
+
+    /// Loses what the weather loses, and no more.
+    pub fn lose_nothing(&mut self) {
+        self.lost = None;
     }
 
     /// Lets a pod's application send one packet of `payload` bytes (at least 28). Returns the packet's number.
@@ -304,9 +321,14 @@ impl World {
         self.captured.replace(Vec::new()).unwrap_or_default()
     }
 
-    /// Hands a datagram to a pod, as an attacker on the bridge can.
-    pub fn inject(&mut self, to: PodId, from: SocketAddr, mut bytes: Vec<u8>) {
-        self.inbound((to, 0), from, &mut bytes);
+    /// Hands a datagram to a pod, as an attacker on the bridge can; of several lanes to the first.
+    pub fn inject(&mut self, to: PodId, from: SocketAddr, bytes: Vec<u8>) {
+        self.inject_at(to, 0, from, bytes);
+    }
+
+    /// The same for any lane.
+    pub fn inject_at(&mut self, to: PodId, lane: usize, from: SocketAddr, mut bytes: Vec<u8>) {
+        self.inbound((to, lane), from, &mut bytes);
     }
 
     fn tunnels(&mut self, tenant: &Tenant, options: &PodOptions) -> Vec<Tunnel> {
@@ -389,7 +411,7 @@ impl World {
             pod.bypassed.push(packet.to_vec());
         }
         self.tell((id, lane));
-        for (to, bytes) in outbox.0 {
+        for (to, bytes) in outbox.records {
             self.transmit((id, lane), to, bytes);
         }
         self.drain((id, lane));
@@ -451,6 +473,9 @@ impl World {
         let from = SocketAddr::new(*own, DEFAULT_PORT + lane as u16);
         if let Some(captured) = &mut self.captured {
             captured.push((from, to, bytes.clone()));
+        }
+        if self.lost.as_ref().is_some_and(|lost| lost(from, to, &bytes)) {
+            return;
         }
         self.network.send(Datagram { from, to, bytes }, self.now, &mut self.random);
     }

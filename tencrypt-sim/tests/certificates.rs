@@ -16,6 +16,7 @@ use tencrypt_core::{
 };
 use tencrypt_sim::{PodId, PodOptions, Tenant, Weather, World};
 
+const RESET: u8 = 6;
 const VIP: [u8; 4] = [10, 96, 0, 10];
 
 fn v4(pod: u8) -> IpAddr {
@@ -379,4 +380,59 @@ fn a_pod_that_starts_over_is_closed_until_its_new_key_has_a_certificate() {
     cluster.give(a, new).unwrap();
     assert!(cluster.send(a, v4(2)) && cluster.send(b, v4(1)));
     assert_eq!(cluster.world.bypassed_of(a).len() + cluster.world.bypassed_of(b).len(), 0);
+}
+
+/// The tenant's key and a certificate of pod 3 got out. What their holder is left with, step by step, and in the end.
+#[test]
+fn who_holds_a_leaked_key_and_certificate_gets_silence_once_they_are_rotated_out() {
+    let mut cluster = Cluster::new();
+    let (a, b, thief) = (cluster.certified(1), cluster.certified(2), cluster.certified(3));
+    assert!(cluster.send(a, v4(2)) && cluster.send(thief, v4(1)), "until then it is a member");
+    let leaked = cluster.tenant.clone();
+    for (accept, send) in [(&[1, 2][..], 1), (&[1, 2], 2)] {
+        for pod in [a, b] {
+            cluster.world.change_keys(pod, &leaked.with(accept, send)).unwrap();
+            assert!(cluster.send(a, v4(2)) && cluster.send(b, v4(1)));
+        }
+    }
+    cluster.run(5_000);
+    // Members renew, then the generation is raised: the certificate is worth nothing while the key still is.
+    for (pod, prefix) in [(a, "10.1.0.1/32"), (b, "10.1.0.2/32")] {
+        let renewed = cluster.issue(pod, 2, prefix);
+        cluster.give(pod, renewed).unwrap();
+        assert!(cluster.send(a, v4(2)) && cluster.send(b, v4(1)));
+    }
+    [a, b].into_iter().for_each(|pod| cluster.revoke(pod, "min-generation 2"));
+    assert!(!cluster.send(thief, v4(1)) && !cluster.send(thief, v4(2)), "by its session or a new one");
+    assert!(cluster.refused(a) >= 1 && cluster.refused(b) >= 1);
+    // Then the key goes.
+    for pod in [a, b] {
+        cluster.world.change_keys(pod, &leaked.with(&[2], 2)).unwrap();
+        assert!(cluster.send(a, v4(2)) || pod == a, "the one that is behind by a moment");
+    }
+    cluster.run(1_000);
+    cluster.world.capture();
+    let before = [a, b].map(|pod| cluster.world.tunnel_of(pod).stats().dropped(DropReason::OtherEpoch));
+    for round in 0..60 {
+        if round == 30 {
+            // With a new static key, as after a restart of its program.
+            cluster.world.restart(thief);
+            let trust = cluster.trust();
+            cluster.set_trust(thief, trust);
+            let certificate = cluster.issue(thief, 1, "10.1.0.3/32");
+            cluster.give(thief, certificate).unwrap();
+        }
+        assert!(!cluster.send(thief, v4(1)) && !cluster.send(thief, v4(2)));
+    }
+    let said = cluster.world.captured();
+    assert!(said.iter().any(|(from, ..)| from.ip() == v4(3)), "it tried");
+    // A record of a session that is long gone is answered by RESET, whoever sent it, under the key that its sender has not.
+    let answers = said.iter().filter(|(_, to, _)| to.ip() == v4(3));
+    assert!(answers.clone().all(|(.., bytes)| bytes[0] == RESET), "a handshake was answered");
+    assert!(answers.count() <= 60);
+    for (pod, before) in [a, b].into_iter().zip(before) {
+        assert!(cluster.world.tunnel_of(pod).stats().dropped(DropReason::OtherEpoch) > before);
+    }
+    assert!(cluster.send(a, v4(2)) && cluster.send(b, v4(1)), "the members do not notice");
+    assert_eq!(cluster.world.model().violations(), []);
 }

@@ -48,7 +48,7 @@ impl Two {
     fn new(seed: u64) -> Self {
         let mut world = World::new(seed, Weather::CLEAR);
         let tenant = world.tenant();
-        let suite = CipherSuite::ALL[world.random().below(2) as usize];
+        let suite = CipherSuite::ALL[world.random().below(CipherSuite::ALL.len() as u64) as usize];
         let knows = [0, 1].map(|_| world.random().chance(50));
         let pods = [0, 1].map(|at| {
             let mut options = PodOptions::new(&[ADDRESSES[at]]);

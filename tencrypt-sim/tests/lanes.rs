@@ -297,3 +297,31 @@ fn pods_with_any_number_of_lanes_recover_from_bad_weather_and_restarts() {
         assert!(violations.is_empty(), "seed {seed}: {violations:?}");
     }
 }
+
+/// Lanes share neither sessions nor replay windows: of two threads that are given the same record, one has its key.
+#[test]
+fn a_record_that_every_lane_is_given_is_delivered_once() {
+    let mut world = World::new(1, Weather::CLEAR);
+    let (a, b) = two(&mut world, (3, 3));
+    talk(&mut world, (a, b));
+    world.run_for(Duration::from_secs(1));
+    world.weather(Weather { loss: 100, ..Weather::CLEAR });
+    for flow in 0..6 {
+        world.capture();
+        let number = world.send_flow(a, (v4(1), 40_000 + flow), (v4(2), 7), 64);
+        let (from, to, record) = world.captured().pop().expect("a record");
+        let unknown =
+            |world: &World| all(world, b, |tunnel| tunnel.stats().dropped(DropReason::UnknownIndex));
+        let replays = |world: &World| all(world, b, |tunnel| tunnel.stats().dropped(DropReason::Replay));
+        let before = (all(&world, b, |tunnel| tunnel.stats().decrypted), unknown(&world), replays(&world));
+        for round in 0..4 {
+            (0..3).for_each(|lane| world.inject_at(b, lane, from, record.clone()));
+            assert!(world.model().is_delivered(number));
+            let after = (all(&world, b, |tunnel| tunnel.stats().decrypted), unknown(&world), replays(&world));
+            assert_eq!(after, (before.0 + 1, before.1 + 2 * (round + 1), before.2 + round), "to {to}");
+        }
+        // Of a session of another lane nothing is disclaimed.
+        assert!(world.captured().is_empty());
+    }
+    assert_eq!(world.model().violations(), []);
+}

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use tencrypt_core::{
-    DropReason, Event, Unknown, Verdict,
+    CipherSuite, DropReason, Event, Unknown, Verdict,
     directory::{Class, Fact, FactSource},
 };
 use tencrypt_sim::{PodId, PodOptions, Weather, World};
@@ -15,9 +15,16 @@ fn v4(pod: u8) -> IpAddr {
 const VIP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0, 10));
 
 fn two(world: &mut World) -> (PodId, PodId) {
+    two_of(world, CipherSuite::Aes256Gcm)
+}
+
+fn two_of(world: &mut World, suite: CipherSuite) -> (PodId, PodId) {
     let tenant = world.tenant();
-    let a = world.pod(&tenant, PodOptions::new(&[v4(1)]));
-    let b = world.pod(&tenant, PodOptions::new(&[v4(2)]));
+    let [a, b] = [1, 2].map(|number| {
+        let mut options = PodOptions::new(&[v4(number)]);
+        options.suite = suite;
+        world.pod(&tenant, options)
+    });
     (a, b)
 }
 
@@ -31,16 +38,18 @@ fn seconds(count: u64) -> Duration {
 
 #[test]
 fn an_unknown_destination_is_asked_and_its_first_packet_is_not_lost() {
-    let mut world = clear();
-    let (a, b) = two(&mut world);
-    let first = world.send(a, v4(2), 100);
-    world.run_for(Duration::from_millis(50));
-    assert!(world.model().is_delivered(first));
-    let back = world.send(b, v4(1), 100);
-    world.run_for(Duration::from_millis(50));
-    assert!(world.model().is_delivered(back));
-    assert_eq!(world.tunnel_of(a).stats().handshakes, 1);
-    assert_eq!(world.model().violations(), []);
+    for suite in CipherSuite::ALL {
+        let mut world = clear();
+        let (a, b) = two_of(&mut world, suite);
+        let first = world.send(a, v4(2), 100);
+        world.run_for(Duration::from_millis(50));
+        assert!(world.model().is_delivered(first), "{suite}");
+        let back = world.send(b, v4(1), 100);
+        world.run_for(Duration::from_millis(50));
+        assert!(world.model().is_delivered(back), "{suite}");
+        assert_eq!(world.tunnel_of(a).stats().handshakes, 1);
+        assert_eq!(world.model().violations(), []);
+    }
 }
 
 #[test]
@@ -261,14 +270,16 @@ fn an_authentic_packet_from_outside_the_protected_ranges_is_dropped() {
 
 #[test]
 fn two_that_start_at_once_are_heard_at_once() {
-    let mut world = clear();
-    let (a, b) = two(&mut world);
-    let (there, back) = (world.send(a, v4(2), 100), world.send(b, v4(1), 100));
-    world.run_for(Duration::from_millis(50));
-    assert!(world.model().is_delivered(there) && world.model().is_delivered(back));
-    // One of the two INITs was given up: one handshake, not two.
-    assert_eq!(world.tunnel_of(a).stats().handshakes, 1);
-    assert_eq!(world.tunnel_of(b).stats().handshakes, 1);
+    for suite in CipherSuite::ALL {
+        let mut world = clear();
+        let (a, b) = two_of(&mut world, suite);
+        let (there, back) = (world.send(a, v4(2), 100), world.send(b, v4(1), 100));
+        world.run_for(Duration::from_millis(50));
+        assert!(world.model().is_delivered(there) && world.model().is_delivered(back));
+        // One of the two INITs was given up: one handshake, not two.
+        assert_eq!(world.tunnel_of(a).stats().handshakes, 1);
+        assert_eq!(world.tunnel_of(b).stats().handshakes, 1);
+    }
 }
 
 #[test]
@@ -284,23 +295,25 @@ fn an_idle_pair_falls_silent() {
 
 #[test]
 fn a_session_is_replaced_in_time_without_losing_a_packet() {
-    let mut world = clear();
-    let (a, b) = two(&mut world);
-    let mut numbers = Vec::new();
-    for second in 0..400 {
-        numbers.push(world.send(
-            if second % 2 == 0 { a } else { b },
-            v4(if second % 2 == 0 { 2 } else { 1 }),
-            100,
-        ));
-        world.run_for(seconds(1));
+    for suite in CipherSuite::ALL {
+        let mut world = clear();
+        let (a, b) = two_of(&mut world, suite);
+        let mut numbers = Vec::new();
+        for second in 0..400 {
+            numbers.push(world.send(
+                if second % 2 == 0 { a } else { b },
+                v4(if second % 2 == 0 { 2 } else { 1 }),
+                100,
+            ));
+            world.run_for(seconds(1));
+        }
+        assert!(numbers.iter().all(|number| world.model().is_delivered(*number)));
+        let handshakes = world.tunnel_of(a).stats().handshakes;
+        assert!((3..=5).contains(&handshakes), "{handshakes} handshakes in 400 s");
+        assert_eq!(world.tunnel_of(a).stats().dropped_total(), 0);
+        assert_eq!(world.tunnel_of(b).stats().dropped_total(), 0);
+        assert_eq!(world.model().violations(), []);
     }
-    assert!(numbers.iter().all(|number| world.model().is_delivered(*number)));
-    let handshakes = world.tunnel_of(a).stats().handshakes;
-    assert!((3..=5).contains(&handshakes), "{handshakes} handshakes in 400 s");
-    assert_eq!(world.tunnel_of(a).stats().dropped_total(), 0);
-    assert_eq!(world.tunnel_of(b).stats().dropped_total(), 0);
-    assert_eq!(world.model().violations(), []);
 }
 
 #[test]

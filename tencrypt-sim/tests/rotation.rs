@@ -1,8 +1,16 @@
 //! Tenant keys change while pods talk.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
-use tencrypt_core::{DropReason, Event, crypto::KeyChangeError};
+use tencrypt_core::{
+    CipherSuite, DropReason, Event, Identity, Seed, Unknown,
+    crypto::{KeyChangeError, Rng},
+    handshake::{Initiator, Local},
+    record::SessionIndex,
+};
 use tencrypt_sim::{PodId, PodOptions, Tenant, Weather, World, seeds};
 
 /// Longest time after which sessions with traffic are under the epoch that is sent: 4 s, and a handshake.
@@ -96,6 +104,86 @@ fn a_rotation_with_half_the_members_late_at_every_step_loses_nothing() {
         }
         assert_eq!(net.epochs(), [2], "seed {seed}");
         net.assert_nothing_lost();
+    }
+}
+
+/// Half of the nodes get each file an hour late. Nobody loses a packet, and nobody sends one in plain.
+#[test]
+fn a_rotation_with_half_the_members_late_by_an_hour_loses_nothing() {
+    let mut net = Net::new(1, Weather::CLEAR, 4);
+    net.talk(Duration::from_secs(1));
+    for (accept, send) in [(&[1, 2][..], 1), (&[1, 2], 2), (&[2], 2)] {
+        for half in [0..2, 2..4] {
+            net.keys(half, accept, send);
+            // Once every 20 s, so that sessions are replaced by age as well, 30 times.
+            for _ in 0..180 {
+                net.talk(Duration::from_millis(50));
+                net.world.run_for(Duration::from_secs(20));
+            }
+        }
+    }
+    net.talk(CHANGED);
+    assert_eq!(net.epochs(), [2]);
+    net.assert_nothing_lost();
+    assert!(net.pods.iter().all(|pod| net.world.bypassed_of(*pod).is_empty()));
+}
+
+/// A node that was away through a whole rotation comes back with the old file: it reaches nobody, in plain neither, until
+/// it has the new one.
+#[test]
+fn a_node_that_was_away_during_a_rotation_is_closed_until_it_has_the_keys() {
+    let mut world = World::new(1, Weather::CLEAR);
+    let tenant = world.tenant();
+    let pods = [0, 1, 2].map(|number| {
+        let mut options = PodOptions::new(&[address(number)]);
+        options.unknown = Unknown::Plain;
+        world.pod(&tenant, options)
+    });
+    let mut net = Net { world, tenant, pods: pods.to_vec(), numbers: Vec::new() };
+    net.talk(Duration::from_secs(1));
+    net.world.lose(|from, to, _| [from.ip(), to.ip()].contains(&address(2)));
+    for (accept, send) in [(&[1, 2][..], 1), (&[1, 2], 2), (&[2], 2)] {
+        net.keys(0..2, accept, send);
+        net.talk(CHANGED);
+    }
+    net.numbers.clear();
+    net.world.lose_nothing();
+    let reaches = |net: &mut Net, from: usize, to: usize| {
+        let number = net.world.send(net.pods[from], address(to), 100);
+        net.world.run_for(Duration::from_millis(1_500));
+        net.world.model().is_delivered(number)
+    };
+    for _ in 0..100 {
+        assert!(!reaches(&mut net, 2, 0) && !reaches(&mut net, 0, 2));
+        assert!(reaches(&mut net, 0, 1) && reaches(&mut net, 1, 0));
+    }
+    net.keys(2..3, &[2], 2);
+    net.world.run_for(Duration::from_secs(5));
+    assert!(reaches(&mut net, 2, 0) && reaches(&mut net, 0, 2));
+    assert!(net.pods.iter().all(|pod| net.world.bypassed_of(*pod).is_empty()), "in plain");
+    assert_eq!(net.world.model().violations(), []);
+}
+
+#[test]
+fn an_init_is_answered_under_the_epochs_on_either_side_and_dropped_two_away() {
+    let mut world = World::new(1, Weather::CLEAR);
+    let tenant = world.tenant().with(&[4, 5, 6], 5);
+    let pod = world.pod(&tenant, PodOptions::new(&[address(0)]));
+    let identity = Identity::generate(Seed::from_bytes([7; 32]), &[]);
+    let mut rng = Rng::new(Seed::from_bytes([8; 32]));
+    world.capture();
+    for (epoch, answered) in [(3, false), (4, true), (5, true), (6, true), (7, false)] {
+        let keys = tenant.with(&[epoch], epoch);
+        let local = Local::new(keys.keys(), CipherSuite::Aes256Gcm, &identity, &[], true);
+        let index = SessionIndex::random(0, &mut rng);
+        let (_, init) = Initiator::start(&local, index, address(0), &mut rng);
+        let before = *world.tunnel_of(pod).stats();
+        world.inject(pod, SocketAddr::new(address(9), 8_362), init.to_vec());
+        let said: Vec<u8> = world.captured().iter().map(|(.., bytes)| bytes[0]).collect();
+        assert_eq!(said, if answered { &[2][..] } else { &[] }, "epoch {epoch}");
+        let mut expected = before;
+        expected.drops[DropReason::OtherEpoch as usize] += u64::from(!answered);
+        assert_eq!(*world.tunnel_of(pod).stats(), expected, "epoch {epoch}");
     }
 }
 

@@ -3,7 +3,10 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use tencrypt_core::directory::{Class, Fact, FactSource};
+use tencrypt_core::{
+    CipherSuite,
+    directory::{Class, Fact, FactSource},
+};
 use tencrypt_sim::{PodId, PodOptions, Weather, World, seeds};
 
 const SEEDS: u64 = 1_000;
@@ -19,6 +22,8 @@ fn address_v6(tenant: u8, pod: u8) -> IpAddr {
 /// Pods of one tenant that know each other to be internal, as DNS would tell them.
 fn pods(world: &mut World, tenant: u8, count: u8) -> Vec<PodId> {
     let keys = world.tenant();
+    // The suites take turns: two of four are hybrid, and their INIT and RESP five times as long.
+    let suite = CipherSuite::ALL[world.random().below(CipherSuite::ALL.len() as u64) as usize];
     (1..=count)
         .map(|pod| {
             let mut options = PodOptions::new(&[address(tenant, pod), address_v6(tenant, pod)]);
@@ -26,6 +31,7 @@ fn pods(world: &mut World, tenant: u8, count: u8) -> Vec<PodId> {
                 .filter(|other| *other != pod)
                 .map(|other| Fact::new(address(tenant, other), Class::Internal, FactSource::Static, None))
                 .collect();
+            options.suite = suite;
             world.pod(&keys, options)
         })
         .collect()

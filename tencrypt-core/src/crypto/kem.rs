@@ -28,6 +28,8 @@ impl KemSecret {
 
     /// The one whose "d" and "z" are these (FIPS 203 algorithm 19).
     pub(super) fn from_seed(seed: KeySeed) -> Self {
+        #[cfg(test)]
+        super::work::count();
         Self(DecapsulationKey::from_seed(seed))
     }
 
@@ -39,6 +41,8 @@ impl KemSecret {
     /// The secret in `ciphertext`. One that was not made for this key gives a secret that nobody else has (FIPS 203
     /// section 6.3, implicit rejection).
     pub(crate) fn decapsulate(&self, ciphertext: &[u8; KEM_CIPHERTEXT_LEN]) -> Secret<SHARED_LEN> {
+        #[cfg(test)]
+        super::work::count();
         let mut shared = self.0.decapsulate(ciphertext.into());
         let secret = Secret::filled(|secret| secret.copy_from_slice(&shared));
         shared.zeroize();
@@ -64,6 +68,8 @@ pub(super) fn encapsulate_message(
     public: &[u8; KEM_PUBLIC_LEN],
     message: &B32,
 ) -> Option<([u8; KEM_CIPHERTEXT_LEN], Secret<SHARED_LEN>)> {
+    #[cfg(test)]
+    super::work::count();
     let public = EncapsulationKey::new(public.into()).ok()?;
     let (ciphertext, mut shared) = public.encapsulate_deterministic(message);
     let secret = Secret::filled(|secret| secret.copy_from_slice(&shared));

@@ -15,6 +15,8 @@ mod rng;
 mod rustcrypto;
 mod secret;
 #[cfg(test)]
+mod work;
+#[cfg(test)]
 pub(crate) mod wycheproof;
 mod x25519;
 
@@ -32,6 +34,8 @@ pub use peer_id::PeerId;
 pub use rng::Rng;
 pub use secret::Seed;
 pub(crate) use secret::{Secret, wipe_stack};
+#[cfg(test)]
+pub(crate) use work::public_key_operations;
 #[cfg(test)]
 pub(crate) use x25519::LOW_ORDER;
 pub(crate) use x25519::{X25519_LEN, public_key, shared_secret};

@@ -11,6 +11,8 @@ pub(crate) const X25519_LEN: usize = 32;
 
 /// The public key of `secret`, which is clamped as it is used (RFC 7748 section 5).
 pub(crate) fn public_key(secret: &[u8; X25519_LEN]) -> [u8; X25519_LEN] {
+    #[cfg(test)]
+    super::work::count();
     MontgomeryPoint::mul_base_clamped(*secret).to_bytes()
 }
 
@@ -20,6 +22,8 @@ pub(crate) fn shared_secret(
     secret: &[u8; X25519_LEN],
     public: &[u8; X25519_LEN],
 ) -> Option<Secret<X25519_LEN>> {
+    #[cfg(test)]
+    super::work::count();
     let shared = Zeroizing::new(MontgomeryPoint(*public).mul_clamped(*secret).to_bytes());
     let is_zero: bool = shared.ct_eq(&[0; X25519_LEN]).into();
     (!is_zero).then(|| Secret::filled(|bytes| bytes.copy_from_slice(&*shared)))

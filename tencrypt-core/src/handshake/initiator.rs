@@ -47,6 +47,12 @@ impl Initiator {
         self.keys.number()
     }
 
+    /// Whether a RESP was read, well or not: no other one will be.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.noise.remote_static().is_some()
+    }
+
     /// Takes a RESP.
     ///
     /// # Errors

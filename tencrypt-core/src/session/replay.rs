@@ -166,6 +166,60 @@ mod tests {
         assert_eq!(accept(&mut window, u64::MAX - 1), Ok(()));
     }
 
+    /// The cases of Linux' own test (drivers/net/wireguard/selftest/counter.c), for a window of 8,192. Left out are those of
+    /// its limit of messages, which receivers have there: here the sender keeps to one, and counters end at 2^64 - 1.
+    #[test]
+    fn the_cases_of_linux_come_out() {
+        const LIMIT: u64 = WINDOW;
+        const LAST: u64 = u64::MAX;
+        let all = |counters: &mut dyn Iterator<Item = (u64, bool)>| {
+            let mut window = ReplayWindow::new();
+            for (number, (counter, good)) in (1..).zip(counters) {
+                assert_eq!(accept(&mut window, counter).is_ok(), good, "case {number}: {counter}");
+            }
+        };
+        let cases = [
+            (0, true),
+            (1, true),
+            (1, false),
+            (9, true),
+            (8, true),
+            (7, true),
+            (7, false),
+            (LIMIT, true),
+            (LIMIT - 1, true),
+            (LIMIT - 1, false),
+            (LIMIT - 2, true),
+            (2, true),
+            (2, false),
+            (LIMIT + 16, true),
+            (3, false),
+            (LIMIT + 16, false),
+            (LIMIT * 4, true),
+            (LIMIT * 4 - (LIMIT - 1), true),
+            (10, false),
+            (LIMIT * 4 - LIMIT, false),
+            (LIMIT * 4 - (LIMIT + 1), false),
+            (LIMIT * 4 - (LIMIT - 2), true),
+            (LIMIT * 4 + 1 - LIMIT, false),
+            (0, false),
+            (LAST, true),
+            (LAST, false),
+            (LAST - 1, true),
+            (LAST - 1, false),
+            (LAST - 2, true),
+            (0, false),
+        ];
+        all(&mut cases.into_iter());
+        let good = |counter: u64| (counter, true);
+        all(&mut (1..LIMIT).map(good).chain([(0, true), (0, false)]));
+        all(&mut (2..=LIMIT).map(good).chain([(1, true), (0, false)]));
+        all(&mut (0..LIMIT).rev().map(good));
+        all(&mut (1..=LIMIT).rev().map(good).chain([(0, false)]));
+        all(&mut (1..LIMIT).rev().map(good).chain([(LIMIT, true), (0, false)]));
+        all(&mut (1..LIMIT).rev().map(good).chain([(0, true), (LIMIT, true)]));
+    }
+
     #[test]
     fn a_check_alone_changes_nothing() {
         let mut window = ReplayWindow::new();

@@ -251,7 +251,7 @@ impl Tunnel {
         let half_open = self.half_open.take(conf.receiver).ok_or(DropReason::UnknownIndex)?;
         // Whatever becomes of it, the half-open handshake is gone: a forged payload spoils its state.
         self.peers.release_index(conf.receiver);
-        let asked = half_open.responder.asked();
+        let (asked, born) = (half_open.responder.asked(), half_open.born);
         self.load.worked(now);
         let established = half_open.responder.handle_conf(conf).map_err(|error| error.drop_reason())?;
         if !self.is_member(&established) {
@@ -261,6 +261,8 @@ impl Tunnel {
         let listed = is_listed(&established, from.ip());
         let key = self.install(established, from, false, now, |session| {
             session.confirmed_by = Some((mac1, now));
+            // Not when CONF came: a late one is no newer for that.
+            session.born = born;
             session.seen_from = listed.then(|| from.ip());
         });
         if !self.addresses.contains(&asked)
@@ -410,12 +412,9 @@ impl Tunnel {
             return;
         }
         let sent = self.keys.send_epoch();
-        if ask
-            .flight
-            .as_ref()
-            .is_some_and(|flight| flight.repeat_at <= now && flight.initiator.epoch() != sent)
-        {
-            // It was not answered under the epoch that was sent when it began.
+        let useless = |initiator: &Initiator| initiator.epoch() != sent || initiator.is_over();
+        if ask.flight.as_ref().is_some_and(|flight| flight.repeat_at <= now && useless(&flight.initiator)) {
+            // It was not answered under the epoch that was sent when it began, or by a member that said what none may.
             self.relaunch(destination, now);
         } else if let Some(flight) = ask.flight.as_mut().filter(|flight| flight.repeat_at <= now) {
             flight.attempt += 1;
@@ -454,5 +453,33 @@ impl Tunnel {
         (0..16)
             .map(|_| SessionIndex::random(self.lane.0, &mut self.rng))
             .find(|index| !self.peers.has_index(*index))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{crypto::CipherSuite, tunnel::pair::Pair};
+
+    /// A copy of a virtual machine, say, or one's own messages sent back by somebody who has the tenant's key.
+    #[test]
+    fn a_peer_with_our_own_static_key_gets_no_session_and_is_counted() {
+        for suite in CipherSuite::ALL {
+            let mut pair = Pair::with_static_keys(suite, [1, 1]);
+            pair.send(0);
+            pair.run(Duration::from_secs(2));
+            let stats = pair.tunnels[0].stats();
+            // Each repeat of INIT in the second that a destination is asked for.
+            assert!((1..=5).contains(&stats.dropped(DropReason::Policy)), "{suite}");
+            assert_eq!(
+                stats.dropped_total(),
+                stats.dropped(DropReason::Policy) + 1,
+                "the packet that waited"
+            );
+            assert_eq!((pair.delivered, stats.handshakes), ([0, 0], 0), "{suite}");
+            assert_eq!(pair.tunnels[1].stats().handshakes, 0, "{suite}");
+        }
     }
 }

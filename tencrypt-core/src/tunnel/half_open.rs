@@ -17,7 +17,8 @@ pub(super) struct HalfOpen {
     pub(super) answered: Instant,
     mac1: [u8; 16],
     resp: Box<[u8]>,
-    born: Instant,
+    /// When its INIT was answered first.
+    pub(super) born: Instant,
     number: u64,
     source: Source,
     /// Whether it has shown that it receives there.

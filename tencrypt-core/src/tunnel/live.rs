@@ -23,6 +23,7 @@ pub(super) struct Session {
     pub(super) opener: Opener,
     pub(super) suite: CipherSuite,
     pub(super) epoch: u8,
+    /// When INIT was answered, as each side knows it: sessions of one initiator have the same order on both.
     pub(super) born: Instant,
     /// When its keys are to be erased.
     pub(super) expires: Instant,

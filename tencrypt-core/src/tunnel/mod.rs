@@ -46,6 +46,13 @@ mod transmit;
 mod trust;
 mod upkeep;
 
+#[cfg(test)]
+mod limit_tests;
+#[cfg(test)]
+mod pair;
+#[cfg(test)]
+mod work_tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,

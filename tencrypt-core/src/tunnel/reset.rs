@@ -95,9 +95,8 @@ impl Tunnel {
         let Some(endpoint) = peer.any_endpoint().map(|endpoint| endpoint.ip()) else { return Ok(()) };
         // Its own address, and not a service's that others answer for as well: only that says who is there now.
         let own = peer.asserted.contains(&endpoint);
-        let heir = self.peers.owner(endpoint).filter(|heir| !self.peers.are_one_pod(*heir, key));
-        if heir.and_then(|heir| self.peers.find(heir)).and_then(|heir| heir.sending(now)).is_some() {
-            // Its successor is known already; what was sent here went to another of its addresses.
+        if self.has_heir(key, endpoint, now) {
+            // What was sent here went to another of its addresses.
             self.disinherit(key);
             return Ok(());
         }
@@ -129,7 +128,13 @@ impl Tunnel {
         gone.into_iter().for_each(|key| self.disinherit(key));
     }
 
-    fn disinherit(&mut self, key: PeerKey) {
+    /// Whether somebody else has proven to be at the address that records to this peer go to, and can be sent to.
+    pub(super) fn has_heir(&self, key: PeerKey, endpoint: IpAddr, now: Instant) -> bool {
+        let heir = self.peers.owner(endpoint).filter(|heir| !self.peers.are_one_pod(*heir, key));
+        heir.and_then(|heir| self.peers.find(heir)).and_then(|heir| heir.sending(now)).is_some()
+    }
+
+    pub(super) fn disinherit(&mut self, key: PeerKey) {
         self.recent.forget();
         self.peers.disown(key, |_| false);
     }

@@ -62,7 +62,13 @@ impl Tunnel {
             self.send_empty(key, local);
         }
         if silent {
-            self.rekey(key, now);
+            let endpoint = self.peers.find(key).and_then(|peer| peer.any_endpoint());
+            if endpoint.is_some_and(|endpoint| self.has_heir(key, endpoint.ip(), now)) {
+                // It will not answer any more, and who would has a session.
+                self.disinherit(key);
+            } else {
+                self.rekey(key, now);
+            }
         }
         if let Some(at) = next {
             self.timers.arm(Timer::Peer(key), at);

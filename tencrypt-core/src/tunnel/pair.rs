@@ -1,0 +1,186 @@
+//! Two tunnels and a wire between them, for tests that have to look inside.
+
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{LaneId, Outbound, TunPacket, Tunnel};
+use crate::{
+    config::TunnelConfig,
+    crypto::{CipherSuite, Identity, KeyRing, Seed, write_key_file},
+    directory::Directory,
+    news::News,
+    offload::{Opened, VnetHdr},
+    packet::samples::Sample,
+    sink::{DatagramSink, PacketSink, RecvMeta, SinkFull, Train, TrainSlot},
+    testing::start,
+};
+
+/// Addresses of the two.
+pub(super) const ADDRESSES: [&str; 2] = ["10.0.0.1", "10.0.0.2"];
+
+pub(super) struct Pair {
+    pub(super) now: Instant,
+    pub(super) tunnels: [Tunnel; 2],
+    /// The wire carries.
+    pub(super) connected: bool,
+    /// What each side has sent, with what was lost.
+    pub(super) sent: [Vec<Vec<u8>>; 2],
+    /// Packets that came out at each side.
+    pub(super) delivered: [usize; 2],
+    /// To whom, and what.
+    under_way: VecDeque<(usize, Vec<u8>)>,
+}
+
+impl Pair {
+    pub(super) fn new(suite: CipherSuite) -> Self {
+        Self::with_static_keys(suite, [1, 2])
+    }
+
+    /// The same, with static keys from these numbers.
+    pub(super) fn with_static_keys(suite: CipherSuite, keys: [u8; 2]) -> Self {
+        let now = start();
+        let tunnels = [0, 1].map(|side| {
+            let mut config = TunnelConfig::new(["10.0.0.0/8".parse().expect("a range")]);
+            config.suite = suite;
+            let number = side as u8 + 1;
+            let identity = Identity::generate(Seed::from_bytes([keys[side]; 32]), &[address(side)]);
+            let seed = Seed::from_bytes([number + 10; 32]);
+            let directory = Arc::new(Directory::new([], 7));
+            Tunnel::new(Arc::new(config), LaneId::ZERO, ring(9), identity, directory, seed, now)
+        });
+        Self {
+            now,
+            tunnels,
+            connected: true,
+            sent: Default::default(),
+            delivered: [0; 2],
+            under_way: VecDeque::new(),
+        }
+    }
+
+    /// Sends a packet from this side.
+    pub(super) fn send(&mut self, side: usize) {
+        let outcome = self.offer(side);
+        assert!(matches!(outcome, Outbound::Sent { .. } | Outbound::Held), "{outcome:?}");
+    }
+
+    /// Gives this side a packet, and brings what comes of it.
+    pub(super) fn offer(&mut self, side: usize) -> Outbound {
+        let mut packet = Sample::udp(ADDRESSES[side], ADDRESSES[1 - side], (1, 2));
+        let mut outbox = Outbox::default();
+        let mut packet = TunPacket::new(VnetHdr::default(), &mut packet);
+        let outcome = self.tunnels[side].handle_outbound(&mut packet, self.now, &mut outbox);
+        for record in outbox.0 {
+            self.carry(side, record);
+        }
+        self.settle();
+        outcome
+    }
+
+    /// Hands a datagram to this side, as if it came from the other.
+    pub(super) fn receive(&mut self, side: usize, datagram: Vec<u8>) {
+        self.under_way.push_back((side, datagram));
+        self.settle();
+    }
+
+    /// Lets time pass.
+    pub(super) fn run(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        // More than anything here does in the longest time it is given.
+        for _ in 0..100_000 {
+            let next = self.tunnels.iter().filter_map(Tunnel::poll_timeout).min();
+            let Some(next) = next.filter(|next| *next <= end) else { break };
+            self.now = self.now.max(next);
+            self.settle();
+        }
+        self.now = end;
+    }
+
+    fn carry(&mut self, from: usize, datagram: Vec<u8>) {
+        self.sent[from].push(datagram.clone());
+        if self.connected {
+            self.under_way.push_back((1 - from, datagram));
+        }
+    }
+
+    /// Does what is due at once, and brings what is under way, in the order in which it was sent.
+    fn settle(&mut self) {
+        for side in 0..2 {
+            self.tend(side);
+        }
+        while let Some((side, mut datagram)) = self.under_way.pop_front() {
+            let from = SocketAddr::new(address(1 - side), 8_362);
+            let meta = RecvMeta { from, stride: datagram.len() as u16, ecn: 0 };
+            let mut inbox = Inbox(0);
+            let _ = self.tunnels[side].handle_datagrams(&meta, &mut datagram, self.now, &mut inbox);
+            self.delivered[side] += inbox.0;
+            self.tend(side);
+        }
+    }
+
+    fn tend(&mut self, side: usize) {
+        let tunnel = &mut self.tunnels[side];
+        if tunnel.poll_timeout().is_some_and(|due| due <= self.now) {
+            tunnel.handle_timeout(self.now);
+        }
+        let mut buf = vec![0; 2_048];
+        while let Some(transmit) = self.tunnels[side].poll_transmit(&mut buf, self.now) {
+            self.carry(side, buf[..transmit.len].to_vec());
+        }
+    }
+}
+
+/// A tenant of this root key.
+pub(super) fn ring(root: u8) -> Arc<KeyRing> {
+    let mut bytes = [root; 32];
+    bytes[0] ^= 1;
+    Arc::new(KeyRing::parse(&write_key_file([1; 16], 1, &bytes)).expect("the core reads what it writes"))
+}
+
+pub(super) fn address(side: usize) -> IpAddr {
+    ADDRESSES[side].parse().expect("an address")
+}
+
+#[derive(Default)]
+struct Outbox(Vec<Vec<u8>>);
+
+struct Slot<'s>(&'s mut Outbox, Vec<u8>);
+
+impl DatagramSink for Outbox {
+    type Slot<'s> = Slot<'s>;
+
+    fn reserve(&mut self, want: Train) -> Option<Slot<'_>> {
+        Some(Slot(self, vec![0; want.last.into()]))
+    }
+}
+
+impl TrainSlot for Slot<'_> {
+    fn records(&self) -> u16 {
+        1
+    }
+
+    fn buffer(&mut self) -> &mut [u8] {
+        &mut self.1
+    }
+
+    fn commit(self, _records: u16, len: usize) {
+        self.0.0.push(self.1[..len].to_vec());
+    }
+}
+
+struct Inbox(usize);
+
+impl<'b> PacketSink<'b> for Inbox {
+    fn packet(&mut self, _: Opened<'b>) -> Result<(), SinkFull> {
+        self.0 += 1;
+        Ok(())
+    }
+
+    fn news(&mut self, news: News) -> Result<(), News> {
+        Err(news)
+    }
+}
