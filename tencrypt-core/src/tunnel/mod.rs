@@ -74,7 +74,7 @@ pub use self::{
 };
 use crate::{
     config::{TunnelConfig, Unknown},
-    crypto::{Identity, KeyChangeError, KeyRing, Rng, Seed},
+    crypto::{DEEP, Identity, KeyChangeError, KeyRing, Rng, Seed, wipe_stack},
     directory::{Delta, Directory, FactChange, Finding, PeerId, Standing},
     event::{Event, PathEvent, PeerInfo},
     nat::Nat,
@@ -236,22 +236,9 @@ impl Tunnel {
 
     /// Does what is due: repeats, keepalives, expiry, and at most two handshake messages.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.now = now;
-        self.recent.forget();
-        self.work_off(now);
-        // One turn over the timers that are due now: what a timer arms comes later.
-        for _ in 0..limits::MAX_ASKED {
-            match self.timers.take_due(now) {
-                Some(Timer::Ask(destination)) => self.ask_due(destination, now),
-                Some(Timer::Peer(key)) => self.peer_due(key, now),
-                Some(Timer::HalfOpen) => self.half_open_due(now),
-                Some(Timer::Nat) => self.nat.handle_timeout(now),
-                None => break,
-            }
-        }
-        let at = self.nat.poll_timeout();
-        if let Some(at) = at {
-            self.timers.arm(Timer::Nat, at);
+        self.do_due(now);
+        if self.peers.take_erased() {
+            wipe_stack::<DEEP>();
         }
     }
 
@@ -296,6 +283,7 @@ impl Tunnel {
         self.now = now;
         self.recent.forget();
         self.change_keys(keys, now);
+        wipe_stack::<DEEP>();
         Ok(())
     }
 
@@ -319,19 +307,8 @@ impl Tunnel {
     /// Drops every session and takes a new identity, so that nothing sealed before can be sealed again. Lanes of one pod
     /// are given the same one: [`Identity::for_another_lane`].
     pub fn forget_sessions(&mut self, identity: Identity, now: Instant) {
-        self.now = now;
-        self.recent.forget();
-        self.identity = identity;
-        let hash_key = self.rng.u64();
-        self.peers = self.peers.renewed(hash_key);
-        self.members = Members::default();
-        self.asks = Asks::default();
-        self.half_open = HalfOpens::default();
-        self.timers = Timers::default();
-        self.queue.clear();
-        self.transmits.clear();
-        // A certificate is for one static key.
-        self.own = OwnCertificate::default();
+        self.forget(identity, now);
+        wipe_stack::<DEEP>();
     }
 
     /// The next datagram to send, in `buf`: handshake messages, keepalives, and packets that were held. A buffer of
@@ -477,6 +454,13 @@ impl Tunnel {
     }
 }
 
+impl Drop for Tunnel {
+    /// Sealing and opening may have left keys on the stack.
+    fn drop(&mut self) {
+        wipe_stack::<DEEP>();
+    }
+}
+
 impl fmt::Debug for Tunnel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tunnel")
@@ -485,3 +469,8 @@ impl fmt::Debug for Tunnel {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod erasure_search;
+#[cfg(test)]
+mod erasure_tests;
