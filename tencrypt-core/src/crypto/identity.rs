@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr};
 use super::PeerId;
 use super::{
     rng::Rng,
-    secret::{Secret, Seed},
+    secret::{DEEP, Secret, Seed, wipe_stack},
     x25519,
 };
 
@@ -24,15 +24,16 @@ impl Identity {
     #[must_use]
     pub fn generate(seed: Seed, addresses: &[IpAddr]) -> Self {
         let mut rng = Rng::new(seed);
-        let secret = Box::new(Secret::filled(|secret| rng.fill(secret)));
+        let secret = Secret::boxed(|secret| rng.fill(secret));
         let peer_id = PeerId::from_bytes(x25519::public_key(secret.expose()));
+        wipe_stack::<DEEP>();
         Self { secret, peer_id, addresses: addresses.into() }
     }
 
     /// The same identity once more, for another lane of the same pod: peers see one member, whichever lane speaks.
     #[must_use]
     pub fn for_another_lane(&self) -> Self {
-        let secret = Box::new(Secret::filled(|secret| *secret = *self.secret.expose()));
+        let secret = Secret::boxed(|secret| secret.copy_from_slice(self.secret.expose()));
         Self { secret, peer_id: self.peer_id, addresses: self.addresses.clone() }
     }
 

@@ -4,6 +4,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+use super::secret::Secret;
+
 /// Bytes of a SHA-256 digest.
 pub(crate) const HASH_LEN: usize = 32;
 
@@ -31,10 +33,10 @@ pub(crate) fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> Zeroizing<[u8; HASH_LE
 /// If `out` is longer than 255 x 32 bytes (RFC 5869 section 2.3). Callers ask for fixed lengths.
 pub(crate) fn hkdf_sha256(salt: &[u8], ikm: &[u8], info: &[&[u8]], out: &mut [u8]) {
     assert!(out.len() <= 255 * HASH_LEN, "HKDF output too long");
-    let prk = hmac_sha256(salt, &[ikm]);
+    let prk = Secret::<HASH_LEN>::filled(|prk| prk.copy_from_slice(&*hmac_sha256(salt, &[ikm])));
     let mut block = Zeroizing::new([0; HASH_LEN]);
     for (number, chunk) in (1..=u8::MAX).zip(out.chunks_mut(HASH_LEN)) {
-        let mut mac = keyed(&*prk);
+        let mut mac = keyed(prk.expose());
         if number > 1 {
             mac.update(&*block);
         }

@@ -13,17 +13,15 @@ use crate::record::{KEM_CIPHERTEXT_LEN, KEM_PUBLIC_LEN};
 /// Bytes of the secret that both sides end up with.
 const SHARED_LEN: usize = 32;
 
-/// A decapsulation key, made for one handshake. Erased on drop.
+/// A decapsulation key, made for one handshake. Erased on drop. It may be moved: what is secret in it is behind pointers
+/// (feature `alloc` of its crate).
 pub(crate) struct KemSecret(DecapsulationKey);
 
 impl KemSecret {
     /// A fresh one.
     pub(crate) fn generate(rng: &mut Rng) -> Self {
-        let mut seed = KeySeed::default();
-        rng.fill(&mut seed);
-        let secret = Self::from_seed(seed);
-        seed.zeroize();
-        secret
+        let seed = Secret::<64>::filled(|seed| rng.fill(seed));
+        Self::from_seed((*seed.expose()).into())
     }
 
     /// The one whose "d" and "z" are these (FIPS 203 algorithm 19).
@@ -31,6 +29,22 @@ impl KemSecret {
         #[cfg(test)]
         super::work::count();
         Self(DecapsulationKey::from_seed(seed))
+    }
+
+    /// The vector "s" of the key with this seed, as it lies in memory: a coefficient in 16 bits.
+    #[cfg(test)]
+    pub(crate) fn vector(seed: &[u8; 64]) -> Vec<u8> {
+        #[expect(deprecated, reason = "the only way to the vector")]
+        let expanded = ml_kem::ExpandedKeyEncoding::to_expanded_bytes(&Self::from_seed((*seed).into()).0);
+        // FIPS 203 algorithm 5: coefficients of 12 bits, 3 x 256 of them.
+        let pairs = expanded[..3 * 256 * 12 / 8].as_chunks::<3>().0.iter();
+        pairs
+            .flat_map(|[low, both, high]| {
+                let first = u16::from(*low) | u16::from(both & 0xf) << 8;
+                [first, u16::from(both >> 4) | u16::from(*high) << 4]
+            })
+            .flat_map(u16::to_ne_bytes)
+            .collect()
     }
 
     /// The encapsulation key that belongs to it.
@@ -56,11 +70,8 @@ pub(crate) fn encapsulate(
     public: &[u8; KEM_PUBLIC_LEN],
     rng: &mut Rng,
 ) -> Option<([u8; KEM_CIPHERTEXT_LEN], Secret<SHARED_LEN>)> {
-    let mut message = B32::default();
-    rng.fill(&mut message);
-    let encapsulated = encapsulate_message(public, &message);
-    message.zeroize();
-    encapsulated
+    let message = Secret::<32>::filled(|message| rng.fill(message));
+    encapsulate_message(public, message.expose().into())
 }
 
 /// The same with the randomness given, "m" (FIPS 203 algorithm 17).

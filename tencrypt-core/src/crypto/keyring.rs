@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::{
     hex::{self, HexError},
     kdf::{hkdf_sha256, hmac_sha256},
-    secret::Secret,
+    secret::{DEEP, Secret, wipe_stack},
 };
 use crate::record::{COOKIE_NONCE_LEN, MAC_LEN};
 
@@ -49,6 +49,13 @@ impl KeyRing {
     /// # Errors
     /// [`KeyFileError`], with the line and what is wrong there; never with any of the text.
     pub fn parse(text: &str) -> Result<Self, KeyFileError> {
+        let parsed = Self::read(text);
+        wipe_stack::<DEEP>();
+        parsed
+    }
+
+    #[inline(never)]
+    fn read(text: &str) -> Result<Self, KeyFileError> {
         if text.len() > MAX_BYTES {
             return Err(KeyFileProblem::TooLong.at(0));
         }
@@ -264,6 +271,12 @@ impl EpochKeys {
     /// The epoch's number.
     pub(crate) fn number(&self) -> u8 {
         self.number
+    }
+
+    /// Every key of the epoch.
+    #[cfg(test)]
+    pub(crate) fn all(&self) -> [&[u8; 32]; 4] {
+        [&self.psk, &self.mac, &self.cookie, &self.reset].map(Secret::expose)
     }
 
     /// The pre-shared key of the Noise handshake.

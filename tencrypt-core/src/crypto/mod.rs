@@ -33,7 +33,9 @@ pub use keyring::{
 pub use peer_id::PeerId;
 pub use rng::Rng;
 pub use secret::Seed;
-pub(crate) use secret::{Secret, wipe_stack};
+pub(crate) use secret::{DEEP, Secret, wipe_stack};
+#[cfg(test)]
+pub(crate) use secret::{SHALLOW, witness};
 #[cfg(test)]
 pub(crate) use work::public_key_operations;
 #[cfg(test)]

@@ -4,15 +4,18 @@ use std::fmt;
 
 use super::{
     kdf::{HASH_LEN, hmac_sha256},
-    secret::{Secret, Seed},
+    secret::{SHALLOW, Secret, Seed, wipe_stack},
 };
 
 /// A deterministic generator: HMAC_DRBG with SHA-256 (NIST SP 800-90A Rev. 1, section 10.1.2). The same seed gives the
 /// same bytes. Not `Clone`, printed redacted, erased on drop.
 ///
-/// Its state is replaced after every draw, so that what is in memory later tells nothing of what was drawn before.
-/// The standard wants a reseed after 2^48 draws; a Tunnel makes a few per handshake.
-pub struct Rng {
+/// Its state is replaced after every draw by HMACs under itself, and of the one before nothing is kept: who reads memory
+/// later learns nothing of what was drawn before (backtracking resistance, section 8.8 of the standard). The standard wants a
+/// reseed after 2^48 draws; a Tunnel makes a few per handshake.
+pub struct Rng(Box<State>);
+
+struct State {
     key: Secret<HASH_LEN>,
     value: Secret<HASH_LEN>,
 }
@@ -22,25 +25,23 @@ impl Rng {
     #[expect(clippy::needless_pass_by_value, reason = "a seed is used once")]
     #[must_use]
     pub fn new(seed: Seed) -> Self {
-        Self::from_parts(&[seed.expose()])
+        let rng = Self::from_parts(&[seed.expose()]);
+        wipe_stack::<SHALLOW>();
+        rng
     }
 
     /// Mixes a fresh seed in. What comes out afterwards depends on both, so a bad seed does no harm.
     #[expect(clippy::needless_pass_by_value, reason = "a seed is used once")]
     pub fn reseed(&mut self, seed: Seed) {
-        self.update(&[seed.expose()]);
+        self.0.update(&[seed.expose()]);
+        wipe_stack::<SHALLOW>();
     }
 
     /// Fills `out`.
     pub fn fill(&mut self, out: &mut [u8]) {
-        // The standard allows 2^16 bytes a draw (table 2).
-        for draw in out.chunks_mut(1 << 16) {
-            for chunk in draw.chunks_mut(HASH_LEN) {
-                self.value = mac(&self.key, &[self.value.expose()]);
-                chunk.copy_from_slice(&self.value.expose()[..chunk.len()]);
-            }
-            self.update(&[]);
-        }
+        self.0.fill(out);
+        // A state that was left there would give away whatever is drawn from now on.
+        wipe_stack::<SHALLOW>();
     }
 
     /// 32 random bits.
@@ -62,15 +63,38 @@ impl Rng {
         ((u128::from(self.u64()) * u128::from(bound)) >> 64) as u32
     }
 
+    /// All that later draws come from.
+    #[cfg(test)]
+    pub(crate) fn state(&self) -> [&[u8; HASH_LEN]; 2] {
+        [self.0.key.expose(), self.0.value.expose()]
+    }
+
     /// HMAC_DRBG_Instantiate (section 10.1.2.3) with the seed material in parts.
+    #[inline(never)]
     fn from_parts(material: &[&[u8]]) -> Self {
-        let mut rng =
-            Self { key: Secret::filled(|_| {}), value: Secret::filled(|value| *value = [1; HASH_LEN]) };
-        rng.update(material);
-        rng
+        let (key, value) = (Secret::filled(|_| {}), Secret::filled(|value| *value = [1; HASH_LEN]));
+        let mut state = Box::new(State { key, value });
+        state.update(material);
+        Self(state)
+    }
+}
+
+impl State {
+    /// HMAC_DRBG_Generate (section 10.1.2.5).
+    #[inline(never)]
+    fn fill(&mut self, out: &mut [u8]) {
+        // The standard allows 2^16 bytes a draw (table 2).
+        for draw in out.chunks_mut(1 << 16) {
+            for chunk in draw.chunks_mut(HASH_LEN) {
+                self.next_value();
+                chunk.copy_from_slice(&self.value.expose()[..chunk.len()]);
+            }
+            self.update(&[]);
+        }
     }
 
     /// HMAC_DRBG_Update (section 10.1.2.2).
+    #[inline(never)]
     fn update(&mut self, material: &[&[u8]]) {
         for round in [0_u8, 1] {
             let mut parts: [&[u8]; 5] = [&[]; 5];
@@ -80,13 +104,16 @@ impl Rng {
             for (part, given) in parts[2..].iter_mut().zip(material) {
                 *part = given;
             }
-            let key = mac(&self.key, &parts);
-            self.key = key;
-            self.value = mac(&self.key, &[self.value.expose()]);
+            self.key.set(&hmac_sha256(self.key.expose(), &parts));
+            self.next_value();
             if material.is_empty() {
                 return;
             }
         }
+    }
+
+    fn next_value(&mut self) {
+        self.value.set(&hmac_sha256(self.key.expose(), &[self.value.expose()]));
     }
 }
 
@@ -94,11 +121,6 @@ impl fmt::Debug for Rng {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Rng(..)")
     }
-}
-
-fn mac(key: &Secret<HASH_LEN>, parts: &[&[u8]]) -> Secret<HASH_LEN> {
-    let mac = hmac_sha256(key.expose(), parts);
-    Secret::filled(|bytes| bytes.copy_from_slice(&*mac))
 }
 
 #[cfg(test)]

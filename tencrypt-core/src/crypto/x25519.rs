@@ -10,6 +10,7 @@ use super::secret::Secret;
 pub(crate) const X25519_LEN: usize = 32;
 
 /// The public key of `secret`, which is clamped as it is used (RFC 7748 section 5).
+#[inline(never)]
 pub(crate) fn public_key(secret: &[u8; X25519_LEN]) -> [u8; X25519_LEN] {
     #[cfg(test)]
     super::work::count();

@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr, sync::Arc};
 
 use super::{Established, HandshakeError, Local, noise::Noise, payload, peer, write_message};
 use crate::{
-    crypto::{CipherSuite, EpochKeys, KemSecret, PeerId, Rng, wipe_stack},
+    crypto::{CipherSuite, DEEP, EpochKeys, KemSecret, PeerId, Rng, wipe_stack},
     record::{self, CONF_LEN, IDENTITY_LEN, Resp, SessionIndex},
     session::{DirectionKeys, Opener, Sealer},
 };
@@ -37,7 +37,7 @@ impl Initiator {
     #[must_use]
     pub fn start(local: &Local<'_>, index: SessionIndex, asked: IpAddr, rng: &mut Rng) -> (Self, Box<[u8]>) {
         let started = Self::begin(local, index, asked, rng);
-        wipe_stack();
+        wipe_stack::<DEEP>();
         started
     }
 
@@ -61,7 +61,7 @@ impl Initiator {
     /// very INIT and that says something it may not ends the handshake.
     pub fn handle_resp(&mut self, resp: &Resp<'_>) -> Result<Confirmed, HandshakeError> {
         let confirmed = self.confirm(resp);
-        wipe_stack();
+        wipe_stack::<DEEP>();
         confirmed
     }
 

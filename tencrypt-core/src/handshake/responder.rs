@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr};
 
 use super::{Established, HandshakeError, Local, noise::Noise, payload, peer, write_message};
 use crate::{
-    crypto::{CipherSuite, PeerId, Rng, encapsulate, wipe_stack},
+    crypto::{CipherSuite, DEEP, PeerId, Rng, encapsulate, wipe_stack},
     record::{self, Conf, IDENTITY_LEN, Init, SessionIndex},
     session::{DirectionKeys, Opener, Sealer},
 };
@@ -33,7 +33,7 @@ impl Responder {
         rng: &mut Rng,
     ) -> Result<(Self, Box<[u8]>), HandshakeError> {
         let accepted = Self::answer(local, init, index, rng);
-        wipe_stack();
+        wipe_stack::<DEEP>();
         accepted
     }
 
@@ -93,7 +93,7 @@ impl Responder {
     /// [`HandshakeError`].
     pub fn handle_conf(self, conf: &Conf<'_>) -> Result<Established, HandshakeError> {
         let established = self.establish(conf);
-        wipe_stack();
+        wipe_stack::<DEEP>();
         established
     }
 

@@ -20,7 +20,8 @@ const MAX_FAILED_TAGS: u64 = 1 << 32;
 /// tag, and only then the window is written.
 pub struct Opener {
     key: OpeningKey,
-    iv: Secret<NONCE_LEN>,
+    // Boxed: a session moves, its secrets do not.
+    iv: Box<Secret<NONCE_LEN>>,
     window: ReplayWindow,
     failed_tags: u64,
     max_failed_tags: u64,
@@ -39,7 +40,7 @@ impl Opener {
     pub(crate) fn new(keys: &DirectionKeys) -> Self {
         Self {
             key: OpeningKey::new(Backend::fastest(), keys.aead, keys.key.expose()),
-            iv: Secret::filled(|iv| *iv = *keys.iv.expose()),
+            iv: Secret::boxed(|iv| iv.copy_from_slice(keys.iv.expose())),
             window: ReplayWindow::new(),
             failed_tags: 0,
             max_failed_tags: MAX_FAILED_TAGS,

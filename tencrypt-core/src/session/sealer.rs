@@ -29,7 +29,8 @@ struct Limit {
 /// Seals packets for one receiver under one key. Not `Clone`: every counter is used once, by this one.
 pub struct Sealer {
     key: SealingKey,
-    iv: Secret<NONCE_LEN>,
+    // Boxed: a session moves, its secrets do not.
+    iv: Box<Secret<NONCE_LEN>>,
     receiver: SessionIndex,
     next: u64,
     limits: [Limit; 3],
@@ -41,7 +42,7 @@ impl Sealer {
     pub(crate) fn new(keys: &DirectionKeys, receiver: SessionIndex) -> Self {
         Self {
             key: SealingKey::new(Backend::fastest(), keys.aead, keys.key.expose()),
-            iv: Secret::filled(|iv| *iv = *keys.iv.expose()),
+            iv: Secret::boxed(|iv| iv.copy_from_slice(keys.iv.expose())),
             receiver,
             next: 0,
             limits: LIMITS,

@@ -12,6 +12,7 @@ use crate::{crypto::KeyRing, event::Event, record, stats::DropReason};
 impl Tunnel {
     /// What is under an epoch that is no longer held ends now; sessions under one that is no longer sent are replaced
     /// soon, each in its own time, while they go on.
+    #[inline(never)]
     pub(super) fn change_keys(&mut self, keys: Arc<KeyRing>, now: Instant) {
         let before = std::mem::replace(&mut self.keys, keys);
         if before.epochs().any(|epoch| !self.keys.holds(epoch)) {

@@ -82,7 +82,7 @@ pub use self::{
 };
 use crate::{
     config::{TunnelConfig, Unknown},
-    crypto::{Identity, KeyChangeError, KeyRing, Rng, Seed},
+    crypto::{DEEP, Identity, KeyChangeError, KeyRing, Rng, Seed, wipe_stack},
     directory::{Delta, Directory, FactChange, Finding, PeerId, Standing},
     event::{Event, PathEvent, PeerInfo},
     nat::Nat,
@@ -244,22 +244,9 @@ impl Tunnel {
 
     /// Does what is due: repeats, keepalives, expiry, and at most two handshake messages.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.now = now;
-        self.recent.forget();
-        self.work_off(now);
-        // One turn over the timers that are due now: what a timer arms comes later.
-        for _ in 0..limits::MAX_ASKED {
-            match self.timers.take_due(now) {
-                Some(Timer::Ask(destination)) => self.ask_due(destination, now),
-                Some(Timer::Peer(key)) => self.peer_due(key, now),
-                Some(Timer::HalfOpen) => self.half_open_due(now),
-                Some(Timer::Nat) => self.nat.handle_timeout(now),
-                None => break,
-            }
-        }
-        let at = self.nat.poll_timeout();
-        if let Some(at) = at {
-            self.timers.arm(Timer::Nat, at);
+        self.do_due(now);
+        if self.peers.take_erased() {
+            wipe_stack::<DEEP>();
         }
     }
 
@@ -304,6 +291,7 @@ impl Tunnel {
         self.now = now;
         self.recent.forget();
         self.change_keys(keys, now);
+        wipe_stack::<DEEP>();
         Ok(())
     }
 
@@ -462,6 +450,13 @@ impl Tunnel {
     }
 }
 
+impl Drop for Tunnel {
+    /// Sealing and opening may have left keys on the stack.
+    fn drop(&mut self) {
+        wipe_stack::<DEEP>();
+    }
+}
+
 impl fmt::Debug for Tunnel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tunnel")
@@ -470,3 +465,8 @@ impl fmt::Debug for Tunnel {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod erasure_search;
+#[cfg(test)]
+mod erasure_tests;

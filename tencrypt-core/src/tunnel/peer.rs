@@ -184,6 +184,8 @@ pub(super) struct Peers {
     news: VecDeque<Told>,
     /// News that found no room.
     lost_news: u64,
+    /// Keys were erased since this was asked last.
+    erased: bool,
 }
 
 impl Peers {
@@ -199,6 +201,7 @@ impl Peers {
             tells,
             news: VecDeque::new(),
             lost_news: 0,
+            erased: false,
         }
     }
 
@@ -219,6 +222,11 @@ impl Peers {
     /// News that found no room since this was asked last.
     pub(super) fn take_lost_news(&mut self) -> u64 {
         std::mem::take(&mut self.lost_news)
+    }
+
+    /// Whether keys were erased since this was asked last.
+    pub(super) fn take_erased(&mut self) -> bool {
+        std::mem::take(&mut self.erased)
     }
 
     /// Tells anew what is behind this peer's addresses: with each handshake.
@@ -447,6 +455,7 @@ impl Peers {
     }
 
     fn erase_index(&mut self, index: SessionIndex, now: Instant) {
+        self.erased = true;
         self.bind_index(index, IndexUse::Erased);
         self.tombstones.push_back((now + TOMBSTONE, index));
         while let Some((until, index)) = self.tombstones.front().copied() {

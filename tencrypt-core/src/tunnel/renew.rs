@@ -7,7 +7,7 @@ use super::{
     transmit::Queue,
 };
 use crate::{
-    crypto::{Identity, Seed},
+    crypto::{DEEP, Identity, Seed, wipe_stack},
     directory::PeerId,
     event::Event,
     stats::DropReason,
@@ -31,6 +31,12 @@ impl Tunnel {
     /// handshake are dropped, as [`DropReason::HeldTimeout`]. Sessions come back with traffic: packets to a destination
     /// have it asked, and a peer's record on a session that is gone is answered by RESET.
     pub fn forget_sessions(&mut self, identity: Identity, now: Instant) {
+        self.forget(identity, now);
+        wipe_stack::<DEEP>();
+    }
+
+    #[inline(never)]
+    fn forget(&mut self, identity: Identity, now: Instant) {
         self.now = now;
         self.recent.forget();
         let queued = self.transmits.iter().filter(|queued| matches!(queued, Queue::Packet { .. })).count();

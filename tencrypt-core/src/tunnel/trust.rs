@@ -9,6 +9,7 @@ use super::{
     transmit::Queue,
 };
 use crate::{
+    crypto::{DEEP, wipe_stack},
     event::Event,
     handshake::Established,
     stats::DropReason,
@@ -32,6 +33,12 @@ impl Tunnel {
     /// Replaces what this side trusts. A peer that is no member under it loses its sessions at once, in both directions,
     /// with the packets that wait for it; so do all peers if this side itself is none any more.
     pub fn set_trust(&mut self, trust: Arc<Trust>, now: Instant) {
+        self.judge_anew(trust, now);
+        wipe_stack::<DEEP>();
+    }
+
+    #[inline(never)]
+    fn judge_anew(&mut self, trust: Arc<Trust>, now: Instant) {
         self.now = now;
         self.recent.forget();
         self.trust = trust;
@@ -57,6 +64,13 @@ impl Tunnel {
         certificate: Option<Certificate>,
         now: Instant,
     ) -> Result<(), CertificateError> {
+        let own = self.present(certificate, now);
+        wipe_stack::<DEEP>();
+        own
+    }
+
+    #[inline(never)]
+    fn present(&mut self, certificate: Option<Certificate>, now: Instant) -> Result<(), CertificateError> {
         self.now = now;
         self.recent.forget();
         if certificate == self.own.certificate {

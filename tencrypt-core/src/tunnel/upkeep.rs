@@ -4,13 +4,35 @@ use std::{net::SocketAddr, time::Instant};
 
 use super::{
     Tunnel,
-    limits::{CONF_REPEATS, DEAD_PEER, KEEPALIVE, RETRY_FIRST, RETRY_MOST},
+    limits::{CONF_REPEATS, DEAD_PEER, KEEPALIVE, MAX_ASKED, RETRY_FIRST, RETRY_MOST},
     peer::PeerKey,
     timer::{Timer, backoff},
 };
 use crate::event::Event;
 
 impl Tunnel {
+    /// Handshake messages that wait, then timers.
+    #[inline(never)]
+    pub(super) fn do_due(&mut self, now: Instant) {
+        self.now = now;
+        self.recent.forget();
+        self.work_off(now);
+        // One turn over the timers that are due now: what a timer arms comes later.
+        for _ in 0..MAX_ASKED {
+            match self.timers.take_due(now) {
+                Some(Timer::Ask(destination)) => self.ask_due(destination, now),
+                Some(Timer::Peer(key)) => self.peer_due(key, now),
+                Some(Timer::HalfOpen) => self.half_open_due(now),
+                Some(Timer::Nat) => self.nat.handle_timeout(now),
+                None => break,
+            }
+        }
+        let at = self.nat.poll_timeout();
+        if let Some(at) = at {
+            self.timers.arm(Timer::Nat, at);
+        }
+    }
+
     /// A peer's timers: repeated CONF, keepalive, dead peer, end of sessions.
     pub(super) fn peer_due(&mut self, key: PeerKey, now: Instant) {
         if self.peers.erase_expired(key, now) {
