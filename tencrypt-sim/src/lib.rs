@@ -8,7 +8,6 @@ mod model;
 mod network;
 mod packets;
 mod random;
-mod sinks;
 mod tenant;
 mod transport;
 mod world;

@@ -21,7 +21,6 @@ use crate::{
     network::{Datagram, Network, Weather},
     packets::{Endpoint, read_udp, udp},
     random::Random,
-    sinks::{Inbox, Outbox},
     tenant::Tenant,
     transport::{Inbox, Outbox},
 };
