@@ -61,3 +61,50 @@ impl Tunnel {
         gone.into_iter().for_each(|peer| self.push_event(Event::PeerDown { peer }));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::{IpAddr, SocketAddr},
+        sync::Arc,
+        time::Duration,
+    };
+
+    use super::*;
+    use crate::{
+        config::TunnelConfig,
+        crypto::{KeyRing, write_key_file},
+        directory::Directory,
+        testing::start,
+        tunnel::{LaneId, ask::Purpose},
+    };
+
+    #[test]
+    fn what_was_about_to_leave_and_what_others_told_is_gone() {
+        let keys = KeyRing::parse(&write_key_file([1; 16], 1, &std::array::from_fn(|at| at as u8))).unwrap();
+        let [own, other] = [IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2])];
+        let identity = |number| Identity::generate(Seed::from_bytes([number; 32]), &[own]);
+        let mut tunnel = Tunnel::new(
+            Arc::new(TunnelConfig::new(["10.0.0.0/8".parse().unwrap()])),
+            LaneId::ZERO,
+            Arc::new(keys),
+            identity(3),
+            Arc::new(Directory::new([], 4)),
+            Seed::from_bytes([5; 32]),
+            start(),
+        );
+        assert!(tunnel.ask(other, SocketAddr::new(other, 8362), Purpose::Traffic, false, start()));
+        let member = PeerId::from_bytes([6; 32]);
+        assert!(tunnel.members.found(other, member, 1, start()));
+        tunnel.own_vips.insert(other, start() + Duration::from_secs(60));
+        assert!(tunnel.next_transmit_len() > 0 && tunnel.poll_timeout().is_some());
+
+        tunnel.reseed(Seed::from_bytes([7; 32]));
+        tunnel.forget_sessions(identity(8), start());
+        assert_eq!(tunnel.peer_id(), identity(8).peer_id());
+        assert_eq!((tunnel.next_transmit_len(), tunnel.poll_timeout()), (0, None));
+        assert!(!tunnel.members.is_behind(other, member, start()));
+        assert!(tunnel.own_vips.is_empty());
+        assert_eq!(tunnel.stats().dropped_total(), 0, "an INIT is no packet");
+    }
+}
