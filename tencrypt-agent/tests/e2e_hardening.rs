@@ -2,10 +2,16 @@
 
 mod support;
 
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::BTreeMap, fs, net::SocketAddr, os::unix::process::ExitStatusExt as _, thread, time::Duration,
+};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::{Cluster, Running};
-use tencrypt_lab::{Signal, test};
+use tencrypt_lab::{Program, Signal, UdpEcho, test, udp_echo};
+
+/// Port at which pod `b` sends everything back.
+const ECHO: u16 = 9001;
 
 /// `capget(2)`'s numbers (include/uapi/linux/capability.h).
 const NETWORK: u64 = 1 << 12 | 1 << 13;
@@ -64,12 +70,51 @@ fn a_running_program_has_given_up_what_it_does_not_need() {
 fn a_crash_leaves_no_core_dump() {
     test("a_crash_leaves_no_core_dump", || {
         let cluster = Cluster::on_one_node();
-        let mut running = cluster.up(&cluster.a, "");
-        let limits = fs::read_to_string(format!("/proc/{}/limits", running.program.id())).unwrap();
-        let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
-        assert_eq!(core.split_whitespace().filter(|word| *word == "0").count(), 2, "{core}");
-        running.program.signal(Signal::Abort).unwrap();
-        let ended = running.program.wait(support::LIMIT).unwrap();
-        assert!(!std::os::unix::process::ExitStatusExt::core_dumped(&ended.status), "{ended:?}");
+        let _echo = UdpEcho::start(&cluster.b, ECHO).unwrap();
+        // The program starts with as large a limit as the test may give it. Another that crashes with it leaves a dump,
+        // if anything does on this machine.
+        let most = getrlimit(Resource::Core).maximum;
+        setrlimit(Resource::Core, Rlimit { current: most, maximum: most }).unwrap();
+        let there = cluster.directory.display();
+        let mut other = Program::start(
+            "/bin/sh".as_ref(),
+            ["-c", &format!("cd {there} && echo ready && exec sleep 60")],
+            None,
+        )
+        .unwrap();
+        other.wait_ready(support::LIMIT).unwrap();
+        other.signal(Signal::Fault).unwrap();
+        let control = other.wait(support::LIMIT).unwrap().status.core_dumped();
+        println!("another program's crash left a dump: {control}");
+        assert!(
+            control || most == Some(0),
+            "a program without protection leaves no dump either: nothing is shown"
+        );
+
+        for signal in [Signal::Abort, Signal::Fault] {
+            let mut running = cluster.up(&cluster.a, "");
+            let _peer = cluster.up(&cluster.b, "");
+            let limits = fs::read_to_string(format!("/proc/{}/limits", running.program.id())).unwrap();
+            let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+            assert_eq!(core.split_whitespace().filter(|word| *word == "0").count(), 2, "{core}");
+            // In the middle of traffic.
+            let to = SocketAddr::new(cluster.b.v4(), ECHO);
+            let echo =
+                |count, wait| udp_echo(cluster.a.netns(), to, (0..count).map(|_| 1_000), wait).unwrap();
+            assert!(echo(1, support::LIMIT).is_empty());
+            let ended = thread::scope(|scope| {
+                // Those that nobody answers any more, at the end, are a second's.
+                scope.spawn(|| echo(2_000, Duration::from_millis(1)));
+                // Once more at least: the runtime's handler looks whether a fault is a stack's end, and leaves the next one
+                // to the kernel.
+                let ended = (0..300).find_map(|_| {
+                    running.program.signal(signal).unwrap();
+                    running.program.wait(Duration::from_millis(100)).ok()
+                });
+                ended.expect("it ends")
+            });
+            assert!(ended.status.signal().is_some() && !ended.status.core_dumped(), "{ended:?}");
+            assert!(cluster.down(&cluster.a).status.success());
+        }
     });
 }

@@ -31,6 +31,8 @@ pub enum Signal {
     HangUp,
     /// It has gone wrong: ends, with a core dump where that is allowed.
     Abort,
+    /// It has used memory that is not its own: the same.
+    Fault,
 }
 
 /// A running program. Dropping it kills it; it is also killed when the thread that started it ends.
@@ -154,6 +156,7 @@ impl Program {
             Signal::Continue => libc::SIGCONT,
             Signal::HangUp => libc::SIGHUP,
             Signal::Abort => libc::SIGABRT,
+            Signal::Fault => libc::SIGSEGV,
         };
         sys::signal_process(self.child.id(), number).during(WHAT)
     }
