@@ -126,9 +126,8 @@ fn usage(option: &str, reason: impl std::fmt::Display) -> Failure {
 }
 
 fn init(path: &Path) -> Result<(), AuthorityError> {
-    let mut seed = Zeroizing::new([0; 32]);
-    getrandom::fill(&mut *seed).map_err(|_| AuthorityError::Random)?;
-    let authority = CertificateAuthority::from_seed(&Seed::from_bytes(*seed));
+    let seed = Seed::try_filled(|seed| getrandom::fill(seed)).map_err(|_| AuthorityError::Random)?;
+    let authority = CertificateAuthority::from_seed(&seed);
     let public = public_path(path);
     let write = |path: &Path, text: &str| {
         files::write_new(path, text.as_bytes()).map_err(|source| match source.kind() {

@@ -11,7 +11,7 @@ use std::{
 use ipnet::IpNet;
 use socket2::Socket;
 use tencrypt_core::{
-    Identity, KeyRing, LaneId, Seed, Tunnel, TunnelConfig,
+    Identity, KeyRing, LaneId, Tunnel, TunnelConfig,
     directory::{Class, Fact, FactSource},
     nat::DnsHairpin,
 };
@@ -38,7 +38,7 @@ use crate::{
     knowledge::Knowledge,
     lane::{self, Command, Lanes},
     opening::Opening,
-    renewal::{Renewals, Uevents, random},
+    renewal::{NO_RANDOMNESS, Renewals, Uevents, random_seed},
     resolver::{LaneSink, Names, Sockets},
     suite_fit::SuiteFit,
     threads::Threads,
@@ -125,11 +125,9 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
         },
     };
     let port = sockets.as_ref().map_or(0, |sockets| sockets.port);
-    let hash_key = match random() {
-        Ok(bytes) => u64::from_le_bytes([
-            bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7],
-        ]),
-        Err(failure) => return Err(undo(capture, failure)),
+    let hash_key = match getrandom::u64() {
+        Ok(hash_key) => hash_key,
+        Err(_) => return Err(undo(capture, Failure::runtime(NO_RANDOMNESS))),
     };
     let knowledge = Knowledge::new(static_facts(&config, capture.gateways()));
     let mut tunnels = match tunnels(&config, &names, port, keys.clone(), &addresses, &knowledge, hash_key) {
@@ -399,7 +397,7 @@ fn tunnels(
     };
     let nameservers = names.nameservers.clone();
     told.dns = (!nameservers.is_empty()).then_some(DnsHairpin { nameservers, proxy_port });
-    let identity = Identity::generate(Seed::from_bytes(*random()?), addresses);
+    let identity = Identity::generate(random_seed()?, addresses);
     let now = Instant::now();
     let first = Tunnel::new(
         Arc::new(told),
@@ -407,12 +405,12 @@ fn tunnels(
         keys,
         identity,
         Arc::new(knowledge.directory(hash_key)),
-        Seed::from_bytes(*random()?),
+        random_seed()?,
         now,
     );
     let mut tunnels = vec![first];
     for lane in (1..config.network.lanes.get()).filter_map(LaneId::new) {
-        let sibling = tunnels[0].sibling(lane, Seed::from_bytes(*random()?), now);
+        let sibling = tunnels[0].sibling(lane, random_seed()?, now);
         tunnels.push(sibling);
     }
     Ok(tunnels)

@@ -21,7 +21,6 @@ use tokio::{
     io::unix::AsyncFd,
     time::{Interval, MissedTickBehavior},
 };
-use zeroize::Zeroizing;
 
 pub use self::freshness::{Freshness, GAP, boot_clock};
 pub(crate) use self::uevents::Uevents;
@@ -152,9 +151,9 @@ impl Renewals {
         addresses: &[IpAddr],
         lanes: &Lanes,
     ) -> Result<PeerId, Failure> {
-        let identity = Identity::generate(Seed::from_bytes(*random()?), addresses);
+        let identity = Identity::generate(random_seed()?, addresses);
         for lane in lanes.iter() {
-            let (identity, seed) = (identity.for_another_lane(), Seed::from_bytes(*random()?));
+            let (identity, seed) = (identity.for_another_lane(), random_seed()?);
             // One that has ended takes all others with it.
             let _ = lane.send(Command::Renew(Box::new(Renewal { number, identity, seed }))).await;
         }
@@ -181,11 +180,12 @@ async fn hear(uevents: Option<&AsyncFd<OwnedFd>>) -> Option<Word> {
     }
 }
 
-/// 32 bytes of the kernel's.
-pub(crate) fn random() -> Result<Zeroizing<[u8; 32]>, Failure> {
-    let mut bytes = Zeroizing::new([0; 32]);
-    getrandom::fill(&mut *bytes).map_err(|_| Failure::runtime("the kernel gives no randomness"))?;
-    Ok(bytes)
+/// Why a program without randomness goes no further.
+pub(crate) const NO_RANDOMNESS: &str = "the kernel gives no randomness";
+
+/// Of the kernel's, written where it stays: whoever finds a seed has every ephemeral that is drawn from it.
+pub(crate) fn random_seed() -> Result<Seed, Failure> {
+    Seed::try_filled(|seed| getrandom::fill(seed)).map_err(|_| Failure::runtime(NO_RANDOMNESS))
 }
 
 #[cfg(test)]
