@@ -1,7 +1,10 @@
 //! COOKIE and mac2: how a sender shows that it receives at the address and port it sends from, before anybody spends
 //! public-key work on it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use subtle::ConstantTimeEq;
 
@@ -14,7 +17,14 @@ use crate::{
 };
 
 /// What one sender is given: it depends on its address and port.
-pub(crate) type CookieBytes = [u8; COOKIE_SECRET_LEN];
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CookieBytes([u8; COOKIE_SECRET_LEN]);
+
+impl fmt::Debug for CookieBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CookieBytes(..)")
+    }
+}
 
 /// What cookies are made from. Nobody else has it, and nobody needs to keep what was given out.
 #[derive(Debug)]
@@ -34,7 +44,7 @@ impl CookieSecret {
         };
         let mut cookie = [0; COOKIE_SECRET_LEN];
         cookie.copy_from_slice(&mac[..COOKIE_SECRET_LEN]);
-        cookie
+        CookieBytes(cookie)
     }
 }
 
@@ -58,7 +68,7 @@ pub(crate) fn write_cookie(
     SealingKey::new(Backend::fastest(), suite.aead(), key.expose()).seal_into(
         [0; NONCE_LEN],
         &mac1,
-        cookie,
+        &cookie.0,
         sealed,
     );
     Some(bytes)
@@ -80,7 +90,7 @@ pub(crate) fn read_cookie(
     let mut sealed = *cookie.sealed;
     let opening = OpeningKey::new(Backend::fastest(), suite.aead(), key.expose());
     let opened = opening.open_in_place([0; NONCE_LEN], &mac1, &mut sealed).map_err(|_| DropReason::Auth)?;
-    (&*opened).try_into().map_err(|_| DropReason::Auth)
+    (&*opened).try_into().map(CookieBytes).map_err(|_| DropReason::Auth)
 }
 
 /// Puts mac2 into a handshake message.
@@ -100,7 +110,7 @@ pub(crate) fn has_mac2(message: &[u8], cookie: &CookieBytes) -> bool {
 
 fn mac2(covered: &[u8], cookie: &CookieBytes) -> [u8; MAC_LEN] {
     let mut mac2 = [0; MAC_LEN];
-    mac2.copy_from_slice(&hmac_sha256(cookie, &[covered])[..MAC_LEN]);
+    mac2.copy_from_slice(&hmac_sha256(&cookie.0, &[covered])[..MAC_LEN]);
     mac2
 }
 
@@ -148,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_cookie_is_read_by_the_sender_of_the_message_alone_and_every_bit_of_it_counts() {
-        let (cookie, sent) = ([9; 16], init(1));
+        let (cookie, sent) = (CookieBytes([9; 16]), init(1));
         let bytes = write_cookie(&keys(7), SUITE, (&sent, index()), &cookie, &mut rng()).unwrap();
         assert_eq!((bytes.len(), &bytes[..8]), (64, &[5, 1, 0, 0, 0x67, 0x45, 0x23, 0x01][..]));
         assert_eq!(read(&keys(7), &sent, &bytes), Ok(cookie));
@@ -187,15 +197,15 @@ mod tests {
     #[test]
     fn mac2_covers_all_before_it() {
         let mut bytes = init(1);
-        assert!(!has_mac2(&bytes, &[9; 16]));
-        set_mac2(&mut bytes, &[9; 16]);
-        assert!(has_mac2(&bytes, &[9; 16]) && !has_mac2(&bytes, &[8; 16]));
+        assert!(!has_mac2(&bytes, &CookieBytes([9; 16])));
+        set_mac2(&mut bytes, &CookieBytes([9; 16]));
+        assert!(has_mac2(&bytes, &CookieBytes([9; 16])) && !has_mac2(&bytes, &CookieBytes([8; 16])));
         assert_eq!(bytes[..INIT_LEN - 16], init(1)[..INIT_LEN - 16]);
         for bit in 0..bytes.len() * 8 {
             let mut forged = bytes;
             forged[bit / 8] ^= 1 << (bit % 8);
-            assert!(!has_mac2(&forged, &[9; 16]), "bit {bit}");
+            assert!(!has_mac2(&forged, &CookieBytes([9; 16])), "bit {bit}");
         }
-        assert!(!has_mac2(&[4; 100], &[9; 16]));
+        assert!(!has_mac2(&[4; 100], &CookieBytes([9; 16])));
     }
 }

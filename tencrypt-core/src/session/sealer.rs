@@ -80,7 +80,8 @@ impl Sealer {
     #[expect(clippy::needless_pass_by_value, reason = "a counter is spent")]
     #[inline]
     pub fn seal(&mut self, counter: Counter, flags: u8, packet: &[u8], out: &mut [u8]) {
-        assert_eq!(counter.owner, self.owner(), "a counter of another Sealer");
+        // Not `assert_eq`, which would print what it compares.
+        assert!(counter.owner == self.owner(), "a counter of another Sealer");
         assert_eq!(out.len(), packet.len() + DATA_OVERHEAD, "a record is 32 bytes longer than its packet");
         while out.len() > self.limits[self.class].record {
             self.class += 1;

@@ -236,17 +236,22 @@ impl Drop for Twin {
 }
 
 /// Two pods in one process.
-struct Pair {
-    tunnels: Vec<Tunnel>,
+pub(super) struct Pair {
+    pub(super) tunnels: Vec<Tunnel>,
     now: Instant,
 }
 
 impl Pair {
+    /// Two that have not met.
+    pub(super) fn new(suite: CipherSuite) -> Self {
+        let now = start();
+        Self { tunnels: vec![tunnel(suite, 0, now), tunnel(suite, 1, now)], now }
+    }
+
     /// A session, and one that has replaced it, with packets both ways on either.
     fn talking(suite: CipherSuite) -> Self {
-        let now = start();
-        let tunnels = vec![tunnel(suite, 0, now), tunnel(suite, 1, now)];
-        let mut pair = Self { tunnels, now };
+        let mut pair = Self::new(suite);
+        let now = pair.now;
         for after in [0, 1, 131, 132] {
             pair.now = now + Duration::from_secs(after);
             assert!(pair.say(0) + pair.say(1) > 0, "nothing was delivered at {after} s");
@@ -305,19 +310,38 @@ impl Pair {
 
     /// A packet from one pod to the other. Returns the packets that came out anywhere.
     fn say(&mut self, from: usize) -> usize {
+        let sent = self.send(from);
+        self.settle(sent)
+    }
+
+    /// The first packet from one pod to the other, as far as INIT, which was answered by RESP.
+    pub(super) fn ask(&mut self, from: usize) {
+        let sent = self.send(from);
+        let mut init = vec![0; ROOM];
+        let transmit = self.tunnels[from].poll_transmit(&mut init, self.now).expect("INIT");
+        init.truncate(transmit.len);
+        assert!(sent.is_empty());
+        self.deliver(1 - from, &mut init, &mut Inbox(0));
+    }
+
+    fn send(&mut self, from: usize) -> Vec<(SocketAddr, Vec<u8>)> {
         let mut packet = Sample::udp(NAMES[from], NAMES[1 - from], (5_000, 80));
+        let mut packet = TunPacket::new(VnetHdr::default(), &mut packet);
         let mut outbox = Outbox::default();
-        let sent = self.tunnels[from].handle_outbound(
-            &mut TunPacket::new(VnetHdr::default(), &mut packet),
-            self.now,
-            &mut outbox,
-        );
+        let sent = self.tunnels[from].handle_outbound(&mut packet, self.now, &mut outbox);
         assert!(matches!(sent, Outbound::Held | Outbound::Sent { records: 1 }), "{sent:?}");
-        self.settle(outbox.sent)
+        outbox.sent
+    }
+
+    fn deliver(&mut self, to: usize, bytes: &mut [u8], inbox: &mut Inbox) {
+        let from = SocketAddr::new(address(1 - to), 8_362);
+        let meta = RecvMeta { from, stride: bytes.len() as u16, ecn: 0 };
+        self.tunnels[to].handle_datagrams(&meta, bytes, self.now, inbox);
+        self.tunnels[to].handle_timeout(self.now);
     }
 
     /// Carries datagrams until there are none.
-    fn settle(&mut self, mut waiting: Vec<(SocketAddr, Vec<u8>)>) -> usize {
+    pub(super) fn settle(&mut self, mut waiting: Vec<(SocketAddr, Vec<u8>)>) -> usize {
         let mut inbox = Inbox(0);
         for _ in 0..100 {
             for tunnel in &mut self.tunnels {
@@ -331,14 +355,7 @@ impl Pair {
                 return inbox.0;
             }
             for (to, mut bytes) in waiting.drain(..) {
-                let pod = usize::from(to.ip() == address(1));
-                let meta = RecvMeta {
-                    from: SocketAddr::new(address(1 - pod), 8_362),
-                    stride: bytes.len() as u16,
-                    ecn: 0,
-                };
-                self.tunnels[pod].handle_datagrams(&meta, &mut bytes, self.now, &mut inbox);
-                self.tunnels[pod].handle_timeout(self.now);
+                self.deliver(usize::from(to.ip() == address(1)), &mut bytes, &mut inbox);
             }
         }
         panic!("the pods do not come to rest");
@@ -362,7 +379,7 @@ fn seed(use_: &str, pod: usize) -> Seed {
 }
 
 /// The keys of these epochs, of which the first is sent.
-fn keys(epochs: &[u8]) -> Arc<KeyRing> {
+pub(super) fn keys(epochs: &[u8]) -> Arc<KeyRing> {
     let root = |epoch: u8| sha256(&[b"root", &[epoch]]);
     let mut text = write_key_file([7; 16], epochs[0], &root(epochs[0]));
     text.reserve(256);

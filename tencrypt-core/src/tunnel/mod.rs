@@ -470,3 +470,5 @@ impl fmt::Debug for Tunnel {
 mod erasure_search;
 #[cfg(test)]
 mod erasure_tests;
+#[cfg(test)]
+mod redaction_tests;

@@ -1,5 +1,7 @@
 //! A packet as it comes from the device, and one that waits.
 
+use std::fmt;
+
 use crate::{
     offload::{GsoType, MAX_SEGMENT_HEADER, Segments, VnetHdr},
     packet::{ChecksumPosition, IpPacket},
@@ -7,7 +9,6 @@ use crate::{
 };
 
 /// A packet read from the TUN device, with what its virtio-net header says of it.
-#[derive(Debug)]
 pub struct TunPacket<'a> {
     pub(super) vnet: VnetHdr,
     pub(super) bytes: &'a mut [u8],
@@ -63,8 +64,14 @@ impl<'a> TunPacket<'a> {
     }
 }
 
+impl fmt::Debug for TunPacket<'_> {
+    /// Its length, never its content.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TunPacket").field("vnet", &self.vnet).field("len", &self.bytes.len()).finish()
+    }
+}
+
 /// A packet that was held, whole, in the state the device gave it out in.
-#[derive(Debug)]
 pub struct HeldPacket {
     vnet: VnetHdr,
     bytes: Vec<u8>,
@@ -126,5 +133,15 @@ impl HeldPacket {
         let flags = if segments.finishes() { 0 } else { FLAG_CSUM_PARTIAL };
         let more = segments.left() > 1;
         segments.cut_next(&mut self.bytes).map(|piece| (&*piece, flags, more))
+    }
+}
+
+impl fmt::Debug for HeldPacket {
+    /// Its length, never its content.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeldPacket")
+            .field("vnet", &self.vnet)
+            .field("len", &self.bytes.len())
+            .finish_non_exhaustive()
     }
 }
