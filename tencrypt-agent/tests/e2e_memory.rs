@@ -17,7 +17,9 @@ use aes::{
     Aes256Dec,
     cipher::{BlockCipherDecrypt as _, KeyInit as _},
 };
+use hmac::{Hmac, Mac as _};
 use serde_json::{Value, json};
+use sha2::Sha256;
 use support::{Cluster, LIMIT, Probe, Running};
 use tencrypt_lab::{Keep, Pod, Signal, UdpEcho, test, udp_echo};
 
@@ -33,6 +35,7 @@ const RECORD_HEADER: usize = 16;
 const TAG: usize = 16;
 const BLOCK: usize = 16;
 const KEY: usize = 32;
+const KEYS_OF_EPOCH: usize = 4;
 
 #[test]
 fn keys_of_sessions_under_a_retired_epoch_are_gone() {
@@ -54,8 +57,11 @@ fn keys_go(suite: &str) {
 
     // A key in each direction, and each pod has both.
     let before = talk(&cluster, &probe);
+    let retired = Epoch::read(&cluster, 1);
     for pod in &mut pods {
-        let found = search(pod, &before);
+        let memory = memory(pod);
+        assert_eq!(retired.found_in(&memory), (KEYS_OF_EPOCH, 0), "(derived, root)");
+        let found = search(&memory, &before);
         assert_eq!(found, [true; 2], "blind to a live session, or AES has no instructions of its own here");
     }
 
@@ -66,8 +72,12 @@ fn keys_go(suite: &str) {
     rotate(&cluster, "retire");
     wait(&pods, "retire", |status| status["keys"]["accept"] == json!([2]));
     let after = talk(&cluster, &probe);
+    let sent = Epoch::read(&cluster, 2);
     for pod in &mut pods {
-        let found = search(pod, &[&before[..], &after[..]].concat());
+        let memory = memory(pod);
+        assert_eq!(sent.found_in(&memory), (KEYS_OF_EPOCH, 0), "(derived, root)");
+        assert_eq!(retired.found_in(&memory), (0, 0), "(derived, root), of an epoch that is held no longer");
+        let found = search(&memory, &[&before[..], &after[..]].concat());
         assert_eq!(found[2..], [true; 2], "blind to the session that is live now");
         assert_eq!(found[..2], [false; 2], "a key of a session that has ended");
     }
@@ -143,13 +153,61 @@ impl Sealed {
     }
 }
 
-/// Which of the records' keys a pod's program has in memory. A key schedule begins with the key itself.
-fn search(pod: &mut Running, sealed: &[Sealed]) -> Vec<bool> {
-    let begun = Instant::now();
-    // Nothing moves while it is read.
+/// The tenant's keys of an epoch, from the key file.
+struct Epoch {
+    /// As it is derived from, and as the file spells it. No pod needs it once it has started.
+    root: [Vec<u8>; 2],
+    /// docs/wire-format.md, section 3.2.
+    derived: [Vec<u8>; KEYS_OF_EPOCH],
+}
+
+impl Epoch {
+    fn read(cluster: &Cluster, number: u8) -> Self {
+        let text = fs::read_to_string(&cluster.key_file).unwrap();
+        let value = |field: &str| {
+            let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(' '));
+            value.unwrap_or_else(|| panic!("no {field} in {text}")).to_owned()
+        };
+        let bytes = |hex: &str| -> Vec<u8> {
+            let digits = hex.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+            digits.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
+        };
+        let hex = value(&format!("epoch {number}"));
+        let root = bytes(&hex);
+        // RFC 5869, one block.
+        let extracted = hmac(&bytes(&value("tenant")), &root);
+        let derived = ["psk", "mac", "cookie", "reset"]
+            .map(|label| hmac(&extracted, &[b"tencrypt v1 ", label.as_bytes(), &[1]].concat()));
+        Self { root: [root, hex.into_bytes()], derived }
+    }
+
+    /// How many of the derived keys, and of the root's spellings, are there.
+    fn found_in(&self, memory: &[Vec<u8>]) -> (usize, usize) {
+        let is_there = |key: &&Vec<u8>| {
+            let is_in = |mapping: &&Vec<u8>| mapping.windows(key.len()).any(|bytes| bytes == *key);
+            memory.iter().any(|mapping| is_in(&mapping))
+        };
+        (self.derived.iter().filter(is_there).count(), self.root.iter().filter(is_there).count())
+    }
+}
+
+fn hmac(key: &[u8], text: &[u8]) -> Vec<u8> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
+    mac.update(text);
+    mac.finalize().into_bytes().to_vec()
+}
+
+/// What a pod's program has in memory, at one moment.
+fn memory(pod: &mut Running) -> Vec<Vec<u8>> {
     pod.program.signal(Signal::Stop).unwrap();
     let memory = read(pod.program.id());
     pod.program.signal(Signal::Continue).unwrap();
+    memory
+}
+
+/// Which of the records' keys are there. A key schedule begins with the key itself.
+fn search(memory: &[Vec<u8>], sealed: &[Sealed]) -> Vec<bool> {
+    let begun = Instant::now();
     let pieces: Vec<&[u8]> = memory.iter().flat_map(|mapping| pieces(mapping)).collect();
     let halves = pieces.split_at(pieces.len() / 2);
     let (found, tried) = thread::scope(|scope| {
