@@ -125,9 +125,8 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
         },
     };
     let port = sockets.as_ref().map_or(0, |sockets| sockets.port);
-    let hash_key = match getrandom::u64() {
-        Ok(hash_key) => hash_key,
-        Err(_) => return Err(undo(capture, Failure::runtime(NO_RANDOMNESS))),
+    let Ok(hash_key) = getrandom::u64() else {
+        return Err(undo(capture, Failure::runtime(NO_RANDOMNESS)));
     };
     let knowledge = Knowledge::new(static_facts(&config, capture.gateways()));
     let mut tunnels = match tunnels(&config, &names, port, keys.clone(), &addresses, &knowledge, hash_key) {
