@@ -23,6 +23,13 @@
 //!
 //! Nothing a remote party sends makes a method fail, panic, or do unbounded work: what becomes of packets are `Copy`
 //! values, and everything that is dropped is counted by its [`DropReason`].
+//!
+//! # Secrets
+//!
+//! A session's keys are erased with it, a handshake's secrets once the last message that needs them was made or read. What
+//! computing with them left on the stack is wiped by the calls that end it, 128 KiB of what is below them. So one thread
+//! makes all calls to a Tunnel: what was left on another's stack is not reached. It needs a stack of 256 KiB; the
+//! standard library's threads have 2 MiB.
 
 mod ask;
 mod control;
