@@ -38,6 +38,7 @@ const TWIN: &str = "TENCRYPT_TEST_TWIN";
 /// Behind it: the stack is not wiped.
 const LEAVE_STACK: &str = "leave-stack";
 const NAMES: [&str; 2] = ["10.0.0.1", "10.0.0.2"];
+const NOBODY: &str = "10.0.0.3";
 /// Longest record that is sent here.
 const ROOM: usize = 2_048;
 
@@ -252,11 +253,17 @@ impl Pair {
     fn talking(suite: CipherSuite) -> Self {
         let mut pair = Self::new(suite);
         let now = pair.now;
+        // One that nobody answers and that is given up in between.
+        assert!(
+            pair.send_to(0, NOBODY).is_empty()
+                && pair.tunnels[0].asks.find(NOBODY.parse().unwrap()).is_some()
+        );
         for after in [0, 1, 131, 132] {
             pair.now = now + Duration::from_secs(after);
             assert!(pair.say(0) + pair.say(1) > 0, "nothing was delivered at {after} s");
         }
         assert!(pair.tunnels.iter().all(|tunnel| tunnel.stats.handshakes == 2), "no rekey");
+        assert!(pair.tunnels[0].asks.find(NOBODY.parse().unwrap()).is_none());
         pair
     }
 
@@ -325,7 +332,11 @@ impl Pair {
     }
 
     fn send(&mut self, from: usize) -> Vec<(SocketAddr, Vec<u8>)> {
-        let mut packet = Sample::udp(NAMES[from], NAMES[1 - from], (5_000, 80));
+        self.send_to(from, NAMES[1 - from])
+    }
+
+    fn send_to(&mut self, from: usize, to: &str) -> Vec<(SocketAddr, Vec<u8>)> {
+        let mut packet = Sample::udp(NAMES[from], to, (5_000, 80));
         let mut packet = TunPacket::new(VnetHdr::default(), &mut packet);
         let mut outbox = Outbox::default();
         let sent = self.tunnels[from].handle_outbound(&mut packet, self.now, &mut outbox);
@@ -355,7 +366,9 @@ impl Pair {
                 return inbox.0;
             }
             for (to, mut bytes) in waiting.drain(..) {
-                self.deliver(usize::from(to.ip() == address(1)), &mut bytes, &mut inbox);
+                if let Some(pod) = [0, 1].into_iter().find(|pod| to.ip() == address(*pod)) {
+                    self.deliver(pod, &mut bytes, &mut inbox);
+                }
             }
         }
         panic!("the pods do not come to rest");
