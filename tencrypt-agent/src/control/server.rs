@@ -110,7 +110,7 @@ async fn answer(request: Request, lanes: &Lanes) -> Result<Reply, LaneError> {
             });
             let mut sum = sum.ok_or(LaneError::Gone)?;
             sum.peers = merged(sum.peers);
-            Reply::Status(sum)
+            Reply::Status(Box::new(sum))
         }
         Request::Peers => Reply::Peers(merged(lanes.ask_all(Command::Peers).await?.concat())),
         Request::Explain { source, destination } => {
@@ -203,6 +203,7 @@ mod tests {
             peers: vec![],
             chains: ChainsReport::default(),
             calls: crate::control::CallsReport::default(),
+            screen: crate::control::ScreenReport::default(),
             packets: PacketsReport::from(&stats),
             drops: drops(&stats),
         }
@@ -222,7 +223,7 @@ mod tests {
             let ask = |request| {
                 client::exchange(std::os::unix::net::UnixStream::connect(path).unwrap(), &request).unwrap()
             };
-            assert_eq!(ask(Request::Status), Reply::Status(status()));
+            assert_eq!(ask(Request::Status), Reply::Status(Box::new(status())));
             assert_eq!(ask(Request::Peers), Reply::Peers(vec![]));
             let (source, destination) = ("10.0.0.2".parse().unwrap(), "10.0.0.1".parse().unwrap());
             for asked in [None, Some(source)] {

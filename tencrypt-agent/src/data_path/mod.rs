@@ -56,6 +56,9 @@ const STRETCH: Duration = Duration::from_millis(2);
 /// The first byte of an INIT (docs/wire-format.md section 1).
 const INIT: u8 = 1;
 
+/// Bytes of a datagram that say what it claims to be: all that the transport looks at.
+const HEAD: usize = 8;
+
 /// Bytes of the largest datagram, which any record fits.
 pub const DATAGRAM: usize = 65_535;
 
@@ -170,7 +173,8 @@ impl DataPath {
 
     /// Sleeps until there is something to do, and does it. Returns where there was something, and the bytes moved.
     fn wait(&mut self, buffer: &mut [u8]) -> Result<(Readable, usize), Ended> {
-        let timeout = self.tunnel.poll_timeout().map(|due| due.saturating_duration_since(Instant::now()));
+        let due = [self.tunnel.poll_timeout(), self.transport.screen_due()].into_iter().flatten().min();
+        let timeout = due.map(|due| due.saturating_duration_since(Instant::now()));
         let waited = sys::poll(
             [
                 Some(self.inbox.as_fd()),
@@ -304,7 +308,13 @@ impl DataPath {
             let now = Instant::now();
             self.take_news();
             let Some(train) = buffer.get_mut(..len) else { continue };
+            let mut head = [0; HEAD];
+            let known = len.min(HEAD);
+            head[..known].copy_from_slice(&train[..known]);
+            let head = &head[..known];
+            let records = len.div_ceil(usize::from(meta.stride).max(1)).min(u16::MAX.into()) as u16;
             if self.hands_over(&meta, train) {
+                self.transport.weigh(meta.from, head, records, 0, now);
                 continue;
             }
             let mut sink =
@@ -313,6 +323,7 @@ impl DataPath {
             let lost = sink.finish();
             self.tunnel.undelivered(lost.packets);
             self.tunnel.not_told(lost.news);
+            self.transport.weigh(meta.from, head, records, inbound.opened + inbound.control, now);
             if inbound.control > 0 {
                 // A CONF counts before the DATA right behind it.
                 if self.tunnel.poll_timeout().is_some_and(|due| due <= now) {
@@ -386,6 +397,9 @@ impl DataPath {
         if self.tunnel.poll_timeout().is_some_and(|due| due <= now) {
             self.tunnel.handle_timeout(now);
             self.drain(now);
+        }
+        if self.transport.screen_due().is_some_and(|due| due <= now) {
+            self.transport.tend_screen(now);
         }
     }
 
