@@ -78,6 +78,17 @@ pub fn status(report: &StatusReport, as_json: bool) -> String {
         let line = format!("plaintext in {}, plaintext out {}", chains.plain_in, chains.leak);
         rows.push(["stopped".to_owned(), line]);
     }
+    let screen = &report.screen;
+    if screen.dropped > 0 || screen.refused > 0 {
+        let mut line = format!("{} datagrams and trains", screen.dropped);
+        if screen.up {
+            line.push_str("; there is a flood now");
+        }
+        if screen.refused > 0 {
+            line.push_str("; the kernel REFUSED filters (net.core.optmem_max)");
+        }
+        rows.push(["kept out".to_owned(), line]);
+    }
     if !dropped.is_empty() {
         rows.push(["drops".to_owned(), dropped.join(", ")]);
     }
@@ -335,6 +346,7 @@ mod tests {
             peers: vec![peer()],
             chains: ChainsReport { plain_in: 4, leak: 0 },
             calls: crate::control::CallsReport::default(),
+            screen: crate::control::ScreenReport { up: true, dropped: 77, refused: 2 },
             packets: PacketsReport { encrypted: 10, opportunistic: 2, ..PacketsReport::from(&stats) },
             drops: crate::control::drops(&stats),
         }
@@ -367,6 +379,8 @@ mod tests {
         assert!(text.contains(line) && text.contains("certificate: c.cert does not exist\n"), "{text}");
         assert!(text.contains("in plain  2 of the bypassed"), "{text}");
         assert!(text.contains("drops     mac1 3\n"), "{text}");
+        let line = "kept out  77 datagrams and trains; there is a flood now; the kernel REFUSED filters";
+        assert!(text.contains(line), "{text}");
         assert!(text.contains("stopped   plaintext in 4, plaintext out 0\n"), "{text}");
         assert!(
             text.contains("0011223344556677  10.244.2.7,fd00::7  10.244.2.7:8362  aes-256-gcm"),

@@ -27,7 +27,7 @@
 //!   directory there.
 //! - [`Node`], [`Pod`], [`join`], [`Node::service`], [`cable`]: the network.
 //! - [`Sniffer`]: the leak probe. [`Snapshot`]: is a namespace as it was?
-//! - [`Ping`], [`sweep`], [`transfer`], [`throughput`], [`http_get`], [`udp_echo`], [`send_bound`], [`send_train`]: traffic. Everything
+//! - [`Ping`], [`sweep`], [`transfer`], [`throughput`], [`http_get`], [`udp_echo`], [`send_bound`], [`send_train`], [`Flood`]: traffic. Everything
 //!   is bounded in time, and servers end when dropped.
 //! - [`DnsServer`], [`resolve()`], [`dns_over_udp`], [`dns_over_tcp`]: names.
 //! - [`Program`]: the program under test.
@@ -38,6 +38,7 @@
 mod dns_client;
 mod dns_server;
 mod error;
+mod flood;
 mod frame;
 mod http;
 mod link;
@@ -60,6 +61,7 @@ mod world;
 pub use dns_client::{Asked, DnsReply, dns_over_tcp, dns_over_udp, dns_query};
 pub use dns_server::{DNS_PORT, DnsServer, Exchange, Zone};
 pub use error::{Error, Result};
+pub use flood::{Flood, Flooded, Flooding, Source};
 pub use frame::{Content, Frame, TUNNEL_PORT};
 pub use http::{HttpServer, http_get};
 pub use link::Mac;

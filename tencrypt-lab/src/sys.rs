@@ -1,7 +1,7 @@
 //! Every call into libc that the standard library and `socket2` do not offer.
 #![expect(
     unsafe_code,
-    reason = "namespaces, mounts, process signals and the packet ring have no safe interface"
+    reason = "namespaces, mounts, process signals, sendmmsg and the packet ring have no safe interface"
 )]
 
 use std::ffi::CStr;
@@ -11,6 +11,8 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use socket2::SockAddr;
 
 /// Moves the calling thread into the network namespace behind `namespace`.
 pub(crate) fn enter_network(namespace: BorrowedFd<'_>) -> io::Result<()> {
@@ -150,6 +152,31 @@ pub(crate) fn set_option<T: Copy>(socket: BorrowedFd<'_>, level: i32, name: i32,
     let length = size_of::<T>() as libc::socklen_t;
     // SAFETY: pointer and length describe `value`, which outlives the call.
     check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) })
+}
+
+/// Sends messages to one destination in one call, at most [`libc::UIO_MAXIOV`]; how many the kernel took.
+pub(crate) fn send_all(socket: BorrowedFd<'_>, to: &SockAddr, messages: &[Vec<u8>]) -> io::Result<usize> {
+    let mut vectors: Vec<libc::iovec> = messages
+        .iter()
+        .map(|bytes| libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() })
+        .collect();
+    let mut headers: Vec<libc::mmsghdr> = vectors
+        .iter_mut()
+        .map(|vector| {
+            // SAFETY: mmsghdr is a plain C struct for which all-zero bytes are a valid value.
+            let mut header: libc::mmsghdr = unsafe { std::mem::zeroed() };
+            header.msg_hdr.msg_name = to.as_ptr().cast_mut().cast();
+            header.msg_hdr.msg_namelen = to.len();
+            header.msg_hdr.msg_iov = vector;
+            header.msg_hdr.msg_iovlen = 1;
+            header
+        })
+        .collect();
+    // SAFETY: every header refers to its vector, every vector to its message, all with their true lengths and alive
+    // during the call; the kernel reads through them and writes msg_len alone.
+    let sent =
+        unsafe { libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), headers.len() as libc::c_uint, 0) };
+    usize::try_from(sent).map_err(|_negative| io::Error::last_os_error())
 }
 
 /// Packets a packet socket had no room for since the last call (PACKET_STATISTICS).

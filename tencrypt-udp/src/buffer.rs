@@ -15,7 +15,6 @@ use crate::sys::Mapping;
 pub struct Buffer {
     mapping: Mapping,
     len: usize,
-    off: usize,
 }
 
 impl Buffer {
@@ -25,11 +24,7 @@ impl Buffer {
     /// Where there is no address space for them: as any allocation.
     #[must_use]
     pub fn new(len: usize) -> Self {
-        {
-            let key = if len > 100_000 { "SLABOFF" } else { "BUFOFF" };
-            let off = std::env::var(key).ok().and_then(|v| v.parse().ok()).unwrap_or(0usize);
-            Self { mapping: Mapping::new(len + 8192), len, off }
-        }
+        Self { mapping: Mapping::new(len), len }
     }
 
     /// Moves them to huge pages, if the kernel can at once (Linux 6.1, `MADV_COLLAPSE`), which takes up 2 MiB of memory
@@ -44,13 +39,13 @@ impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.mapping.bytes(self.len + self.off)[self.off..]
+        self.mapping.bytes(self.len)
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.mapping.bytes_mut(self.len + self.off)[self.off..]
+        self.mapping.bytes_mut(self.len)
     }
 }
 

@@ -40,6 +40,8 @@ pub struct UdpStats {
     pub received_trains: u64,
     /// Trains that the kernel did not take as such; their records went out one by one.
     pub gso_refused: u64,
+    /// Filters against a flood that the kernel did not take, for lack of memory (net.core.optmem_max).
+    pub filters_refused: u64,
 }
 
 /// Counters, and path errors until they are polled.

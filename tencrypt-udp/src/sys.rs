@@ -27,10 +27,14 @@ use std::{
     ptr,
 };
 
-use crate::address::RawAddress;
+use crate::{address::RawAddress, filter::Instruction};
 
 /// Bytes of a huge page: 2 MiB where base pages have 4 KiB. With another size a mapping is less well aligned, no more.
 const HUGE: usize = 2 << 20;
+
+/// Counters of SO_MEMINFO, and the place of the drops among them (include/uapi/linux/sock_diag.h).
+const MEMINFO_VARS: usize = 9;
+const MEMINFO_DROPS: usize = 8;
 
 /// Messages in one call of `sendmmsg`.
 pub(crate) const BATCH: usize = 64;
@@ -180,6 +184,49 @@ pub(crate) fn option(socket: BorrowedFd<'_>, level: i32, option: i32) -> io::Res
     let done =
         unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut value).cast(), &raw mut len) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
+}
+
+/// Puts a filter on a socket, in place of the one before (SO_ATTACH_FILTER, socket(7)).
+pub(crate) fn attach_filter(socket: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()> {
+    let len = u16::try_from(program.len()).map_err(|_long| io::ErrorKind::InvalidInput)?;
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast() };
+    // SAFETY: `program` says where `len` instructions of the kernel's layout are; it only reads them, during the call, and
+    // checks them.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            ptr::from_ref(&program).cast(),
+            mem::size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Takes the filter off a socket; none there is fine.
+pub(crate) fn detach_filter(socket: BorrowedFd<'_>) -> io::Result<()> {
+    match set_option(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        done => done,
+    }
+}
+
+/// Datagrams that the kernel dropped at the socket: kept out by a filter, or without room (SO_MEMINFO, Linux 4.12).
+pub(crate) fn kernel_drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut counters = [0_u32; MEMINFO_VARS];
+    let mut len = mem::size_of_val(&counters) as libc::socklen_t;
+    // SAFETY: both pointers refer to locals, `len` says how long `counters` is.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            counters.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(counters[MEMINFO_DROPS]) }
 }
 
 fn vector_of(outgoing: Outgoing<'_>) -> libc::iovec {

@@ -1,6 +1,6 @@
 //! The transport: its state, and what is neither sending nor receiving.
 
-use std::{io, net::SocketAddr, os::fd::BorrowedFd};
+use std::{io, net::SocketAddr, os::fd::BorrowedFd, time::Instant};
 
 use socket2::Socket;
 use tencrypt_core::{DatagramSink, Train};
@@ -10,6 +10,7 @@ use crate::{
     bind::{BindError, Family, Sockets},
     path::PathError,
     report::{Reports, UdpStats},
+    screen::Screen,
     send::{Refusing, Sender},
     slab::{SEGMENTS, SendSlot, Slab},
     sys::{self, Outgoing},
@@ -25,6 +26,8 @@ pub struct UdpTransport {
     wanted: bool,
     /// What of it there is.
     offload: Offload,
+    /// What keeps floods out.
+    screen: Screen,
     /// The family asked first by the next receive, so that neither starves.
     pub(crate) next: Family,
 }
@@ -68,6 +71,7 @@ impl UdpTransport {
             reports: Reports::new(),
             wanted: false,
             offload: Offload { send: false, receive: false },
+            screen: Screen::new(),
             next: Family::V4,
         };
         transport.set_offload(true);
@@ -133,6 +137,55 @@ impl UdpTransport {
     #[must_use]
     pub fn has_path_error(&self) -> bool {
         !self.reports.path_errors.is_empty()
+    }
+
+    /// Takes note of what was received from `from`, which began with `head` (8 bytes, or all there were): of its `records`
+    /// records so many were `proven` genuine; handshake messages never count as proven. Once the others cost the lane more
+    /// than 5 % of a processor, or six times that while next to nothing is proven, a filter lets in only some of their kind
+    /// from their source, and from those that share a hash with it (one of 64). Records of sessions that were proven lately
+    /// are always let in.
+    ///
+    /// [`tend_screen`](Self::tend_screen) has to be called as well.
+    pub fn weigh(&mut self, from: SocketAddr, head: &[u8], records: u16, proven: u16, now: Instant) {
+        if self.screen.weigh(from, head, records, proven, now) {
+            self.tend_screen(now);
+        }
+    }
+
+    /// Changes the filter as need be; to be called at [`screen_due`](Self::screen_due).
+    pub fn tend_screen(&mut self, now: Instant) {
+        if !self.screen.turn(now) {
+            return;
+        }
+        for family in [Family::V4, Family::V6] {
+            let Some(socket) = self.sockets.of(family) else { continue };
+            let program = self.screen.program(family);
+            let done = match program.is_empty() {
+                true => sys::detach_filter(socket),
+                false => sys::attach_filter(socket, &program),
+            };
+            self.reports.stats.filters_refused += u64::from(done.is_err());
+        }
+    }
+
+    /// When [`tend_screen`](Self::tend_screen) is due; `None` while all is quiet.
+    #[must_use]
+    pub fn screen_due(&self) -> Option<Instant> {
+        self.screen.due()
+    }
+
+    /// Whether a filter keeps something out now.
+    #[must_use]
+    pub fn is_screened(&self) -> bool {
+        self.screen.is_up()
+    }
+
+    /// Datagrams and trains that the kernel dropped at the sockets, because a filter kept them out or there was no room;
+    /// 0 if it does not say. The kernel counts to 2^32 a socket and begins again.
+    #[must_use]
+    pub fn kernel_drops(&self) -> u64 {
+        let sockets = [Family::V4, Family::V6].into_iter().filter_map(|family| self.sockets.of(family));
+        sockets.map(|socket| u64::from(sys::kernel_drops(socket).unwrap_or(0))).sum()
     }
 
     /// The port both sockets are bound to.

@@ -104,6 +104,9 @@ pub struct StatusReport {
     /// System calls that moved packets.
     #[serde(default)]
     pub calls: CallsReport,
+    /// What was kept out of a flood.
+    #[serde(default)]
+    pub screen: ScreenReport,
     /// Drops by reason; every reason is there.
     pub drops: BTreeMap<String, u64>,
 }
@@ -218,6 +221,7 @@ impl StatusReport {
         self.lanes += other.lanes;
         self.packets.add(other.packets);
         self.calls.add(other.calls);
+        self.screen.add(other.screen);
         for (reason, count) in other.drops {
             *self.drops.entry(reason).or_default() += count;
         }
@@ -231,6 +235,14 @@ impl CallsReport {
         self.sends += other.sends;
         self.receives += other.receives;
         self.writes += other.writes;
+    }
+}
+
+impl ScreenReport {
+    fn add(&mut self, other: Self) {
+        self.up |= other.up;
+        self.dropped += other.dropped;
+        self.refused += other.refused;
     }
 }
 
@@ -299,6 +311,18 @@ pub struct CallsReport {
     pub receives: u64,
     /// Packets and super-packets written to the device.
     pub writes: u64,
+}
+
+/// What is kept out before the program sees it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "the program's own")]
+pub struct ScreenReport {
+    /// Whether there is a flood that most of is kept out of, now.
+    pub up: bool,
+    /// Datagrams and trains that the kernel dropped at the sockets since the start: kept out, or without room.
+    pub dropped: u64,
+    /// Filters that the kernel did not take: it lets all of a flood in.
+    pub refused: u64,
 }
 
 /// Packets since the start.
@@ -418,10 +442,13 @@ mod tests {
             packets: PacketsReport::from(&stats),
             chains: ChainsReport { plain_in: 4, leak: 5 },
             calls: CallsReport { reads: 1, sends: 2, receives: 3, writes: 4 },
+            screen: ScreenReport { up: false, dropped: 5, refused: 6 },
             drops: drops(&stats),
         };
         let mut sum = report.clone();
+        sum.screen.up = true;
         sum.add(report);
+        assert_eq!(sum.screen, ScreenReport { up: true, dropped: 10, refused: 12 });
         assert_eq!((sum.lanes, sum.packets.encrypted, sum.packets.dropped, sum.drops["auth"]), (2, 4, 6, 6));
         assert_eq!(sum.calls, CallsReport { reads: 2, sends: 4, receives: 6, writes: 8 });
         // The chains are the pod's, not a lane's.

@@ -206,6 +206,7 @@ mod tests {
             peers: vec![],
             chains: ChainsReport::default(),
             calls: crate::control::CallsReport::default(),
+            screen: crate::control::ScreenReport::default(),
             packets: PacketsReport::from(&stats),
             drops: drops(&stats),
         }

@@ -3,6 +3,7 @@
 //! It waits in one poll for the device, the sockets, the control plane and the tunnel's next deadline. There is no
 //! channel, lock or task between reading a packet and sending it.
 
+mod patience;
 mod report;
 
 use std::{
@@ -10,7 +11,6 @@ use std::{
     net::IpAddr,
     os::fd::AsFd as _,
     sync::Arc,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -21,6 +21,7 @@ use tencrypt_tun::{RawSockets, Received, TunDevice};
 use tencrypt_udp::{Buffer, Family, PathErrorKind, UdpTransport};
 use tokio::sync::mpsc;
 
+use self::patience::Patience;
 pub use self::report::About;
 use crate::{
     delivery::{DeviceSink, write_back},
@@ -44,18 +45,14 @@ const LOOKS: u32 = 3;
 /// from sleep.
 const BULK: usize = 32 << 10;
 
-/// A yield that took this long met somebody who keeps the processor: a time slice is 3 ms (Linux 6.18,
-/// kernel/sched/fair.c, `sysctl_sched_base_slice`), applications that move data mostly give it back sooner.
-const SLOW_YIELD: Duration = Duration::from_millis(2);
-
-/// How long there is no yield after a slow one: so it costs 1 %.
-const IMPATIENCE: Duration = Duration::from_millis(250);
-
 /// How long a lane stays awake before the control plane and the error queues get their turn.
 const STRETCH: Duration = Duration::from_millis(2);
 
 /// The first byte of an INIT (docs/wire-format.md section 1).
 const INIT: u8 = 1;
+
+/// Bytes of a datagram that say what it claims to be: all that the transport looks at.
+const HEAD: usize = 8;
 
 /// Bytes of the largest datagram, which any record fits.
 pub const DATAGRAM: usize = 65_535;
@@ -116,27 +113,6 @@ impl Readable {
     }
 }
 
-/// Whether giving way to others is worth it: it is not where they keep the processor.
-#[derive(Default)]
-struct Patience {
-    /// No more until then.
-    until: Option<Instant>,
-}
-
-impl Patience {
-    /// Lets whoever waits for the processor have it; false if that is not to be done now.
-    fn yield_now(&mut self) -> bool {
-        let begun = Instant::now();
-        if self.until.is_some_and(|until| begun < until) {
-            return false;
-        }
-        thread::yield_now();
-        let taken = begun.elapsed();
-        self.until = (taken >= SLOW_YIELD).then(|| begun + taken + IMPATIENCE);
-        true
-    }
-}
-
 /// Why a lane ended.
 #[derive(Debug)]
 pub enum Ended {
@@ -178,7 +154,8 @@ impl DataPath {
     /// Sleeps until there is something to do, and does it. Returns where there was something, and the bytes moved.
     fn wait(&mut self, buffer: &mut [u8]) -> Result<(Readable, usize), Ended> {
         let waited = if self.fresh {
-            let timeout = self.tunnel.poll_timeout().map(|due| due.saturating_duration_since(Instant::now()));
+            let due = [self.tunnel.poll_timeout(), self.transport.screen_due()].into_iter().flatten().min();
+            let timeout = due.map(|due| due.saturating_duration_since(Instant::now()));
             let descriptors = [
                 Some(self.inbox.as_fd()),
                 Some(self.device.as_fd()),
@@ -331,7 +308,13 @@ impl DataPath {
             let now = Instant::now();
             self.take_news();
             let Some(train) = buffer.get_mut(..len) else { continue };
+            let mut head = [0; HEAD];
+            let known = len.min(HEAD);
+            head[..known].copy_from_slice(&train[..known]);
+            let head = &head[..known];
+            let records = len.div_ceil(usize::from(meta.stride).max(1)).min(u16::MAX.into()) as u16;
             if self.hands_over(&meta, train) {
+                self.transport.weigh(meta.from, head, records, 0, now);
                 continue;
             }
             let mut sink =
@@ -340,6 +323,7 @@ impl DataPath {
             let lost = sink.finish();
             self.tunnel.undelivered(lost.packets);
             self.tunnel.not_told(lost.news);
+            self.transport.weigh(meta.from, head, records, inbound.opened + inbound.control, now);
             if inbound.control > 0 {
                 // A CONF counts before the DATA right behind it.
                 if self.tunnel.poll_timeout().is_some_and(|due| due <= now) {
@@ -413,6 +397,9 @@ impl DataPath {
         if self.tunnel.poll_timeout().is_some_and(|due| due <= now) {
             self.tunnel.handle_timeout(now);
             self.drain(now);
+        }
+        if self.transport.screen_due().is_some_and(|due| due <= now) {
+            self.transport.tend_screen(now);
         }
     }
 

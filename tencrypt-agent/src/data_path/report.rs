@@ -12,7 +12,7 @@ use super::{DataPath, send};
 use crate::{
     control::{
         CallsReport, ChainsReport, ExplainReport, IdentityReport, KeysReport, PacketsReport, PeerReport,
-        StatusReport, drops,
+        ScreenReport, StatusReport, drops,
     },
     hardening::HardeningReport,
     lane::Command,
@@ -124,6 +124,11 @@ impl DataPath {
             packets: PacketsReport::from(self.tunnel.stats()),
             chains: *self.about.chains.lock().unwrap_or_else(PoisonError::into_inner),
             calls: self.calls(),
+            screen: ScreenReport {
+                up: self.transport.is_screened(),
+                dropped: self.transport.kernel_drops(),
+                refused: self.transport.stats().filters_refused,
+            },
             drops: drops(self.tunnel.stats()),
         }
     }

@@ -265,6 +265,7 @@ impl Tunnel {
             session.born = born;
             session.seen_from = listed.then(|| from.ip());
         });
+        self.resets.came_back(from.ip());
         if !self.addresses.contains(&asked)
             && is_pod_address(asked)
             && self.view().is_protected(asked)

@@ -5,7 +5,7 @@
 //! RESET answers nothing but DATA, which is never shorter.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     time::Instant,
 };
@@ -13,7 +13,7 @@ use std::{
 use super::{
     Tunnel,
     ask::Purpose,
-    limits::{MAX_RESETS, RESET_INTERVAL, RESET_SEARCHES, RESET_TAKEN},
+    limits::{MAX_RESETS, RESET_INTERVAL, RESET_SEARCHES, RESET_TAKEN, RESET_WAIT},
     peer::{Peer, PeerKey},
     timer::Timer,
 };
@@ -27,9 +27,11 @@ use crate::{
 /// What limits them.
 #[derive(Debug, Default)]
 pub(super) struct Resets {
-    /// Those sent within the last [`RESET_INTERVAL`], and to whom: each address is there once.
-    sent: VecDeque<(Instant, IpAddr)>,
-    recent: BTreeSet<IpAddr>,
+    /// Addresses that were sent one within the last [`RESET_WAIT`] and have not answered it, and when that was last. Some
+    /// may be older.
+    sent: BTreeMap<IpAddr, Instant>,
+    /// When there is room among them again.
+    full_until: Option<Instant>,
     /// Searches among all peers, and since when they are counted.
     searches: u32,
     searches_since: Option<Instant>,
@@ -38,18 +40,34 @@ pub(super) struct Resets {
 impl Resets {
     /// Whether `to` may be sent one now; if so, it was.
     fn may_send(&mut self, to: IpAddr, now: Instant) -> bool {
-        while let Some((at, past)) = self.sent.front().copied() {
-            if now.saturating_duration_since(at) < RESET_INTERVAL {
-                break;
-            }
-            self.sent.pop_front();
-            self.recent.remove(&past);
-        }
-        if self.sent.len() >= MAX_RESETS || !self.recent.insert(to) {
+        let before = self.sent.get(&to).copied();
+        if before.is_some_and(|at| now.saturating_duration_since(at) < RESET_INTERVAL)
+            || (before.is_none() && !self.has_room(now))
+        {
             return false;
         }
-        self.sent.push_back((now, to));
+        self.sent.insert(to, now);
         true
+    }
+
+    fn has_room(&mut self, now: Instant) -> bool {
+        if self.sent.len() < MAX_RESETS {
+            return true;
+        }
+        // In between nothing is searched.
+        if self.full_until.is_some_and(|until| now < until) {
+            return false;
+        }
+        self.sent.retain(|_, at| now.saturating_duration_since(*at) < RESET_WAIT);
+        self.full_until = self.sent.values().min().map(|at| *at + RESET_WAIT);
+        self.sent.len() < MAX_RESETS
+    }
+
+    /// A handshake with `from` is complete: it is there, and its place is free for another.
+    pub(super) fn came_back(&mut self, from: IpAddr) {
+        if self.sent.remove(&from).is_some() {
+            self.full_until = None;
+        }
     }
 
     /// Whether all peers may be searched now; if so, they were.
@@ -174,10 +192,25 @@ mod tests {
         assert_eq!(answered, 10);
         let later = start + ms(5_000);
         let answered = (0..10_000).filter(|number| resets.may_send(address(*number), later)).count();
-        assert_eq!(answered, MAX_RESETS);
-        assert_eq!((resets.sent.len(), resets.recent.len()), (MAX_RESETS, MAX_RESETS));
-        assert!(resets.may_send(address(1), later + RESET_INTERVAL));
-        assert_eq!((resets.sent.len(), resets.recent.len()), (1, 1));
+        assert_eq!((answered, resets.sent.len()), (MAX_RESETS, MAX_RESETS));
+        // Those who were told already are told again; others have to wait for a second.
+        assert!(resets.may_send(address(2), later + RESET_INTERVAL));
+        assert!(!resets.may_send(address(9_999), later + RESET_WAIT - ms(1)));
+        assert!(resets.may_send(address(9_999), later + RESET_WAIT));
+        assert_eq!(resets.sent.len(), 2);
+    }
+
+    #[test]
+    fn who_comes_back_makes_room_for_another() {
+        let mut resets = Resets::default();
+        for number in 0..10_000 {
+            assert!(resets.may_send(address(number), start()), "{number}");
+            // All but the first hundred.
+            if number >= 100 {
+                resets.came_back(address(number));
+            }
+        }
+        assert_eq!(resets.sent.len(), 100);
     }
 
     #[test]

@@ -1,0 +1,473 @@
+//! The screen: what proves nothing is let in only as often as its work can be borne.
+//!
+//! Handshake messages of outsiders cost an HMAC each, and records of sessions that nobody has cost a lookup; at full
+//! rate either fills the socket's buffer, so that genuine records are lost, and the lane's time. So the lane says of all
+//! that it receives how much of it proved something ([`Screen::weigh`]). What did not is counted by its kind and by a
+//! hash of its source; where it comes too fast, a socket filter (`SO_ATTACH_FILTER`, socket(7)) lets in one of two, of
+//! four, and so on, at random, and the kernel drops the rest before it takes room or wakes anybody up. Sources of other
+//! hashes are not concerned, and records of sessions that have opened something lately pass in any case.
+//!
+//! The filter stands on the one socket that holds the port. Several sockets in one `SO_REUSEPORT` group would keep kinds
+//! apart as well, but any process of the same user in the pod could join the group, and put its own program in place.
+
+use std::{
+    collections::VecDeque,
+    hash::{BuildHasher as _, RandomState},
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use crate::{bind::Family, filter::Instruction};
+
+/// The first byte of a DATA record (docs/wire-format.md section 1).
+const DATA: u8 = 4;
+/// Where the index of a DATA record is (the same).
+const INDEX: std::ops::Range<usize> = 4..8;
+
+/// Bytes of a UDP header (RFC 768).
+const UDP_HEADER: u32 = 8;
+
+/// Kinds of datagrams: handshake messages and whatever else is no DATA, and DATA; each over IPv4 and over IPv6.
+const KINDS: usize = 4;
+/// Hashes of sources a kind, a power of two: whoever shares none with the flood notices nothing.
+const BUCKETS: usize = 64;
+/// How long is counted.
+const WINDOW: Duration = Duration::from_millis(10);
+/// What is counted: a handshake message in a train of 64 costs the lane 0.84 microseconds, a record of no session there
+/// 0.19, either of them alone 3.6 to 4.4 (the thread's CPU time, release build, virtual machine of two cores).
+const EACH_RECORD: u64 = 1;
+/// The same, of each datagram or train.
+const EACH_CALL: u64 = 3;
+/// What may prove nothing within a [`WINDOW`], beside genuine traffic: 5 % of a processor, and between half of that and all
+/// of it is let in.
+const BUDGET: u64 = 512;
+/// The same while there is next to no genuine traffic, so that handshakes get through: nobody misses the time.
+const IDLE_BUDGET: u64 = 6 * BUDGET;
+/// Genuine records within a [`WINDOW`] from which there is traffic: 70 Mbit/s of full-sized ones.
+const TRAFFIC: u64 = 64;
+/// Counted at once, without waiting for the end of the window.
+const HASTE: u64 = 2 * IDLE_BUDGET;
+/// One in 2 to the power of this is let in at least.
+const MOST: u8 = 16;
+/// Sessions that pass in any case: those that opened something last.
+const SESSIONS: usize = 64;
+
+/// The state of a screen, without the sockets.
+#[derive(Debug)]
+pub(crate) struct Screen {
+    /// Odd factors of the hash, drawn at random: nobody can pick addresses that share their hash with another's.
+    factors: [u32; 4],
+    /// What was let in and proved nothing, since `since`, in [`EACH_RECORD`].
+    seen: [[u64; BUCKETS]; KINDS],
+    total: u64,
+    /// What was genuine in that time.
+    genuine: u64,
+    since: Option<Instant>,
+    /// What comes within a window, smoothed.
+    rate: [[u64; BUCKETS]; KINDS],
+    /// One in 2 to the power of this is let in.
+    shift: [[u8; BUCKETS]; KINDS],
+    /// Indices of sessions that opened something, the latest last.
+    sessions: VecDeque<[u8; 4]>,
+    /// Those that the filter lets pass; empty without one.
+    passing: Vec<[u8; 4]>,
+}
+
+impl Screen {
+    pub(crate) fn new() -> Self {
+        let random = RandomState::new();
+        let factors = [0, 1, 2, 3].map(|number: u8| random.hash_one(number) as u32 | 1);
+        Self {
+            factors,
+            seen: [[0; BUCKETS]; KINDS],
+            total: 0,
+            genuine: 0,
+            since: None,
+            rate: [[0; BUCKETS]; KINDS],
+            shift: [[0; BUCKETS]; KINDS],
+            sessions: VecDeque::new(),
+            passing: Vec::new(),
+        }
+    }
+
+    /// Takes note of a datagram or a train that begins with `head`: of `records` records `proven` were genuine. True: it is
+    /// time for [`turn`](Self::turn).
+    pub(crate) fn weigh(
+        &mut self,
+        from: SocketAddr,
+        head: &[u8],
+        records: u16,
+        proven: u16,
+        now: Instant,
+    ) -> bool {
+        let is_data = head.first() == Some(&DATA);
+        // While all is quiet, this costs nothing.
+        if is_data && proven > 0 && self.since.is_some() {
+            self.note_session(head);
+            self.genuine += u64::from(proven);
+        }
+        let unproven = if is_data { records.saturating_sub(proven) } else { records };
+        if unproven == 0 {
+            return false;
+        }
+        self.since.get_or_insert(now);
+        let cost = EACH_CALL + EACH_RECORD * u64::from(unproven);
+        self.seen[kind(is_data, Family::of(from))][self.bucket(from.ip())] += cost;
+        self.total += cost;
+        self.total >= HASTE
+    }
+
+    /// When [`turn`](Self::turn) is due; `None` as long as all is quiet.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.since.map(|since| since + WINDOW)
+    }
+
+    /// Ends a window. True if another filter is called for: [`program`](Self::program), or none if that is empty.
+    pub(crate) fn turn(&mut self, now: Instant) -> bool {
+        let Some(since) = self.since else { return false };
+        let elapsed = now.saturating_duration_since(since).max(WINDOW / 100);
+        if elapsed < WINDOW && self.total < HASTE {
+            return false;
+        }
+        let to_window = |count: u64| {
+            u64::try_from(u128::from(count) * WINDOW.as_nanos() / elapsed.as_nanos()).unwrap_or(u64::MAX)
+        };
+        let budget = if to_window(self.genuine) < TRAFFIC { IDLE_BUDGET } else { BUDGET };
+        let mut heavy = 0;
+        for kind in 0..KINDS {
+            for bucket in 0..BUCKETS {
+                let came = to_window(self.seen[kind][bucket] << self.shift[kind][bucket]);
+                let rate = &mut self.rate[kind][bucket];
+                // At once up, slowly down: what comes in trains comes in lumps.
+                *rate = came.max(*rate - rate.div_ceil(4));
+                heavy += u64::from(*rate > budget / (KINDS * BUCKETS) as u64);
+            }
+        }
+        let fits = self.rate.iter().flatten().sum::<u64>() <= budget;
+        let share = if fits { budget } else { (budget / heavy.max(1)).max(1) };
+        let before = self.shift;
+        for (shifts, rates) in self.shift.iter_mut().zip(&self.rate) {
+            for (shift, rate) in shifts.iter_mut().zip(rates) {
+                let wanted = rate.div_ceil(share).next_power_of_two().ilog2() as u8;
+                *shift = wanted.min(MOST).max(shift.saturating_sub(1));
+            }
+        }
+        (self.seen, self.total, self.genuine) = ([[0; BUCKETS]; KINDS], 0, 0);
+        let quiet = self.rate.iter().flatten().all(|rate| *rate == 0) && !self.is_up();
+        self.since = (!quiet).then_some(now);
+        let of_data = [Family::V4, Family::V6].map(|family| self.shift[kind(true, family)]);
+        let stale = of_data.iter().flatten().any(|shift| *shift > 0)
+            && !self.sessions.iter().all(|index| self.passing.contains(index));
+        if before == self.shift && !stale {
+            return false;
+        }
+        self.passing.clear();
+        self.passing.extend(&self.sessions);
+        true
+    }
+
+    /// Whether there is to be a filter.
+    pub(crate) fn is_up(&self) -> bool {
+        self.shift.iter().flatten().any(|shift| *shift > 0)
+    }
+
+    /// The filter for the socket of `family`; empty if all may pass. It sees the datagram from its UDP header.
+    pub(crate) fn program(&self, family: Family) -> Vec<Instruction> {
+        if [false, true].iter().all(|is_data| self.shift[kind(*is_data, family)] == [0; BUCKETS]) {
+            return Vec::new();
+        }
+        let messages = self.of_kind(false, family);
+        let mut code = vec![
+            Instruction::load_byte(UDP_HEADER),
+            // At most 20 for the hash, one a bucket, and five for each of MOST shifts: 164.
+            Instruction::if_equal(u32::from(DATA), messages.len() as u8),
+        ];
+        code.extend(messages);
+        code.extend(self.of_kind(true, family));
+        code
+    }
+
+    /// The part for one kind.
+    fn of_kind(&self, is_data: bool, family: Family) -> Vec<Instruction> {
+        let shifts = &self.shift[kind(is_data, family)];
+        if shifts.iter().all(|shift| *shift == 0) {
+            return vec![Instruction::PASS];
+        }
+        let mut code = Vec::new();
+        if is_data {
+            code.push(Instruction::load(UDP_HEADER + INDEX.start as u32));
+            for (number, index) in self.passing.iter().enumerate() {
+                // To the PASS behind the last, and over the jump that all others take.
+                let further = (self.passing.len() - number) as u8;
+                code.push(Instruction::if_equal(u32::from_be_bytes(*index), further));
+            }
+            code.extend([Instruction::skip(1), Instruction::PASS]);
+        }
+        code.extend(self.hash(family));
+        for wanted in 1..=MOST {
+            let buckets: Vec<usize> = (0..BUCKETS).filter(|bucket| shifts[*bucket] == wanted).collect();
+            if buckets.is_empty() {
+                continue;
+            }
+            for (number, bucket) in buckets.iter().enumerate() {
+                code.push(Instruction::if_equal(*bucket as u32, (buckets.len() - number) as u8));
+            }
+            code.extend([
+                Instruction::skip(4),
+                Instruction::RANDOM,
+                Instruction::unless_any((1 << wanted) - 1),
+                Instruction::DROP,
+                Instruction::PASS,
+            ]);
+        }
+        code.push(Instruction::PASS);
+        code
+    }
+
+    /// Leaves the bucket of the source in the accumulator.
+    fn hash(&self, family: Family) -> Vec<Instruction> {
+        // Where the source stands in the IP header: RFC 791 section 3.1, RFC 8200 section 3.
+        let (first, words) = match family {
+            Family::V4 => (12, 1),
+            Family::V6 => (8, 4),
+        };
+        let mut code = Vec::new();
+        for (word, factor) in self.factors.iter().enumerate().take(words) {
+            code.push(Instruction::load_network(first + 4 * word as u32));
+            code.push(Instruction::multiply(*factor));
+            if word > 0 {
+                code.extend(Instruction::ADD_KEPT);
+            }
+            if word + 1 < words {
+                code.push(Instruction::KEEP);
+            }
+        }
+        code.push(Instruction::shift_right(32 - BUCKETS.ilog2()));
+        code
+    }
+
+    /// The same, of an address.
+    fn bucket(&self, source: IpAddr) -> usize {
+        let words = match source {
+            IpAddr::V4(address) => [address.to_bits(), 0, 0, 0],
+            IpAddr::V6(address) => {
+                let bits = address.to_bits();
+                [96, 64, 32, 0].map(|shift| (bits >> shift) as u32)
+            }
+        };
+        let products = words.iter().zip(&self.factors).map(|(word, factor)| word.wrapping_mul(*factor));
+        let sum = products.fold(0_u32, u32::wrapping_add);
+        (sum >> (32 - BUCKETS.ilog2())) as usize
+    }
+
+    fn note_session(&mut self, head: &[u8]) {
+        let Some(index) = head.get(INDEX).and_then(|index| index.first_chunk::<4>()).copied() else { return };
+        if self.sessions.back() == Some(&index) {
+            return;
+        }
+        if let Some(at) = self.sessions.iter().position(|known| *known == index) {
+            self.sessions.remove(at);
+        } else if self.sessions.len() == SESSIONS {
+            self.sessions.pop_front();
+        }
+        self.sessions.push_back(index);
+    }
+}
+
+/// The number of a kind.
+fn kind(is_data: bool, family: Family) -> usize {
+    2 * usize::from(is_data) + usize::from(family == Family::V6)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::UdpSocket, os::fd::AsFd as _};
+
+    use super::*;
+    use crate::sys;
+
+    const INIT: [u8; 284] = [1; 284];
+    /// What a datagram of one record is counted as.
+    const ONE: u64 = EACH_CALL + EACH_RECORD;
+
+    fn record(index: u8) -> Vec<u8> {
+        let mut record = vec![DATA, 0, 0, 0];
+        record.extend([index; 60]);
+        record
+    }
+
+    fn source(number: u32) -> SocketAddr {
+        SocketAddr::from((number.to_be_bytes(), 8_362))
+    }
+
+    /// A flood of `datagrams` a window from each source, of which the screen's own filter lets in some, for a while, beside
+    /// `genuine` records a window. How many are let in.
+    fn flood(
+        screen: &mut Screen,
+        head: &[u8],
+        sources: &[SocketAddr],
+        (datagrams, genuine): (u64, u16),
+        windows: u32,
+    ) -> u64 {
+        let start = Instant::now();
+        let (mut admitted, mut number) = (0, 0_u64);
+        for window in 0..windows {
+            for at in 0..datagrams {
+                let now = start + WINDOW * window + WINDOW.mul_f64(at as f64 / datagrams as f64);
+                if at == datagrams / 2 {
+                    screen.weigh(source(9_999), &record(7), genuine, genuine, now);
+                }
+                for from in sources {
+                    let kind = kind(head[0] == DATA, Family::V4);
+                    let shift = screen.shift[kind][screen.bucket(from.ip())];
+                    number += 1;
+                    // As even as chance is in the mean.
+                    if number.is_multiple_of(1 << shift) {
+                        admitted += 1;
+                        if screen.weigh(*from, head, 1, 0, now) {
+                            screen.turn(now);
+                        }
+                    }
+                }
+            }
+            screen.turn(start + WINDOW * (window + 1));
+        }
+        admitted
+    }
+
+    #[test]
+    fn a_flood_of_one_source_is_held_to_the_budget_and_others_pass() {
+        for head in [&INIT[..], &record(9)] {
+            let mut screen = Screen::new();
+            let admitted = flood(&mut screen, head, &[source(1)], (30_000, 1_000), 100);
+            assert!((100 * BUDGET / 8..100 * BUDGET + 2 * HASTE).contains(&(admitted * ONE)), "{admitted}");
+            let concerned = |shifts: &[u8; BUCKETS]| shifts.iter().filter(|shift| **shift > 0).count();
+            let mut expected = [0; KINDS];
+            expected[kind(head[0] == DATA, Family::V4)] = 1;
+            assert_eq!(screen.shift.each_ref().map(concerned), expected, "other kinds pass");
+        }
+    }
+
+    #[test]
+    fn a_flood_from_everywhere_is_held_to_the_budget_as_well() {
+        let mut screen = Screen::new();
+        let sources: Vec<SocketAddr> = (1..2_000).map(source).collect();
+        let admitted = flood(&mut screen, &INIT, &sources, (5, 1_000), 100);
+        assert!((100 * BUDGET / 8..100 * BUDGET + 2 * HASTE).contains(&(admitted * ONE)), "{admitted}");
+    }
+
+    #[test]
+    fn an_idle_lane_lets_in_more() {
+        let admitted = flood(&mut Screen::new(), &INIT, &[source(1)], (30_000, 10), 100);
+        assert!((100 * BUDGET..100 * IDLE_BUDGET + 2 * HASTE).contains(&(admitted * ONE)), "{admitted}");
+    }
+
+    #[test]
+    fn what_is_slow_is_never_kept_out_and_a_flood_is_forgotten() {
+        let mut screen = Screen::new();
+        let sources: Vec<SocketAddr> = (1..=32).map(source).collect();
+        assert_eq!(flood(&mut screen, &INIT, &sources, (4, 1_000), 100), 32 * 4 * 100);
+        assert!(!screen.is_up());
+        flood(&mut screen, &INIT, &[source(1)], (30_000, 0), 20);
+        assert!(screen.is_up() && screen.due().is_some());
+        let mut now = Instant::now() + Duration::from_secs(1);
+        let mut turns = 0;
+        while screen.due().is_some() {
+            now += WINDOW;
+            screen.turn(now);
+            turns += 1;
+            assert!(turns < 100, "{screen:?}");
+        }
+        assert!(!screen.is_up());
+    }
+
+    #[test]
+    fn genuine_records_count_for_nothing() {
+        let mut screen = Screen::new();
+        for _ in 0..10_000 {
+            assert!(!screen.weigh(source(1), &record(1), 44, 44, Instant::now()));
+        }
+        assert_eq!(screen.due(), None);
+    }
+
+    #[test]
+    fn buckets_are_used_alike() {
+        let screen = Screen::new();
+        for v6 in [false, true] {
+            let mut counts = [0; BUCKETS];
+            for number in 0..32_768_u32 {
+                let address = match v6 {
+                    false => IpAddr::from((0x0a80_0000 + number).to_be_bytes()),
+                    true => IpAddr::from(((0xfd00_u128 << 112) + u128::from(number)).to_be_bytes()),
+                };
+                counts[screen.bucket(address)] += 1;
+            }
+            assert!(counts.iter().all(|count| (1..=2_048).contains(count)), "{counts:?}");
+        }
+    }
+
+    /// Sends each of `datagrams` from `from` to a socket with the screen's filter; which of them arrived.
+    fn passed(screen: &Screen, from: &str, datagrams: &[&[u8]]) -> Vec<bool> {
+        let socket = UdpSocket::bind((from, 0)).unwrap();
+        let family = Family::of(socket.local_addr().unwrap());
+        let to = socket.local_addr().unwrap();
+        sys::attach_filter(socket.as_fd(), &screen.program(family)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let sender = UdpSocket::bind((from, 0)).unwrap();
+        let arrives = |datagram: &&[u8]| {
+            sender.send_to(datagram, to).unwrap();
+            let mut buffer = [0; 2_048];
+            socket.recv(&mut buffer).is_ok_and(|length| &buffer[..length] == *datagram)
+        };
+        let arrived = datagrams.iter().map(arrives).collect();
+        sys::detach_filter(socket.as_fd()).unwrap();
+        assert!(datagrams.iter().all(arrives), "nothing is kept out without a filter");
+        arrived
+    }
+
+    #[test]
+    fn the_kernel_keeps_out_what_the_filter_says_in_both_families() {
+        for from in ["127.0.0.1", "::1"] {
+            let (known, unknown) = (record(1), record(2));
+            let datagrams: [&[u8]; 5] = [&INIT, &known, &unknown, &[DATA], &[]];
+            let mut screen = Screen::new();
+            let bucket = screen.bucket(from.parse().unwrap());
+            screen.passing = (3..=SESSIONS as u8 + 1).chain([1]).map(|index| [index; 4]).collect();
+            let family = Family::of(SocketAddr::new(from.parse().unwrap(), 0));
+            let [messages, records] = [false, true].map(|is_data| kind(is_data, family));
+            // A chance of 1 in 65,536 that one passes all the same, each.
+            screen.shift[messages][bucket] = MOST;
+            assert_eq!(passed(&screen, from, &datagrams), [false, true, true, true, false], "{from}");
+            screen.shift[records][bucket] = MOST;
+            assert_eq!(passed(&screen, from, &datagrams), [false, true, false, false, false], "{from}");
+            screen.shift[messages][bucket] = 0;
+            assert_eq!(passed(&screen, from, &datagrams), [true, true, false, false, false], "{from}");
+            // Everybody but this source, at every rate.
+            for other in 0..BUCKETS {
+                screen.shift[messages][other] = 1 + (other % usize::from(MOST)) as u8;
+                screen.shift[records][other] = screen.shift[messages][other];
+            }
+            (screen.shift[messages][bucket], screen.shift[records][bucket]) = (0, 0);
+            assert_eq!(passed(&screen, from, &datagrams), [true, true, true, false, false], "{from}");
+        }
+    }
+
+    #[test]
+    fn one_of_two_passes_at_random() {
+        let mut screen = Screen::new();
+        let bucket = screen.bucket([127, 0, 0, 1].into());
+        screen.shift[kind(false, Family::V4)][bucket] = 1;
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        sys::attach_filter(socket.as_fd(), &screen.program(Family::V4)).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let arrived = (0..400).filter(|_| {
+            sender.send_to(&INIT, socket.local_addr().unwrap()).unwrap();
+            socket.recv(&mut [0; 300]).is_ok()
+        });
+        let arrived = arrived.count();
+        // Eight standard deviations of 10.
+        assert!((120..=280).contains(&arrived), "{arrived} of 400");
+        assert!(sys::kernel_drops(socket.as_fd()).unwrap() as usize >= 400 - arrived);
+    }
+}
