@@ -5,7 +5,8 @@
 //! that it receives how much of it proved something ([`Screen::weigh`]). What did not is counted by its kind and by a
 //! hash of its source; where it comes too fast, a socket filter (`SO_ATTACH_FILTER`, socket(7)) lets in one of two, of
 //! four, and so on, at random, and the kernel drops the rest before it takes room or wakes anybody up. Sources of other
-//! hashes are not concerned, and records of sessions that have opened something lately pass in any case.
+//! hashes are not concerned. Records of sessions that have opened something lately pass in any case, and so do answers to
+//! handshake messages of this side: a pod in a flood can still ask.
 //!
 //! The filter stands on the one socket that holds the port. Several sockets in one `SO_REUSEPORT` group would keep kinds
 //! apart as well, but any process of the same user in the pod could join the group, and put its own program in place.
@@ -21,8 +22,12 @@ use crate::{bind::Family, filter::Instruction};
 
 /// The first byte of a DATA record (docs/wire-format.md section 1).
 const DATA: u8 = 4;
-/// Where the index of a DATA record is (the same).
+/// The first bytes of the messages that are answered: INIT and RESP (the same).
+const ASKING: [u8; 2] = [1, 2];
+/// Where the index of a DATA record is, and that of its sender in INIT and RESP (the same).
 const INDEX: std::ops::Range<usize> = 4..8;
+/// Where RESP and CONF have the index of their receiver (the same).
+const RECEIVER: u32 = 8;
 
 /// Bytes of a UDP header (RFC 768).
 const UDP_HEADER: u32 = 8;
@@ -38,11 +43,11 @@ const WINDOW: Duration = Duration::from_millis(10);
 const EACH_RECORD: u64 = 1;
 /// The same, of each datagram or train.
 const EACH_CALL: u64 = 3;
-/// What may prove nothing within a [`WINDOW`], beside genuine traffic: 5 % of a processor, and between half of that and all
-/// of it is let in.
-const BUDGET: u64 = 512;
+/// What may prove nothing within a [`WINDOW`], beside genuine traffic: 2.5 % of a processor, and between half of that and
+/// all of it is let in.
+const BUDGET: u64 = 256;
 /// The same while there is next to no genuine traffic, so that handshakes get through: nobody misses the time.
-const IDLE_BUDGET: u64 = 6 * BUDGET;
+const IDLE_BUDGET: u64 = 12 * BUDGET;
 /// Genuine records within a [`WINDOW`] from which there is traffic: 70 Mbit/s of full-sized ones.
 const TRAFFIC: u64 = 64;
 /// Counted at once, without waiting for the end of the window.
@@ -51,6 +56,8 @@ const HASTE: u64 = 2 * IDLE_BUDGET;
 const MOST: u8 = 16;
 /// Sessions that pass in any case: those that opened something last.
 const SESSIONS: usize = 64;
+/// Handshakes whose answers pass in any case: those that this side sent something for last.
+const ASKED: usize = 32;
 
 /// The state of a screen, without the sockets.
 #[derive(Debug)]
@@ -67,10 +74,34 @@ pub(crate) struct Screen {
     rate: [[u64; BUCKETS]; KINDS],
     /// One in 2 to the power of this is let in.
     shift: [[u8; BUCKETS]; KINDS],
-    /// Indices of sessions that opened something, the latest last.
-    sessions: VecDeque<[u8; 4]>,
-    /// Those that the filter lets pass; empty without one.
-    passing: Vec<[u8; 4]>,
+    /// Indices of sessions that opened something.
+    sessions: Recent<SESSIONS>,
+    /// Indices that this side gave to handshakes.
+    asked: Recent<ASKED>,
+    /// Those that the filter lets pass, of sessions and of handshakes; empty without one.
+    passing: [Vec<[u8; 4]>; 2],
+}
+
+/// The latest `N` indices, the last one last.
+#[derive(Debug, Default)]
+struct Recent<const N: usize>(VecDeque<[u8; 4]>);
+
+impl<const N: usize> Recent<N> {
+    fn note(&mut self, index: [u8; 4]) {
+        if self.0.back() == Some(&index) {
+            return;
+        }
+        if let Some(at) = self.0.iter().position(|known| *known == index) {
+            self.0.remove(at);
+        } else if self.0.len() == N {
+            self.0.pop_front();
+        }
+        self.0.push_back(index);
+    }
+
+    fn is_among(&self, passing: &[[u8; 4]]) -> bool {
+        self.0.iter().all(|index| passing.contains(index))
+    }
 }
 
 impl Screen {
@@ -85,8 +116,18 @@ impl Screen {
             since: None,
             rate: [[0; BUCKETS]; KINDS],
             shift: [[0; BUCKETS]; KINDS],
-            sessions: VecDeque::new(),
-            passing: Vec::new(),
+            sessions: Recent::default(),
+            asked: Recent::default(),
+            passing: [Vec::new(), Vec::new()],
+        }
+    }
+
+    /// Takes note of a datagram that this side sends of its own accord.
+    pub(crate) fn note_sent(&mut self, datagram: &[u8]) {
+        if datagram.first().is_some_and(|first| ASKING.contains(first))
+            && let Some(index) = index_of(datagram)
+        {
+            self.asked.note(index);
         }
     }
 
@@ -103,7 +144,7 @@ impl Screen {
         let is_data = head.first() == Some(&DATA);
         // While all is quiet, this costs nothing.
         if is_data && proven > 0 && self.since.is_some() {
-            self.note_session(head);
+            index_of(head).into_iter().for_each(|index| self.sessions.note(index));
             self.genuine += u64::from(proven);
         }
         let unproven = if is_data { records.saturating_sub(proven) } else { records };
@@ -155,14 +196,17 @@ impl Screen {
         (self.seen, self.total, self.genuine) = ([[0; BUCKETS]; KINDS], 0, 0);
         let quiet = self.rate.iter().flatten().all(|rate| *rate == 0) && !self.is_up();
         self.since = (!quiet).then_some(now);
-        let of_data = [Family::V4, Family::V6].map(|family| self.shift[kind(true, family)]);
-        let stale = of_data.iter().flatten().any(|shift| *shift > 0)
-            && !self.sessions.iter().all(|index| self.passing.contains(index));
+        let is_kept_out = |is_data: bool| {
+            [Family::V4, Family::V6].iter().any(|family| self.shift[kind(is_data, *family)] != [0; BUCKETS])
+        };
+        let [sessions, asked] = &self.passing;
+        let stale = is_kept_out(true) && !self.sessions.is_among(sessions)
+            || is_kept_out(false) && !self.asked.is_among(asked);
         if before == self.shift && !stale {
             return false;
         }
-        self.passing.clear();
-        self.passing.extend(&self.sessions);
+        let latest = [&self.sessions.0, &self.asked.0];
+        self.passing = latest.map(|indices| indices.iter().copied().collect());
         true
     }
 
@@ -179,7 +223,7 @@ impl Screen {
         let messages = self.of_kind(false, family);
         let mut code = vec![
             Instruction::load_byte(UDP_HEADER),
-            // At most 20 for the hash, one a bucket, and five for each of MOST shifts: 164.
+            // At most 20 for the hash, one a bucket, five for each of MOST shifts, and one for each of ASKED: 200.
             Instruction::if_equal(u32::from(DATA), messages.len() as u8),
         ];
         code.extend(messages);
@@ -193,16 +237,15 @@ impl Screen {
         if shifts.iter().all(|shift| *shift == 0) {
             return vec![Instruction::PASS];
         }
-        let mut code = Vec::new();
-        if is_data {
-            code.push(Instruction::load(UDP_HEADER + INDEX.start as u32));
-            for (number, index) in self.passing.iter().enumerate() {
-                // To the PASS behind the last, and over the jump that all others take.
-                let further = (self.passing.len() - number) as u8;
-                code.push(Instruction::if_equal(u32::from_be_bytes(*index), further));
-            }
-            code.extend([Instruction::skip(1), Instruction::PASS]);
+        let [sessions, asked] = &self.passing;
+        let (offset, passing) = if is_data { (INDEX.start as u32, sessions) } else { (RECEIVER, asked) };
+        let mut code = vec![Instruction::load(UDP_HEADER + offset)];
+        for (number, index) in passing.iter().enumerate() {
+            // To the PASS behind the last, and over the jump that all others take.
+            let further = (passing.len() - number) as u8;
+            code.push(Instruction::if_equal(u32::from_be_bytes(*index), further));
         }
+        code.extend([Instruction::skip(1), Instruction::PASS]);
         code.extend(self.hash(family));
         for wanted in 1..=MOST {
             let buckets: Vec<usize> = (0..BUCKETS).filter(|bucket| shifts[*bucket] == wanted).collect();
@@ -259,19 +302,11 @@ impl Screen {
         let sum = products.fold(0_u32, u32::wrapping_add);
         (sum >> (32 - BUCKETS.ilog2())) as usize
     }
+}
 
-    fn note_session(&mut self, head: &[u8]) {
-        let Some(index) = head.get(INDEX).and_then(|index| index.first_chunk::<4>()).copied() else { return };
-        if self.sessions.back() == Some(&index) {
-            return;
-        }
-        if let Some(at) = self.sessions.iter().position(|known| *known == index) {
-            self.sessions.remove(at);
-        } else if self.sessions.len() == SESSIONS {
-            self.sessions.pop_front();
-        }
-        self.sessions.push_back(index);
-    }
+/// The index in a DATA record, or of the sender in INIT and RESP.
+fn index_of(head: &[u8]) -> Option<[u8; 4]> {
+    head.get(INDEX)?.first_chunk().copied()
 }
 
 /// The number of a kind.
@@ -294,6 +329,13 @@ mod tests {
         let mut record = vec![DATA, 0, 0, 0];
         record.extend([index; 60]);
         record
+    }
+
+    /// A handshake message to this index.
+    fn message(receiver: u8) -> Vec<u8> {
+        let mut message = INIT.to_vec();
+        message[8..12].fill(receiver);
+        message
     }
 
     fn source(number: u32) -> SocketAddr {
@@ -365,8 +407,8 @@ mod tests {
     #[test]
     fn what_is_slow_is_never_kept_out_and_a_flood_is_forgotten() {
         let mut screen = Screen::new();
-        let sources: Vec<SocketAddr> = (1..=32).map(source).collect();
-        assert_eq!(flood(&mut screen, &INIT, &sources, (4, 1_000), 100), 32 * 4 * 100);
+        let sources: Vec<SocketAddr> = (1..=16).map(source).collect();
+        assert_eq!(flood(&mut screen, &INIT, &sources, (4, 1_000), 100), 16 * 4 * 100);
         assert!(!screen.is_up());
         flood(&mut screen, &INIT, &[source(1)], (30_000, 0), 20);
         assert!(screen.is_up() && screen.due().is_some());
@@ -429,14 +471,22 @@ mod tests {
     fn the_kernel_keeps_out_what_the_filter_says_in_both_families() {
         for from in ["127.0.0.1", "::1"] {
             let (known, unknown) = (record(1), record(2));
-            let datagrams: [&[u8]; 5] = [&INIT, &known, &unknown, &[DATA], &[]];
+            let init = message(0);
+            let datagrams: [&[u8]; 5] = [&init, &known, &unknown, &[DATA], &[]];
             let mut screen = Screen::new();
             let bucket = screen.bucket(from.parse().unwrap());
-            screen.passing = (3..=SESSIONS as u8 + 1).chain([1]).map(|index| [index; 4]).collect();
+            let indices = |count: usize| (3..=count as u8 + 1).chain([1]).map(|index| [index; 4]).collect();
+            screen.passing = [indices(SESSIONS), indices(ASKED)];
             let family = Family::of(SocketAddr::new(from.parse().unwrap(), 0));
             let [messages, records] = [false, true].map(|is_data| kind(is_data, family));
             // A chance of 1 in 65,536 that one passes all the same, each.
             screen.shift[messages][bucket] = MOST;
+            let answers = [message(1), message(2)];
+            assert_eq!(
+                passed(&screen, from, &answers.each_ref().map(Vec::as_slice)),
+                [true, false],
+                "{from}"
+            );
             assert_eq!(passed(&screen, from, &datagrams), [false, true, true, true, false], "{from}");
             screen.shift[records][bucket] = MOST;
             assert_eq!(passed(&screen, from, &datagrams), [false, true, false, false, false], "{from}");
@@ -450,6 +500,27 @@ mod tests {
             (screen.shift[messages][bucket], screen.shift[records][bucket]) = (0, 0);
             assert_eq!(passed(&screen, from, &datagrams), [true, true, true, false, false], "{from}");
         }
+    }
+
+    #[test]
+    fn a_pod_in_a_flood_gets_the_answers_to_what_it_asks() {
+        let mut screen = Screen::new();
+        let start = Instant::now();
+        flood(&mut screen, &INIT, &[source(1)], (30_000, 1_000), 20);
+        assert!(screen.is_up() && screen.passing[1].is_empty());
+        let mut sent = INIT;
+        for number in 0..100_u8 {
+            // DATA, CONF and COOKIE await no answer.
+            for kind in [1, 2, 3, DATA, 5] {
+                sent[0] = kind;
+                sent[4..8].fill(if ASKING.contains(&kind) { number } else { 100 + number });
+                screen.note_sent(&sent);
+            }
+        }
+        screen.weigh(source(1), &INIT, 1, 0, start + WINDOW * 20);
+        assert!(screen.turn(start + WINDOW * 22), "another filter, for the new answers");
+        let latest: Vec<[u8; 4]> = (100 - ASKED as u8..100).map(|number| [number; 4]).collect();
+        assert_eq!(screen.passing[1], latest);
     }
 
     #[test]

@@ -114,6 +114,7 @@ impl UdpTransport {
 
     /// Sends one datagram behind what waits already.
     pub fn send(&mut self, to: SocketAddr, bytes: &[u8], ecn: u8) {
+        self.screen.note_sent(bytes);
         self.flush();
         self.sender().0.send(to, Outgoing { address: &RawAddress::from(to), bytes, segment: 0, ecn });
     }
@@ -141,7 +142,7 @@ impl UdpTransport {
 
     /// Takes note of what was received from `from`, which began with `head` (8 bytes, or all there were): of its `records`
     /// records so many were `proven` genuine; handshake messages never count as proven. Once the others cost the lane more
-    /// than 5 % of a processor, or six times that while next to nothing is proven, a filter lets in only some of their kind
+    /// than 2.5 % of a processor, or 12 times that while next to nothing is proven, a filter lets in only some of their kind
     /// from their source, and from those that share a hash with it (one of 64). Records of sessions that were proven lately
     /// are always let in.
     ///
