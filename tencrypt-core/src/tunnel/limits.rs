@@ -67,8 +67,9 @@ pub(super) const REPEAT_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Handshake messages queued from which this side is under load: a quarter of [`MAX_QUEUED`].
 pub(super) const LOADED_QUEUE: usize = MAX_QUEUED / 4;
-/// Public-key operations for others within [`LOADED_FOR`] from which this side is under load: INIT and CONF are one each
-/// and 0.15 ms together, so that no flood costs more than 2 % of a processor before senders have to show where they are.
+/// Public-key operations for others within [`LOADED_FOR`] from which this side is under load: INIT and CONF are one each,
+/// together 0.15 to 0.2 ms and in a hybrid suite 0.25 to 0.33 (docs/performance.md), so that no flood costs more than 2 to 4 %
+/// of a processor before senders have to show where they are.
 pub(super) const LOADED_OPERATIONS: u32 = 256;
 /// Load lasts this long after its last sign.
 pub(super) const LOADED_FOR: Duration = Duration::from_secs(1);
