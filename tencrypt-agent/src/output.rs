@@ -341,7 +341,7 @@ mod tests {
                 capabilities: vec!["net_admin".to_owned()],
                 ..HardeningReport::default()
             },
-            renewal: Box::new(RenewalReport { clones_told: true, ..RenewalReport::default() }),
+            renewal: RenewalReport { clones_told: true, ..RenewalReport::default() },
             keys: KeysReport { send: 1, accept: vec![1, 2], error: None },
             peers: vec![peer()],
             chains: ChainsReport { plain_in: 4, leak: 0 },
@@ -408,7 +408,7 @@ mod tests {
     #[test]
     fn status_says_how_often_keys_were_made_anew_and_what_would_not_be_noticed() {
         assert!(!status(&report(), false).contains("renewed"));
-        let with = |renewal| StatusReport { renewal: Box::new(renewal), ..report() };
+        let with = |renewal| StatusReport { renewal, ..report() };
         let text = status(&with(RenewalReport::default()), false);
         assert!(
             text.contains("renewed   never; clones of the machine are NOT noticed, pauses are\n"),

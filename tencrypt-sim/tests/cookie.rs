@@ -33,6 +33,14 @@ fn clear() -> World {
     World::new(1, Weather::CLEAR)
 }
 
+/// Pods 1 and 2 of one tenant, which have not spoken yet.
+fn two_pods() -> (World, Tenant, PodId, PodId) {
+    let mut world = clear();
+    let tenant = world.tenant();
+    let [a, b] = [1, 2].map(|number| world.pod(&tenant, PodOptions::new(&[v4(number)])));
+    (world, tenant, a, b)
+}
+
 /// Somebody who knows the tenant's key and floods: INITs with the right mac1, each another one.
 struct Flood {
     tenant: Tenant,
@@ -176,10 +184,7 @@ fn a_pod_that_starts_over_takes_no_cookie_that_it_handed_out_before() {
 
 #[test]
 fn a_cookie_that_nobody_waits_for_changes_nothing() {
-    let mut world = clear();
-    let tenant = world.tenant();
-    let a = world.pod(&tenant, PodOptions::new(&[v4(1)]));
-    let b = world.pod(&tenant, PodOptions::new(&[v4(2)]));
+    let (mut world, tenant, a, b) = two_pods();
     let mut flood = Flood::new(&tenant);
     flood.overload(&mut world, b, v4(2));
     world.capture();
@@ -216,10 +221,7 @@ fn a_cookie_that_nobody_waits_for_changes_nothing() {
 
 #[test]
 fn a_flood_from_a_thousand_addresses_leaves_sessions_and_new_handshakes_working() {
-    let mut world = clear();
-    let tenant = world.tenant();
-    let a = world.pod(&tenant, PodOptions::new(&[v4(1)]));
-    let b = world.pod(&tenant, PodOptions::new(&[v4(2)]));
+    let (mut world, tenant, a, b) = two_pods();
     let c = world.pod(&tenant, PodOptions::new(&[v4(3)]));
     world.send(a, v4(2), 100);
     world.run_for(ms(50));
@@ -278,10 +280,7 @@ fn a_source_that_asks_too_often_is_told_to_show_itself_and_others_do_not_notice(
 
 #[test]
 fn half_open_handshakes_are_four_of_a_source_and_1024_in_all() {
-    let mut world = clear();
-    let tenant = world.tenant();
-    let a = world.pod(&tenant, PodOptions::new(&[v4(1)]));
-    let b = world.pod(&tenant, PodOptions::new(&[v4(2)]));
+    let (mut world, tenant, a, b) = two_pods();
     world.send(a, v4(2), 100);
     world.run_for(ms(50));
     let identity = Identity::generate(Seed::from_bytes([9; 32]), &[]);
@@ -329,10 +328,7 @@ fn half_open_handshakes_are_four_of_a_source_and_1024_in_all() {
 
 #[test]
 fn a_replayed_init_costs_nothing_and_fills_nothing() {
-    let mut world = clear();
-    let tenant = world.tenant();
-    let a = world.pod(&tenant, PodOptions::new(&[v4(1)]));
-    let b = world.pod(&tenant, PodOptions::new(&[v4(2)]));
+    let (mut world, tenant, a, b) = two_pods();
     world.send(a, v4(2), 100);
     world.run_for(ms(50));
     let before = *world.tunnel_of(b).stats();
@@ -360,10 +356,7 @@ fn a_replayed_init_costs_nothing_and_fills_nothing() {
 
 #[test]
 fn whoever_replays_inits_with_a_pods_address_does_not_keep_it_from_a_handshake() {
-    let mut world = clear();
-    let tenant = world.tenant();
-    let a = world.pod(&tenant, PodOptions::new(&[v4(1)]));
-    let b = world.pod(&tenant, PodOptions::new(&[v4(2)]));
+    let (mut world, tenant, a, b) = two_pods();
     let mut flood = Flood::new(&tenant);
     let recorded: Vec<Vec<u8>> = (0..8).map(|_| flood.init(v4(2))).collect();
     let home = SocketAddr::new(v4(1), PORT);

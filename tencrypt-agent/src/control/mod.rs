@@ -90,7 +90,7 @@ pub struct StatusReport {
     pub hardening: HardeningReport,
     /// How often the pod's own keys were made anew, and whether the kernel tells when they should be.
     #[serde(default)]
-    pub renewal: Box<RenewalReport>,
+    pub renewal: RenewalReport,
     /// The tenant's keys.
     #[serde(default)]
     pub keys: KeysReport,
@@ -436,7 +436,7 @@ mod tests {
             enforce: true,
             identity: IdentityReport::default(),
             hardening: HardeningReport::default(),
-            renewal: Box::default(),
+            renewal: RenewalReport::default(),
             keys: KeysReport::default(),
             peers: vec![peer("a", 1, 1)],
             packets: PacketsReport::from(&stats),

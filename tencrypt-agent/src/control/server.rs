@@ -201,7 +201,7 @@ mod tests {
             unknown: "drop".into(),
             enforce: true,
             hardening: crate::hardening::HardeningReport::default(),
-            renewal: Box::default(),
+            renewal: crate::renewal::RenewalReport::default(),
             keys: crate::control::KeysReport { send: 2, accept: vec![1, 2], error: Some("why".into()) },
             peers: vec![],
             chains: ChainsReport::default(),

@@ -118,7 +118,7 @@ impl DataPath {
             unknown: self.about.unknown.to_owned(),
             enforce: self.about.enforce,
             hardening: self.about.hardening.clone(),
-            renewal: Box::new(self.about.renewal.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+            renewal: self.about.renewal.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             keys: self.keys(),
             peers: self.peers(now),
             packets: PacketsReport::from(self.tunnel.stats()),
