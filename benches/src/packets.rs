@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use tencrypt_core::offload::{GsoType, VnetHdr};
+use tencrypt::offload::{GsoType, VnetHdr};
 use tencrypt_sim::udp;
 
 /// Payload of a segment in bytes: a TCP packet of 1,440 bytes becomes a record of 1,472, which fills a path of 1,500.

@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use tencrypt_core::{
+use tencrypt::{
     CipherSuite, DEFAULT_PORT, Identity, KeyRing, LaneId, Outbound, RecvMeta, Seed, TunPacket, Tunnel,
     TunnelConfig,
     crypto::{PeerId, write_key_file},

@@ -2,7 +2,7 @@
 
 use std::{hint::black_box, net::SocketAddr, time::Instant};
 
-use tencrypt_core::{
+use tencrypt::{
     DatagramSink, Inbound, PacketSink, RecvMeta, SinkFull, Train, TrainSlot, Tunnel, offload::Opened,
 };
 

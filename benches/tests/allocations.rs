@@ -2,16 +2,16 @@
 
 use std::{net::Ipv4Addr, time::Instant};
 
+use tencrypt::{
+    CipherSuite, Outbound, PacketSink, SinkFull, TunPacket, Tunnel,
+    offload::{Coalescer, Joins, Opened, VnetHdr},
+};
 use tencrypt_benches::{
     TRAIN,
     alloc::{Allocated, CountingAllocator},
     packets::{SEGMENT, tcp_packet, udp_packet},
     pair::{HERE, Pair, THERE},
     sinks::Slab,
-};
-use tencrypt_core::{
-    CipherSuite, Outbound, PacketSink, SinkFull, TunPacket, Tunnel,
-    offload::{Coalescer, Joins, Opened, VnetHdr},
 };
 
 #[global_allocator]

@@ -2,11 +2,11 @@
 
 use std::{net::IpAddr, time::Instant};
 
+use tencrypt::{CipherSuite, Verdict};
 use tencrypt_benches::{
     alloc::{Allocated, CountingAllocator},
     pair::{HERE, Hub, Tenant, pod_fact},
 };
-use tencrypt_core::{CipherSuite, Verdict};
 
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;

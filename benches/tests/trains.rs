@@ -6,15 +6,15 @@ use std::{
     time::Instant,
 };
 
+use tencrypt::{
+    CipherSuite, DropReason, Outbound, PacketSink, RecvMeta, SinkFull, TunPacket, Tunnel,
+    offload::{Coalescer, Joins, Opened, VnetHdr},
+};
 use tencrypt_benches::{
     TRAIN,
     packets::{SEGMENT, tcp_packet},
     pair::{HERE, Pair, THERE, Tenant},
     sinks::Slab,
-};
-use tencrypt_core::{
-    CipherSuite, DropReason, Outbound, PacketSink, RecvMeta, SinkFull, TunPacket, Tunnel,
-    offload::{Coalescer, Joins, Opened, VnetHdr},
 };
 
 /// Bytes of a record that fills a path of 1,500.

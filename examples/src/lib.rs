@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use tencrypt_core::{
+use tencrypt::{
     DatagramSink, Identity, KeyRing, LaneId, PacketSink, Seed, SinkFull, Train, TrainSlot, Tunnel,
     TunnelConfig, crypto::write_key_file, directory::Directory, offload::Opened,
 };

@@ -9,7 +9,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use tencrypt_core::{
+use tencrypt::{
     Seed,
     crypto::{PeerId, TENANT_LEN, from_hex},
     trust::{

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tencrypt_core::{
+use tencrypt::{
     Trust, Tunnel,
     crypto::{PeerId, TENANT_LEN, to_hex},
     trust::{Certificate, CertificateError, CertificateFile},

@@ -2,7 +2,7 @@
 
 use std::io::IoSlice;
 
-use tencrypt_core::{
+use tencrypt::{
     LaneId, News, PacketSink, SinkFull, TunPacket,
     offload::{Coalescer, GsoType, Joins, Opened, VnetHdr},
 };

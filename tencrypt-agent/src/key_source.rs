@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tencrypt_core::KeyRing;
+use tencrypt::KeyRing;
 use tokio::{net::unix::pipe::Receiver, time::MissedTickBehavior};
 
 use crate::{

@@ -8,7 +8,7 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use tencrypt_core::crypto::{self, KeyRing, write_key_file};
+use tencrypt::crypto::{self, KeyRing, write_key_file};
 
 use crate::files::{self, ReadError};
 

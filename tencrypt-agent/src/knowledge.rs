@@ -6,7 +6,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use tencrypt_core::directory::{Directory, Fact, FactSource};
+use tencrypt::directory::{Directory, Fact, FactSource};
 
 /// A lane's delta takes 4,096 facts; it is folded well before.
 const FOLD_AT: usize = 1_024;
@@ -72,7 +72,7 @@ fn source_key(source: &FactSource) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tencrypt_core::directory::Class;
+    use tencrypt::directory::Class;
 
     use super::*;
 

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use tencrypt_core::{
+use tencrypt::{
     KeyRing, LaneId, News, Trust,
     directory::{Directory, FactChange},
     trust::Certificate,

@@ -1,7 +1,7 @@
 //! The program `tencrypt`: it enters a pod's network namespace and wires device, tunnel, transport and DNS proxy
 //! together.
 //!
-//! A library only so that its parts can be tested and fuzzed; it promises no stable interface. Embed `tencrypt-core`
+//! A library only so that its parts can be tested and fuzzed; it promises no stable interface. Embed `tencrypt`
 //! and the adapters instead.
 
 pub mod authority;

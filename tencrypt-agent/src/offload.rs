@@ -1,6 +1,6 @@
 //! How much of segmentation and checksums is left to the kernel.
 
-use tencrypt_core::offload::Joins;
+use tencrypt::offload::Joins;
 use tencrypt_tun::TunDevice;
 
 /// `[network] offload`: each step holds all before it. Everything but `All` is for measuring what a step brings, and for

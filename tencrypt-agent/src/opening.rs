@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use tencrypt_core::packet::IpPacket;
+use tencrypt::packet::IpPacket;
 
 /// Bytes that wait in all; what comes after them leaves at once, and its answer may be lost. A super-packet and some.
 const BYTES: usize = 1 << 20;

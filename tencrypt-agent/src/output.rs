@@ -318,8 +318,8 @@ mod tests {
     }
 
     fn report() -> StatusReport {
-        let mut stats = tencrypt_core::Stats::new();
-        stats.drops[tencrypt_core::DropReason::Mac1 as usize] = 3;
+        let mut stats = tencrypt::Stats::new();
+        stats.drops[tencrypt::DropReason::Mac1 as usize] = 3;
         StatusReport {
             project: Some("shop".into()),
             mtu: 1440,
@@ -364,7 +364,7 @@ mod tests {
             assert!(value["packets"][field].is_u64(), "{field}");
         }
         assert_eq!(value["packets"]["dropped"], 3);
-        for reason in tencrypt_core::DropReason::ALL {
+        for reason in tencrypt::DropReason::ALL {
             assert!(value["drops"][reason.as_str()].is_u64(), "{reason}");
         }
         assert_eq!(value["drops"]["mac1"], 3);

@@ -10,7 +10,7 @@ use std::{
 
 use ipnet::IpNet;
 use socket2::Socket;
-use tencrypt_core::{
+use tencrypt::{
     Identity, KeyRing, LaneId, Tunnel, TunnelConfig,
     directory::{Class, Fact, FactSource},
     nat::DnsHairpin,
@@ -387,12 +387,12 @@ fn tunnels(
     told.vnet = config.network.offload.checksums();
     told.port = config.network.port;
     told.unknown = match config.policy.unknown {
-        Unknown::Drop => tencrypt_core::Unknown::Drop,
-        Unknown::Plain => tencrypt_core::Unknown::Plain,
+        Unknown::Drop => tencrypt::Unknown::Drop,
+        Unknown::Plain => tencrypt::Unknown::Plain,
     };
     told.external = match config.policy.external {
-        External::Dns => tencrypt_core::External::Dns,
-        External::Directory => tencrypt_core::External::Directory,
+        External::Dns => tencrypt::External::Dns,
+        External::Directory => tencrypt::External::Directory,
     };
     let nameservers = names.nameservers.clone();
     told.dns = (!nameservers.is_empty()).then_some(DnsHairpin { nameservers, proxy_port });

@@ -12,7 +12,7 @@ use std::{
 
 use ipnet::IpNet;
 use socket2::{Domain, Protocol, Socket, Type};
-use tencrypt_core::directory::{Class, Fact, FactChange};
+use tencrypt::directory::{Class, Fact, FactChange};
 use tencrypt_dns::{
     Project, ResolvConf,
     interceptor::Config as ProxyConfig,
@@ -291,7 +291,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use tencrypt_core::directory::FactSource;
+    use tencrypt::directory::FactSource;
 
     use super::*;
 

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tencrypt_core::crypto::{KeyRing, MAX_EPOCHS, write_epoch};
+use tencrypt::crypto::{KeyRing, MAX_EPOCHS, write_epoch};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -193,7 +193,7 @@ fn replace(target: &Path, content: &[u8], metadata: &fs::Metadata) -> io::Result
 
 #[cfg(test)]
 mod tests {
-    use tencrypt_core::crypto::write_key_file;
+    use tencrypt::crypto::write_key_file;
 
     use super::*;
 

@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use tencrypt_core::CipherSuite;
+use tencrypt::CipherSuite;
 use tencrypt_tun::Mtu;
 
 /// Bytes of the headers of IPv4 and UDP around a message.

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tencrypt_core::KeyRing;
+use tencrypt::KeyRing;
 use tencrypt_tun::NetNs;
 
 use crate::{

@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use tencrypt_core::{
+use tencrypt::{
     Event,
     directory::{Class, Fact, FactChange, FactSource},
 };

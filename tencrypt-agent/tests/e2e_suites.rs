@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::Value;
 use support::{CANARY, Cluster, HTTP, LIMIT, Running};
-use tencrypt_core::CipherSuite;
+use tencrypt::CipherSuite;
 use tencrypt_lab::{http_get, test};
 
 const HYBRID: CipherSuite = CipherSuite::MlKem768Aes256Gcm;

@@ -7,9 +7,7 @@ use etherparse::{
     SlicedPacket, TransportSlice,
 };
 use proptest::prelude::*;
-use tencrypt_core::packet::{
-    IpPacket, ParseError, Rewrite, RewriteError, Transport, checksum::Sum, combine_ecn,
-};
+use tencrypt::packet::{IpPacket, ParseError, Rewrite, RewriteError, Transport, checksum::Sum, combine_ecn};
 
 #[derive(Debug, Clone)]
 enum Kind {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration, time::Instant};
 
-use tencrypt_core::directory::{Fact, FactSource};
+use tencrypt::directory::{Fact, FactSource};
 use thiserror::Error;
 
 use crate::{

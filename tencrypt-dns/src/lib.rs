@@ -18,7 +18,7 @@
 //! port that was opened for this one query, carry its id, and repeat its question bit by bit. What one that passes all
 //! this can do is the directory's concern, which never lets DNS make an internal address external.
 //!
-//! [`Fact`]: tencrypt_core::directory::Fact
+//! [`Fact`]: tencrypt::directory::Fact
 #![forbid(unsafe_code)]
 
 pub mod facts;

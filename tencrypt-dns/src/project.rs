@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use tencrypt_core::directory::Class;
+use tencrypt::directory::Class;
 use thiserror::Error;
 
 use crate::Name;

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use tencrypt_core::directory::{Class, Fact, FactSource};
+use tencrypt::directory::{Class, Fact, FactSource};
 
 use crate::{
     Name, Project,

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tencrypt_core::directory::{Class, Fact};
+use tencrypt::directory::{Class, Fact};
 use tencrypt_dns::{
     Name, Project,
     interceptor::{Config, Stats},

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tencrypt_core::{
+use tencrypt::{
     KeyRing,
     crypto::{write_epoch, write_key_file},
 };

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use tencrypt_core::{DatagramSink, News, PacketSink, SinkFull, Train, TrainSlot, offload::Opened};
+use tencrypt::{DatagramSink, News, PacketSink, SinkFull, Train, TrainSlot, offload::Opened};
 
 /// A transport that takes one record at a time.
 #[derive(Default)]

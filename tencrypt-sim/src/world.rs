@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tencrypt_core::{
+use tencrypt::{
     CipherSuite, DEFAULT_PORT, Event, Identity, LaneId, News, Outbound, RecvMeta, Seed, TunPacket, Tunnel,
     TunnelConfig, Unknown,
     crypto::KeyChangeError,

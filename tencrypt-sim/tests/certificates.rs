@@ -7,7 +7,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use tencrypt_core::{
+use tencrypt::{
     CipherSuite, DropReason, Event, Identity, Seed, Trust, Unknown, Verdict,
     crypto::Rng,
     handshake::{Initiator, Local},

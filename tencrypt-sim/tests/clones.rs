@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use tencrypt_core::{
+use tencrypt::{
     DropReason, Event,
     directory::{Class, Fact, FactSource},
 };

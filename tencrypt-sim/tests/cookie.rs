@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use tencrypt_core::{
+use tencrypt::{
     CipherSuite, DropReason, Identity, Seed,
     crypto::Rng,
     handshake::{Initiator, Local},

@@ -5,7 +5,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use tencrypt_core::{
+use tencrypt::{
     CipherSuite, Event,
     directory::{Class, Fact, FactSource},
 };

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
-use tencrypt_core::{
+use tencrypt::{
     DropReason, Tunnel,
     directory::{Class, Fact, FactSource},
     record::init_lane,

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use tencrypt_core::{
+use tencrypt::{
     CipherSuite, DropReason, Event, Unknown, Verdict,
     directory::{Class, Fact, FactSource},
 };

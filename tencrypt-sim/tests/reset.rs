@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use tencrypt_core::{
+use tencrypt::{
     CipherSuite, DropReason, Verdict,
     directory::{Class, Fact, FactSource},
     handshake::write_reset,

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use tencrypt_core::{
+use tencrypt::{
     CipherSuite, DropReason, Event, Identity, Seed, Unknown,
     crypto::{KeyChangeError, Rng},
     handshake::{Initiator, Local},

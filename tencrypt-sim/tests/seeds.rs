@@ -3,7 +3,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use tencrypt_core::{
+use tencrypt::{
     CipherSuite,
     directory::{Class, Fact, FactSource},
 };

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use tencrypt_core::{
+use tencrypt::{
     CipherSuite, DropReason, Identity, PeerInfo, Seed, Stats, Unknown,
     crypto::Rng,
     handshake::{Initiator, Local, write_reset},

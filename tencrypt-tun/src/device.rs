@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use tencrypt_core::offload::{GsoType, VnetHdr};
+use tencrypt::offload::{GsoType, VnetHdr};
 use thiserror::Error;
 
 use crate::name::InterfaceName;

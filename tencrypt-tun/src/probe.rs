@@ -4,7 +4,7 @@
 //! (include/linux/virtio_net.h). They are for a device that is down and drops them. Were it up, the IPv4 checksum, which
 //! is wrong, would end them in `ip_rcv`.
 
-use tencrypt_core::offload::{GsoType, VnetHdr};
+use tencrypt::offload::{GsoType, VnetHdr};
 
 const IPV4: usize = 20;
 const SEGMENTS: usize = 2;

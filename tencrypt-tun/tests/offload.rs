@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use netlink_packet_route::link::LinkAttribute;
 use support::net::Net;
 use support::{another_namespace, eventually, isolated, plan};
-use tencrypt_core::offload::{GsoType, VnetHdr};
+use tencrypt::offload::{GsoType, VnetHdr};
 use tencrypt_tun::{Calls, Capture, Change, Delivered, NetNs, Offload, Offloads, Received, TunDevice};
 
 /// Socket option: the size of the datagrams a send is cut to (include/uapi/linux/udp.h).

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, Type};
 use support::net::Net;
 use support::{isolated, plan, player_without, role};
-use tencrypt_core::offload::{GsoType, VnetHdr};
+use tencrypt::offload::{GsoType, VnetHdr};
 use tencrypt_tun::{Capture, DeviceError, Offload, RawSockets, Received, TunDevice, steer};
 
 const QUEUES: u8 = 3;

@@ -10,7 +10,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use support::net::{Net, Wire, sysctl};
 use support::state::{assert_same, elements, routes_8362, snapshot};
 use support::{eventually, isolated, plan, player, prefix, role};
-use tencrypt_core::offload::VnetHdr;
+use tencrypt::offload::VnetHdr;
 use tencrypt_tun::{
     Capture, Delivered, InterfaceName, RawSockets, Received, SocketTable, TunDevice, UnknownSources,
     bind_to_interface, mark_socket,

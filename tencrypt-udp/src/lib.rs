@@ -1,14 +1,14 @@
 //! UDP transport of tencrypt: one socket per address family on one port, non-blocking, with a send buffer that the
 //! core seals into.
 //!
-//! [`UdpTransport`] implements [`DatagramSink`](tencrypt_core::DatagramSink), so a
+//! [`UdpTransport`] implements [`DatagramSink`](tencrypt::DatagramSink), so a
 //! `Tunnel` seals straight into it. Records leave in the order in which they were committed, on
 //! [`flush`](UdpTransport::flush) or when the buffer is full.
 //!
 //! Records for one destination that follow each other and are of one length, the last may be shorter, leave in one
 //! message, whether they were committed together or one by one: the kernel cuts it apart as late as it can
 //! (`UDP_SEGMENT`). What it joined on arrival (`UDP_GRO`) comes out of [`recv`](UdpTransport::recv) in one piece, with
-//! the stride in [`RecvMeta`](tencrypt_core::RecvMeta). A message is at most 64 records and one UDP datagram's length.
+//! the stride in [`RecvMeta`](tencrypt::RecvMeta). A message is at most 64 records and one UDP datagram's length.
 //! Several messages that wait leave in one system call. Where a path takes no trains the records go one by one.
 //! [`set_offload`](UdpTransport::set_offload) switches all of that off.
 //!
@@ -22,7 +22,7 @@
 //! The sockets belong to the network namespace of the thread that makes them, and stay in it.
 //!
 //! ```
-//! use tencrypt_core::{DatagramSink, Train, TrainSlot};
+//! use tencrypt::{DatagramSink, Train, TrainSlot};
 //! use tencrypt_udp::UdpTransport;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {

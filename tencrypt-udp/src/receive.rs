@@ -2,7 +2,7 @@
 
 use std::io;
 
-use tencrypt_core::RecvMeta;
+use tencrypt::RecvMeta;
 
 use crate::{bind::Family, path, sys, transport::UdpTransport};
 

@@ -286,7 +286,7 @@ impl Sender<'_> {
 
 #[cfg(test)]
 mod tests {
-    use tencrypt_core::{Train, TrainSlot as _};
+    use tencrypt::{Train, TrainSlot as _};
 
     use super::*;
     use crate::slab::SEGMENTS;

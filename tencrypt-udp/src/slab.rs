@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 
-use tencrypt_core::{Train, TrainSlot};
+use tencrypt::{Train, TrainSlot};
 
 use crate::{address::RawAddress, buffer::Buffer, sys::Outgoing};
 

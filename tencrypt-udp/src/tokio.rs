@@ -7,7 +7,7 @@ use std::{
     task::Poll,
 };
 
-use tencrypt_core::RecvMeta;
+use tencrypt::RecvMeta;
 use tokio::{
     io::{Interest, Ready},
     net::UdpSocket,

@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, os::fd::BorrowedFd, time::Instant};
 
 use socket2::Socket;
-use tencrypt_core::{DatagramSink, Train};
+use tencrypt::{DatagramSink, Train};
 
 use crate::{
     address::RawAddress,

@@ -3,8 +3,8 @@
 use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree};
 use criterion::Criterion;
 use curve25519_dalek::MontgomeryPoint;
+use tencrypt::CipherSuite;
 use tencrypt_benches::pair::{Pair, Tenant};
-use tencrypt_core::CipherSuite;
 
 use crate::measure::{BATCH, Load, Stage};
 

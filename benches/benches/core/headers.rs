@@ -8,15 +8,15 @@ use std::{
 };
 
 use criterion::Criterion;
-use tencrypt_benches::{
-    packets::udp_packet,
-    pair::{HERE, Pair, THERE},
-};
-use tencrypt_core::{
+use tencrypt::{
     CipherSuite, Verdict,
     nat::{Nat, NatOutcome, Service},
     packet::IpPacket,
     record::{self, DATA_OVERHEAD},
+};
+use tencrypt_benches::{
+    packets::udp_packet,
+    pair::{HERE, Pair, THERE},
 };
 
 use crate::{

@@ -11,12 +11,12 @@ use std::{
 };
 
 use criterion::Criterion;
+use tencrypt::{Outbound, TunPacket, Verdict, offload::VnetHdr};
 use tencrypt_benches::{
     packets::udp_packet,
     pair::{HERE, Hub},
     sinks::Slab,
 };
-use tencrypt_core::{Outbound, TunPacket, Verdict, offload::VnetHdr};
 use tencrypt_sim::Random;
 
 use crate::measure::{Load, Stage};

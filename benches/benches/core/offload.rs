@@ -3,16 +3,16 @@
 use std::hint::black_box;
 
 use criterion::Criterion;
-use tencrypt_benches::{
-    packets::{TCP_HEADERS, tcp_packet},
-    pair::{HERE, Pair, THERE},
-    sinks::{Kept, Slab},
-};
-use tencrypt_core::{
+use tencrypt::{
     CipherSuite, Outbound, TunPacket,
     offload::{Coalescer, Joins, Segments},
     packet::IpPacket,
     record::DATA_OVERHEAD,
+};
+use tencrypt_benches::{
+    packets::{TCP_HEADERS, tcp_packet},
+    pair::{HERE, Pair, THERE},
+    sinks::{Kept, Slab},
 };
 
 use crate::{

@@ -3,14 +3,14 @@
 use std::net::IpAddr;
 
 use criterion::Criterion;
-use tencrypt_benches::pair::{HERE, THERE, Tenant};
-use tencrypt_core::{
+use tencrypt::{
     CipherSuite, Seed,
     crypto::{Aead, Rng},
     handshake::{Initiator, Local, Responder},
     record::{self, DATA_OVERHEAD, Message, SessionIndex},
     session::{Opener, Sealer},
 };
+use tencrypt_benches::pair::{HERE, THERE, Tenant};
 
 use crate::{
     floor::{AwsLc, Bare, Ciphering, Copying, RustCrypto},

@@ -3,12 +3,12 @@
 use std::hint::black_box;
 
 use criterion::Criterion;
+use tencrypt::{CipherSuite, Outbound, TunPacket, offload::VnetHdr, record::DATA_OVERHEAD};
 use tencrypt_benches::{
     packets::{TCP_HEADERS, tcp_packet, udp_packet},
     pair::{HERE, Pair, THERE},
     sinks::{Count, Slab},
 };
-use tencrypt_core::{CipherSuite, Outbound, TunPacket, offload::VnetHdr, record::DATA_OVERHEAD};
 
 use crate::{
     floor::{AwsLc, Ciphering, Copying},

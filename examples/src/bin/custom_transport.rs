@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tencrypt_core::{DatagramSink, RecvMeta, Train, TrainSlot, TunPacket, Tunnel, offload::VnetHdr};
+use tencrypt::{DatagramSink, RecvMeta, Train, TrainSlot, TunPacket, Tunnel, offload::VnetHdr};
 use tencrypt_examples::{Failure, Inbox, demonstration_keys, pod};
 use tencrypt_sim::{read_udp, udp};
 

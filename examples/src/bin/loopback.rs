@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use tencrypt_core::{Outbound, RecvMeta, TunPacket, Tunnel, offload::VnetHdr};
+use tencrypt::{Outbound, RecvMeta, TunPacket, Tunnel, offload::VnetHdr};
 use tencrypt_examples::{Failure, Inbox, Outbox, demonstration_keys, pod};
 use tencrypt_sim::{read_udp, udp};
 

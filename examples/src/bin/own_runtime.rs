@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tencrypt_core::{Event, Outbound, RecvMeta, TunPacket, Tunnel, offload::VnetHdr};
+use tencrypt::{Event, Outbound, RecvMeta, TunPacket, Tunnel, offload::VnetHdr};
 use tencrypt_examples::{Failure, Inbox, Outbox, demonstration_keys, pod};
 use tencrypt_sim::{read_udp, udp};
 

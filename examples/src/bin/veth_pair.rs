@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tencrypt_core::{
+use tencrypt::{
     Event, Outbound, PacketSink, SinkFull, TunPacket, Tunnel,
     offload::{Opened, VnetHdr},
 };

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use tencrypt_agent::{config::Config, failure::Failure};
-use tencrypt_core::{
+use tencrypt::{
     KeyRing,
     crypto::write_key_file,
     directory::{Class, FactSource},
 };
+use tencrypt_agent::{config::Config, failure::Failure};
 
 use crate::input::Input;
 

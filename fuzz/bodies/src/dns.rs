@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tencrypt_core::directory::{Class, Fact, FactSource};
+use tencrypt::directory::{Class, Fact, FactSource};
 use tencrypt_dns::{
     Name, Project, ResolvConf, classify_reply,
     facts::{MAX_ADDRESSES, MAX_TTL},

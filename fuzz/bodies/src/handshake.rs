@@ -9,7 +9,7 @@ use std::{
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
-use tencrypt_core::{
+use tencrypt::{
     CipherSuite, DatagramSink, Event, Identity, KeyRing, LaneId, Outbound, PacketSink, PathEvent, RecvMeta,
     Seed, SinkFull, Train, TrainSlot, TunPacket, Tunnel, TunnelConfig,
     crypto::{Rng, write_key_file},

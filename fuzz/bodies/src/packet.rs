@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tencrypt_core::{
+use tencrypt::{
     nat::{DnsHairpin, DnsOutcome, Nat, NatError, NatOutcome, Service},
     offload::VnetHdr,
     packet::{IpPacket, IpVersion, Rewrite, Transport, combine_ecn},

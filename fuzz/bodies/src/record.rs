@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tencrypt_core::{
+use tencrypt::{
     CipherSuite, DropReason, Identity, KeyRing, Seed,
     crypto::{Rng, write_key_file},
     handshake::{Established, Initiator, Local, Responder},

@@ -13,7 +13,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use tencrypt_core::{CipherSuite, directory::Fact};
+use tencrypt::{CipherSuite, directory::Fact};
 
 pub use self::error::ConfigError;
 use crate::{

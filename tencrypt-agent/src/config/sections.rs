@@ -7,7 +7,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use tencrypt_core::{
+use tencrypt::{
     CipherSuite,
     directory::{Class, Fact, FactSource},
     record::SessionIndex,

@@ -1,6 +1,6 @@
 use std::{net::IpAddr, path::Path};
 
-use tencrypt_core::directory::{Class, Fact, FactSource};
+use tencrypt::directory::{Class, Fact, FactSource};
 
 use super::*;
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tencrypt_core::{DropReason, Stats, crypto::to_hex, trust::CertificateFile};
+use tencrypt::{DropReason, Stats, crypto::to_hex, trust::CertificateFile};
 
 use crate::{hardening::HardeningReport, renewal::RenewalReport};
 

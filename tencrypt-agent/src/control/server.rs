@@ -190,7 +190,7 @@ mod tests {
     }
 
     fn status() -> StatusReport {
-        let stats = tencrypt_core::Stats::new();
+        let stats = tencrypt::Stats::new();
         StatusReport {
             project: Some("shop".into()),
             mtu: 1440,

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tencrypt_core::{
+use tencrypt::{
     Event, LaneId, Outbound, PathEvent, RecvMeta, TunPacket, Tunnel, offload::VnetHdr, record::init_lane,
 };
 use tencrypt_tun::{RawSockets, Received, TunDevice};

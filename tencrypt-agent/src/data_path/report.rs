@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use tencrypt_core::Verdict;
+use tencrypt::Verdict;
 
 use super::{DataPath, send};
 use crate::{
@@ -150,7 +150,7 @@ impl DataPath {
     }
 
     fn peers(&self, now: Instant) -> Vec<PeerReport> {
-        let report = |peer: tencrypt_core::PeerInfo| PeerReport {
+        let report = |peer: tencrypt::PeerInfo| PeerReport {
             peer: peer.peer.to_string(),
             address: peer.addresses.first().copied(),
             addresses: peer.addresses.to_vec(),

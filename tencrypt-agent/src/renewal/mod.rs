@@ -16,7 +16,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tencrypt_core::{Identity, Seed, crypto::PeerId};
+use tencrypt::{Identity, Seed, crypto::PeerId};
 use tokio::{
     io::unix::AsyncFd,
     time::{Interval, MissedTickBehavior},
@@ -211,7 +211,7 @@ mod tests {
                 assert_eq!((renewal.number, renewal.identity.peer_id()), (1, own));
                 assert_eq!(renewal.identity.addresses(), [address]);
                 let Some(Command::Renew(renewal)) = given.pop() else { unreachable!("it was matched") };
-                seeds.push(tencrypt_core::crypto::Rng::new(renewal.seed).u64());
+                seeds.push(tencrypt::crypto::Rng::new(renewal.seed).u64());
             }
             assert!(seeds[0] != seeds[1] && seeds[1] != seeds[2] && seeds[0] != seeds[2], "{seeds:?}");
             let report = renewals.report().lock().unwrap().clone();

@@ -1,6 +1,6 @@
 use std::fmt::Write as _;
 
-use tencrypt_core::directory::Class;
+use tencrypt::directory::Class;
 
 use super::*;
 use crate::wire;

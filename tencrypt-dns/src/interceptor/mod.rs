@@ -25,7 +25,7 @@ use std::{
 
 pub use config::Config;
 use pending::Pending;
-use tencrypt_core::directory::Fact;
+use tencrypt::directory::Fact;
 
 use crate::{
     facts,

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tencrypt_core::directory::Class;
+use tencrypt::directory::Class;
 
 use super::*;
 use crate::{Name, Project, message::Mismatch, wire};

@@ -20,7 +20,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tencrypt_core::directory::Fact;
+use tencrypt::directory::Fact;
 use thiserror::Error;
 use tokio::sync::mpsc;
 pub use upstream::{PlainSockets, UpstreamSockets};

@@ -1,6 +1,6 @@
 //! Every field of every handshake message, wrong in turn, and what it is counted as.
 
-use tencrypt_core::{
+use tencrypt::{
     CipherSuite,
     DropReason::{self, Auth, Mac1, Malformed, OtherEpoch, UnknownIndex, Unsupported},
     record::{CONF_LEN, IDENTITY_LEN},

@@ -11,7 +11,7 @@ use std::{
 };
 
 use ml_kem::kem::KeyExport;
-use tencrypt_core::{
+use tencrypt::{
     CipherSuite,
     DropReason::{
         self, Auth, Certificate as Certified, HeldTimeout, Mac1, Malformed, OtherEpoch, Replay, UnknownIndex,
@@ -76,7 +76,7 @@ impl Wire {
                 wire.trust(pod, "");
                 let subject = wire.world.tunnel_of(pod).peer_id();
                 let certificate = wire.issue(subject, address, |_| {});
-                let given = |tunnel: &mut tencrypt_core::Tunnel, now| {
+                let given = |tunnel: &mut tencrypt::Tunnel, now| {
                     tunnel.set_certificate(Some(certificate.clone()), now)
                 };
                 wire.world.command(pod, given).expect("it counts");

@@ -16,7 +16,7 @@ use snow::{
     resolvers::{CryptoResolver, DefaultResolver},
     types::{Cipher, Dh, Hash, Random},
 };
-use tencrypt_core::{
+use tencrypt::{
     CipherSuite,
     directory::PeerId,
     record::{Aead, IDENTITY_LEN},

@@ -9,7 +9,7 @@ use std::{
 };
 
 use socket2::{Domain, Socket, Type};
-use tencrypt_core::{DatagramSink, RecvMeta, Train, TrainSlot};
+use tencrypt::{DatagramSink, RecvMeta, Train, TrainSlot};
 use tencrypt_udp::{BindError, Family, PathError, PathErrorKind, UdpTransport};
 
 const LOOPBACKS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];

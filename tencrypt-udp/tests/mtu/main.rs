@@ -8,7 +8,7 @@ use std::{
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tencrypt_core::{DatagramSink, Train, TrainSlot};
+use tencrypt::{DatagramSink, Train, TrainSlot};
 use tencrypt_udp::{PathErrorKind, UdpTransport};
 
 /// Set in the copy of this program that runs inside.
