@@ -30,7 +30,7 @@ const HEAD: usize = 8;
 /// Bytes of the largest datagram, which any record fits.
 const DATAGRAM: usize = 65_535;
 
-/// What moves a lane's packets.
+/// The device and the sockets of a lane.
 pub(crate) struct Ports {
     /// The lane's queue of the device.
     pub device: Arc<TunDevice>,
@@ -40,7 +40,7 @@ pub(crate) struct Ports {
     pub raw: RawSockets,
 }
 
-/// How a lane hears of others, and they of it.
+/// The channels of a lane, to the control plane and to other lanes.
 pub(crate) struct Links {
     /// All lanes of the pod, for news and handshake messages.
     pub lanes: Lanes,
@@ -50,10 +50,10 @@ pub(crate) struct Links {
     pub events: mpsc::Sender<Event>,
 }
 
-/// What all lanes of a pod have in common.
+/// The parts that all lanes of a pod have in common.
 #[derive(Clone)]
 pub(crate) struct Common {
-    /// How much of segmentation and checksums is left to the kernel.
+    /// The share of segmentation and checksums that is left to the kernel.
     pub offload: Offload,
     /// The part of `status` that no lane counts.
     pub status: PodStatus,
@@ -314,7 +314,7 @@ impl DataPath {
             return;
         }
         while let Some(news) = self.tunnel.poll_news() {
-            let lost = self.lanes.tell_others(self.lane, news);
+            let lost = self.lanes.send_news(self.lane, news);
             self.tunnel.not_told(lost);
         }
     }

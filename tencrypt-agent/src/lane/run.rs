@@ -23,7 +23,7 @@ const LOOKS: u32 = 3;
 /// from sleep.
 const BULK: usize = 32 << 10;
 
-/// How long a lane stays awake before the control plane and the error queues get their turn.
+/// The time that a lane stays awake before the control plane and the error queues get their turn.
 const STRETCH: Duration = Duration::from_millis(2);
 
 /// Room for the largest packet with its virtio-net header, and for the largest datagram.
