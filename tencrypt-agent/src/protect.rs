@@ -16,8 +16,7 @@ use tencrypt::{
     nat::DnsHairpin,
 };
 use tencrypt_tun::{
-    Capture, CaptureError, CapturePlan, Cleaned, InterfaceName, Monitor, RawSockets, SocketTable,
-    UnknownSources, mark_socket,
+    Capture, CaptureError, CapturePlan, Cleaned, InterfaceName, Monitor, RawSockets, SocketTable, mark_socket,
 };
 use tencrypt_udp::{BindError, UdpTransport};
 use tokio::{
@@ -27,7 +26,7 @@ use tokio::{
 };
 
 use crate::{
-    config::{Config, External, Unknown},
+    config::Config,
     control::{ChainsReport, server::ControlSocket},
     credentials::{Credentials, LOOK},
     data_path::{About, DATAGRAM, DataPath, Ended},
@@ -158,10 +157,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
         identity: credentials.report(),
         key_fault: key_fault.clone(),
         renewal: renewals.report(),
-        unknown: match config.policy.unknown {
-            Unknown::Drop => "drop",
-            Unknown::Plain => "plain",
-        },
+        unknown: config.policy.unknown.name(),
         enforce: config.policy.enforce,
         hardening,
     };
@@ -352,10 +348,7 @@ fn plan(config: &Config, names: &Names) -> Result<CapturePlan, Failure> {
         external: of_class(Class::External),
         internal: of_class(Class::Internal),
         nameservers: names.nameservers.clone(),
-        unknown: match config.policy.unknown {
-            Unknown::Drop => UnknownSources::Drop,
-            Unknown::Plain => UnknownSources::Accept,
-        },
+        unknown: config.policy.unknown,
         enforce: config.policy.enforce,
         queue: CapturePlan::QUEUE,
     })
@@ -386,14 +379,8 @@ fn tunnels(
     told.suite = config.tenant.suite;
     told.vnet = config.network.offload.checksums();
     told.port = config.network.port;
-    told.unknown = match config.policy.unknown {
-        Unknown::Drop => tencrypt::Unknown::Drop,
-        Unknown::Plain => tencrypt::Unknown::Plain,
-    };
-    told.external = match config.policy.external {
-        External::Dns => tencrypt::External::Dns,
-        External::Directory => tencrypt::External::Directory,
-    };
+    told.unknown = config.policy.unknown;
+    told.external = config.policy.external;
     let nameservers = names.nameservers.clone();
     told.dns = (!nameservers.is_empty()).then_some(DnsHairpin { nameservers, proxy_port });
     let identity = Identity::generate(random_seed()?, addresses);

@@ -4,21 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use tencrypt::UnansweredPolicy;
 
 use crate::enforce::{Prefixes, Set};
 use crate::name::InterfaceName;
 use crate::routing::Purpose;
-
-/// What becomes of plaintext that comes in from protected addresses nobody has classified.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[expect(clippy::exhaustive_enums, reason = "mirrors the two values of the configuration")]
-pub enum UnknownSources {
-    /// It is dropped: only external and exempt addresses may speak in plain.
-    #[default]
-    Drop,
-    /// It passes: only internal addresses may not speak in plain.
-    Accept,
-}
 
 /// What to capture.
 #[derive(Debug, Clone)]
@@ -40,8 +30,9 @@ pub struct CapturePlan {
     pub internal: Vec<IpNet>,
     /// Nameservers to capture, inside the protected ranges or not; never loopback addresses.
     pub nameservers: Vec<IpAddr>,
-    /// What becomes of plaintext from protected addresses nobody has classified.
-    pub unknown: UnknownSources,
+    /// Policy for plaintext from protected addresses nobody has classified: with [`UnansweredPolicy::Drop`] only external
+    /// and exempt addresses may speak in plain, with [`UnansweredPolicy::Plain`] all but internal ones.
+    pub unknown: UnansweredPolicy,
     /// Whether to install the chains. Without them sockets bound to the interface leave in plain.
     pub enforce: bool,
     /// Packets the device queues for its reader.

@@ -17,15 +17,17 @@ use netlink_packet_route::route::{
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::RouteMessageBuilder;
+use tencrypt::DEFAULT_PORT;
 
 use crate::MARK;
 use crate::error::Occupied;
 use crate::netlink::Netlink;
 use crate::underlay::{dump_routes, ip_of, is_unsupported, route_mtu, table_of};
 
-/// Number of the routing table and preference of the rule: the tunnel's port, so that `ip rule` explains itself.
-pub(crate) const TABLE: u32 = 8362;
-const PREFERENCE: u32 = 8362;
+/// Number of the routing table: the tunnel's default port, so that `ip rule` explains itself.
+pub(crate) const TABLE: u32 = DEFAULT_PORT as u32;
+/// Preference of the rule.
+const PREFERENCE: u32 = TABLE;
 
 /// Route protocol of all this crate makes; unused in include/uapi/linux/rtnetlink.h and iproute2's rt_protos.
 const PROTOCOL: u8 = 83;

@@ -1,6 +1,7 @@
 //! The rules of the two chains (DESIGN section 6; each was tried by hand, research/net-review.md section 5).
 
 use netlink_packet_netfilter::nftables::{InetHookNumber, MetaKey, NfTablesMessage};
+use tencrypt::UnansweredPolicy;
 
 use crate::MARK;
 use crate::enforce::{LEAK, PLAIN_IN, Set, TABLE};
@@ -9,7 +10,6 @@ use crate::nft::{
     Base, Expression, Fate, chain, count, destination_type, differs, equal, in_set, masked, meta, payload,
     rule, socket_mark, verdict,
 };
-use crate::plan::UnknownSources;
 
 /// Before everything else that looks at incoming packets, connection tracking's -200 included (`NF_IP_PRI_RAW`).
 const PRIORITY_IN: i32 = -300;
@@ -50,7 +50,7 @@ pub(crate) struct Policy {
     /// UDP port of the tunnel's first lane, for kernels that cannot look at a packet's socket; the others' follow.
     pub(crate) port: u16,
     pub(crate) lanes: u8,
-    pub(crate) unknown: UnknownSources,
+    pub(crate) unknown: UnansweredPolicy,
 }
 
 /// Optional parts of nftables the kernel has.
@@ -102,7 +102,7 @@ fn inbound(policy: &Policy, features: Features) -> Vec<Vec<Expression>> {
         rules.push(family.source_in(Set::Exempt, vec![accept()]));
         // Proven members of the tenant never speak in plain, whatever wider range they lie in.
         rules.push(family.source_in(Set::Internal, drop_and_count(PLAIN_IN)));
-        if policy.unknown == UnknownSources::Drop {
+        if policy.unknown == UnansweredPolicy::Drop {
             rules.push(family.source_in(Set::External, vec![accept()]));
             rules.push(family.source_in(Set::Protected, drop_and_count(PLAIN_IN)));
         }
@@ -213,7 +213,7 @@ mod tests {
 
     fn shown(features: Features) -> String {
         let interface = "eth0".parse().expect("name");
-        let policy = Policy { interface, port: 8362, lanes: 2, unknown: UnknownSources::Drop };
+        let policy = Policy { interface, port: 8362, lanes: 2, unknown: UnansweredPolicy::Drop };
         format!("{:?}", chains(&policy, features))
     }
 

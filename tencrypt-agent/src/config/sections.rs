@@ -8,7 +8,7 @@ use std::{
 
 use ipnet::IpNet;
 use tencrypt::{
-    CipherSuite,
+    CipherSuite, DEFAULT_PORT, ExternalAuthority, UnansweredPolicy,
     directory::{Class, Fact, FactSource},
     record::SessionIndex,
 };
@@ -16,13 +16,10 @@ use tencrypt::{
 use tencrypt_dns::interceptor::Config as ProxyConfig;
 
 use super::{
-    Config, ConfigError, Dns, External, Identity, Network, Policy, Tenant, Unknown,
+    Config, ConfigError, Dns, Identity, Network, Policy, Tenant,
     document::{Document, Section, Value},
 };
 use crate::offload::Offload;
-
-/// The default UDP port (wire format, DESIGN section 8).
-const UDP_PORT: u16 = 8362;
 
 /// The port of DNS (RFC 1035 section 4.2).
 const DNS_PORT: u16 = 53;
@@ -89,7 +86,7 @@ fn read_network(section: &Section<'_>) -> Result<Network, ConfigError> {
             value.refuse(format_args!("{tun:?} is the name of both the interface and the TUN device"))
         );
     }
-    let port = section.value("port").map_or(Ok(UDP_PORT), |value| value.port())?;
+    let port = section.value("port").map_or(Ok(DEFAULT_PORT), |value| value.port())?;
     let lanes = section.value("lanes").map_or(Ok(NonZeroU8::MIN), |value| lanes(&value, port))?;
     let exempt = ranges(section, "exempt")?;
     let protected = ranges(section, "protected")?;
@@ -134,11 +131,15 @@ fn read_identity(section: &Section<'_>, path: &Path, protected: &[IpNet]) -> Res
 }
 
 fn read_policy(section: &Section<'_>) -> Result<Policy, ConfigError> {
-    let unknown = [("drop", Unknown::Drop), ("plain", Unknown::Plain)];
-    let external = [("dns", External::Dns), ("directory", External::Directory)];
+    let unknown = UnansweredPolicy::ALL.map(|policy| (policy.name(), policy));
+    let external = ExternalAuthority::ALL.map(|authority| (authority.name(), authority));
     Ok(Policy {
-        unknown: section.value("unknown").map_or(Ok(Unknown::Drop), |value| value.one_of(&unknown))?,
-        external: section.value("external").map_or(Ok(External::Dns), |value| value.one_of(&external))?,
+        unknown: section
+            .value("unknown")
+            .map_or(Ok(UnansweredPolicy::Drop), |value| value.one_of(&unknown))?,
+        external: section
+            .value("external")
+            .map_or(Ok(ExternalAuthority::Dns), |value| value.one_of(&external))?,
         enforce: section.value("enforce").map_or(Ok(true), |value| value.boolean())?,
     })
 }

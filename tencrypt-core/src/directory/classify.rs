@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Instant};
 use ipnet::IpNet;
 
 use super::{Class, Directory, Fact, FactSource, PeerId, delta::Delta};
-use crate::config::{External, TunnelConfig};
+use crate::config::{ExternalAuthority, TunnelConfig};
 
 /// What the facts make of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +79,9 @@ impl<'d> View<'d> {
         let protected = self.is_protected(address);
         let standing = match hint.map(|fact| fact.class) {
             Some(Class::Internal) => Standing::Internal,
-            Some(Class::External | Class::Exempt) if protected && self.config.external == External::Dns => {
+            Some(Class::External | Class::Exempt)
+                if protected && self.config.external == ExternalAuthority::Dns =>
+            {
                 Standing::Claimed
             }
             _ if protected => Standing::Unknown,
@@ -198,7 +200,7 @@ mod tests {
         match longest(false).map(|fact| fact.class) {
             _ if sticky => Standing::Internal,
             Some(Class::Internal) => Standing::Internal,
-            Some(_) if protected && config.external == External::Dns => Standing::Claimed,
+            Some(_) if protected && config.external == ExternalAuthority::Dns => Standing::Claimed,
             _ if protected => Standing::Unknown,
             _ => Standing::External,
         }
@@ -217,7 +219,7 @@ mod tests {
         ) {
             let begun = start();
             let mut config = TunnelConfig::new([PROTECTED.parse().unwrap()]);
-            config.external = if dns { External::Dns } else { External::Directory };
+            config.external = if dns { ExternalAuthority::Dns } else { ExternalAuthority::Directory };
             let alive = |(fact, life): (Fact, Option<u64>)| {
                 Fact { expires: life.map(|life| begun + Duration::from_secs(life)), ..fact }
             };

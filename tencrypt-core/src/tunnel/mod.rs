@@ -88,7 +88,7 @@ pub use self::{
     packet::{HeldPacket, TunPacket},
 };
 use crate::{
-    config::{TunnelConfig, Unknown},
+    config::{TunnelConfig, UnansweredPolicy},
     crypto::{DEEP, Identity, KeyChangeError, KeyRing, Rng, Seed, wipe_stack},
     directory::{Delta, Directory, FactChange, Finding, PeerId, Standing},
     event::{Event, PathEvent, PeerInfo},
@@ -431,7 +431,9 @@ impl Tunnel {
 
     /// Whether an unanswered destination may be spoken to in plain.
     fn may_go_plain(&self, finding: &Finding<'_>) -> bool {
-        self.config.unknown == Unknown::Plain && finding.standing == Standing::Unknown && !finding.sticky
+        self.config.unknown == UnansweredPolicy::Plain
+            && finding.standing == Standing::Unknown
+            && !finding.sticky
     }
 
     /// Tells the owner of a bypass, once a destination. One that only DNS calls external is asked all the same.

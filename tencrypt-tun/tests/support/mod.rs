@@ -11,7 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use tencrypt_tun::{CapturePlan, NetNs, UnknownSources};
+use tencrypt::UnansweredPolicy;
+use tencrypt_tun::{CapturePlan, NetNs};
 
 pub(crate) mod net;
 pub(crate) mod state;
@@ -121,7 +122,7 @@ pub(crate) fn plan() -> CapturePlan {
         external: Vec::new(),
         internal: Vec::new(),
         nameservers: Vec::new(),
-        unknown: UnknownSources::Drop,
+        unknown: UnansweredPolicy::Drop,
         enforce: true,
         queue: CapturePlan::QUEUE,
     }
