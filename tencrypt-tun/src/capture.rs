@@ -9,7 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use crate::device::{DeviceError, Offload, Offloads, TunDevice};
+use crate::device::{DeviceError, DeviceOffload, TunDevice};
 use crate::enforce::{Counters, Enforcement, Saved, Set};
 use crate::error::{At as _, CaptureError, Occupied, Step};
 use crate::link;
@@ -92,7 +92,7 @@ impl Capture {
     /// [`CaptureError`]; all that was installed is undone, except over the remains of a process that died: those stay
     /// closed.
     pub fn install(plan: CapturePlan) -> Result<Self, CaptureError> {
-        Self::install_with(plan, Offload::None)
+        Self::install_with(plan, DeviceOffload::NONE)
     }
 
     /// As [`install`](Self::install), with these offloads of the device as far as the kernel has them. Its
@@ -100,7 +100,7 @@ impl Capture {
     ///
     /// # Errors
     /// As [`install`](Self::install); not for lack of an offload.
-    pub fn install_with(plan: CapturePlan, offload: Offload) -> Result<Self, CaptureError> {
+    pub fn install_with(plan: CapturePlan, offload: DeviceOffload) -> Result<Self, CaptureError> {
         Self::install_queues(plan, offload, NonZeroU8::MIN)
     }
 
@@ -111,7 +111,7 @@ impl Capture {
     /// As [`install_with`](Self::install_with), and [`CaptureError::SteeringRefused`] for more than one queue.
     pub fn install_queues(
         plan: CapturePlan,
-        offload: Offload,
+        offload: DeviceOffload,
         queues: NonZeroU8,
     ) -> Result<Self, CaptureError> {
         let interface = plan.interface;
@@ -404,7 +404,7 @@ impl Capture {
             link::take_down(&mut self.netlink, link).at(Step::ConfigureDevice, tun)?;
         }
         link::set_mtu(&mut self.netlink, link, mtu).at(Step::ConfigureDevice, tun)?;
-        if self.device().offloads() != Offloads::default()
+        if self.device().offloads() != DeviceOffload::NONE
             && let Err(error) = link::limit_segments(&mut self.netlink, link, mtu)
         {
             tracing::debug!(%error, "super-packets may need two sends");

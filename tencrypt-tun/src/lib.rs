@@ -32,7 +32,7 @@ mod sysctl;
 mod underlay;
 
 pub use capture::{Capture, Cleaned, Followed};
-pub use device::{Calls, Delivered, DeviceError, Offload, Offloads, Received, TunDevice};
+pub use device::{Calls, Delivered, DeviceError, DeviceOffload, Received, TunDevice};
 pub use enforce::Counters;
 pub use error::{CaptureError, Occupied, Step};
 pub use monitor::{Change, Monitor};

@@ -58,4 +58,4 @@ pub use report::UdpStats;
 pub use slab::SendSlot;
 #[cfg(feature = "tokio")]
 pub use tokio::AsyncUdpTransport;
-pub use transport::{Offload, UdpTransport};
+pub use transport::{SegmentationOffload, UdpTransport};

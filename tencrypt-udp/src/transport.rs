@@ -25,17 +25,17 @@ pub struct UdpTransport {
     /// Whether offload is wanted.
     wanted: bool,
     /// What of it there is.
-    offload: Offload,
+    offload: SegmentationOffload,
     /// What keeps floods out.
     screen: Screen,
     /// The family asked first by the next receive, so that neither starves.
     pub(crate) next: Family,
 }
 
-/// What the kernel does of the segmentation.
+/// Segmentation that the kernel does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Offload {
+pub struct SegmentationOffload {
     /// Several records leave in one message (`UDP_SEGMENT`, Linux 4.18). A destination whose path refuses it gets its
     /// records one by one all the same.
     pub send: bool,
@@ -70,7 +70,7 @@ impl UdpTransport {
             refusing: Refusing::new(),
             reports: Reports::new(),
             wanted: false,
-            offload: Offload { send: false, receive: false },
+            offload: SegmentationOffload { send: false, receive: false },
             screen: Screen::new(),
             next: Family::V4,
         };
@@ -88,14 +88,14 @@ impl UdpTransport {
         let send = on && self.sockets.all(|socket| sys::option(socket, libc::SOL_UDP, libc::UDP_SEGMENT));
         let receive =
             self.sockets.all(|socket| sys::set_option(socket, libc::SOL_UDP, libc::UDP_GRO, i32::from(on)));
-        self.offload = Offload { send, receive: on && receive };
+        self.offload = SegmentationOffload { send, receive: on && receive };
         self.slab.set_segments(if send { SEGMENTS } else { 1 });
         self.refusing.clear();
     }
 
     /// The offload that holds now.
     #[must_use]
-    pub fn offload(&self) -> Offload {
+    pub fn offload(&self) -> SegmentationOffload {
         self.offload
     }
 
