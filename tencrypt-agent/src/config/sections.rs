@@ -19,7 +19,7 @@ use super::{
     Config, ConfigError, Dns, Identity, Network, Policy, Tenant,
     document::{Document, Section, Value},
 };
-use crate::offload::Offload;
+use crate::config::offload::Offload;
 
 /// The port of DNS (RFC 1035 section 4.2).
 const DNS_PORT: u16 = 53;
