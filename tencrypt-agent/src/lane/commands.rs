@@ -124,7 +124,7 @@ impl DataPath {
             chains: *self.about.chains.lock().unwrap_or_else(PoisonError::into_inner),
             calls: self.calls(),
             screen: ScreenReport {
-                up: self.transport.is_screened(),
+                up: self.transport.is_filtering(),
                 dropped: self.transport.kernel_drops(),
                 refused: self.transport.stats().filters_refused,
             },

@@ -21,6 +21,7 @@ use std::{
 
 use tencrypt::{
     Event, LaneId, Outbound, PathEvent, RecvMeta, TunPacket, Tunnel, offload::VnetHdr, record::init_lane,
+    record::layout::HEAD_LEN,
 };
 use tencrypt_tun::{RawSockets, Received, TunDevice};
 use tencrypt_udp::{Buffer, Family, PathErrorKind, UdpTransport};
@@ -54,12 +55,6 @@ const BULK: usize = 32 << 10;
 
 /// How long a lane stays awake before the control plane and the error queues get their turn.
 const STRETCH: Duration = Duration::from_millis(2);
-
-/// The first byte of an INIT (docs/wire-format.md section 1).
-const INIT: u8 = 1;
-
-/// Bytes of a datagram that say what it claims to be: all that the transport looks at.
-const HEAD: usize = 8;
 
 /// Bytes of the largest datagram, which any record fits.
 pub(crate) const DATAGRAM: usize = 65_535;
@@ -161,7 +156,7 @@ impl DataPath {
     /// Sleeps until there is something to do, and does it. Returns where there was something, and the bytes moved.
     fn wait(&mut self, buffer: &mut [u8]) -> Result<(Readable, usize), Ended> {
         let waited = if self.fresh {
-            let due = [self.tunnel.poll_timeout(), self.transport.screen_due()].into_iter().flatten().min();
+            let due = [self.tunnel.poll_timeout(), self.transport.poll_timeout()].into_iter().flatten().min();
             let timeout = due.map(|due| due.saturating_duration_since(Instant::now()));
             let descriptors = [
                 Some(self.inbox.as_fd()),
@@ -315,13 +310,13 @@ impl DataPath {
             let now = Instant::now();
             self.take_news();
             let Some(train) = buffer.get_mut(..len) else { continue };
-            let mut head = [0; HEAD];
-            let known = len.min(HEAD);
+            let mut head = [0; HEAD_LEN];
+            let known = len.min(HEAD_LEN);
             head[..known].copy_from_slice(&train[..known]);
             let head = &head[..known];
             let records = len.div_ceil(usize::from(meta.stride).max(1)).min(u16::MAX.into()) as u16;
             if self.hands_over(&meta, train) {
-                self.transport.weigh(meta.from, head, records, 0, now);
+                self.transport.note_received(meta.from, head, records, 0, now);
                 continue;
             }
             let mut sink =
@@ -330,7 +325,7 @@ impl DataPath {
             let lost = sink.finish();
             self.tunnel.undelivered(lost.packets);
             self.tunnel.not_told(lost.news);
-            self.transport.weigh(meta.from, head, records, inbound.opened + inbound.control, now);
+            self.transport.note_received(meta.from, head, records, inbound.opened + inbound.control, now);
             if inbound.control > 0 {
                 // A CONF counts before the DATA right behind it.
                 if self.tunnel.poll_timeout().is_some_and(|due| due <= now) {
@@ -347,7 +342,7 @@ impl DataPath {
 
     /// Hands INITs that are another lane's to that one. They come to the tenant's port, and a train is of one sender.
     fn hands_over(&mut self, meta: &RecvMeta, train: &[u8]) -> bool {
-        if self.lanes.count() == 1 || self.lane != LaneId::ZERO || train.first() != Some(&INIT) {
+        if self.lanes.count() == 1 || self.lane != LaneId::ZERO {
             return false;
         }
         let first = train.get(..meta.stride.into()).unwrap_or(train);
@@ -405,8 +400,8 @@ impl DataPath {
             self.tunnel.handle_timeout(now);
             self.drain(now);
         }
-        if self.transport.screen_due().is_some_and(|due| due <= now) {
-            self.transport.tend_screen(now);
+        if self.transport.poll_timeout().is_some_and(|due| due <= now) {
+            self.transport.handle_timeout(now);
         }
     }
 
