@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use tencrypt::{
     CipherSuite, DEFAULT_PORT, ExternalAuthority, UnansweredPolicy,
     directory::{Class, Fact, FactSource},
+    packet::{is_host_address, is_link_local, is_tunnel_address},
     record::SessionIndex,
 };
 
@@ -243,7 +244,7 @@ fn endpoint(value: &Value<'_>, service: IpNet) -> Result<IpAddr, ConfigError> {
     if address.is_ipv4() != service.addr().is_ipv4() {
         return Err(value.refuse(format_args!("{address} and {} differ in family", service.addr())));
     }
-    if !is_unicast(address) || is_link_local(address) {
+    if !is_tunnel_address(address) {
         return Err(value.refuse(format_args!("{address} is no address of a pod")));
     }
     Ok(address)
@@ -277,7 +278,7 @@ fn range(value: &Value<'_>) -> Result<IpNet, ConfigError> {
     if net.trunc() != net {
         return Err(value.refuse(format_args!("{net} has host bits set; did you mean {}?", net.trunc())));
     }
-    if net.prefix_len() != 0 && !is_unicast(net.addr()) {
+    if net.prefix_len() != 0 && !is_host_address(net.addr()) {
         return Err(value.refuse(format_args!("{net} holds no addresses of pods or services")));
     }
     Ok(net)
@@ -290,7 +291,9 @@ fn nameserver(value: &Value<'_>) -> Result<SocketAddr, ConfigError> {
         Err(_) => text.parse::<SocketAddr>().ok(),
     };
     server
-        .filter(|server| server.port() != 0 && !server.ip().is_unspecified() && !server.ip().is_multicast())
+        // A resolver inside the pod is as good as one elsewhere.
+        .filter(|server| server.ip().is_loopback() || is_host_address(server.ip()))
+        .filter(|server| server.port() != 0)
         .ok_or_else(|| value.refuse(format_args!("expected a nameserver's address, found {text:?}")))
 }
 
@@ -326,20 +329,4 @@ fn label(value: &Value<'_>) -> Result<String, ConfigError> {
 /// `name`, from the directory of the configuration file at `path`.
 fn beside(path: &Path, name: &str) -> std::path::PathBuf {
     path.parent().unwrap_or(Path::new("")).join(name)
-}
-
-/// Whether `address` can be that of somebody else.
-fn is_unicast(address: IpAddr) -> bool {
-    let special = match address {
-        IpAddr::V4(address) => address.is_broadcast(),
-        IpAddr::V6(address) => address.to_ipv4_mapped().is_some(),
-    };
-    !(special || address.is_unspecified() || address.is_loopback() || address.is_multicast())
-}
-
-fn is_link_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => address.is_link_local(),
-        IpAddr::V6(address) => address.is_unicast_link_local(),
-    }
 }
