@@ -1,19 +1,20 @@
 //! The TUN device.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, Read as _, Write as _};
-use std::num::NonZeroU8;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, IoSlice, Read as _, Write as _},
+    num::NonZeroU8,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
+        unix::fs::OpenOptionsExt as _,
+    },
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+};
 
 use tencrypt::offload::{GsoType, VnetHdr};
 use thiserror::Error;
 
-use crate::name::InterfaceName;
-use crate::probe;
-use crate::steering;
-use crate::sys;
+use crate::{name::InterfaceName, probe, steering, sys};
 
 const DRIVER: &str = "/dev/net/tun";
 
@@ -228,16 +229,16 @@ impl TunDevice {
         self.name
     }
 
-    /// What the kernel leaves unfinished in what [`read`](Self::read) returns. Nothing is left unfinished that is not
-    /// said here.
+    /// Work that the kernel leaves unfinished in what [`read`](Self::read) returns. Nothing is left unfinished that is
+    /// not said here.
     #[must_use]
     pub fn offloads(&self) -> DeviceOffload {
         self.offloads
     }
 
-    /// Whether the kernel takes TCP super-packets. False unless [`DeviceOffload::tcp`] was asked for; otherwise found out at creation, and
-    /// false for good once it has refused one: kernels with commit e269d79c7d35 (6.11-rc1 and its backports, until
-    /// 89add40066f9) refuse some by their size. Each queue finds out for itself.
+    /// Tells if the kernel takes TCP super-packets. False unless [`DeviceOffload::tcp`] was asked for; otherwise found
+    /// out at creation, and false for good once it has refused one: kernels with commit e269d79c7d35 (6.11-rc1 and its
+    /// backports, until 89add40066f9) refuse some by their size. Each queue finds out for itself.
     #[must_use]
     pub fn gso_writes(&self) -> bool {
         self.gso_writes.load(Ordering::Relaxed)
@@ -259,7 +260,7 @@ impl TunDevice {
     /// is 65,535 bytes with offloads: what does not fit is cut off.
     ///
     /// # Errors
-    /// What the kernel reports beside the cases of [`Received`].
+    /// Errors of read(2) that are no case of [`Received`], such as `EINVAL` for a buffer without room for the header.
     pub fn read(&self, buf: &mut [u8]) -> io::Result<Received> {
         let length = match (&self.file).read(buf) {
             Ok(length) => length,
@@ -282,7 +283,7 @@ impl TunDevice {
     /// Hands a packet to the kernel, as if it came in on the device; does not wait.
     ///
     /// # Errors
-    /// What the kernel reports beside the cases of [`Delivered`].
+    /// Errors of writev(2) that are no case of [`Delivered`], such as `ENOMEM`.
     pub fn write(&self, vnet: VnetHdr, packet: &[u8]) -> io::Result<Delivered> {
         self.write_parts(&[IoSlice::new(&vnet.encode()), IoSlice::new(packet)])
     }
@@ -295,7 +296,7 @@ impl TunDevice {
     /// segments may be written one by one.
     ///
     /// # Errors
-    /// What the kernel reports beside the cases of [`Delivered`].
+    /// Errors of writev(2) that are no case of [`Delivered`], such as `ENOMEM`.
     pub fn write_parts(&self, slices: &[IoSlice<'_>]) -> io::Result<Delivered> {
         match (&self.file).write_vectored(slices) {
             Ok(0) => Ok(Delivered::Refused),
@@ -332,7 +333,7 @@ impl TunDevice {
         }
     }
 
-    /// Whether the kernel takes a header of this kind. The device must be down: the header is looked at before that is
+    /// Tells if the kernel takes a header of this kind. The device must be down: the header is looked at before that is
     /// found (`tun_get_user`, drivers/net/tun.c, since Linux 5.1; before, nothing is refused here), so that the packet
     /// goes nowhere. Only the link's count of dropped packets grows by one.
     fn accepts(&self, (vnet, packet): &(VnetHdr, Vec<u8>)) -> bool {

@@ -3,12 +3,14 @@
 use netlink_packet_netfilter::nftables::{InetHookNumber, MetaKey, NfTablesMessage};
 use tencrypt::UnansweredPolicy;
 
-use crate::MARK;
-use crate::enforce::{LEAK, PLAIN_IN, Set, TABLE};
-use crate::name::InterfaceName;
-use crate::nft::{
-    Base, Expression, Fate, chain, count, destination_type, differs, equal, in_set, masked, meta, payload,
-    rule, socket_mark, verdict,
+use crate::{
+    MARK,
+    enforce::{LEAK, PLAIN_IN, Set, TABLE},
+    name::InterfaceName,
+    nft::{
+        Base, Expression, Fate, chain, count, destination_type, differs, equal, in_set, masked, meta,
+        payload, rule, socket_mark, verdict,
+    },
 };
 
 /// Before everything else that looks at incoming packets, connection tracking's -200 included (`NF_IP_PRI_RAW`).
@@ -43,7 +45,7 @@ const DHCPV6_SERVER: u16 = 547;
 /// `RTN_BROADCAST` (include/uapi/linux/rtnetlink.h).
 const RTN_BROADCAST: u32 = 3;
 
-/// What decides the rules beside the sets.
+/// Parameters of the rules beside the sets.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Policy {
     pub(crate) interface: InterfaceName,
@@ -142,7 +144,7 @@ fn outbound(policy: &Policy, features: Features) -> Vec<Vec<Expression>> {
     rules
 }
 
-/// Where a family keeps its addresses (RFC 791, RFC 8200).
+/// Places of the addresses in a family's header (RFC 791, RFC 8200).
 struct Family {
     nfproto: u8,
     source: u32,

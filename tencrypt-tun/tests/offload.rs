@@ -2,14 +2,15 @@
 
 mod support;
 
-use std::io::{IoSlice, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::{
+    io::{IoSlice, Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
 
 use netlink_packet_route::link::LinkAttribute;
-use support::net::Net;
-use support::{another_namespace, eventually, isolated, plan};
+use support::{another_namespace, eventually, isolated, net::Net, plan};
 use tencrypt::offload::{GsoType, VnetHdr};
 use tencrypt_tun::{Calls, Capture, Change, Delivered, DeviceOffload, NetNs, Received, TunDevice};
 

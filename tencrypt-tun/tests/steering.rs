@@ -1,16 +1,17 @@
-//! Which queue of a device the kernel puts a packet into.
+//! Queue of a device that the kernel puts a packet into.
 
 mod support;
 
-use std::fs;
-use std::io::ErrorKind;
-use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
-use std::num::NonZeroU8;
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    io::ErrorKind,
+    net::{Ipv6Addr, SocketAddr, UdpSocket},
+    num::NonZeroU8,
+    time::{Duration, Instant},
+};
 
 use socket2::{Domain, Protocol, Socket, Type};
-use support::net::Net;
-use support::{isolated, plan, player_without, role};
+use support::{isolated, net::Net, plan, player_without, role};
 use tencrypt::offload::{GsoType, VnetHdr};
 use tencrypt_tun::{Capture, DeviceError, DeviceOffload, RawSockets, Received, TunDevice, steer};
 

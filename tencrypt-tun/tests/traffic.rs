@@ -1,15 +1,20 @@
-//! Where packets go: into the device, around it, or nowhere.
+//! Ways of packets: into the device, around it, or nowhere.
 
 mod support;
 
-use std::io::{BufRead as _, BufReader, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::{Duration, Instant};
+use std::{
+    io::{BufRead as _, BufReader, ErrorKind},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    time::{Duration, Instant},
+};
 
 use socket2::{Domain, Protocol, Socket, Type};
-use support::net::{Net, Wire, sysctl};
-use support::state::{assert_same, elements, routes_8362, snapshot};
-use support::{eventually, isolated, plan, player, prefix, role};
+use support::{
+    eventually, isolated,
+    net::{Net, Wire, sysctl},
+    plan, player, prefix, role,
+    state::{assert_same, elements, routes_8362, snapshot},
+};
 use tencrypt::{UnansweredPolicy, offload::VnetHdr};
 use tencrypt_tun::{
     Capture, Delivered, InterfaceName, RawSockets, Received, SocketTable, TunDevice, bind_to_interface,

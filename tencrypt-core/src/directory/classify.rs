@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::{Class, Directory, Fact, FactSource, PeerId, delta::Delta};
 use crate::config::{ExternalAuthority, TunnelConfig};
 
-/// What the facts make of an address.
+/// Result of the facts for an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "callers decide on every case")]
 pub enum Standing {
@@ -23,7 +23,7 @@ pub enum Standing {
     Unknown,
 }
 
-/// Why an address stands as it does.
+/// Standing of an address, with what it rests on.
 #[derive(Debug, Clone)]
 pub(crate) struct Finding<'d> {
     pub(crate) standing: Standing,
@@ -31,7 +31,7 @@ pub(crate) struct Finding<'d> {
     pub(crate) fact: Option<&'d Fact>,
     /// Decided because the address was seen internal before.
     pub(crate) sticky: bool,
-    /// When a statement that was looked at ends; until then time alone changes nothing.
+    /// End of a statement that was looked at; until then time alone changes nothing.
     pub(crate) until: Option<Instant>,
 }
 
@@ -98,7 +98,7 @@ impl<'d> View<'d> {
             .max_by_key(|(prefix, _, _)| prefix.prefix_len())
     }
 
-    /// Whether `address` lies in a protected range.
+    /// Tells if `address` lies in a protected range.
     pub(crate) fn is_protected(&self, address: IpAddr) -> bool {
         self.config.protected.iter().any(|range| range.contains(&address))
     }
