@@ -3,7 +3,9 @@
 use std::{io, net::IpAddr, sync::Arc, time::Instant};
 
 use tencrypt::{
-    Event, Inbound, LaneId, Outbound, RecvMeta, TunPacket, Tunnel, offload::VnetHdr, record::init_lane,
+    Event, Inbound, LaneId, Outbound, RecvMeta, TunPacket, Tunnel,
+    offload::VnetHdr,
+    record::{init_lane, layout::HEAD_LEN},
 };
 use tencrypt_tun::{RawSockets, Received, TunDevice};
 use tencrypt_udp::{Family, UdpTransport};
@@ -20,12 +22,6 @@ use crate::config::offload::Offload;
 
 /// Packets and datagrams taken in one turn before the other side gets its own.
 const BURST: usize = 32;
-
-/// The first byte of an INIT (docs/wire-format.md section 1).
-const INIT: u8 = 1;
-
-/// Bytes of a datagram that say what it claims to be: all that the transport looks at.
-const HEAD: usize = 8;
 
 /// Bytes of the largest datagram, which any record fits.
 const DATAGRAM: usize = 65_535;
@@ -177,17 +173,17 @@ impl DataPath {
             let now = Instant::now();
             self.handle_lane_news();
             let Some(train) = buffer.get_mut(..len) else { continue };
-            let mut head = [0; HEAD];
-            let known = len.min(HEAD);
+            let mut head = [0; HEAD_LEN];
+            let known = len.min(HEAD_LEN);
             head[..known].copy_from_slice(&train[..known]);
             let head = &head[..known];
             let records = len.div_ceil(usize::from(meta.stride).max(1)).min(u16::MAX.into()) as u16;
             if self.hands_over(&meta, train) {
-                self.transport.weigh(meta.from, head, records, 0, now);
+                self.transport.note_received(meta.from, head, records, 0, now);
                 continue;
             }
             let inbound = self.open(&meta, train, now);
-            self.transport.weigh(meta.from, head, records, inbound.opened + inbound.control, now);
+            self.transport.note_received(meta.from, head, records, inbound.opened + inbound.control, now);
             if inbound.control > 0 {
                 // A CONF counts before the DATA right behind it.
                 if self.tunnel.poll_timeout().is_some_and(|due| due <= now) {
@@ -215,7 +211,7 @@ impl DataPath {
 
     /// Hands INITs that are another lane's to that one. They come to the tenant's port, and a train is of one sender.
     fn hands_over(&mut self, meta: &RecvMeta, train: &[u8]) -> bool {
-        if self.lanes.count() == 1 || self.lane != LaneId::ZERO || train.first() != Some(&INIT) {
+        if self.lanes.count() == 1 || self.lane != LaneId::ZERO {
             return false;
         }
         let first = train.get(..meta.stride.into()).unwrap_or(train);
