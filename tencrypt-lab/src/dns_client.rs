@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RData, RecordType};
 
-use crate::error::{During, Error, Result};
+use crate::error::{During, Error, Result, is_timeout};
 use crate::netns::NetNs;
 use crate::tcp::connect;
 use crate::udp::bind;
@@ -72,7 +72,7 @@ pub fn dns_over_udp(from: &NetNs, server: SocketAddr, query: &[u8], limit: Durat
             reply.truncate(length);
             Ok(reply)
         }
-        Err(error) if crate::ping::is_timeout(&error) => Err(Error::Timeout { what: WHAT, limit }),
+        Err(error) if is_timeout(&error) => Err(Error::Timeout { what: WHAT, limit }),
         Err(error) => Err(error).during(WHAT),
     }
 }
@@ -102,7 +102,7 @@ pub fn dns_over_tcp(from: &NetNs, server: SocketAddr, query: &[u8], limit: Durat
         match stream.read(&mut chunk) {
             Ok(0) => return Err(Error::Ended("the DNS reply was complete")),
             Ok(length) => received.extend_from_slice(&chunk[..length]),
-            Err(error) if crate::ping::is_timeout(&error) => {}
+            Err(error) if is_timeout(&error) => {}
             Err(error) => return Err(error).during(WHAT),
         }
     }

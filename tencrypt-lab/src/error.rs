@@ -63,3 +63,8 @@ impl<T> During<T> for io::Result<T> {
         self.map_err(|source| Error::Os { what, source })
     }
 }
+
+/// Tells a time limit that has passed from other errors.
+pub(crate) fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}

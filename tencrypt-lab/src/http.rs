@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::error::{During, Error, Result};
+use crate::error::{During, Error, Result, is_timeout};
 use crate::listener::Listener;
 use crate::netns::NetNs;
 use crate::tcp::connect;
@@ -60,7 +60,7 @@ pub fn http_get(from: &NetNs, to: SocketAddr, host: &str, secret: &str, limit: D
         .write_all(request.as_bytes())
         .and_then(|()| Read::by_ref(&mut stream).take(RESPONSE).read_to_end(&mut response));
     match talk {
-        Err(error) if crate::ping::is_timeout(&error) => return Err(Error::Timeout { what: WHAT, limit }),
+        Err(error) if is_timeout(&error) => return Err(Error::Timeout { what: WHAT, limit }),
         other => other.during(WHAT)?,
     };
     let head = head_end(&response).ok_or(Error::Malformed("the HTTP response has no end of its head"))?;

@@ -50,6 +50,7 @@ mod ping;
 mod program;
 mod resolve;
 mod ring;
+mod role;
 mod snapshot;
 mod sniffer;
 mod spoof;

@@ -1,8 +1,7 @@
 //! A network namespace, held by a descriptor.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::{fs, panic, thread};
@@ -103,6 +102,12 @@ impl NetNs {
     /// Reads a setting below `/proc/sys/net`, without its line end; `None` if there is no such setting.
     pub fn sysctl(&self, setting: &str) -> Option<String> {
         self.run(|| read_sysctl(setting))
+    }
+}
+
+impl AsFd for NetNs {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
     }
 }
 

@@ -1,7 +1,7 @@
 //! ICMP and ICMPv6 echo (RFC 792, RFC 4443 section 4), by raw sockets.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
@@ -259,11 +259,6 @@ impl Pinger {
 fn checksum(bytes: &[u8]) -> u16 {
     // A word behind the end is the one to be left out.
     pnet_packet::util::checksum(bytes, bytes.len())
-}
-
-/// Whether an error is only a time limit that has passed.
-pub(crate) fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 #[cfg(test)]

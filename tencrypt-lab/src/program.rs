@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use crate::error::{During, Error, Result};
 use crate::netns::NetNs;
+use crate::role::ROLE;
 use crate::sys;
-use crate::world::ROLE;
 
 /// Lines kept of a program's output; the first ones, more are dropped.
 const LINES: usize = 20_000;

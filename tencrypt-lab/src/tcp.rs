@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use crate::error::{During, Error, Result};
+use crate::error::{During, Error, Result, is_timeout};
 use crate::listener::Listener;
 use crate::netns::NetNs;
 use crate::topology::Pod;
@@ -247,7 +247,7 @@ fn before(end: Instant) -> io::Result<Duration> {
 
 fn within<T>(result: io::Result<T>, limit: Duration, what: &'static str) -> Result<T> {
     match result {
-        Err(error) if crate::ping::is_timeout(&error) => Err(Error::Timeout { what, limit }),
+        Err(error) if is_timeout(&error) => Err(Error::Timeout { what, limit }),
         other => other.during(what),
     }
 }

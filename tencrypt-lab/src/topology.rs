@@ -2,6 +2,7 @@
 //! several nodes joined by VXLAN into one flat network, service addresses translated by the node.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -71,7 +72,7 @@ impl Node {
         let mac = mac_of(v4);
         let port_mac = [0x02, 0xfe, self.mac_prefix, 0, 0, number];
         self.netns.run(|| {
-            link::add_veth(&port, port_mac, &Peer { netns: &netns, name: "eth0", mac }, mtu)?;
+            link::add_veth(&port, port_mac, &Peer { netns: netns.as_fd(), name: "eth0", mac }, mtu)?;
             // A port of a bridge needs no address of its own; the pod has a link-local one, as any pod.
             crate::netns::write_sysctl(&format!("ipv6/conf/{port}/disable_ipv6"), "1")?;
             link::set_master(&port, BRIDGE)?;
@@ -127,7 +128,7 @@ pub fn join(one: &Node, other: &Node) -> Result<()> {
     // Documentation addresses (RFC 5737): nothing else in the laboratory uses them.
     let (address1, address2) = (Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2));
     one.netns.run(|| {
-        let peer = Peer { netns: &other.netns, name: UNDERLAY, mac: mac_of(address2) };
+        let peer = Peer { netns: other.netns.as_fd(), name: UNDERLAY, mac: mac_of(address2) };
         link::add_veth(UNDERLAY, mac_of(address1), &peer, UNDERLAY_MTU)
     })?;
     for (node, local, remote) in [(one, address1, address2), (other, address2, address1)] {
@@ -153,7 +154,7 @@ pub fn join(one: &Node, other: &Node) -> Result<()> {
 pub fn cable(ends: [(&NetNs, Ipv4Net); 2], mtu: u32) -> Result<()> {
     let [(one, address1), (other, address2)] = ends;
     one.run(|| {
-        let peer = Peer { netns: other, name: "eth0", mac: mac_of(address2.addr()) };
+        let peer = Peer { netns: other.as_fd(), name: "eth0", mac: mac_of(address2.addr()) };
         link::add_veth("eth0", mac_of(address1.addr()), &peer, mtu)
     })?;
     for (netns, address) in ends {

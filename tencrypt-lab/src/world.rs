@@ -17,15 +17,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::{During, Error, Result};
+use crate::role::{ROLE, ROLE_RESOLVE, ROLE_WORLD, this_program};
 use crate::{link, resolve, sys};
 
 /// Time a test may take before it is killed and has failed.
 pub const TEST_LIMIT: Duration = Duration::from_secs(180);
-
-/// What a re-executed process is for; unset in a process that a user started.
-pub(crate) const ROLE: &str = "TENCRYPT_LAB_ROLE";
-pub(crate) const ROLE_WORLD: &str = "world";
-pub(crate) const ROLE_RESOLVE: &str = "resolve";
 
 /// Output kept of a test's world, bytes; more is counted but not shown.
 const OUTPUT_KEPT: usize = 4 << 20;
@@ -126,11 +122,6 @@ pub fn cover(directory: &Path) -> Result<()> {
     assert!(inside(), "only a world's own view may change");
     let path = CString::new(directory.as_os_str().as_bytes()).map_err(io::Error::other);
     path.and_then(|path| sys::mount_tmpfs(&path)).during("cover a directory")
-}
-
-/// This executable, to be started again.
-pub(crate) fn this_program() -> Result<Command> {
-    Ok(Command::new(env::current_exe().during("find this executable")?))
 }
 
 struct TestOutcome {

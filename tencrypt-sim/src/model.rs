@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
-use crate::{packets::read_udp, world::PodId};
+use crate::{packets::read_udp, pod::PodId};
 
 /// A packet as it was sent.
 #[derive(Debug, Clone)]
