@@ -38,7 +38,7 @@ pub enum Source {
 #[derive(Debug, Clone)]
 #[expect(clippy::exhaustive_structs, reason = "a test says all of it")]
 pub struct Flood {
-    /// Where it goes.
+    /// The datagrams' destination.
     pub to: SocketAddr,
     /// The content of every datagram.
     pub payload: Vec<u8>,
@@ -52,7 +52,7 @@ pub struct Flood {
     pub count: u64,
 }
 
-/// What a flood has sent.
+/// Datagrams that a flood has sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Flooded {
@@ -79,7 +79,6 @@ impl Flood {
     /// Starts it in a namespace.
     ///
     /// # Errors
-    ///
     /// The kernel gives no such socket; spoofed sources are IPv4, and so is what they go to.
     pub fn start(self, from: &NetNs) -> Result<Flooding> {
         const WHAT: &str = "open a socket for a flood";
@@ -97,7 +96,6 @@ impl Flooding {
     /// Ends it, and says what it has sent.
     ///
     /// # Errors
-    ///
     /// The kernel refused to send.
     pub fn stop(mut self) -> Result<Flooded> {
         self.stop.store(true, Ordering::Relaxed);

@@ -24,7 +24,6 @@ impl HttpServer {
     /// Listens on all addresses of a pod.
     ///
     /// # Errors
-    ///
     /// The port is taken.
     pub fn start(pod: &Pod, port: u16, body: impl Into<Vec<u8>>) -> Result<Self> {
         let body = body.into();
@@ -46,7 +45,6 @@ impl HttpServer {
 /// Asks an [`HttpServer`] with `secret` in the request's head, and returns the body of its answer.
 ///
 /// # Errors
-///
 /// No connection, one that broke, no answer within `limit`, or one that is not `200`.
 pub fn http_get(from: &NetNs, to: SocketAddr, host: &str, secret: &str, limit: Duration) -> Result<Vec<u8>> {
     const WHAT: &str = "an HTTP request";

@@ -29,11 +29,11 @@ pub const V6_HEADERS: usize = 48;
 /// Echo requests to be sent.
 #[derive(Debug, Clone)]
 pub struct Ping {
-    /// Where to.
+    /// Their destination.
     pub to: IpAddr,
     /// Length of the IP packet with all its headers, bytes; at least [`V4_HEADERS`] or [`V6_HEADERS`].
     pub length: usize,
-    /// How many.
+    /// Their number.
     pub count: u16,
     /// Time between two.
     pub interval: Duration,
@@ -62,8 +62,8 @@ impl Ping {
     /// Sends the requests from a namespace and gathers the replies, for at most `count * interval + wait`.
     ///
     /// # Errors
-    ///
-    /// No socket. Requests the kernel does not send are counted, not an error.
+    /// [`Error::Os`](crate::Error::Os) if the kernel gives no raw socket. Requests that it does not send are
+    /// counted, and no error.
     pub fn run(&self, from: &NetNs) -> Result<PingReport> {
         from.run(|| {
             Pinger::open(self)?.exchange(&vec![self.length; self.count.into()], self.interval, self.wait)
@@ -71,7 +71,7 @@ impl Ping {
     }
 }
 
-/// What came of echo requests.
+/// Echo requests and their replies, counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PingReport {
@@ -94,7 +94,7 @@ pub struct PingReport {
 }
 
 impl PingReport {
-    /// Whether each request got exactly one reply, with the right payload.
+    /// Tells if each request got exactly one reply, with the right payload.
     pub fn is_complete(&self) -> bool {
         self.unanswered.is_empty() && self.refused == 0 && self.duplicates == 0 && self.altered == 0
     }
@@ -108,8 +108,7 @@ impl PingReport {
 /// Sends one echo request of every packet length in `lengths` and gathers the replies; see [`Ping`].
 ///
 /// # Errors
-///
-/// No socket.
+/// [`Error::Os`](crate::Error::Os) if the kernel gives no raw socket.
 pub fn sweep(
     from: &NetNs,
     to: IpAddr,

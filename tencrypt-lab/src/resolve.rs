@@ -26,12 +26,11 @@ const TARGET: &str = "/etc/resolv.conf";
 /// Addresses of `name` by the system's resolver, in a namespace, with the file `resolv_conf` in place of
 /// `/etc/resolv.conf`; duplicates removed, order kept.
 ///
-/// Where `/etc/resolv.conf` is missing, or is a link to nowhere, a copy of the files in `/etc` (not of directories)
-/// takes the place of `/etc`. Only `files` and `dns` of nsswitch.conf are used and a running name cache is hidden,
+/// A copy of the files in `/etc` (not of directories) takes the place of `/etc` where `/etc/resolv.conf` is missing, or
+/// is a link to nowhere. Only `files` and `dns` of nsswitch.conf are used and a running name cache is hidden,
 /// so the question cannot leave by a service of the machine.
 ///
 /// # Errors
-///
 /// [`Error::Resolver`] with the resolver's words if it knows no address, [`Error::Timeout`] after `limit`.
 pub fn resolve(from: &NetNs, resolv_conf: &Path, name: &str, limit: Duration) -> Result<Vec<IpAddr>> {
     const WHAT: &str = "ask the system's resolver";

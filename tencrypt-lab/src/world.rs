@@ -29,7 +29,7 @@ const OUTPUT_KEPT: usize = 4 << 20;
 /// Sent by a world when the body of its test has returned.
 const BODY_DONE: &[u8; 4] = b"done";
 
-/// Where [`enter`] returned.
+/// The process that [`enter`] returned in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entered {
     /// In the world.
@@ -50,7 +50,6 @@ pub fn init() {
 /// Runs `body`, the whole of the test called `name` (with its module path, as libtest prints it), in a world.
 ///
 /// # Panics
-///
 /// If the body panics, does not end within [`TEST_LIMIT`], is not found under `name`, or if no world can be made.
 pub fn test(name: &str, body: impl FnOnce()) {
     test_within(name, TEST_LIMIT, body);
@@ -59,7 +58,6 @@ pub fn test(name: &str, body: impl FnOnce()) {
 /// [`test()`] with a limit of its own.
 ///
 /// # Panics
-///
 /// As [`test()`].
 pub fn test_within(name: &str, limit: Duration, body: impl FnOnce()) {
     init();
@@ -84,7 +82,6 @@ pub fn test_within(name: &str, limit: Duration, body: impl FnOnce()) {
 /// [`Entered::Over`] in the caller when that world has ended.
 ///
 /// # Errors
-///
 /// [`Error::Forbidden`] if namespaces cannot be made, [`Error::Timeout`] after `limit`: the world is killed then.
 pub fn enter(limit: Duration) -> Result<Entered> {
     init();
@@ -103,7 +100,7 @@ pub fn enter(limit: Duration) -> Result<Entered> {
     }
 }
 
-/// Whether this process is a world.
+/// Tells if this process is a world.
 pub fn inside() -> bool {
     env::var_os(ROLE).is_some_and(|role| role == ROLE_WORLD)
 }
@@ -112,11 +109,9 @@ pub fn inside() -> bool {
 /// sockets, goes with the world and is not seen outside.
 ///
 /// # Errors
-///
-/// What the kernel refused, such as a directory that does not exist.
+/// [`Error::Os`] if the kernel refuses to mount it, such as over a directory that does not exist.
 ///
 /// # Panics
-///
 /// Outside of a world: it would cover the machine's own directory.
 pub fn cover(directory: &Path) -> Result<()> {
     assert!(inside(), "only a world's own view may change");

@@ -47,11 +47,11 @@ pub struct World {
     captured: Option<Vec<(SocketAddr, SocketAddr, Vec<u8>)>>,
     /// Lanes are not told of each other.
     deaf: bool,
-    /// What the network loses, whatever the weather.
+    /// Datagrams that the network loses, whatever the weather.
     lost: Option<Lost>,
 }
 
-/// Whether a datagram from here to there is lost.
+/// Tells if a datagram from here to there is lost.
 type Lost = Box<dyn Fn(SocketAddr, SocketAddr, &[u8]) -> bool>;
 
 impl World {
@@ -250,7 +250,7 @@ impl World {
         outcome
     }
 
-    /// What a pod's tunnel has told.
+    /// Events that a pod's tunnel has told.
     #[must_use]
     pub fn events_of(&self, id: PodId) -> &[Event] {
         &self.pods[id.0].events

@@ -30,7 +30,7 @@ use tokio::io::unix::AsyncFd;
 
 const PORT: u16 = 8_362;
 const LIMIT: Duration = Duration::from_secs(20);
-/// How often a lane looks whether it should end.
+/// The time between two looks of a lane whether it should end.
 const TICK: Duration = Duration::from_millis(20);
 
 fn main() -> ExitCode {
