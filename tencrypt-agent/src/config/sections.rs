@@ -19,7 +19,7 @@ use super::{
     Config, ConfigError, Dns, External, Identity, Network, Policy, Tenant, Unknown,
     document::{Document, Section, Value},
 };
-use crate::offload::Offload;
+use crate::config::offload::Offload;
 
 /// The default UDP port (wire format, DESIGN section 8).
 const UDP_PORT: u16 = 8362;

@@ -7,8 +7,8 @@ use std::{
 
 use super::{PATIENCE, REPLY_LIMIT, Reply, Request};
 use crate::{
-    netns::NetNsRef,
-    rundir::{RunDir, RunDirError},
+    os::netns::NetNsRef,
+    os::rundir::{RunDir, RunDirError},
 };
 
 /// Why there is no answer.
@@ -40,7 +40,7 @@ pub enum ClientError {
 ///
 /// # Errors
 /// See [`ClientError`].
-pub fn ask(namespace: &NetNsRef, request: &Request) -> Result<Reply, ClientError> {
+pub(crate) fn ask(namespace: &NetNsRef, request: &Request) -> Result<Reply, ClientError> {
     let not_running = || ClientError::NotRunning { namespace: namespace.name().to_owned() };
     let directory = RunDir::existing()?.ok_or_else(not_running)?;
     let stream = match UnixStream::connect(directory.socket(namespace.id())) {

@@ -23,8 +23,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 /// How to demonstrate.
 #[derive(Debug, Clone, Copy, Default)]
-#[expect(clippy::exhaustive_structs, reason = "the program's own")]
-pub struct Options {
+pub(crate) struct Options {
     /// One JSON object at the end, in place of text.
     pub json: bool,
     /// For tests: what to spoil, so that observing it must fail.
@@ -33,8 +32,7 @@ pub struct Options {
 
 /// What has to be observed, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-#[expect(clippy::exhaustive_enums, reason = "the program's own")]
-pub enum Observation {
+pub(crate) enum Observation {
     /// Without tencrypt the sniffer reads the request.
     Readable,
     /// With it, the request arrives and the sniffer reads nothing.
@@ -54,7 +52,7 @@ pub enum Observation {
 impl Observation {
     /// The name on the command line and in the report.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Readable => "readable",
             Self::Unreadable => "unreadable",
@@ -93,7 +91,7 @@ impl From<Unseen> for Failure {
 ///
 /// # Errors
 /// A [`Failure`]: an observation failed, or this machine has no namespaces for this user.
-pub fn run(options: Options) -> Result<(), Failure> {
+pub(crate) fn run(options: Options) -> Result<(), Failure> {
     // The resolver of the pods is this program too, and does not return from here.
     lab::init();
     let scratch = if lab::inside() { None } else { Some(Scratch::create()?) };

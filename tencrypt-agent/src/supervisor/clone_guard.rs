@@ -1,0 +1,172 @@
+//! Keys made anew while the program runs: when its machine was cloned or restored, or stood still.
+//!
+//! A copy of a virtual machine has the keys and counters of the original, and would seal other packets under them. So at
+//! either sign, the kernel's word or a gap of the boot clock, the pod gets another static key, every lane fresh randomness
+//! of the kernel, and no session survives. Lanes look for both signs themselves ([`Freshness`]): from the moment that the
+//! control plane has seen one, or that the boot clock shows a gap, they move no packet until they have new keys.
+
+use std::{
+    net::IpAddr,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tencrypt::{Identity, Seed, crypto::PeerId};
+use tokio::{
+    io::unix::AsyncFd,
+    time::{Interval, MissedTickBehavior},
+};
+
+use super::uevents::{self, Uevents, Word};
+use crate::{
+    failure::Failure,
+    lane::{
+        channel::{Command, Lanes, Renewal},
+        freshness::{Freshness, boot_clock},
+    },
+    os::sys,
+    report::{RenewalReason as Reason, RenewalReport},
+};
+
+/// How often the boot clock is looked at.
+pub(crate) const LOOK: Duration = Duration::from_millis(250);
+
+/// Watches for the signs, and has the lanes start over.
+pub(crate) struct Renewals {
+    freshness: Arc<Freshness>,
+    uevents: Option<AsyncFd<OwnedFd>>,
+    look: Interval,
+    report: Arc<Mutex<RenewalReport>>,
+}
+
+impl Renewals {
+    /// With the socket of the kernel's events, if there is one. Must be called within a tokio runtime.
+    pub(crate) fn new(uevents: Option<Uevents>) -> Self {
+        let told = uevents.is_some() && Uevents::are_told_here();
+        let uevents = uevents.and_then(|uevents| sys::watch_readable(uevents.into_fd()).ok());
+        let clones_told = told && uevents.is_some();
+        let report = RenewalReport { clones_told, ..RenewalReport::default() };
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let freshness = Arc::new(Freshness::new(boot_clock()));
+        Self { freshness, uevents, look, report: Arc::new(Mutex::new(report)) }
+    }
+
+    /// What the lanes look at.
+    pub(crate) fn freshness(&self) -> Arc<Freshness> {
+        self.freshness.clone()
+    }
+
+    /// What `status` says, kept up to date.
+    pub(crate) fn report(&self) -> Arc<Mutex<RenewalReport>> {
+        self.report.clone()
+    }
+
+    /// Waits for a sign. From its return on no lane seals anything until [`Self::renew`] is called with what it returns.
+    /// May be cancelled.
+    pub(crate) async fn sign(&mut self) -> (u64, Reason) {
+        loop {
+            // In turns: events without end must not keep the clock from being looked at.
+            tokio::select! {
+                word = hear(self.uevents.as_ref()) => match word {
+                    Some(Word::Cloned) => return (self.freshness.want(), Reason::Clone),
+                    Some(Word::Lost) => return (self.freshness.want(), Reason::Unknown),
+                    Some(Word::Nothing) => {}
+                    None => {
+                        self.uevents = None;
+                        self.report.lock().unwrap_or_else(PoisonError::into_inner).clones_told = false;
+                    }
+                },
+                _ = self.look.tick() => {
+                    if let Some(number) = self.freshness.look(boot_clock()) {
+                        return (number, Reason::Pause);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Has every lane start over, with one new identity. Returns its public key.
+    ///
+    /// The kernel's own generator was seeded anew before it said that the machine was cloned (drivers/char/random.c,
+    /// `add_vmfork_randomness`), and when it woke up (`random_pm_notification`); so copies are given different seeds.
+    ///
+    /// # Errors
+    /// The kernel gives no randomness. The lanes move no packet then.
+    pub(crate) async fn renew(
+        &self,
+        (number, reason): (u64, Reason),
+        addresses: &[IpAddr],
+        lanes: &Lanes,
+    ) -> Result<PeerId, Failure> {
+        let identity = Identity::generate(random_seed()?, addresses);
+        for lane in lanes.iter() {
+            let (identity, seed) = (identity.for_another_lane(), random_seed()?);
+            // One that has ended takes all others with it.
+            let _ = lane.send(Command::Renew(Box::new(Renewal { number, identity, seed }))).await;
+        }
+        tracing::warn!("{}: all sessions have ended, and this pod has another key", reason.as_str());
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        (report.count, report.reason) = (number, Some(reason));
+        Ok(identity.peer_id())
+    }
+}
+
+/// What the kernel says next, for ever if nobody listens; `None`: it cannot be heard any more.
+async fn hear(uevents: Option<&AsyncFd<OwnedFd>>) -> Option<Word> {
+    let Some(uevents) = uevents else { return std::future::pending().await };
+    loop {
+        let mut ready = uevents.readable().await.ok()?;
+        match uevents::read(uevents.get_ref()) {
+            Ok(Some(word)) => return Some(word),
+            Ok(None) => ready.clear_ready(),
+            Err(error) => {
+                tracing::warn!(%error, "events of the kernel; clones of the machine are not noticed any more");
+                return None;
+            }
+        }
+    }
+}
+
+/// Why a program without randomness goes no further.
+pub(crate) const NO_RANDOMNESS: &str = "the kernel gives no randomness";
+
+/// Of the kernel's, written where it stays: whoever finds a seed has every ephemeral that is drawn from it.
+pub(crate) fn random_seed() -> Result<Seed, Failure> {
+    Seed::try_filled(|seed| getrandom::fill(seed)).map_err(|_| Failure::runtime(NO_RANDOMNESS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lane::channel::channel;
+
+    #[test]
+    fn all_lanes_are_given_one_identity_and_seeds_of_their_own() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (handles, inboxes): (Vec<_>, Vec<_>) = (0..3).map(|_| channel().unwrap()).unzip();
+            let renewals = Renewals::new(None);
+            let address = IpAddr::from([10, 0, 0, 1]);
+            let number = renewals.freshness().want();
+            let lanes = Lanes::new(handles);
+            let own = renewals.renew((number, Reason::Clone), &[address], &lanes).await.unwrap();
+            let mut seeds = Vec::new();
+            for inbox in &inboxes {
+                let mut given = Vec::new();
+                inbox.drain(|command| given.push(command));
+                let [Command::Renew(renewal)] = &given[..] else { panic!("{given:?}") };
+                assert_eq!((renewal.number, renewal.identity.peer_id()), (1, own));
+                assert_eq!(renewal.identity.addresses(), [address]);
+                let Some(Command::Renew(renewal)) = given.pop() else { unreachable!("it was matched") };
+                seeds.push(tencrypt::crypto::Rng::new(renewal.seed).u64());
+            }
+            assert!(seeds[0] != seeds[1] && seeds[1] != seeds[2] && seeds[0] != seeds[2], "{seeds:?}");
+            let report = renewals.report().lock().unwrap().clone();
+            assert_eq!((report.count, report.reason, report.clones_told), (1, Some(Reason::Clone), false));
+            let again = renewals.freshness().want();
+            assert_ne!(renewals.renew((again, Reason::Pause), &[address], &lanes).await.unwrap(), own);
+        });
+    }
+}
