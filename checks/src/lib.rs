@@ -1,0 +1,2 @@
+//! What must hold of the repository itself.
+#![forbid(unsafe_code)]
