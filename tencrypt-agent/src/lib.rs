@@ -7,6 +7,7 @@ mod commands;
 #[doc(hidden)]
 pub mod config;
 mod control;
+#[cfg(feature = "demo")]
 mod demo;
 #[doc(hidden)]
 pub mod failure;

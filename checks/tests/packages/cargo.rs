@@ -9,7 +9,7 @@ use std::{
 
 /// The root of the repository.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+    tencrypt_checks::root().to_owned()
 }
 
 /// The folder everything here is built in.

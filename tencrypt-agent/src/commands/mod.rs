@@ -11,7 +11,6 @@ use std::{ffi::OsString, process::ExitCode};
 use self::cli::{Cli, Command};
 use crate::{
     control::{self, Reply, Request},
-    demo,
     failure::{Exit, Failure},
     keys::file as keyfile,
     logging,
@@ -60,7 +59,8 @@ fn execute(cli: Cli) -> Result<(), Failure> {
                 other => Err(unexpected(other)),
             }
         }
-        Command::Demo { json, spoil } => demo::run(demo::Options { json, spoil }),
+        #[cfg(feature = "demo")]
+        Command::Demo { json, spoil } => crate::demo::run(crate::demo::Options { json, spoil }),
         Command::Completions { shell } => output::print(&cli::completions(shell)),
     }
 }

@@ -64,7 +64,7 @@ impl KeySource {
                 () = sign(watch.as_ref()) => tokio::time::sleep(PAUSE).await,
             }
             if let Some(keys) = self.look()
-                && lanes.tell_all(|| Command::Keys(keys.clone())).await.is_err()
+                && lanes.send_all(|| Command::Keys(keys.clone())).await.is_err()
             {
                 return;
             }

@@ -16,7 +16,7 @@ pub(crate) struct Case<const COLUMNS: usize> {
     columns: [&'static str; COLUMNS],
 }
 
-/// What is to become of a case.
+/// Expected result of a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expected {
     Valid,
@@ -71,7 +71,7 @@ pub(crate) fn cases<const COLUMNS: usize>(name: &str) -> Vec<Case<COLUMNS>> {
         .collect()
 }
 
-/// How many cases had each outcome.
+/// Number of cases with each outcome.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
     accepted: usize,
