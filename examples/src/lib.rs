@@ -94,3 +94,8 @@ impl<'b> PacketSink<'b> for Inbox {
         Ok(())
     }
 }
+
+/// The code in the repository's README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
