@@ -9,6 +9,7 @@ mod commands;
 pub mod config;
 mod control;
 mod demo;
+mod escape;
 #[doc(hidden)]
 pub mod failure;
 #[doc(hidden)]

@@ -18,7 +18,7 @@ use tencrypt::{CipherSuite, directory::Fact};
 
 pub use self::error::ConfigError;
 use self::offload::Offload;
-use crate::os::files::{self, ReadError};
+use crate::os::files::{self, Access};
 
 /// Longest configuration file in bytes: some 10,000 facts.
 pub const LIMIT: u64 = 1 << 20;
@@ -139,7 +139,7 @@ impl Config {
     /// # Errors
     /// It is absent, no regular file, longer than [`LIMIT`], not UTF-8, or [`parse`](Self::parse) refuses it.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let bytes = files::read_regular::<ReadError>(path, LIMIT, |_| Ok(()))
+        let bytes = files::read_regular(path, LIMIT, Access::Anyone)
             .map_err(|error| ConfigError::of_file(path, error))?;
         match std::str::from_utf8(&bytes) {
             Ok(text) => Self::parse(text, path),

@@ -5,6 +5,7 @@ pub(crate) mod dns;
 pub(crate) mod externals;
 pub(crate) mod fact_base;
 pub(crate) mod namespace;
+mod rotation;
 pub(crate) mod suite_fit;
 pub(crate) mod uevents;
 
@@ -37,8 +38,8 @@ use tokio::{
 use crate::{
     config::{Config, External, Unknown},
     control::server::ControlSocket,
-    failure::{Exit, Failure},
-    keys::credentials::{Credentials, LOOK},
+    failure::{Exit, Failure, chain},
+    keys::credentials::Credentials,
     keys::source::{KeyFault, KeySource},
     lane::awaiting_bypass::Opening,
     lane::channel::{self as lane, Command, Lanes},
@@ -213,7 +214,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
         async move { control.serve(lanes).await }
     });
     let key_source = KeySource::new(config.tenant.key_file.clone(), keys, key_fault);
-    let rotating = tokio::spawn(key_source.follow(lanes.clone()));
+    let rotating = tokio::spawn(rotation::follow_keys(key_source, lanes.clone()));
     let mut watch =
         Watcher { capture, lanes: lanes.clone(), externals: Externals::default(), addresses, fit, chains };
     let mut changes = match follow_changes(monitor) {
@@ -224,8 +225,7 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
 
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut look = tokio::time::interval(LOOK);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut credential_changes = credentials.changes();
     let mut renewed = Instant::now();
     let over = loop {
         tokio::select! {
@@ -252,8 +252,8 @@ async fn protect(protection: Protection) -> Result<(), Failure> {
                     break Some(Ended::Failed(io::ErrorKind::Other.into()));
                 }
             },
-            _ = look.tick() => {
-                for update in credentials.look() {
+            () = credential_changes.next() => {
+                for update in credentials.read_changes() {
                     let _ = lanes.tell_all(|| update.clone().into()).await;
                 }
             }
@@ -464,29 +464,6 @@ impl From<CaptureError> for Failure {
         };
         Self::new(exit, chain(&error))
     }
-}
-
-impl From<tencrypt_tun::NetNsError> for Failure {
-    fn from(error: tencrypt_tun::NetNsError) -> Self {
-        let exit = match &error {
-            tencrypt_tun::NetNsError::Enter(source) if source.kind() == io::ErrorKind::PermissionDenied => {
-                Exit::NotPermitted
-            }
-            _ => Exit::Runtime,
-        };
-        Self::new(exit, chain(&error))
-    }
-}
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]
