@@ -8,6 +8,7 @@ mod commands;
 #[doc(hidden)]
 pub mod config;
 mod control;
+#[cfg(feature = "demo")]
 mod demo;
 mod escape;
 #[doc(hidden)]

@@ -318,6 +318,17 @@ pub(crate) fn drops(stats: &Stats) -> BTreeMap<String, u64> {
     DropReason::ALL.iter().map(|&reason| (reason.as_str().to_owned(), stats.dropped(reason))).collect()
 }
 
+/// The suite in `status`: its name, and whether the network carries its handshake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SuiteReport {
+    /// MTU of the TUN device in bytes.
+    pub mtu: u32,
+    /// The cipher suite's name.
+    pub name: String,
+    /// Why no session can be made with it.
+    pub problem: Option<String>,
+}
+
 /// How often, and why last, in `status`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RenewalReport {

@@ -410,7 +410,8 @@ fn completion_scripts_are_accepted_by_their_shells() {
 /// Names that the completion script for `shell` offers after `--netns`, or paths, for a word that begins with `start`.
 /// The script is read with `names` in the place of /run/netns.
 fn offered(place: &Place, shell: &str, names: &Path, start: &str) -> Vec<String> {
-    let script = text(&place.tencrypt(&["completions", shell])).replace("/run/netns", names.to_str().unwrap());
+    let script =
+        text(&place.tencrypt(&["completions", shell])).replace("/run/netns", names.to_str().unwrap());
     fs::write(place.path("script"), script).unwrap();
     let ask = match shell {
         "bash" => format!(

@@ -14,9 +14,10 @@ use clap::{
 use clap_complete::Shell;
 use tencrypt_tun::{NetNs, NetNsError};
 
+#[cfg(feature = "demo")]
+use crate::demo::Observation;
 use crate::{
     commands::{ca::IssueArguments, rotate::Step},
-    demo::Observation,
     failure::{Exit, Failure},
 };
 
@@ -167,6 +168,7 @@ Examples:
         json: bool,
     },
     /// Show it on this machine: pods, a service, an intruder, a sniffer; no root needed
+    #[cfg(feature = "demo")]
     #[command(after_help = "Takes some 15 seconds. Exits 0 only if everything that is shown was observed.
 
 Examples:

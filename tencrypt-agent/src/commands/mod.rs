@@ -14,7 +14,6 @@ use tencrypt_tun::NetNsError;
 use self::cli::{CaCommand, Cli, Command, Namespace, Parsed};
 use crate::{
     control::{self, Reply, Request},
-    demo,
     failure::{Exit, Failure},
     keys::file as keyfile,
     logging,
@@ -71,7 +70,8 @@ fn execute(cli: Cli) -> Result<(), Failure> {
                 other => Err(other.unexpected()),
             }
         }
-        Command::Demo { json, spoil } => demo::run(demo::Options { json, spoil }),
+        #[cfg(feature = "demo")]
+        Command::Demo { json, spoil } => crate::demo::run(crate::demo::Options { json, spoil }),
         Command::Completions { shell } => output::print(&completions::script(shell)),
     }
 }

@@ -13,12 +13,12 @@ const DESTINATIONS: usize = 256;
 
 /// The packets, by destination.
 #[derive(Debug, Default)]
-pub(crate) struct Opening {
+pub(crate) struct AwaitingBypass {
     waiting: BTreeMap<IpAddr, Vec<Box<[u8]>>>,
     bytes: usize,
 }
 
-impl Opening {
+impl AwaitingBypass {
     /// The control plane has been asked to open the way to a destination and back.
     pub(crate) fn begin(&mut self, destination: IpAddr) {
         if self.waiting.len() < DESTINATIONS {
@@ -69,26 +69,26 @@ mod tests {
 
     #[test]
     fn packets_wait_for_their_own_destination_in_order() {
-        let mut opening = Opening::default();
-        assert!(!opening.keep(&packet(2, 20)), "nothing is being opened");
-        opening.begin(to(2));
-        assert!(opening.keep(&packet(2, 20)) && opening.keep(&packet(2, 21)));
-        assert!(!opening.keep(&packet(3, 20)), "another destination");
-        assert!(!opening.keep(b"no packet"));
-        let ended = opening.end(to(2));
+        let mut awaiting = AwaitingBypass::default();
+        assert!(!awaiting.keep(&packet(2, 20)), "nothing is being opened");
+        awaiting.begin(to(2));
+        assert!(awaiting.keep(&packet(2, 20)) && awaiting.keep(&packet(2, 21)));
+        assert!(!awaiting.keep(&packet(3, 20)), "another destination");
+        assert!(!awaiting.keep(b"no packet"));
+        let ended = awaiting.end(to(2));
         assert_eq!(ended.iter().map(|packet| packet.len()).collect::<Vec<_>>(), [20, 21]);
-        assert!(!opening.keep(&packet(2, 20)) && opening.end(to(2)).is_empty(), "it is open");
+        assert!(!awaiting.keep(&packet(2, 20)) && awaiting.end(to(2)).is_empty(), "it is open");
     }
 
     #[test]
     fn what_waits_is_bounded_and_its_room_comes_back() {
-        let mut opening = Opening::default();
-        opening.begin(to(2));
-        let kept = (0..100).filter(|_| opening.keep(&packet(2, 60_000))).count();
+        let mut awaiting = AwaitingBypass::default();
+        awaiting.begin(to(2));
+        let kept = (0..100).filter(|_| awaiting.keep(&packet(2, 60_000))).count();
         assert_eq!(kept, BYTES / 60_000);
-        assert_eq!(opening.end(to(2)).len(), kept);
-        (0..=u8::MAX).for_each(|last| opening.begin(to(last)));
-        opening.begin([10, 0, 1, 0].into());
-        assert!(opening.keep(&packet(2, 60_000)) && opening.waiting.len() == DESTINATIONS);
+        assert_eq!(awaiting.end(to(2)).len(), kept);
+        (0..=u8::MAX).for_each(|last| awaiting.begin(to(last)));
+        awaiting.begin([10, 0, 1, 0].into());
+        assert!(awaiting.keep(&packet(2, 60_000)) && awaiting.waiting.len() == DESTINATIONS);
     }
 }

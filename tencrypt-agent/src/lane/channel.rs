@@ -76,8 +76,8 @@ pub(crate) enum Command {
     Addresses(Vec<IpAddr>),
     /// Other keys, which may take the place of those before.
     Keys(Arc<KeyRing>),
-    /// Start over: another identity, and no session.
-    Renew(Box<Renewal>),
+    /// Another identity in place of this one, and no session left.
+    ReplaceIdentity(Box<NewIdentity>),
     /// The chains let the answers of an external destination in, or never will: what waited for that leaves.
     ExternalOpened(IpAddr),
     /// A destination no longer leads around the tunnel.
@@ -86,14 +86,14 @@ pub(crate) enum Command {
     Stop,
 }
 
-/// What a lane is given.
+/// The keys of another generation, for one lane.
 #[derive(Debug)]
-pub(crate) struct Renewal {
-    /// Which time it is, as [`Freshness`](super::freshness::Freshness) counts.
-    pub number: u64,
-    /// Of all lanes.
+pub(crate) struct NewIdentity {
+    /// The generation, as [`Freshness`](super::freshness::Freshness) counts.
+    pub generation: u64,
+    /// The identity that all lanes share.
     pub identity: Identity,
-    /// Of this lane.
+    /// Randomness of this lane.
     pub seed: Seed,
 }
 

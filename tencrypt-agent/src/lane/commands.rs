@@ -1,50 +1,22 @@
-//! What a lane does for the control plane: it carries out commands, and says what it knows.
+//! Commands of the control plane, carried out by a lane, and the reports that it makes for them.
 
-use std::{
-    net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::Instant,
-};
+use std::{net::IpAddr, time::Instant};
 
 use tencrypt::Verdict;
 
-use super::{DataPath, send};
-use crate::{
-    lane::channel::Command,
-    lane::channel::Renewal,
-    report::{
-        CallsReport, ChainsReport, ExplainReport, HardeningReport, IdentityReport, KeysReport, PacketsReport,
-        PeerReport, RenewalReport, ScreenReport, StatusReport, drops,
-    },
-    supervisor::suite_fit::SuiteFit,
+use super::{
+    channel::{Command, NewIdentity},
+    data_path::DataPath,
+    pod_status::read,
+};
+use crate::report::{
+    CallsReport, ExplainReport, IdentityReport, KeysReport, PacketsReport, PeerReport, ScreenReport,
+    StatusReport, drops,
 };
 
-/// What `status` says that the lane does not count.
-#[derive(Debug, Clone)]
-pub(crate) struct About {
-    /// The project, where it is known.
-    pub project: Option<String>,
-    /// The suite and the interface's MTU, followed by the control plane.
-    pub fit: SuiteFit,
-    /// What the chains have dropped, followed by the control plane.
-    pub chains: Arc<Mutex<ChainsReport>>,
-    /// Who this pod is, followed by the control plane.
-    pub identity: Arc<Mutex<IdentityReport>>,
-    /// Why the key file is not what is in force, followed by the control plane.
-    pub key_fault: Arc<Mutex<Option<String>>>,
-    /// How often keys were made anew, followed by the control plane.
-    pub renewal: Arc<Mutex<RenewalReport>>,
-    /// `drop` or `plain`.
-    pub unknown: &'static str,
-    /// Whether the chains are installed.
-    pub enforce: bool,
-    /// What the program has given up.
-    pub hardening: HardeningReport,
-}
-
 impl DataPath {
-    /// Carries out the control plane's commands. True when it is to stop.
-    pub(super) fn obey(&mut self) -> bool {
+    /// Carries out the control plane's commands. Returns true when the lane is to stop.
+    pub(super) fn handle_commands(&mut self) -> bool {
         let mut commands = Vec::new();
         self.inbox.drain(|command| commands.push(command));
         let now = Instant::now();
@@ -81,10 +53,8 @@ impl DataPath {
                     }
                     self.drain(now);
                 }
-                Command::Renew(renewal) => self.renew(*renewal, now),
-                Command::ExternalOpened(destination) => {
-                    self.opening.end(destination).iter().for_each(|packet| send(&self.raw, packet));
-                }
+                Command::ReplaceIdentity(identity) => self.replace_identity(*identity, now),
+                Command::ExternalOpened(destination) => self.bypass.release(destination),
                 Command::ExternalEnded(destination) => self.tunnel.external_ended(destination),
                 Command::Stop => return true,
             }
@@ -92,36 +62,35 @@ impl DataPath {
         false
     }
 
-    fn renew(&mut self, renewal: Renewal, now: Instant) {
+    fn replace_identity(&mut self, new: NewIdentity, now: Instant) {
         // What other lanes told of their old sessions goes with the rest.
-        self.take_news();
-        self.tunnel.reseed(renewal.seed);
-        self.tunnel.forget_sessions(renewal.identity, now);
-        self.renewal = renewal.number;
+        self.handle_lane_news();
+        self.tunnel.reseed(new.seed);
+        self.tunnel.forget_sessions(new.identity, now);
+        self.generation = new.generation;
         // Unless there was another sign meanwhile.
         self.check_fresh();
         self.drain(now);
     }
 
     fn status(&self, now: Instant) -> StatusReport {
+        let pod = &self.status;
+        let suite = read(&pod.suite);
         StatusReport {
-            project: self.about.project.clone(),
-            mtu: self.about.fit.mtu().device(),
-            suite: self.about.fit.suite().name().to_owned(),
-            suite_problem: self.about.fit.problem(&self.addresses),
+            project: pod.project.clone(),
+            mtu: suite.mtu,
+            suite: suite.name,
+            suite_problem: suite.problem,
             lanes: 1,
-            identity: IdentityReport {
-                addresses: self.addresses.clone(),
-                ..self.about.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
-            },
-            unknown: self.about.unknown.to_owned(),
-            enforce: self.about.enforce,
-            hardening: self.about.hardening.clone(),
-            renewal: self.about.renewal.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            identity: IdentityReport { addresses: self.addresses.clone(), ..read(&pod.identity) },
+            unknown: pod.unknown.to_owned(),
+            enforce: pod.enforce,
+            hardening: pod.hardening.clone(),
+            renewal: read(&pod.renewal),
             keys: self.keys(),
             peers: self.peers(now),
             packets: PacketsReport::from(self.tunnel.stats()),
-            chains: *self.about.chains.lock().unwrap_or_else(PoisonError::into_inner),
+            chains: read(&pod.chains),
             calls: self.calls(),
             screen: ScreenReport {
                 up: self.transport.is_screened(),
@@ -134,8 +103,8 @@ impl DataPath {
 
     fn keys(&self) -> KeysReport {
         let keys = self.tunnel.keys();
-        let fault = self.about.key_fault.lock().unwrap_or_else(PoisonError::into_inner);
-        KeysReport { send: keys.send_epoch(), accept: keys.epochs().collect(), error: fault.clone() }
+        let error = read(&self.status.key_fault);
+        KeysReport { send: keys.send_epoch(), accept: keys.epochs().collect(), error }
     }
 
     fn calls(&self) -> CallsReport {

@@ -1,4 +1,4 @@
-//! Whether the keys of this moment may still be used: what control plane and lanes agree on, without a lock.
+//! Freshness of the keys in use: two numbers that control plane and lanes share without a lock.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -7,11 +7,14 @@ use std::{
 
 use rustix::time::{ClockId, clock_gettime};
 
+/// How often the control plane looks at the boot clock, and a lane whose keys may not be used for new ones.
+pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
 /// A control plane that has not looked for longer than this stood still, and everything with it: the machine was
 /// suspended, the program was stopped, or a virtual machine paused. It looks four times a second.
 pub(crate) const GAP: Duration = Duration::from_secs(60);
 
-/// When the control plane looked last, and how many times keys were to be made anew so far.
+/// The time when the control plane looked last, and the generation of keys that may be used.
 ///
 /// All times are of the boot clock (`CLOCK_BOOTTIME`, clock_gettime(2)), which goes on while the machine is suspended:
 /// [`boot_clock`].
@@ -29,8 +32,8 @@ impl Freshness {
         Self { looked: AtomicU64::new(milliseconds(now)), wanted: AtomicU64::new(0) }
     }
 
-    /// The control plane looks. If it has not for longer than [`GAP`], keys are to be made anew, and it is returned which
-    /// time that is. A clock that went back is no sign of anything.
+    /// Notes that the control plane looks. If it has not for longer than [`GAP`], keys are to be made anew: returns their
+    /// generation. A clock that went back is no sign of anything.
     pub(crate) fn look(&self, now: Duration) -> Option<u64> {
         let now = milliseconds(now);
         let gap = is_gap(now, self.looked.load(Ordering::Relaxed));
@@ -40,17 +43,17 @@ impl Freshness {
         wanted
     }
 
-    /// Keys are to be made anew. Returns which time that is; no lane seals another record with older ones.
+    /// Demands new keys. Returns the new generation number; no lane seals another record with older ones.
     pub(crate) fn want(&self) -> u64 {
         self.wanted.fetch_add(1, Ordering::AcqRel) + 1
     }
 
-    /// Whether a lane whose keys were made the `renewal`-th time may use them. If not, either it is given others soon, or
-    /// the control plane finds that it just looked in time.
+    /// Returns true if a lane may use keys of `generation`. If not, either it is given others soon, or the control plane
+    /// finds that it just looked in time.
     #[must_use]
-    pub(crate) fn is_current(&self, renewal: u64, now: Duration) -> bool {
+    pub(crate) fn is_current(&self, generation: u64, now: Duration) -> bool {
         !is_gap(milliseconds(now), self.looked.load(Ordering::Acquire))
-            && self.wanted.load(Ordering::Acquire) == renewal
+            && self.wanted.load(Ordering::Acquire) == generation
     }
 }
 

@@ -9,7 +9,6 @@ use std::{
     net::IpAddr,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use tencrypt::{Identity, Seed, crypto::PeerId};
@@ -22,56 +21,62 @@ use super::uevents::{self, Uevents, Word};
 use crate::{
     failure::Failure,
     lane::{
-        channel::{Command, Lanes, Renewal},
-        freshness::{Freshness, boot_clock},
+        channel::{Command, Lanes, NewIdentity},
+        freshness::{Freshness, LOOK_INTERVAL, boot_clock},
+        pod_status::Shared,
     },
     os::sys,
-    report::{RenewalReason as Reason, RenewalReport},
+    report::{RenewalReason, RenewalReport},
 };
 
-/// How often the boot clock is looked at.
-pub(crate) const LOOK: Duration = Duration::from_millis(250);
+/// A sign that keys are to be made anew: their generation, and the reason.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sign {
+    generation: u64,
+    reason: RenewalReason,
+}
 
-/// Watches for the signs, and has the lanes start over.
-pub(crate) struct Renewals {
+/// Watches for signs, and replaces the pod's identity at each.
+pub(super) struct CloneGuard {
     freshness: Arc<Freshness>,
     uevents: Option<AsyncFd<OwnedFd>>,
     look: Interval,
-    report: Arc<Mutex<RenewalReport>>,
+    report: Shared<RenewalReport>,
 }
 
-impl Renewals {
-    /// With the socket of the kernel's events, if there is one. Must be called within a tokio runtime.
+impl CloneGuard {
+    /// Makes a guard that hears the kernel's events, if there is a socket of them. Must be called within a tokio runtime.
     pub(crate) fn new(uevents: Option<Uevents>) -> Self {
         let told = uevents.is_some() && Uevents::are_told_here();
         let uevents = uevents.and_then(|uevents| sys::watch_readable(uevents.into_fd()).ok());
         let clones_told = told && uevents.is_some();
         let report = RenewalReport { clones_told, ..RenewalReport::default() };
-        let mut look = tokio::time::interval(LOOK);
+        let mut look = tokio::time::interval(LOOK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let freshness = Arc::new(Freshness::new(boot_clock()));
         Self { freshness, uevents, look, report: Arc::new(Mutex::new(report)) }
     }
 
-    /// What the lanes look at.
+    /// Returns the generation that the lanes look at.
     pub(crate) fn freshness(&self) -> Arc<Freshness> {
         self.freshness.clone()
     }
 
-    /// What `status` says, kept up to date.
-    pub(crate) fn report(&self) -> Arc<Mutex<RenewalReport>> {
+    /// Returns the part of `status` about it, kept up to date.
+    pub(crate) fn report(&self) -> Shared<RenewalReport> {
         self.report.clone()
     }
 
-    /// Waits for a sign. From its return on no lane seals anything until [`Self::renew`] is called with what it returns.
-    /// May be cancelled.
-    pub(crate) async fn sign(&mut self) -> (u64, Reason) {
+    /// Waits for a sign. From its return on no lane seals anything until [`Self::replace_identity`] is called with it. May
+    /// be cancelled.
+    pub(super) async fn next_sign(&mut self) -> Sign {
+        let demanded = |freshness: &Freshness, reason| Sign { generation: freshness.want(), reason };
         loop {
             // In turns: events without end must not keep the clock from being looked at.
             tokio::select! {
-                word = hear(self.uevents.as_ref()) => match word {
-                    Some(Word::Cloned) => return (self.freshness.want(), Reason::Clone),
-                    Some(Word::Lost) => return (self.freshness.want(), Reason::Unknown),
+                word = next_word(self.uevents.as_ref()) => match word {
+                    Some(Word::Cloned) => return demanded(&self.freshness, RenewalReason::Clone),
+                    Some(Word::Lost) => return demanded(&self.freshness, RenewalReason::Unknown),
                     Some(Word::Nothing) => {}
                     None => {
                         self.uevents = None;
@@ -79,24 +84,24 @@ impl Renewals {
                     }
                 },
                 _ = self.look.tick() => {
-                    if let Some(number) = self.freshness.look(boot_clock()) {
-                        return (number, Reason::Pause);
+                    if let Some(generation) = self.freshness.look(boot_clock()) {
+                        return Sign { generation, reason: RenewalReason::Pause };
                     }
                 }
             }
         }
     }
 
-    /// Has every lane start over, with one new identity. Returns its public key.
+    /// Gives all lanes one new identity, and each fresh randomness. Returns its public key.
     ///
     /// The kernel's own generator was seeded anew before it said that the machine was cloned (drivers/char/random.c,
     /// `add_vmfork_randomness`), and when it woke up (`random_pm_notification`); so copies are given different seeds.
     ///
     /// # Errors
     /// The kernel gives no randomness. The lanes move no packet then.
-    pub(crate) async fn renew(
+    pub(super) async fn replace_identity(
         &self,
-        (number, reason): (u64, Reason),
+        Sign { generation, reason }: Sign,
         addresses: &[IpAddr],
         lanes: &Lanes,
     ) -> Result<PeerId, Failure> {
@@ -104,17 +109,19 @@ impl Renewals {
         for lane in lanes.iter() {
             let (identity, seed) = (identity.for_another_lane(), random_seed()?);
             // One that has ended takes all others with it.
-            let _ = lane.send(Command::Renew(Box::new(Renewal { number, identity, seed }))).await;
+            let _ = lane
+                .send(Command::ReplaceIdentity(Box::new(NewIdentity { generation, identity, seed })))
+                .await;
         }
         tracing::warn!("{}: all sessions have ended, and this pod has another key", reason.as_str());
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
-        (report.count, report.reason) = (number, Some(reason));
+        (report.count, report.reason) = (generation, Some(reason));
         Ok(identity.peer_id())
     }
 }
 
-/// What the kernel says next, for ever if nobody listens; `None`: it cannot be heard any more.
-async fn hear(uevents: Option<&AsyncFd<OwnedFd>>) -> Option<Word> {
+/// Waits for the kernel's next word, for ever without a socket; `None`: it cannot be heard any more.
+async fn next_word(uevents: Option<&AsyncFd<OwnedFd>>) -> Option<Word> {
     let Some(uevents) = uevents else { return std::future::pending().await };
     loop {
         let mut ready = uevents.readable().await.ok()?;
@@ -129,10 +136,13 @@ async fn hear(uevents: Option<&AsyncFd<OwnedFd>>) -> Option<Word> {
     }
 }
 
-/// Why a program without randomness goes no further.
+/// The reason why a program without randomness goes no further.
 pub(crate) const NO_RANDOMNESS: &str = "the kernel gives no randomness";
 
-/// Of the kernel's, written where it stays: whoever finds a seed has every ephemeral that is drawn from it.
+/// Draws a seed from the kernel, written where it stays: whoever finds a seed has every ephemeral that is drawn from it.
+///
+/// # Errors
+/// The kernel gives no randomness.
 pub(crate) fn random_seed() -> Result<Seed, Failure> {
     Seed::try_filled(|seed| getrandom::fill(seed)).map_err(|_| Failure::runtime(NO_RANDOMNESS))
 }
@@ -147,26 +157,32 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let (handles, inboxes): (Vec<_>, Vec<_>) = (0..3).map(|_| channel().unwrap()).unzip();
-            let renewals = Renewals::new(None);
+            let guard = CloneGuard::new(None);
             let address = IpAddr::from([10, 0, 0, 1]);
-            let number = renewals.freshness().want();
+            let generation = guard.freshness().want();
             let lanes = Lanes::new(handles);
-            let own = renewals.renew((number, Reason::Clone), &[address], &lanes).await.unwrap();
+            let own = guard
+                .replace_identity(Sign { generation, reason: RenewalReason::Clone }, &[address], &lanes)
+                .await
+                .unwrap();
             let mut seeds = Vec::new();
             for inbox in &inboxes {
                 let mut given = Vec::new();
                 inbox.drain(|command| given.push(command));
-                let [Command::Renew(renewal)] = &given[..] else { panic!("{given:?}") };
-                assert_eq!((renewal.number, renewal.identity.peer_id()), (1, own));
-                assert_eq!(renewal.identity.addresses(), [address]);
-                let Some(Command::Renew(renewal)) = given.pop() else { unreachable!("it was matched") };
-                seeds.push(tencrypt::crypto::Rng::new(renewal.seed).u64());
+                let [Command::ReplaceIdentity(new)] = &given[..] else { panic!("{given:?}") };
+                assert_eq!((new.generation, new.identity.peer_id()), (1, own));
+                assert_eq!(new.identity.addresses(), [address]);
+                let Some(Command::ReplaceIdentity(new)) = given.pop() else { unreachable!("it was matched") };
+                seeds.push(tencrypt::crypto::Rng::new(new.seed).u64());
             }
             assert!(seeds[0] != seeds[1] && seeds[1] != seeds[2] && seeds[0] != seeds[2], "{seeds:?}");
-            let report = renewals.report().lock().unwrap().clone();
-            assert_eq!((report.count, report.reason, report.clones_told), (1, Some(Reason::Clone), false));
-            let again = renewals.freshness().want();
-            assert_ne!(renewals.renew((again, Reason::Pause), &[address], &lanes).await.unwrap(), own);
+            let report = guard.report().lock().unwrap().clone();
+            assert_eq!(
+                (report.count, report.reason, report.clones_told),
+                (1, Some(RenewalReason::Clone), false)
+            );
+            let again = Sign { generation: guard.freshness().want(), reason: RenewalReason::Pause };
+            assert_ne!(guard.replace_identity(again, &[address], &lanes).await.unwrap(), own);
         });
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     config::Config,
     failure::{Exit, Failure},
     lane::channel::{Command, Lanes},
-    supervisor::fact_base::Knowledge,
+    supervisor::fact_base::FactBase,
 };
 
 /// Longest resolv.conf that is read, in bytes. glibc reads lines of any length; real files have a few hundred bytes.
@@ -197,7 +197,7 @@ const TOLD: usize = 1_024;
 #[derive(Debug, Clone)]
 pub(crate) struct LaneSink {
     lanes: Lanes,
-    knowledge: Arc<Mutex<Knowledge>>,
+    facts: Arc<Mutex<FactBase>>,
     told: Arc<Mutex<Told>>,
 }
 
@@ -229,8 +229,8 @@ impl Told {
 impl LaneSink {
     /// A sink that has told the lanes nothing yet.
     #[must_use]
-    pub(crate) fn new(lanes: Lanes, knowledge: Arc<Mutex<Knowledge>>) -> Self {
-        Self { lanes, knowledge, told: Arc::default() }
+    pub(crate) fn new(lanes: Lanes, facts: Arc<Mutex<FactBase>>) -> Self {
+        Self { lanes, facts, told: Arc::default() }
     }
 }
 
@@ -242,7 +242,7 @@ impl FactSink for LaneSink {
         for expires in facts.iter_mut().filter_map(|fact| fact.expires.as_mut()) {
             *expires += SLACK;
         }
-        self.knowledge.lock().unwrap_or_else(PoisonError::into_inner).learn(&facts);
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).learn(&facts);
         let changes: Vec<FactChange> = facts.iter().cloned().map(FactChange::Learn).collect();
         // The answer waits for all: its flow may take any of them.
         if let Err(error) = self.lanes.ask_all(|done| Command::Facts { changes: changes.clone(), done }).await

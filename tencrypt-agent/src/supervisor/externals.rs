@@ -9,7 +9,7 @@ use std::{
 /// How long the kernel lets a destination pass without hearing from us again: what a dead agent leaves open.
 pub(crate) const LEASE: Duration = Duration::from_secs(30);
 /// How often leases are renewed.
-pub(crate) const RENEW: Duration = Duration::from_secs(10);
+pub(crate) const LEASE_RENEWAL: Duration = Duration::from_secs(10);
 
 /// The destinations.
 #[derive(Debug, Default)]

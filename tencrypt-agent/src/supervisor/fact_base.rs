@@ -17,14 +17,14 @@ const PACE: Duration = Duration::from_secs(1);
 
 /// The static facts, and those learnt since.
 #[derive(Debug)]
-pub(crate) struct Knowledge {
+pub(crate) struct FactBase {
     fixed: Vec<Fact>,
     learnt: BTreeMap<(IpNet, String), Fact>,
     fresh: usize,
     folded: Option<Instant>,
 }
 
-impl Knowledge {
+impl FactBase {
     /// Knowing only what the configuration says.
     #[must_use]
     pub(crate) fn new(fixed: Vec<Fact>) -> Self {
@@ -89,21 +89,21 @@ mod tests {
     #[test]
     fn a_base_is_made_when_enough_is_new_and_no_more_often_than_once_a_second() {
         let now = Instant::now();
-        let mut knowledge = Knowledge::new(Vec::new());
-        knowledge.learn(&facts(FOLD_AT as u32 - 1, now + PACE * 60));
-        assert!(knowledge.fold(now, 1).is_none());
-        knowledge.learn(&facts(FOLD_AT as u32, now + PACE * 60));
-        assert_eq!(knowledge.fold(now, 1).map(|base| base.len()), Some(FOLD_AT));
-        knowledge.learn(&facts(FOLD_AT as u32 * 2, now + PACE * 60));
-        assert!(knowledge.fold(now + PACE / 2, 1).is_none());
-        assert_eq!(knowledge.fold(now + PACE, 1).map(|base| base.len()), Some(FOLD_AT * 2));
+        let mut base = FactBase::new(Vec::new());
+        base.learn(&facts(FOLD_AT as u32 - 1, now + PACE * 60));
+        assert!(base.fold(now, 1).is_none());
+        base.learn(&facts(FOLD_AT as u32, now + PACE * 60));
+        assert_eq!(base.fold(now, 1).map(|base| base.len()), Some(FOLD_AT));
+        base.learn(&facts(FOLD_AT as u32 * 2, now + PACE * 60));
+        assert!(base.fold(now + PACE / 2, 1).is_none());
+        assert_eq!(base.fold(now + PACE, 1).map(|base| base.len()), Some(FOLD_AT * 2));
     }
 
     #[test]
     fn facts_that_have_ended_are_not_folded() {
         let now = Instant::now();
-        let mut knowledge = Knowledge::new(Vec::new());
-        knowledge.learn(&facts(FOLD_AT as u32, now));
-        assert_eq!(knowledge.fold(now + PACE, 1).map(|base| base.len()), Some(0));
+        let mut base = FactBase::new(Vec::new());
+        base.learn(&facts(FOLD_AT as u32, now));
+        assert_eq!(base.fold(now + PACE, 1).map(|base| base.len()), Some(0));
     }
 }

@@ -4,9 +4,9 @@ use std::{
     collections::BTreeSet,
     io,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::PoisonError,
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tencrypt::{
@@ -16,38 +16,77 @@ use tencrypt::{
 use tencrypt_tun::{Capture, Change, Followed, Monitor, SocketTable};
 use tokio::sync::mpsc;
 
+use super::{
+    externals::{Due, Externals},
+    suite_fit::SuiteFit,
+};
 use crate::{
-    lane::channel::{Command, Lanes},
-    report::ChainsReport,
-    supervisor::externals::{Due, Externals},
-    supervisor::suite_fit::SuiteFit,
-    supervisor::{EVENTS, TICK},
+    failure::Failure,
+    lane::{
+        channel::{Command, Lanes},
+        pod_status::Shared,
+    },
+    report::{ChainsReport, SuiteReport},
 };
 
-/// Keeps the namespace in line with what the lane says and what the kernel changes.
-pub(crate) struct Watcher {
-    pub(crate) capture: Capture,
-    pub(crate) lanes: Lanes,
-    pub(crate) externals: Externals,
-    pub(crate) addresses: Vec<IpAddr>,
-    pub(crate) fit: SuiteFit,
-    pub(crate) chains: Arc<Mutex<ChainsReport>>,
+/// Events of the lanes, and changes of the namespace, that wait for the supervisor.
+pub(super) const EVENTS: usize = 1_024;
+/// How often facts are folded, and destinations whose time is over looked for.
+pub(super) const TICK: Duration = Duration::from_secs(1);
+
+/// A captured namespace, kept in line with what the lanes say and what the kernel changes.
+pub(super) struct Namespace {
+    capture: Capture,
+    lanes: Lanes,
+    externals: Externals,
+    addresses: Vec<IpAddr>,
+    fit: SuiteFit,
+    suite: Shared<SuiteReport>,
+    chains: Shared<ChainsReport>,
 }
 
-/// What a change of the namespace means for the rest.
-pub(crate) enum Next {
+/// The consequence of a change for the rest of the supervisor.
+pub(super) enum Next {
+    /// None.
     Nothing,
+    /// The pod has other addresses.
     Addresses,
+    /// The device is gone.
     Over,
 }
 
-impl Watcher {
-    pub(crate) fn hear(&mut self, event: Event) {
+impl Namespace {
+    /// Follows `capture`; `suite` and `chains` are kept up to date for `status`.
+    pub(super) fn new(
+        capture: Capture,
+        lanes: Lanes,
+        addresses: Vec<IpAddr>,
+        (fit, suite): (SuiteFit, Shared<SuiteReport>),
+        chains: Shared<ChainsReport>,
+    ) -> Self {
+        Self { capture, lanes, externals: Externals::default(), addresses, fit, suite, chains }
+    }
+
+    /// Returns the pod's addresses.
+    pub(super) fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// Removes everything that the capture installed.
+    ///
+    /// # Errors
+    /// A [`Failure`].
+    pub(super) fn remove(self) -> Result<(), Failure> {
+        Ok(self.capture.remove()?)
+    }
+
+    /// Handles an event of a lane.
+    pub(super) fn handle_event(&mut self, event: Event) {
         let outcome = match event {
             Event::External { destination, until } => {
                 let lease = self.externals.allow(destination, until, Instant::now());
                 let outcome = self.capture.allow_external(destination, lease);
-                self.tell(move || Command::ExternalOpened(destination));
+                self.send_to_lanes(move || Command::ExternalOpened(destination));
                 outcome
             }
             Event::Internal { destination } => {
@@ -75,13 +114,13 @@ impl Watcher {
         }
     }
 
-    fn tell(&self, command: impl Fn() -> Command + Send + Sync + 'static) {
+    fn send_to_lanes(&self, command: impl Fn() -> Command + Send + Sync + 'static) {
         let lanes = self.lanes.clone();
         tokio::spawn(async move { lanes.tell_all(command).await });
     }
 
-    /// What one lane has found to be of the tenant, none speaks to in plain any more. That sticks, however short the
-    /// fact itself lives.
+    /// Tells all lanes that `destination`, found by one of them, is of the tenant: none speaks to it in plain any more. That
+    /// sticks, however short the fact itself lives.
     fn tell_internal(&self, destination: IpAddr) {
         if self.lanes.count() == 1 {
             return;
@@ -89,26 +128,28 @@ impl Watcher {
         let until = Some(Instant::now() + TICK);
         let fact = Fact::new(destination, Class::Internal, FactSource::Handshake, until);
         // Nobody waits for it to stand.
-        self.tell(move || {
+        self.send_to_lanes(move || {
             let (done, _) = tokio::sync::oneshot::channel();
             Command::Facts { changes: vec![FactChange::Learn(fact.clone())], done }
         });
     }
 
-    pub(crate) fn follow(&mut self, change: Change) -> Next {
+    /// Handles a change that the kernel reports.
+    pub(super) fn handle_change(&mut self, change: Change) -> Next {
         match self.capture.follow(change) {
             Ok(Followed::Changed) => {
                 let addresses = self.capture.addresses();
-                if self.fit.change(self.capture.mtu())
-                    && let Some(problem) = self.fit.problem(&addresses)
-                {
+                let has_new_mtu = self.fit.set_mtu(self.capture.mtu());
+                let suite = self.fit.report(&addresses);
+                if let Some(problem) = suite.problem.as_ref().filter(|_| has_new_mtu) {
                     tracing::error!("no new sessions: {problem}");
                 }
+                *self.suite.lock().unwrap_or_else(PoisonError::into_inner) = suite;
                 if addresses == self.addresses {
                     return Next::Nothing;
                 }
                 self.addresses = addresses.clone();
-                self.tell(move || Command::Addresses(addresses.clone()));
+                self.send_to_lanes(move || Command::Addresses(addresses.clone()));
                 Next::Addresses
             }
             Ok(Followed::DeviceGone) => Next::Over,
@@ -131,8 +172,8 @@ impl Watcher {
         }
     }
 
-    /// Renews what still passes, and ends what does not.
-    pub(crate) async fn tend(&mut self, now: Instant, renew: bool, table: &mut SocketTable) {
+    /// Reads the counters, ends destinations whose time is over, and renews the leases of the others if `renew` says so.
+    pub(super) async fn handle_tick(&mut self, now: Instant, renew: bool, table: &mut SocketTable) {
         self.count();
         if self.externals.is_empty() {
             return;
@@ -157,8 +198,11 @@ impl Watcher {
     }
 }
 
-/// Changes of the namespace, from a thread that waits for them and ends when nobody listens.
-pub(crate) fn follow_changes(mut monitor: Monitor) -> io::Result<mpsc::Receiver<Change>> {
+/// Starts a thread that waits for changes of the namespace, and ends when nobody listens.
+///
+/// # Errors
+/// The kernel refuses another thread.
+pub(super) fn monitor_changes(mut monitor: Monitor) -> io::Result<mpsc::Receiver<Change>> {
     let (sender, receiver) = mpsc::channel(EVENTS);
     thread::Builder::new().name("tencrypt-watch".to_owned()).spawn(move || {
         while !sender.is_closed() {

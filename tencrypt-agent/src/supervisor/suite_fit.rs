@@ -1,62 +1,54 @@
-//! Whether the network carries a suite's handshake.
+//! Fit of a suite to the network: an MTU that carries its handshake.
 //!
 //! Outer packets are never fragmented, and a hybrid INIT is longer than the least MTU of IPv6: where it does not fit, no
 //! session would ever come up.
 
-use std::{
-    net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-};
+use std::{mem, net::IpAddr};
 
 use tencrypt::CipherSuite;
 use tencrypt_tun::Mtu;
+
+use crate::report::SuiteReport;
 
 /// Bytes of the headers of IPv4 and UDP around a message.
 const HEADERS_V4: usize = 20 + 8;
 /// The same of IPv6.
 const HEADERS_V6: usize = 40 + 8;
 
-/// A pod's suite, and the MTU of its interface, which the control plane follows for all lanes.
+/// A pod's suite, and the MTU of its interface.
 #[derive(Debug, Clone)]
 pub(crate) struct SuiteFit {
     suite: CipherSuite,
-    interface: Arc<str>,
-    /// Bytes.
-    underlay: Arc<AtomicU32>,
+    interface: String,
+    mtu: Mtu,
 }
 
 impl SuiteFit {
-    /// `suite` over `interface`.
+    /// Pairs `suite` with the MTU of `interface`.
     #[must_use]
     pub(crate) fn new(suite: CipherSuite, interface: &str, mtu: Mtu) -> Self {
-        Self { suite, interface: interface.into(), underlay: Arc::new(AtomicU32::new(mtu.underlay())) }
+        Self { suite, interface: interface.to_owned(), mtu }
     }
 
-    /// The suite.
+    /// Takes the interface's new MTU. Returns true if it had another.
+    pub(crate) fn set_mtu(&mut self, mtu: Mtu) -> bool {
+        mem::replace(&mut self.mtu, mtu).underlay() != mtu.underlay()
+    }
+
+    /// Reports both for a pod with these addresses.
     #[must_use]
-    pub(crate) fn suite(&self) -> CipherSuite {
-        self.suite
+    pub(crate) fn report(&self, addresses: &[IpAddr]) -> SuiteReport {
+        SuiteReport {
+            mtu: self.mtu.device(),
+            name: self.suite.name().to_owned(),
+            problem: self.problem(addresses),
+        }
     }
 
-    /// The interface's MTU now.
+    /// Returns why a pod with these addresses cannot send its handshakes; `None`: it can.
     #[must_use]
-    pub(crate) fn mtu(&self) -> Mtu {
-        Mtu::of_underlay(self.underlay.load(Ordering::Relaxed))
-    }
-
-    /// The interface has this MTU now. True if it had another.
-    pub(crate) fn change(&self, mtu: Mtu) -> bool {
-        self.underlay.swap(mtu.underlay(), Ordering::Relaxed) != mtu.underlay()
-    }
-
-    /// Why a pod with these addresses cannot send its handshakes; `None`: it can.
-    #[must_use]
-    pub(crate) fn problem(&self, addresses: &[IpAddr]) -> Option<String> {
-        let Self { suite, interface, .. } = self;
-        let mtu = self.mtu();
+    fn problem(&self, addresses: &[IpAddr]) -> Option<String> {
+        let Self { suite, interface, mtu } = self;
         // Where it has none, IPv6 is unreachable altogether.
         let is_v6 = mtu.ipv6().is_some() && addresses.iter().any(IpAddr::is_ipv6);
         let (family, headers) = if is_v6 { ("IPv6", HEADERS_V6) } else { ("IPv4", HEADERS_V4) };
@@ -108,10 +100,10 @@ mod tests {
     #[test]
     fn the_reason_names_the_suite_that_fits() {
         let chacha = CipherSuite::MlKem768ChaCha20Poly1305;
-        let fit = SuiteFit::new(chacha, "net1", Mtu::of_underlay(1500));
+        let mut fit = SuiteFit::new(chacha, "net1", Mtu::of_underlay(1500));
         let addresses = ["10.0.0.1".parse().unwrap()];
-        assert!(!fit.change(Mtu::of_underlay(1500)) && fit.problem(&addresses).is_none());
-        assert!(fit.change(Mtu::of_underlay(1280)));
+        assert!(!fit.set_mtu(Mtu::of_underlay(1500)) && fit.problem(&addresses).is_none());
+        assert!(fit.set_mtu(Mtu::of_underlay(1280)));
         let reason = fit.problem(&addresses).unwrap();
         assert_eq!(
             reason,
