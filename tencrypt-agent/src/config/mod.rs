@@ -5,6 +5,7 @@
 mod document;
 mod error;
 pub mod offload;
+mod project;
 mod sections;
 
 use std::{
@@ -15,6 +16,7 @@ use std::{
 
 use ipnet::IpNet;
 use tencrypt::{CipherSuite, directory::Fact};
+use tencrypt_dns::Name;
 
 pub use self::error::ConfigError;
 use self::offload::Offload;
@@ -45,6 +47,8 @@ pub struct Config {
 pub struct Tenant {
     /// The project's name; `None`: the pod's resolv.conf says.
     pub project: Option<String>,
+    /// The cluster domain; `None`: the pod's resolv.conf says.
+    pub cluster_domain: Option<Name>,
     /// The key file; relative paths start at the configuration file.
     pub key_file: PathBuf,
     /// The cipher of every session; the same in all pods of the tenant.

@@ -63,16 +63,14 @@ impl Names {
             }
             Err(error) => return Err(usage(format!("{}: {error}", path.display()))),
         };
-        let project = match &config.tenant.project {
-            Some(name) => Project::named(name, &resolv_conf.search),
-            None => Project::from_search(&resolv_conf.search),
-        };
+        let project = config.tenant.project_among(&resolv_conf.search);
         let rate = config.dns.rate;
         if !config.dns.capture {
             return Ok(Self { project: project.ok(), nameservers: Vec::new(), upstreams: Vec::new(), rate });
         }
         let project = project.map_err(|error| {
-            usage(format!("{}: {error}; or set `capture = false` in [dns]", path.display()))
+            let others = "name another file by `resolv_conf` of [dns], or set `capture = false` there";
+            usage(format!("{}: {error}; or {others}", path.display()))
         })?;
         let mut nameservers = resolv_conf.capturable();
         let upstreams = config.dns.upstream.clone();
