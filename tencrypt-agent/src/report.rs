@@ -18,22 +18,22 @@ pub(crate) struct StatusReport {
     /// Cipher suite, the whole tenant's.
     #[serde(default)]
     pub suite: String,
-    /// Why no session can be made with it.
+    /// The reason why no session can be made with it.
     #[serde(default)]
     pub suite_problem: Option<String>,
     /// Number of lanes.
     pub lanes: u8,
-    /// Who this pod is, and what it asks of others.
+    /// This pod's identity, and the proof that it asks of others.
     #[serde(default)]
     pub identity: IdentityReport,
     /// `drop` or `plain`: what happens to protected destinations that do not answer.
     pub unknown: String,
-    /// Whether nftables hold what routes alone do not.
+    /// True if nftables hold what routes alone do not.
     pub enforce: bool,
-    /// What the program has given up.
+    /// Rights that the program has given up.
     #[serde(default)]
     pub hardening: HardeningReport,
-    /// How often the pod's own keys were made anew, and whether the kernel tells when they should be.
+    /// Renewals of the pod's own keys, and the signs that are watched for.
     #[serde(default)]
     pub renewal: RenewalReport,
     /// The tenant's keys.
@@ -49,14 +49,14 @@ pub(crate) struct StatusReport {
     /// System calls that moved packets.
     #[serde(default)]
     pub calls: CallsReport,
-    /// What was kept out of a flood.
+    /// Datagrams of floods that were kept out.
     #[serde(default)]
     pub screen: ScreenReport,
     /// Drops by reason; every reason is there.
     pub drops: BTreeMap<String, u64>,
 }
 
-/// Who the pod is, in `status --json`.
+/// The pod's identity, in `status --json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct IdentityReport {
     /// `certificate`: peers need one of this tenant's authority; `key-only`: the tenant's key is enough.
@@ -69,13 +69,13 @@ pub(crate) struct IdentityReport {
     pub addresses: Vec<IpAddr>,
     /// The certificate that is presented.
     pub certificate: Option<CertificateReport>,
-    /// Why there is none, or why a newer one is not taken.
+    /// The reason why there is none, or why a newer one is not taken.
     pub problem: Option<String>,
     /// The least generation that counts.
     pub minimum_generation: u32,
     /// Keys and pods that are denied.
     pub denied: usize,
-    /// Why the revocation file is not taken; the one before stays in force.
+    /// The reason why the revocation file is not taken; the one before stays in force.
     pub revocation_problem: Option<String>,
 }
 
@@ -117,7 +117,7 @@ pub(crate) struct KeysReport {
     pub send: u8,
     /// The epochs that are accepted.
     pub accept: Vec<u8>,
-    /// Why the key file, as it is now, is not in force; absent: it is.
+    /// The reason why the key file, as it is now, is not in force; absent: it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -131,7 +131,7 @@ pub(crate) struct PeerReport {
     pub address: Option<IpAddr>,
     /// All of its addresses.
     pub addresses: Vec<IpAddr>,
-    /// Where its datagrams go.
+    /// The address that its datagrams go to.
     pub endpoint: SocketAddr,
     /// Cipher suite.
     pub suite: String,
@@ -151,7 +151,7 @@ pub(crate) struct PeerReport {
     pub lanes: u16,
 }
 
-/// What a program says that knows no lanes.
+/// Returns the number of lanes of a program that does not report it.
 fn one() -> u16 {
     1
 }
@@ -199,7 +199,7 @@ impl PacketsReport {
     }
 }
 
-/// One report for each peer, of what each pair of lanes says of it, in the order in which they are first named.
+/// Merges what each pair of lanes says of a peer into one report, in the order in which they are first named.
 #[must_use]
 pub(crate) fn merged(reports: Vec<PeerReport>) -> Vec<PeerReport> {
     let mut peers: Vec<PeerReport> = Vec::new();
@@ -252,10 +252,10 @@ pub(crate) struct CallsReport {
     pub writes: u64,
 }
 
-/// What is kept out before the program sees it.
+/// Datagrams that are kept out before the program sees them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ScreenReport {
-    /// Whether there is a flood that most of is kept out of, now.
+    /// True while most of a flood is kept out.
     pub up: bool,
     /// Datagrams and trains that the kernel dropped at the sockets since the start: kept out, or without room.
     pub dropped: u64,
@@ -294,7 +294,7 @@ pub(crate) struct ExplainReport {
     pub verdict: String,
     /// The peer it would be sealed for.
     pub peer: Option<String>,
-    /// Why, in steps.
+    /// The reasons, in steps.
     pub because: Vec<String>,
 }
 
@@ -312,7 +312,7 @@ impl From<&Stats> for PacketsReport {
     }
 }
 
-/// Drops by the reasons' names.
+/// Returns drops by the reasons' names.
 #[must_use]
 pub(crate) fn drops(stats: &Stats) -> BTreeMap<String, u64> {
     DropReason::ALL.iter().map(|&reason| (reason.as_str().to_owned(), stats.dropped(reason))).collect()
@@ -325,22 +325,22 @@ pub(crate) struct SuiteReport {
     pub mtu: u32,
     /// The cipher suite's name.
     pub name: String,
-    /// Why no session can be made with it.
+    /// The reason why no session can be made with it.
     pub problem: Option<String>,
 }
 
-/// How often, and why last, in `status`.
+/// Renewals of the pod's own keys, in `status`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RenewalReport {
-    /// How often keys were made anew since the start.
+    /// The number of renewals since the start.
     pub count: u64,
-    /// Why, the last time.
+    /// The reason of the last one.
     pub reason: Option<RenewalReason>,
-    /// Whether the kernel tells here when a virtual machine was cloned. Without it the boot clock alone is looked at.
+    /// True if the kernel tells here that a virtual machine was cloned. Without it the boot clock alone is looked at.
     pub clones_told: bool,
 }
 
-/// Why keys are made anew.
+/// A reason to make keys anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum RenewalReason {
@@ -353,7 +353,7 @@ pub(crate) enum RenewalReason {
 }
 
 impl RenewalReason {
-    /// In words.
+    /// Returns it in words.
     #[must_use]
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -364,7 +364,7 @@ impl RenewalReason {
     }
 }
 
-/// What holds, in `status`.
+/// Protections that hold, in `status`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct HardeningReport {
     /// Others of the same user cannot look into the program, and it leaves no core dump.

@@ -18,7 +18,7 @@ pub mod stats;
 pub mod trust;
 pub mod tunnel;
 
-pub use config::{DEFAULT_PORT, External, TunnelConfig, Unknown};
+pub use config::{DEFAULT_PORT, ExternalAuthority, TunnelConfig, UnansweredPolicy, UnknownPolicy};
 pub use crypto::{CipherSuite, Identity, KeyRing, Seed};
 pub use event::{Event, PathEvent, PeerInfo};
 pub use news::News;

@@ -9,7 +9,7 @@ use std::{
 
 use tencrypt::{
     CipherSuite, DEFAULT_PORT, Event, Identity, LaneId, News, Outbound, RecvMeta, Seed, TunPacket, Tunnel,
-    TunnelConfig, Unknown,
+    TunnelConfig, UnansweredPolicy,
     crypto::KeyChangeError,
     directory::{Directory, Fact},
     offload::VnetHdr,
@@ -41,7 +41,7 @@ pub struct PodOptions {
     /// What it knows at start.
     pub facts: Vec<Fact>,
     /// Its policy for addresses that do not answer.
-    pub unknown: Unknown,
+    pub unknown: UnansweredPolicy,
     /// Its cipher.
     pub suite: CipherSuite,
     /// Its lanes, 1 to 16.
@@ -55,7 +55,7 @@ impl PodOptions {
         Self {
             addresses: addresses.to_vec(),
             facts: Vec::new(),
-            unknown: Unknown::Drop,
+            unknown: UnansweredPolicy::Drop,
             suite: CipherSuite::Aes256Gcm,
             lanes: 1,
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tencrypt::{
-    CipherSuite, DropReason, Identity, PeerInfo, Seed, Stats, Unknown,
+    CipherSuite, DropReason, Identity, PeerInfo, Seed, Stats, UnansweredPolicy,
     crypto::Rng,
     handshake::{Initiator, Local, write_reset},
     record::{self, DATA_OVERHEAD, Message, SessionIndex},
@@ -482,7 +482,7 @@ fn a_path_that_loses_long_datagrams_loses_those_alone() {
         let mut world = World::new(1, Weather::CLEAR);
         let tenant = world.tenant();
         let mut options = PodOptions::new(&[v4(1)]);
-        (options.suite, options.unknown) = (suite, Unknown::Plain);
+        (options.suite, options.unknown) = (suite, UnansweredPolicy::Plain);
         let a = world.pod(&tenant, options);
         let b = pod(&mut world, &tenant, 2, suite);
         let first = world.send(b, v4(1), 64);

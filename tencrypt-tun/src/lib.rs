@@ -32,13 +32,13 @@ mod sysctl;
 mod underlay;
 
 pub use capture::{Capture, Cleaned, Followed};
-pub use device::{Calls, Delivered, DeviceError, Offload, Offloads, Received, TunDevice};
+pub use device::{Calls, Delivered, DeviceError, DeviceOffload, Received, TunDevice};
 pub use enforce::Counters;
 pub use error::{CaptureError, Occupied, Step};
 pub use monitor::{Change, Monitor};
 pub use name::{InterfaceName, InvalidInterfaceName};
 pub use netns::{NetNs, NetNsError, NetNsId};
-pub use plan::{CapturePlan, UnknownSources};
+pub use plan::CapturePlan;
 pub use raw::RawSockets;
 pub use sock_diag::SocketTable;
 pub use sockets::{bind_to_interface, forbid_fragmentation, mark_socket, set_buffers};

@@ -197,7 +197,7 @@ impl NetNs {
     /// [`NetNsError::Enter`].
     ///
     /// # Panics
-    /// When `work` does.
+    /// If `work` does.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, NetNsError> {
         thread::scope(|scope| {
             let worker = thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, || {

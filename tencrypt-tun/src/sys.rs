@@ -5,11 +5,13 @@
     reason = "ioctl, bpf, fstatfs, setns, setsockopt and poll have no safe wrapper in this crate's dependencies"
 )]
 
-use std::ffi::c_int;
-use std::io;
-use std::mem::{MaybeUninit, size_of};
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
-use std::time::Duration;
+use std::{
+    ffi::c_int,
+    io,
+    mem::{MaybeUninit, size_of},
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+    time::Duration,
+};
 
 use crate::name::InterfaceName;
 

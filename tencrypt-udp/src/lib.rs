@@ -12,7 +12,7 @@
 //! Several messages that wait leave in one system call. Where a path takes no trains the records go one by one.
 //! [`set_offload`](UdpTransport::set_offload) switches all of that off.
 //!
-//! Whoever says of what it received how much was genuine ([`weigh`](UdpTransport::weigh)) has the kernel keep out most of
+//! Whoever says of what it received how much was genuine ([`note_received`](UdpTransport::note_received)) has the kernel keep out most of
 //! a flood of the rest.
 //!
 //! Nothing that a remote party or the network does is an `Err`: datagrams that do not fit are dropped and counted in
@@ -38,12 +38,12 @@
 
 mod address;
 mod bind;
+mod bpf;
 mod buffer;
-mod filter;
+mod flood_filter;
 mod path;
 mod receive;
 mod report;
-mod screen;
 mod send;
 mod slab;
 mod sys;
@@ -58,4 +58,4 @@ pub use report::UdpStats;
 pub use slab::SendSlot;
 #[cfg(feature = "tokio")]
 pub use tokio::AsyncUdpTransport;
-pub use transport::{Offload, UdpTransport};
+pub use transport::{SegmentationOffload, UdpTransport};

@@ -15,7 +15,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use tencrypt::{CipherSuite, directory::Fact};
+use tencrypt::{CipherSuite, ExternalAuthority, UnansweredPolicy, directory::Fact};
 use tencrypt_dns::Name;
 
 pub use self::error::ConfigError;
@@ -91,29 +91,11 @@ pub struct Identity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
     /// Destinations inside the protected ranges that do not answer.
-    pub unknown: Unknown,
+    pub unknown: UnansweredPolicy,
     /// Who may declare a protected address external.
-    pub external: External,
+    pub external: ExternalAuthority,
     /// Whether nftables hold what routes alone do not.
     pub enforce: bool,
-}
-
-/// Policy for protected destinations that do not answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unknown {
-    /// Their packets are dropped.
-    Drop,
-    /// Their packets leave as they are.
-    Plain,
-}
-
-/// Who may declare a protected address external.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum External {
-    /// DNS too.
-    Dns,
-    /// Static and Kubernetes facts only.
-    Directory,
 }
 
 /// How DNS is watched.

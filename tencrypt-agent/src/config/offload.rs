@@ -1,7 +1,7 @@
 //! How much of segmentation and checksums is left to the kernel.
 
 use tencrypt::offload::Joins;
-use tencrypt_tun::TunDevice;
+use tencrypt_tun::{DeviceOffload, TunDevice};
 
 /// `[network] offload`: each step holds all before it. Everything but `All` is for measuring what a step brings, and for
 /// a kernel that gets one of them wrong.
@@ -28,10 +28,10 @@ impl Offload {
         self >= Self::Udp
     }
 
-    /// What the device is asked for.
+    /// Returns what the device is asked for.
     #[must_use]
-    pub fn device(self) -> tencrypt_tun::Offload {
-        if self >= Self::Tun { tencrypt_tun::Offload::All } else { tencrypt_tun::Offload::None }
+    pub fn device(self) -> DeviceOffload {
+        if self >= Self::Tun { DeviceOffload::ALL } else { DeviceOffload::NONE }
     }
 
     /// What `device`, made with these, takes in one write.

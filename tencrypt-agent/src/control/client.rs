@@ -7,13 +7,13 @@ use std::{
 
 use tencrypt_tun::NetNs;
 
-use super::{PATIENCE, REPLY_LIMIT, Reply, Request};
+use super::{REPLY_LIMIT, Reply, Request, TIMEOUT};
 use crate::{
     failure::{Exit, Failure},
     os::rundir::{RunDir, RunDirError},
 };
 
-/// Why there is no answer.
+/// The reason why there is no answer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
@@ -29,11 +29,11 @@ pub enum ClientError {
     /// The connection failed.
     #[error("control socket: {source}")]
     Io {
-        /// What the kernel said.
+        /// The kernel's answer.
         #[from]
         source: io::Error,
     },
-    /// What came is no reply.
+    /// The bytes that came are no reply.
     #[error("the running tencrypt sent no answer that makes sense: another version?")]
     Garbled,
 }
@@ -69,8 +69,8 @@ pub(crate) fn ask(namespace: &NetNs, request: &Request) -> Result<Reply, ClientE
 
 /// One request and its reply over a connected socket.
 pub(super) fn exchange(mut stream: UnixStream, request: &Request) -> Result<Reply, ClientError> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     let mut line = serde_json::to_vec(request).map_err(|_| ClientError::Garbled)?;
     line.push(b'\n');
     stream.write_all(&line)?;

@@ -19,10 +19,10 @@ const REQUEST_LIMIT: u64 = 4 << 10;
 /// Longest reply in bytes: some 30,000 peers.
 const REPLY_LIMIT: u64 = 16 << 20;
 
-/// How long either side waits for the other.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The time that either side waits for the other.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a client wants.
+/// A question of a client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Request {
@@ -30,7 +30,7 @@ pub(crate) enum Request {
     Status,
     /// Peers alone.
     Peers,
-    /// What would happen to a packet.
+    /// The fate of a packet.
     Explain {
         /// Its source; absent: this pod.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -42,7 +42,7 @@ pub(crate) enum Request {
     Stop,
 }
 
-/// What it gets.
+/// The answer to it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Reply {

@@ -16,7 +16,7 @@ use tokio::{
     sync::Semaphore,
 };
 
-use super::{PATIENCE, REQUEST_LIMIT, Reply, Request};
+use super::{REQUEST_LIMIT, Reply, Request, TIMEOUT};
 use crate::{
     lane::channel::{Command, LaneError, Lanes},
     os::sys,
@@ -40,7 +40,7 @@ impl ControlSocket {
     /// Listens at `path`. The caller holds the namespace's lock: a socket found there belongs to nobody any more.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The socket cannot be made at that path.
     ///
     /// # Panics
     /// Outside of a tokio runtime with I/O enabled, as every tokio socket does.
@@ -65,7 +65,7 @@ impl ControlSocket {
                     let lanes = lanes.clone();
                     tokio::spawn(async move {
                         // A client that goes away or dawdles is its own loss.
-                        let _ = tokio::time::timeout(PATIENCE, converse(stream, &lanes)).await;
+                        let _ = tokio::time::timeout(TIMEOUT, converse(stream, &lanes)).await;
                         drop(place);
                     });
                 }
@@ -97,7 +97,7 @@ async fn converse(mut stream: UnixStream, lanes: &Lanes) -> io::Result<()> {
     respond(&mut stream, &reply).await
 }
 
-/// Whether a client may ask: root, and the user who runs this.
+/// Returns true for a client that may ask: root, and the user who runs this.
 fn is_allowed(peer: u32, own: u32) -> bool {
     peer == 0 || peer == own
 }
@@ -120,7 +120,7 @@ async fn answer(request: Request, lanes: &Lanes) -> Result<Reply, LaneError> {
             Reply::Explanation(first.ask(|reply| Command::Explain { source, destination, reply }).await?)
         }
         Request::Stop => {
-            lanes.tell_all(|| Command::Stop).await?;
+            lanes.send_all(|| Command::Stop).await?;
             Reply::Stopping
         }
     })

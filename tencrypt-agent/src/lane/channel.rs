@@ -1,4 +1,4 @@
-//! How the control plane talks to the lane: commands through a bounded queue, and a descriptor that wakes its poll.
+//! The way from the control plane to a lane: commands through a bounded queue, and a descriptor that wakes its poll.
 //!
 //! A lane is one thread that owns device, transport and tunnel, and never waits for anything but its poll. It drains
 //! its [`Inbox`] when woken and answers through the sender that each question carries.
@@ -30,8 +30,8 @@ use crate::{
 /// Commands that wait for a busy lane; more make the askers wait.
 const QUEUE: usize = 64;
 
-/// How long an asker waits for the lane. A lane that runs answers within milliseconds.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// The time that an asker waits for the lane. A lane that runs answers within milliseconds.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Handshake messages that wait for a busy lane; more are dropped. As many as a tunnel itself queues.
 const HANDED: usize = 32;
@@ -42,7 +42,7 @@ const NEWS: usize = 1_024;
 /// Pause between attempts to queue a command.
 const RETRY: Duration = Duration::from_millis(1);
 
-/// What the control plane wants of the lane.
+/// A command of the control plane.
 #[derive(Debug)]
 #[non_exhaustive]
 pub(crate) enum Command {
@@ -50,13 +50,13 @@ pub(crate) enum Command {
     Status(oneshot::Sender<StatusReport>),
     /// Peers alone.
     Peers(oneshot::Sender<Vec<PeerReport>>),
-    /// What would happen to a packet.
+    /// The fate of a packet.
     Explain {
         /// Its source; `None`: this pod.
         source: Option<IpAddr>,
         /// Its destination.
         destination: IpAddr,
-        /// Where the answer goes.
+        /// The sender for the answer.
         reply: oneshot::Sender<ExplainReport>,
     },
     /// New facts. Answered once they stand, so that a DNS answer can wait for them.
@@ -97,21 +97,21 @@ pub(crate) struct NewIdentity {
     pub seed: Seed,
 }
 
-/// What one lane hands to another: handshake messages alone.
+/// A handshake message that one lane hands to another; nothing else is handed over.
 #[derive(Debug)]
 pub(crate) enum Handed {
     /// INITs that came to the tenant's port, for the lane they are handed to.
     Init {
-        /// Where they came from.
+        /// Their source.
         from: SocketAddr,
         /// Bytes of each but the last.
         stride: u16,
-        /// All of them.
+        /// Returns all of them.
         bytes: Box<[u8]>,
     },
     /// An answer, to leave from the tenant's port.
     Answer {
-        /// Where to.
+        /// Its destination.
         to: SocketAddr,
         /// The datagram.
         bytes: Box<[u8]>,
@@ -148,10 +148,10 @@ pub(crate) struct Inbox {
     wake: Arc<File>,
 }
 
-/// Both ends.
+/// Makes both ends.
 ///
 /// # Errors
-/// What the kernel says of one more descriptor.
+/// The kernel refuses one more descriptor.
 pub(crate) fn channel() -> io::Result<(LaneHandle, Inbox)> {
     let wake = Arc::new(sys::event_counter()?);
     let (sender, receiver) = sync_channel(QUEUE);
@@ -167,30 +167,30 @@ pub(crate) fn channel() -> io::Result<(LaneHandle, Inbox)> {
 pub(crate) struct Lanes(Arc<[LaneHandle]>);
 
 impl Lanes {
-    /// These.
+    /// Joins these, in order.
     #[must_use]
     pub(crate) fn new(lanes: Vec<LaneHandle>) -> Self {
         Self(lanes.into())
     }
 
-    /// How many there are.
+    /// Returns their number.
     #[must_use]
     pub(crate) fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// The lane of this number.
+    /// Returns the lane of this number.
     #[must_use]
     pub(crate) fn lane(&self, number: usize) -> Option<&LaneHandle> {
         self.0.get(number)
     }
 
-    /// All of them.
+    /// Returns all of them.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &LaneHandle> {
         self.0.iter()
     }
 
-    /// The lane at the tenant's port.
+    /// Returns the lane at the tenant's port.
     #[must_use]
     pub(crate) fn first(&self) -> Option<&LaneHandle> {
         self.lane(0)
@@ -198,7 +198,7 @@ impl Lanes {
 
     /// Tells every lane but `teller`, without waiting. Returns how many had no room.
     #[must_use]
-    pub(crate) fn tell_others(&self, teller: LaneId, news: News) -> u64 {
+    pub(crate) fn send_news(&self, teller: LaneId, news: News) -> u64 {
         let others = self.0.iter().enumerate().filter(|(lane, _)| *lane != usize::from(teller.number()));
         let lost = others.filter(|(_, lane)| {
             let lost = lane.news.try_send(news).is_err();
@@ -229,7 +229,7 @@ impl Lanes {
             }
             Ok(answers)
         };
-        tokio::time::timeout(PATIENCE, exchange).await.unwrap_or(Err(LaneError::Busy))
+        tokio::time::timeout(ANSWER_TIMEOUT, exchange).await.unwrap_or(Err(LaneError::Busy))
     }
 
     /// Stops all lanes as far as their queues have room, without waiting: for when setting up fails.
@@ -244,7 +244,7 @@ impl Lanes {
     ///
     /// # Errors
     /// [`LaneError::Gone`] if one of them is; the others get it all the same.
-    pub(crate) async fn tell_all(&self, command: impl Fn() -> Command) -> Result<(), LaneError> {
+    pub(crate) async fn send_all(&self, command: impl Fn() -> Command) -> Result<(), LaneError> {
         let mut outcome = Ok(());
         for lane in self.0.iter() {
             outcome = outcome.and(lane.send(command()).await);
@@ -267,7 +267,7 @@ impl LaneHandle {
             self.send(command(sender)).await?;
             receiver.await.map_err(|_| LaneError::Gone)
         };
-        tokio::time::timeout(PATIENCE, exchange).await.unwrap_or(Err(LaneError::Busy))
+        tokio::time::timeout(ANSWER_TIMEOUT, exchange).await.unwrap_or(Err(LaneError::Busy))
     }
 
     /// Queues a command, waiting for room.
@@ -313,7 +313,7 @@ impl Inbox {
         }
     }
 
-    /// What another lane has told next. Costs no system call.
+    /// Returns the next news of another lane. Costs no system call.
     #[must_use]
     pub(crate) fn next_news(&self) -> Option<News> {
         self.news.try_recv().ok()
@@ -401,12 +401,12 @@ mod tests {
         block_on(async {
             let done = lanes.ask_all(|done| Command::Facts { changes: vec![], done }).await.unwrap();
             assert_eq!(done.len(), lanes.count());
-            lanes.tell_all(|| Command::Stop).await.unwrap();
+            lanes.send_all(|| Command::Stop).await.unwrap();
         });
         let handed: Vec<usize> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
         assert_eq!(handed, [0, HANDED, 0]);
         assert_eq!(block_on(lanes.ask_all(Command::Peers)), Err(LaneError::Gone));
-        assert_eq!(block_on(lanes.tell_all(|| Command::Stop)), Err(LaneError::Gone));
+        assert_eq!(block_on(lanes.send_all(|| Command::Stop)), Err(LaneError::Gone));
     }
 
     #[test]

@@ -93,7 +93,7 @@ impl DataPath {
             chains: read(&pod.chains),
             calls: self.calls(),
             screen: ScreenReport {
-                up: self.transport.is_screened(),
+                up: self.transport.is_filtering(),
                 dropped: self.transport.kernel_drops(),
                 refused: self.transport.stats().filters_refused,
             },

@@ -3,7 +3,9 @@
 use std::{io, net::IpAddr, sync::Arc, time::Instant};
 
 use tencrypt::{
-    Event, Inbound, LaneId, Outbound, RecvMeta, TunPacket, Tunnel, offload::VnetHdr, record::init_lane,
+    Event, Inbound, LaneId, Outbound, RecvMeta, TunPacket, Tunnel,
+    offload::VnetHdr,
+    record::{init_lane, layout::HEAD_LEN},
 };
 use tencrypt_tun::{RawSockets, Received, TunDevice};
 use tencrypt_udp::{Family, UdpTransport};
@@ -21,16 +23,10 @@ use crate::config::offload::Offload;
 /// Packets and datagrams taken in one turn before the other side gets its own.
 const BURST: usize = 32;
 
-/// The first byte of an INIT (docs/wire-format.md section 1).
-const INIT: u8 = 1;
-
-/// Bytes of a datagram that say what it claims to be: all that the transport looks at.
-const HEAD: usize = 8;
-
 /// Bytes of the largest datagram, which any record fits.
 const DATAGRAM: usize = 65_535;
 
-/// What moves a lane's packets.
+/// The device and the sockets of a lane.
 pub(crate) struct Ports {
     /// The lane's queue of the device.
     pub device: Arc<TunDevice>,
@@ -40,7 +36,7 @@ pub(crate) struct Ports {
     pub raw: RawSockets,
 }
 
-/// How a lane hears of others, and they of it.
+/// The channels of a lane, to the control plane and to other lanes.
 pub(crate) struct Links {
     /// All lanes of the pod, for news and handshake messages.
     pub lanes: Lanes,
@@ -50,10 +46,10 @@ pub(crate) struct Links {
     pub events: mpsc::Sender<Event>,
 }
 
-/// What all lanes of a pod have in common.
+/// The parts that all lanes of a pod have in common.
 #[derive(Clone)]
 pub(crate) struct Common {
-    /// How much of segmentation and checksums is left to the kernel.
+    /// The share of segmentation and checksums that is left to the kernel.
     pub offload: Offload,
     /// The part of `status` that no lane counts.
     pub status: PodStatus,
@@ -177,17 +173,17 @@ impl DataPath {
             let now = Instant::now();
             self.handle_lane_news();
             let Some(train) = buffer.get_mut(..len) else { continue };
-            let mut head = [0; HEAD];
-            let known = len.min(HEAD);
+            let mut head = [0; HEAD_LEN];
+            let known = len.min(HEAD_LEN);
             head[..known].copy_from_slice(&train[..known]);
             let head = &head[..known];
             let records = len.div_ceil(usize::from(meta.stride).max(1)).min(u16::MAX.into()) as u16;
             if self.hands_over(&meta, train) {
-                self.transport.weigh(meta.from, head, records, 0, now);
+                self.transport.note_received(meta.from, head, records, 0, now);
                 continue;
             }
             let inbound = self.open(&meta, train, now);
-            self.transport.weigh(meta.from, head, records, inbound.opened + inbound.control, now);
+            self.transport.note_received(meta.from, head, records, inbound.opened + inbound.control, now);
             if inbound.control > 0 {
                 // A CONF counts before the DATA right behind it.
                 if self.tunnel.poll_timeout().is_some_and(|due| due <= now) {
@@ -215,7 +211,7 @@ impl DataPath {
 
     /// Hands INITs that are another lane's to that one. They come to the tenant's port, and a train is of one sender.
     fn hands_over(&mut self, meta: &RecvMeta, train: &[u8]) -> bool {
-        if self.lanes.count() == 1 || self.lane != LaneId::ZERO || train.first() != Some(&INIT) {
+        if self.lanes.count() == 1 || self.lane != LaneId::ZERO {
             return false;
         }
         let first = train.get(..meta.stride.into()).unwrap_or(train);
@@ -314,7 +310,7 @@ impl DataPath {
             return;
         }
         while let Some(news) = self.tunnel.poll_news() {
-            let lost = self.lanes.tell_others(self.lane, news);
+            let lost = self.lanes.send_news(self.lane, news);
             self.tunnel.not_told(lost);
         }
     }

@@ -21,7 +21,7 @@ pub(crate) struct DeviceSink<'d, 'b> {
     untold: u64,
 }
 
-/// What did not get where it was to go.
+/// Losses on the way to the device and to other lanes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Lost {
     /// Packets that the device did not take.
@@ -31,7 +31,7 @@ pub(crate) struct Lost {
 }
 
 impl<'d, 'b> DeviceSink<'d, 'b> {
-    /// Empty.
+    /// Makes a sink with nothing in it.
     #[must_use]
     pub(crate) fn new(device: &'d TunDevice, joins: Joins, lanes: &'d Lanes, lane: LaneId) -> Self {
         Self { device, coalescer: Coalescer::new(joins), lost: 0, lanes, lane, untold: 0 }
@@ -66,7 +66,7 @@ impl<'b> PacketSink<'b> for DeviceSink<'_, 'b> {
     }
 
     fn news(&mut self, news: News) -> Result<(), News> {
-        self.untold += self.lanes.tell_others(self.lane, news);
+        self.untold += self.lanes.send_news(self.lane, news);
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// How often the control plane looks at the boot clock, and a lane whose keys may not be used for new ones.
+/// The interval at which the control plane looks at the boot clock, and a lane whose keys may not be used for new ones.
 pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A control plane that has not looked for longer than this stood still, and everything with it: the machine was
@@ -26,7 +26,7 @@ pub(crate) struct Freshness {
 }
 
 impl Freshness {
-    /// Nothing is wanted yet.
+    /// Starts at generation 0.
     #[must_use]
     pub(crate) fn new(now: Duration) -> Self {
         Self { looked: AtomicU64::new(milliseconds(now)), wanted: AtomicU64::new(0) }
@@ -57,7 +57,7 @@ impl Freshness {
     }
 }
 
-/// The boot clock. Costs no system call where the kernel's vDSO has it (lib/vdso/gettimeofday.c).
+/// Reads the boot clock. Costs no system call where the kernel's vDSO has it (lib/vdso/gettimeofday.c).
 #[must_use]
 pub(crate) fn boot_clock() -> Duration {
     let now = clock_gettime(ClockId::Boottime);

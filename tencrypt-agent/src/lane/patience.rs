@@ -1,4 +1,4 @@
-//! When a lane gives way to others before it sleeps.
+//! The decision to give way to others before a lane sleeps.
 
 use std::{
     thread,
@@ -9,10 +9,10 @@ use std::{
 /// kernel/sched/fair.c, `sysctl_sched_base_slice`), applications that move data mostly give it back sooner.
 const SLOW_YIELD: Duration = Duration::from_millis(2);
 
-/// How long there is no yield after a slow one: so it costs 1 %.
+/// The time without a yield after a slow one: so it costs 1 %.
 const IMPATIENCE: Duration = Duration::from_millis(250);
 
-/// Whether giving way to others is worth it: it is not where they keep the processor.
+/// A record of slow yields: giving way is not worth it where others keep the processor.
 #[derive(Default)]
 pub(super) struct Patience {
     /// No more until then.

@@ -29,7 +29,7 @@ pub(crate) struct PodStatus {
     pub renewal: Shared<RenewalReport>,
     /// `drop` or `plain`.
     pub unknown: &'static str,
-    /// Whether the chains are installed.
+    /// True if the chains are installed.
     pub enforce: bool,
     /// Rights that the program has given up.
     pub hardening: HardeningReport,

@@ -23,7 +23,7 @@ const LOOKS: u32 = 3;
 /// from sleep.
 const BULK: usize = 32 << 10;
 
-/// How long a lane stays awake before the control plane and the error queues get their turn.
+/// The time that a lane stays awake before the control plane and the error queues get their turn.
 const STRETCH: Duration = Duration::from_millis(2);
 
 /// Room for the largest packet with its virtio-net header, and for the largest datagram.
@@ -87,7 +87,7 @@ impl DataPath {
     /// Sleeps until there is something to do, and does it. Returns where there was something, and the bytes moved.
     fn wait(&mut self, buffer: &mut [u8]) -> Result<(Readable, usize), Ended> {
         let waited = if self.fresh {
-            let due = [self.tunnel.poll_timeout(), self.transport.screen_due()].into_iter().flatten().min();
+            let due = [self.tunnel.poll_timeout(), self.transport.poll_timeout()].into_iter().flatten().min();
             let timeout = due.map(|due| due.saturating_duration_since(Instant::now()));
             let descriptors = [
                 Some(self.inbox.as_fd()),
@@ -186,8 +186,8 @@ impl DataPath {
             self.tunnel.handle_timeout(now);
             self.drain(now);
         }
-        if self.transport.screen_due().is_some_and(|due| due <= now) {
-            self.transport.tend_screen(now);
+        if self.transport.poll_timeout().is_some_and(|due| due <= now) {
+            self.transport.handle_timeout(now);
         }
     }
 

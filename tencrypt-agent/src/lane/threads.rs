@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{failure::Failure, os::hardening};
 
-/// How long the control plane waits for a lane to end.
+/// The time that the control plane waits for a lane to end.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The running lanes. Dropped before [`Self::finish`], they are told to end and waited for.
@@ -50,7 +50,7 @@ impl Threads {
     /// cannot be.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel refuses a thread.
     pub(crate) fn start(paths: Vec<DataPath>, lanes: &Lanes) -> io::Result<Self> {
         let (sender, ended) = mpsc::channel(paths.len().max(1));
         let mut started = Self { lanes: lanes.clone(), threads: Vec::new(), ended, heard: 0 };
@@ -76,7 +76,7 @@ impl Threads {
     /// # Errors
     /// A lane does not end, or panicked.
     pub(crate) async fn finish(mut self, over: Option<Ended>) -> Result<Ended, Failure> {
-        let _ = self.lanes.tell_all(|| Command::Stop).await;
+        let _ = self.lanes.send_all(|| Command::Stop).await;
         let mut first = over;
         if matches!(first, Some(Ended::DeviceGone)) {
             // Whoever took the device may have left a lane waiting for it.

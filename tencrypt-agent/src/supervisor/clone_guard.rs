@@ -17,7 +17,7 @@ use tokio::{
     time::{Interval, MissedTickBehavior},
 };
 
-use super::uevents::{self, Uevents, Word};
+use super::uevents::{self, Notice, Uevents};
 use crate::{
     failure::Failure,
     lane::{
@@ -47,7 +47,7 @@ pub(super) struct CloneGuard {
 impl CloneGuard {
     /// Makes a guard that hears the kernel's events, if there is a socket of them. Must be called within a tokio runtime.
     pub(crate) fn new(uevents: Option<Uevents>) -> Self {
-        let told = uevents.is_some() && Uevents::are_told_here();
+        let told = uevents.is_some() && Uevents::are_delivered_here();
         let uevents = uevents.and_then(|uevents| sys::watch_readable(uevents.into_fd()).ok());
         let clones_told = told && uevents.is_some();
         let report = RenewalReport { clones_told, ..RenewalReport::default() };
@@ -74,10 +74,10 @@ impl CloneGuard {
         loop {
             // In turns: events without end must not keep the clock from being looked at.
             tokio::select! {
-                word = next_word(self.uevents.as_ref()) => match word {
-                    Some(Word::Cloned) => return demanded(&self.freshness, RenewalReason::Clone),
-                    Some(Word::Lost) => return demanded(&self.freshness, RenewalReason::Unknown),
-                    Some(Word::Nothing) => {}
+                notice = next_notice(self.uevents.as_ref()) => match notice {
+                    Some(Notice::Cloned) => return demanded(&self.freshness, RenewalReason::Clone),
+                    Some(Notice::Lost) => return demanded(&self.freshness, RenewalReason::Unknown),
+                    Some(Notice::Nothing) => {}
                     None => {
                         self.uevents = None;
                         self.report.lock().unwrap_or_else(PoisonError::into_inner).clones_told = false;
@@ -120,13 +120,13 @@ impl CloneGuard {
     }
 }
 
-/// Waits for the kernel's next word, for ever without a socket; `None`: it cannot be heard any more.
-async fn next_word(uevents: Option<&AsyncFd<OwnedFd>>) -> Option<Word> {
+/// Waits for the kernel's next notice, for ever without a socket; `None`: it cannot be heard any more.
+async fn next_notice(uevents: Option<&AsyncFd<OwnedFd>>) -> Option<Notice> {
     let Some(uevents) = uevents else { return std::future::pending().await };
     loop {
         let mut ready = uevents.readable().await.ok()?;
         match uevents::read(uevents.get_ref()) {
-            Ok(Some(word)) => return Some(word),
+            Ok(Some(notice)) => return Some(notice),
             Ok(None) => ready.clear_ready(),
             Err(error) => {
                 tracing::warn!(%error, "events of the kernel; clones of the machine are not noticed any more");

@@ -33,14 +33,14 @@ const LIMIT: u64 = 1 << 20;
 /// Ports that are tried for one that is free at every address, over UDP and TCP.
 const PORT_TRIES: u32 = 32;
 
-/// What the pod's resolv.conf and the configuration make of DNS.
+/// The pod's DNS, by its resolv.conf and the configuration.
 #[derive(Debug, Clone)]
 pub(crate) struct Names {
     /// The pod's project, if anything says so.
     pub project: Option<Project>,
     /// Nameservers whose port 53 is captured; empty if DNS is not.
     pub nameservers: Vec<IpAddr>,
-    /// Where queries go; empty: to the nameserver that was asked.
+    /// The servers that queries go to; empty: the nameserver that was asked.
     pub upstreams: Vec<SocketAddr>,
     /// Most queries a second.
     pub rate: u32,
@@ -101,7 +101,7 @@ impl Sockets {
     /// is taken if it is free; 0 leaves the choice to the kernel, so that no application's port is taken.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// No port is free at every address, or the kernel refuses a socket.
     pub(crate) fn listen(addresses: &[IpAddr], device: InterfaceName, preferred: u16) -> io::Result<Self> {
         let mut last = io::Error::from(io::ErrorKind::AddrInUse);
         for attempt in 0..PORT_TRIES {
@@ -184,32 +184,32 @@ impl UpstreamSockets for MarkedSockets {
     }
 }
 
-/// How much longer than its answer's TTL a fact lives in the lanes, so that the same answer need not be told again within
+/// The time that a fact outlives its answer's TTL in the lanes, so that the same answer need not be told again within
 /// that time. TTLs are whole seconds: less would be lost in their rounding.
-const SLACK: Duration = Duration::from_secs(1);
+const TTL_SLACK: Duration = Duration::from_secs(1);
 
 /// Addresses that are remembered as told. Far below the 4,096 prefixes of a lane's delta.
-const TOLD: usize = 1_024;
+const MAX_RECENT: usize = 1_024;
 
 /// Brings facts into the lanes, and remembers them for the next base.
 #[derive(Debug, Clone)]
 pub(crate) struct LaneSink {
     lanes: Lanes,
     facts: Arc<Mutex<FactBase>>,
-    told: Arc<Mutex<Told>>,
+    recent: Arc<Mutex<RecentFacts>>,
 }
 
-/// What the lanes were told within the last [`SLACK`], by address: class, end and when it stood.
+/// Facts that the lanes were told within the last [`TTL_SLACK`], by address: class, end and when it stood.
 ///
 /// The name is left out: an address has the class that any name gives it, as long as the longest-lived one says. One
 /// that the lane has dropped for lack of room meanwhile is unknown to it: asked, never bypassed.
 #[derive(Debug, Default)]
-struct Told(HashMap<IpNet, (Class, Instant, Instant)>);
+struct RecentFacts(HashMap<IpNet, (Class, Instant, Instant)>);
 
-impl Told {
+impl RecentFacts {
     fn note(&mut self, fact: &Fact, now: Instant) {
         let Some(expires) = fact.expires else { return };
-        if self.0.len() >= TOLD {
+        if self.0.len() >= MAX_RECENT {
             self.0.clear();
         }
         self.0.insert(fact.prefix, (fact.class, expires, now));
@@ -219,7 +219,7 @@ impl Told {
         self.0.get(&fact.prefix).is_some_and(|(class, expires, at)| {
             *class == fact.class
                 && fact.expires.is_some_and(|wanted| wanted <= *expires)
-                && now.saturating_duration_since(*at) < SLACK
+                && now.saturating_duration_since(*at) < TTL_SLACK
         })
     }
 }
@@ -228,7 +228,7 @@ impl LaneSink {
     /// A sink that has told the lanes nothing yet.
     #[must_use]
     pub(crate) fn new(lanes: Lanes, facts: Arc<Mutex<FactBase>>) -> Self {
-        Self { lanes, facts, told: Arc::default() }
+        Self { lanes, facts, recent: Arc::default() }
     }
 }
 
@@ -238,7 +238,7 @@ impl FactSink for LaneSink {
             return;
         }
         for expires in facts.iter_mut().filter_map(|fact| fact.expires.as_mut()) {
-            *expires += SLACK;
+            *expires += TTL_SLACK;
         }
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).learn(&facts);
         let changes: Vec<FactChange> = facts.iter().cloned().map(FactChange::Learn).collect();
@@ -250,14 +250,14 @@ impl FactSink for LaneSink {
             return;
         }
         let now = Instant::now();
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        facts.iter().for_each(|fact| told.note(fact, now));
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        facts.iter().for_each(|fact| recent.note(fact, now));
     }
 
     fn stands(&self, facts: &[Fact]) -> bool {
         let now = Instant::now();
-        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        facts.iter().all(|fact| told.covers(fact, now))
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        facts.iter().all(|fact| recent.covers(fact, now))
     }
 }
 
@@ -308,24 +308,24 @@ mod tests {
     #[test]
     fn only_what_was_told_lately_of_the_same_class_and_for_as_long_need_not_be_told_again() {
         let (now, ttl) = (Instant::now(), Duration::from_secs(30));
-        let mut told = Told::default();
-        told.note(&fact("10.0.0.1", Class::External, now + ttl), now);
-        let covers = |address, class, expires, at| told.covers(&fact(address, class, expires), at);
+        let mut recent = RecentFacts::default();
+        recent.note(&fact("10.0.0.1", Class::External, now + ttl), now);
+        let covers = |address, class, expires, at| recent.covers(&fact(address, class, expires), at);
         assert!(covers("10.0.0.1", Class::External, now + ttl, now));
         assert!(!covers("10.0.0.2", Class::External, now + ttl, now), "another address");
         assert!(!covers("10.0.0.1", Class::Internal, now + ttl, now), "another class");
         assert!(!covers("10.0.0.1", Class::External, now + ttl + Duration::from_millis(1), now), "longer");
-        assert!(!covers("10.0.0.1", Class::External, now + ttl, now + SLACK), "told too long ago");
+        assert!(!covers("10.0.0.1", Class::External, now + ttl, now + TTL_SLACK), "told too long ago");
     }
 
     #[test]
     fn what_is_remembered_is_bounded() {
         let now = Instant::now();
-        let mut told = Told::default();
-        for number in 0..3 * TOLD as u32 {
+        let mut recent = RecentFacts::default();
+        for number in 0..3 * MAX_RECENT as u32 {
             let address = std::net::Ipv4Addr::from(0x0a00_0000 | number).to_string();
-            told.note(&fact(&address, Class::External, now + SLACK), now);
-            assert!(told.0.len() <= TOLD);
+            recent.note(&fact(&address, Class::External, now + TTL_SLACK), now);
+            assert!(recent.0.len() <= MAX_RECENT);
         }
     }
 }

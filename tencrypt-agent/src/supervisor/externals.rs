@@ -6,9 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long the kernel lets a destination pass without hearing from us again: what a dead agent leaves open.
+/// The time that the kernel lets a destination pass without hearing from us again: a dead agent leaves it open as long.
 pub(crate) const LEASE: Duration = Duration::from_secs(30);
-/// How often leases are renewed.
+/// The interval at which leases are renewed.
 pub(crate) const LEASE_RENEWAL: Duration = Duration::from_secs(10);
 
 /// The destinations.
@@ -17,7 +17,7 @@ pub(crate) struct Externals {
     until: BTreeMap<IpAddr, Option<Instant>>,
 }
 
-/// What is to be done for one of them.
+/// A step that is due for one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Due {
     /// The kernel is to be told that it passes for this long.
@@ -27,18 +27,18 @@ pub(crate) enum Due {
 }
 
 impl Externals {
-    /// A destination passes until then; `None`: for good. Returns how long to tell the kernel.
+    /// Lets a destination pass until then; `None`: for good. Returns the lease for the kernel.
     pub(crate) fn allow(&mut self, destination: IpAddr, until: Option<Instant>, now: Instant) -> Duration {
         self.until.insert(destination, until);
         lease(until, now)
     }
 
-    /// A destination passes no longer.
+    /// Forgets a destination, which passes no longer.
     pub(crate) fn deny(&mut self, destination: IpAddr) {
         self.until.remove(&destination);
     }
 
-    /// What is due now. A destination whose time is over stays while a socket to it exists: its connection would
+    /// Returns the steps that are due now. A destination whose time is over stays while a socket to it exists: its connection would
     /// otherwise stall in the middle.
     pub(crate) fn due(&mut self, now: Instant, in_use: &BTreeSet<IpAddr>) -> Vec<Due> {
         let mut due = Vec::new();
@@ -54,7 +54,7 @@ impl Externals {
         due
     }
 
-    /// Whether there are none.
+    /// Returns true if there are none.
     #[must_use]
     pub(crate) fn is_empty(&self) -> bool {
         self.until.is_empty()

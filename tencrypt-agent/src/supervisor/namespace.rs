@@ -31,7 +31,7 @@ use crate::{
 
 /// Events of the lanes, and changes of the namespace, that wait for the supervisor.
 pub(super) const EVENTS: usize = 1_024;
-/// How often facts are folded, and destinations whose time is over looked for.
+/// The interval at which facts are folded, and destinations whose time is over looked for.
 pub(super) const TICK: Duration = Duration::from_secs(1);
 
 /// A captured namespace, kept in line with what the lanes say and what the kernel changes.
@@ -116,7 +116,7 @@ impl Namespace {
 
     fn send_to_lanes(&self, command: impl Fn() -> Command + Send + Sync + 'static) {
         let lanes = self.lanes.clone();
-        tokio::spawn(async move { lanes.tell_all(command).await });
+        tokio::spawn(async move { lanes.send_all(command).await });
     }
 
     /// Tells all lanes that `destination`, found by one of them, is of the tenant: none speaks to it in plain any more. That
@@ -187,7 +187,7 @@ impl Namespace {
                 Due::Renew(destination, lease) if renew => self.capture.allow_external(destination, lease),
                 Due::Renew(..) => Ok(()),
                 Due::End(destination) => {
-                    let _ = self.lanes.tell_all(|| Command::ExternalEnded(destination)).await;
+                    let _ = self.lanes.send_all(|| Command::ExternalEnded(destination)).await;
                     self.capture.deny_external(destination)
                 }
             };

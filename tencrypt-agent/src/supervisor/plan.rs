@@ -5,12 +5,12 @@ use std::{io, net::IpAddr};
 use ipnet::IpNet;
 use socket2::Socket;
 use tencrypt::directory::{Class, Fact, FactSource};
-use tencrypt_tun::{CapturePlan, InterfaceName, UnknownSources, mark_socket};
+use tencrypt_tun::{CapturePlan, InterfaceName, mark_socket};
 use tencrypt_udp::{BindError, UdpTransport};
 
 use super::dns::Names;
 use crate::{
-    config::{Config, Unknown},
+    config::Config,
     failure::{Exit, Failure},
 };
 
@@ -33,10 +33,7 @@ pub(super) fn plan(config: &Config, names: &Names) -> Result<CapturePlan, Failur
         external: of_class(Class::External),
         internal: of_class(Class::Internal),
         nameservers: names.nameservers.clone(),
-        unknown: match config.policy.unknown {
-            Unknown::Drop => UnknownSources::Drop,
-            Unknown::Plain => UnknownSources::Accept,
-        },
+        unknown: config.policy.unknown,
         enforce: config.policy.enforce,
         queue: CapturePlan::QUEUE,
     })

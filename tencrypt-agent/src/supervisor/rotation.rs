@@ -9,7 +9,7 @@ use crate::{
 pub(crate) async fn follow_keys(mut source: KeySource, lanes: Lanes) {
     loop {
         let keys = source.next().await;
-        if lanes.tell_all(|| Command::Keys(keys.clone())).await.is_err() {
+        if lanes.send_all(|| Command::Keys(keys.clone())).await.is_err() {
             return;
         }
     }

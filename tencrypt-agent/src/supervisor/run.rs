@@ -191,7 +191,7 @@ impl Supervisor {
         match self.guard.replace_identity(sign, self.namespace.addresses(), &self.lanes).await {
             Ok(own) => {
                 for update in self.credentials.attach(own, self.tenant) {
-                    let _ = self.lanes.tell_all(|| update.clone().into()).await;
+                    let _ = self.lanes.send_all(|| update.clone().into()).await;
                 }
                 None
             }
@@ -205,7 +205,7 @@ impl Supervisor {
     /// Tells the lanes what has changed of certificate and revocation.
     async fn apply_credentials(&mut self) {
         for update in self.credentials.read_changes() {
-            let _ = self.lanes.tell_all(|| update.clone().into()).await;
+            let _ = self.lanes.send_all(|| update.clone().into()).await;
         }
     }
 
@@ -213,7 +213,7 @@ impl Supervisor {
         let now = Instant::now();
         if let Some(directory) = self.facts.fold(now) {
             let directory = Arc::new(directory);
-            let _ = self.lanes.tell_all(|| Command::Directory(directory.clone())).await;
+            let _ = self.lanes.send_all(|| Command::Directory(directory.clone())).await;
         }
         let renew = now.saturating_duration_since(*leases_renewed) >= LEASE_RENEWAL;
         if renew {

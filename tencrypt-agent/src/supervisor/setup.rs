@@ -31,7 +31,7 @@ use super::{
     uevents::Uevents,
 };
 use crate::{
-    config::{Config, Unknown},
+    config::Config,
     control::server::ControlSocket,
     failure::{Exit, Failure},
     keys::{
@@ -90,10 +90,7 @@ pub(super) fn set_up(protection: Protection) -> Result<Supervisor, Failure> {
             identity: credentials.report(),
             key_fault: key_fault.clone(),
             renewal: guard.report(),
-            unknown: match config.policy.unknown {
-                Unknown::Drop => "drop",
-                Unknown::Plain => "plain",
-            },
+            unknown: config.policy.unknown.name(),
             enforce: config.policy.enforce,
             hardening: hardening::keep_network(memory),
         },

@@ -5,10 +5,7 @@ use std::{net::IpAddr, num::NonZeroU8, sync::Arc, time::Instant};
 use tencrypt::{Identity, KeyRing, LaneId, Tunnel, TunnelConfig, directory::Directory, nat::DnsHairpin};
 
 use super::{clone_guard::random_seed, dns::Names};
-use crate::{
-    config::{Config, External, Unknown},
-    failure::Failure,
-};
+use crate::{config::Config, failure::Failure};
 
 /// Makes the tunnel of each of `lanes`, which start from the same `directory`.
 ///
@@ -38,14 +35,8 @@ pub(super) fn tunnel_config(config: &Config, names: &Names, proxy_port: u16) -> 
     tunnel.suite = config.tenant.suite;
     tunnel.vnet = config.network.offload.checksums();
     tunnel.port = config.network.port;
-    tunnel.unknown = match config.policy.unknown {
-        Unknown::Drop => tencrypt::Unknown::Drop,
-        Unknown::Plain => tencrypt::Unknown::Plain,
-    };
-    tunnel.external = match config.policy.external {
-        External::Dns => tencrypt::External::Dns,
-        External::Directory => tencrypt::External::Directory,
-    };
+    tunnel.unknown = config.policy.unknown;
+    tunnel.external = config.policy.external;
     let nameservers = names.nameservers.clone();
     tunnel.dns = (!nameservers.is_empty()).then_some(DnsHairpin { nameservers, proxy_port });
     tunnel

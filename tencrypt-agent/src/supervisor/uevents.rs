@@ -3,7 +3,7 @@
 //! The kernel tells its own events to the network namespaces of the initial user namespace alone
 //! (lib/kobject_uevent.c, `uevent_net_init`), so the socket is opened where the program is started, not in the pod's.
 //!
-//! What is not from the kernel does not count. Who may send to the group itself (CAP_NET_ADMIN there) sends with its
+//! An event that is not from the kernel does not count. A sender to the group itself (CAP_NET_ADMIN there) sends with its
 //! own port id; who has the kernel pass an event on (CAP_SYS_ADMIN in the user namespace that owns the network
 //! namespace, `uevent_net_rcv_skb`) is the host's root, and would cost the pod a handshake with each peer.
 
@@ -34,9 +34,9 @@ const BURST: usize = 64;
 /// Number of the initial user namespace (include/linux/proc_ns.h, `PROC_USER_INIT_INO`).
 const INITIAL: u64 = 0xEFFF_FFFD;
 
-/// What the events that waited say.
+/// The meaning of the events that waited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Word {
+pub(crate) enum Notice {
     /// Nothing of this machine's having been cloned.
     Nothing,
     /// It was cloned.
@@ -53,7 +53,7 @@ impl Uevents {
     /// Listens in the calling thread's network namespace.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel refuses the socket.
     pub(crate) fn open() -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(KOBJECT_UEVENT))?;
@@ -64,8 +64,8 @@ impl Uevents {
         Ok(Self(socket))
     }
 
-    /// Whether the kernel tells its own events to namespaces like the caller's.
-    pub(crate) fn are_told_here() -> bool {
+    /// Returns true if the kernel tells its own events to namespaces like the caller's.
+    pub(crate) fn are_delivered_here() -> bool {
         fs::metadata("/proc/self/ns/user").is_ok_and(|namespace| namespace.ino() == INITIAL)
     }
 
@@ -78,9 +78,9 @@ impl Uevents {
 /// Reads what waits, at most [`BURST`] events; `None` if nothing does.
 ///
 /// # Errors
-/// What the kernel says, other than that events were lost.
-pub(crate) fn read(socket: &OwnedFd) -> io::Result<Option<Word>> {
-    let mut word = None;
+/// The socket fails, other than by lost events.
+pub(crate) fn read(socket: &OwnedFd) -> io::Result<Option<Notice>> {
+    let mut notice = None;
     for _ in 0..BURST {
         let mut event = [0; LONGEST];
         match recvfrom(socket, &mut event, RecvFlags::DONTWAIT) {
@@ -89,20 +89,20 @@ pub(crate) fn read(socket: &OwnedFd) -> io::Result<Option<Word>> {
                 let is_kernel = from.is_some_and(|from| from.pid() == 0 && from.groups() == KERNEL);
                 let says = is_kernel && event.get(..read).is_some_and(says_cloned);
                 if says {
-                    return Ok(Some(Word::Cloned));
+                    return Ok(Some(Notice::Cloned));
                 }
-                word = Some(Word::Nothing);
+                notice = Some(Notice::Nothing);
             }
-            Err(Errno::NOBUFS) => return Ok(Some(Word::Lost)),
+            Err(Errno::NOBUFS) => return Ok(Some(Notice::Lost)),
             Err(Errno::WOULDBLOCK) => break,
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(word)
+    Ok(notice)
 }
 
-/// Whether this event says so: `ACTION@PATH`, then `NAME=VALUE`, each with a zero behind it.
+/// Returns true if this event says so: `ACTION@PATH`, then `NAME=VALUE`, each with a zero behind it.
 fn says_cloned(event: &[u8]) -> bool {
     let mut parts = event.split(|byte| *byte == 0);
     let is_change = parts.next().is_some_and(|head| head.starts_with(b"change@"));
@@ -138,6 +138,6 @@ mod tests {
     fn the_socket_is_to_be_had_and_quiet() {
         let socket = Uevents::open().unwrap().into_fd();
         // Others' devices may come and go meanwhile; nobody clones this machine.
-        assert!(matches!(read(&socket).unwrap(), None | Some(Word::Nothing)));
+        assert!(matches!(read(&socket).unwrap(), None | Some(Notice::Nothing)));
     }
 }

@@ -14,7 +14,7 @@ pub(crate) struct Case<const COLUMNS: usize> {
     columns: [&'static str; COLUMNS],
 }
 
-/// What is to become of a case.
+/// Expected result of a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expected {
     Valid,
@@ -75,7 +75,7 @@ macro_rules! vectors {
 }
 pub(crate) use vectors;
 
-/// How many cases had each outcome.
+/// Number of cases with each outcome.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
     accepted: usize,

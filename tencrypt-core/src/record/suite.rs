@@ -7,7 +7,7 @@ use super::{
     SEALED_KEY_LEN, TAG_LEN,
 };
 
-/// How a tenant's members agree on keys, and what they encrypt with. There is no negotiation: all are configured alike, and
+/// Key agreement and cipher of a tenant's members. There is no negotiation: all are configured alike, and
 /// the suite is part of the prologue, so that two that differ never complete a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
@@ -49,7 +49,7 @@ impl CipherSuite {
         }
     }
 
-    /// Whether ML-KEM-768 stands beside X25519.
+    /// Tells if ML-KEM-768 stands beside X25519.
     #[must_use]
     pub const fn is_hybrid(self) -> bool {
         match self {

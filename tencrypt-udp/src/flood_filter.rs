@@ -1,12 +1,12 @@
-//! The screen: what proves nothing is let in only as often as its work can be borne.
+//! The flood filter: what proves nothing is let in only as often as its work can be borne.
 //!
 //! Handshake messages of outsiders cost an HMAC each, and records of sessions that nobody has cost a lookup; at full
-//! rate either fills the socket's buffer, so that genuine records are lost, and the lane's time. So the lane says of all
-//! that it receives how much of it proved something ([`Screen::weigh`]). What did not is counted by its kind and by a
-//! hash of its source; where it comes too fast, a socket filter (`SO_ATTACH_FILTER`, socket(7)) lets in one of two, of
-//! four, and so on, at random, and the kernel drops the rest before it takes room or wakes anybody up. Sources of other
-//! hashes are not concerned. Records of sessions that have opened something lately pass in any case, and so do answers to
-//! handshake messages of this side: a pod in a flood can still ask.
+//! rate either fills the socket's buffer, so that genuine records are lost, and the lane's time. So the lane reports of
+//! all that it receives how much of it proved something ([`FloodFilter::note_received`]). What did not is counted by its
+//! kind and by a hash of its source; where it comes too fast, a socket filter (`SO_ATTACH_FILTER`, socket(7)) lets in
+//! one of two, of four, and so on, at random, and the kernel drops the rest before it takes room or wakes anybody up.
+//! Sources of other hashes are not concerned. Records of sessions that have opened something lately pass in any case, and
+//! so do answers to handshake messages of this side: a pod in a flood can still ask.
 //!
 //! The filter stands on the one socket that holds the port. Several sockets in one `SO_REUSEPORT` group would keep kinds
 //! apart as well, but any process of the same user in the pod could join the group, and put its own program in place.
@@ -18,16 +18,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{bind::Family, filter::Instruction};
+use tencrypt::record::layout::{self, DATA, INDEX, RECEIVER};
 
-/// The first byte of a DATA record (docs/wire-format.md section 1).
-const DATA: u8 = 4;
-/// The first bytes of the messages that are answered: INIT and RESP (the same).
-const ASKING: [u8; 2] = [1, 2];
-/// Where the index of a DATA record is, and that of its sender in INIT and RESP (the same).
-const INDEX: std::ops::Range<usize> = 4..8;
-/// Where RESP and CONF have the index of their receiver (the same).
-const RECEIVER: u32 = 8;
+use crate::{bind::Family, bpf::Instruction};
 
 /// Bytes of a UDP header (RFC 768).
 const UDP_HEADER: u32 = 8;
@@ -36,50 +29,51 @@ const UDP_HEADER: u32 = 8;
 const KINDS: usize = 4;
 /// Hashes of sources a kind, a power of two: whoever shares none with the flood notices nothing.
 const BUCKETS: usize = 64;
-/// How long is counted.
+/// Time over which datagrams are counted.
 const WINDOW: Duration = Duration::from_millis(10);
-/// What is counted: a handshake message in a train of 64 costs the lane 0.84 microseconds, a record of no session there
-/// 0.19, either of them alone 3.6 to 4.4 (the thread's CPU time, release build, virtual machine of two cores).
-const EACH_RECORD: u64 = 1;
+/// Cost of a record, the unit of counting: a handshake message in a train of 64 costs the lane 0.84 microseconds, a
+/// record of no session there 0.19, either of them alone 3.6 to 4.4 (the thread's CPU time, release build, virtual
+/// machine of two cores).
+const RECORD_COST: u64 = 1;
 /// The same, of each datagram or train.
-const EACH_CALL: u64 = 3;
-/// What may prove nothing within a [`WINDOW`], beside genuine traffic: 2.5 % of a processor, and between half of that and
-/// all of it is let in.
+const CALL_COST: u64 = 3;
+/// Cost that may prove nothing within a [`WINDOW`], beside genuine traffic: 2.5 % of a processor, and between half of
+/// that and all of it is let in.
 const BUDGET: u64 = 256;
 /// The same while there is next to no genuine traffic, so that handshakes get through: nobody misses the time.
 const IDLE_BUDGET: u64 = 12 * BUDGET;
 /// Genuine records within a [`WINDOW`] from which there is traffic: 70 Mbit/s of full-sized ones.
 const TRAFFIC: u64 = 64;
 /// Counted at once, without waiting for the end of the window.
-const HASTE: u64 = 2 * IDLE_BUDGET;
+const EARLY_END: u64 = 2 * IDLE_BUDGET;
 /// One in 2 to the power of this is let in at least.
-const MOST: u8 = 16;
+const MAX_SHIFT: u8 = 16;
 /// Sessions that pass in any case: those that opened something last.
-const SESSIONS: usize = 64;
+const MAX_SESSIONS: usize = 64;
 /// Handshakes whose answers pass in any case: those that this side sent something for last.
-const ASKED: usize = 32;
+const MAX_HANDSHAKES: usize = 32;
 
-/// The state of a screen, without the sockets.
+/// The state of a filter, without the sockets.
 #[derive(Debug)]
-pub(crate) struct Screen {
+pub(crate) struct FloodFilter {
     /// Odd factors of the hash, drawn at random: nobody can pick addresses that share their hash with another's.
     factors: [u32; 4],
-    /// What was let in and proved nothing, since `since`, in [`EACH_RECORD`].
+    /// Cost of what was let in and proved nothing, since `since`, in [`RECORD_COST`].
     seen: [[u64; BUCKETS]; KINDS],
     total: u64,
-    /// What was genuine in that time.
+    /// Records that were genuine in that time.
     genuine: u64,
     since: Option<Instant>,
-    /// What comes within a window, smoothed.
+    /// Cost of what comes within a window, smoothed.
     rate: [[u64; BUCKETS]; KINDS],
     /// One in 2 to the power of this is let in.
     shift: [[u8; BUCKETS]; KINDS],
     /// Indices of sessions that opened something.
-    sessions: Recent<SESSIONS>,
+    sessions: Recent<MAX_SESSIONS>,
     /// Indices that this side gave to handshakes.
-    asked: Recent<ASKED>,
+    handshakes: Recent<MAX_HANDSHAKES>,
     /// Those that the filter lets pass, of sessions and of handshakes; empty without one.
-    passing: [Vec<[u8; 4]>; 2],
+    admitted: [Vec<[u8; 4]>; 2],
 }
 
 /// The latest `N` indices, the last one last.
@@ -99,12 +93,12 @@ impl<const N: usize> Recent<N> {
         self.0.push_back(index);
     }
 
-    fn is_among(&self, passing: &[[u8; 4]]) -> bool {
-        self.0.iter().all(|index| passing.contains(index))
+    fn is_among(&self, admitted: &[[u8; 4]]) -> bool {
+        self.0.iter().all(|index| admitted.contains(index))
     }
 }
 
-impl Screen {
+impl FloodFilter {
     pub(crate) fn new() -> Self {
         let random = RandomState::new();
         let factors = [0, 1, 2, 3].map(|number: u8| random.hash_one(number) as u32 | 1);
@@ -117,23 +111,23 @@ impl Screen {
             rate: [[0; BUCKETS]; KINDS],
             shift: [[0; BUCKETS]; KINDS],
             sessions: Recent::default(),
-            asked: Recent::default(),
-            passing: [Vec::new(), Vec::new()],
+            handshakes: Recent::default(),
+            admitted: [Vec::new(), Vec::new()],
         }
     }
 
     /// Takes note of a datagram that this side sends of its own accord.
     pub(crate) fn note_sent(&mut self, datagram: &[u8]) {
-        if datagram.first().is_some_and(|first| ASKING.contains(first))
-            && let Some(index) = index_of(datagram)
+        if layout::message_type(datagram).is_some_and(layout::is_answered_at_index)
+            && let Some(index) = layout::index_bytes(datagram)
         {
-            self.asked.note(index);
+            self.handshakes.note(index);
         }
     }
 
     /// Takes note of a datagram or a train that begins with `head`: of `records` records `proven` were genuine. True: it is
-    /// time for [`turn`](Self::turn).
-    pub(crate) fn weigh(
+    /// time for [`handle_timeout`](Self::handle_timeout).
+    pub(crate) fn note_received(
         &mut self,
         from: SocketAddr,
         head: &[u8],
@@ -141,10 +135,10 @@ impl Screen {
         proven: u16,
         now: Instant,
     ) -> bool {
-        let is_data = head.first() == Some(&DATA);
+        let is_data = layout::message_type(head) == Some(DATA);
         // While all is quiet, this costs nothing.
         if is_data && proven > 0 && self.since.is_some() {
-            index_of(head).into_iter().for_each(|index| self.sessions.note(index));
+            layout::index_bytes(head).into_iter().for_each(|index| self.sessions.note(index));
             self.genuine += u64::from(proven);
         }
         let unproven = if is_data { records.saturating_sub(proven) } else { records };
@@ -152,22 +146,22 @@ impl Screen {
             return false;
         }
         self.since.get_or_insert(now);
-        let cost = EACH_CALL + EACH_RECORD * u64::from(unproven);
+        let cost = CALL_COST + RECORD_COST * u64::from(unproven);
         self.seen[kind(is_data, Family::of(from))][self.bucket(from.ip())] += cost;
         self.total += cost;
-        self.total >= HASTE
+        self.total >= EARLY_END
     }
 
-    /// When [`turn`](Self::turn) is due; `None` as long as all is quiet.
-    pub(crate) fn due(&self) -> Option<Instant> {
+    /// Returns when [`handle_timeout`](Self::handle_timeout) is due; `None` as long as all is quiet.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         self.since.map(|since| since + WINDOW)
     }
 
     /// Ends a window. True if another filter is called for: [`program`](Self::program), or none if that is empty.
-    pub(crate) fn turn(&mut self, now: Instant) -> bool {
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> bool {
         let Some(since) = self.since else { return false };
         let elapsed = now.saturating_duration_since(since).max(WINDOW / 100);
-        if elapsed < WINDOW && self.total < HASTE {
+        if elapsed < WINDOW && self.total < EARLY_END {
             return false;
         }
         let to_window = |count: u64| {
@@ -190,28 +184,28 @@ impl Screen {
         for (shifts, rates) in self.shift.iter_mut().zip(&self.rate) {
             for (shift, rate) in shifts.iter_mut().zip(rates) {
                 let wanted = rate.div_ceil(share).next_power_of_two().ilog2() as u8;
-                *shift = wanted.min(MOST).max(shift.saturating_sub(1));
+                *shift = wanted.min(MAX_SHIFT).max(shift.saturating_sub(1));
             }
         }
         (self.seen, self.total, self.genuine) = ([[0; BUCKETS]; KINDS], 0, 0);
-        let quiet = self.rate.iter().flatten().all(|rate| *rate == 0) && !self.is_up();
+        let quiet = self.rate.iter().flatten().all(|rate| *rate == 0) && !self.is_active();
         self.since = (!quiet).then_some(now);
         let is_kept_out = |is_data: bool| {
             [Family::V4, Family::V6].iter().any(|family| self.shift[kind(is_data, *family)] != [0; BUCKETS])
         };
-        let [sessions, asked] = &self.passing;
+        let [sessions, handshakes] = &self.admitted;
         let stale = is_kept_out(true) && !self.sessions.is_among(sessions)
-            || is_kept_out(false) && !self.asked.is_among(asked);
+            || is_kept_out(false) && !self.handshakes.is_among(handshakes);
         if before == self.shift && !stale {
             return false;
         }
-        let latest = [&self.sessions.0, &self.asked.0];
-        self.passing = latest.map(|indices| indices.iter().copied().collect());
+        let latest = [&self.sessions.0, &self.handshakes.0];
+        self.admitted = latest.map(|indices| indices.iter().copied().collect());
         true
     }
 
-    /// Whether there is to be a filter.
-    pub(crate) fn is_up(&self) -> bool {
+    /// Tells if there is to be a filter.
+    pub(crate) fn is_active(&self) -> bool {
         self.shift.iter().flatten().any(|shift| *shift > 0)
     }
 
@@ -222,8 +216,8 @@ impl Screen {
         }
         let messages = self.of_kind(false, family);
         let mut code = vec![
-            Instruction::load_byte(UDP_HEADER),
-            // At most 20 for the hash, one a bucket, five for each of MOST shifts, and one for each of ASKED: 200.
+            Instruction::load_byte(UDP_HEADER + layout::TYPE as u32),
+            // At most 20 for the hash, one a bucket, five for each of MAX_SHIFT shifts, and one for each of MAX_HANDSHAKES: 200.
             Instruction::if_equal(u32::from(DATA), messages.len() as u8),
         ];
         code.extend(messages);
@@ -237,17 +231,17 @@ impl Screen {
         if shifts.iter().all(|shift| *shift == 0) {
             return vec![Instruction::PASS];
         }
-        let [sessions, asked] = &self.passing;
-        let (offset, passing) = if is_data { (INDEX.start as u32, sessions) } else { (RECEIVER, asked) };
-        let mut code = vec![Instruction::load(UDP_HEADER + offset)];
-        for (number, index) in passing.iter().enumerate() {
+        let [sessions, handshakes] = &self.admitted;
+        let (place, admitted) = if is_data { (INDEX, sessions) } else { (RECEIVER, handshakes) };
+        let mut code = vec![Instruction::load(UDP_HEADER + place.start as u32)];
+        for (number, index) in admitted.iter().enumerate() {
             // To the PASS behind the last, and over the jump that all others take.
-            let further = (passing.len() - number) as u8;
+            let further = (admitted.len() - number) as u8;
             code.push(Instruction::if_equal(u32::from_be_bytes(*index), further));
         }
         code.extend([Instruction::skip(1), Instruction::PASS]);
         code.extend(self.hash(family));
-        for wanted in 1..=MOST {
+        for wanted in 1..=MAX_SHIFT {
             let buckets: Vec<usize> = (0..BUCKETS).filter(|bucket| shifts[*bucket] == wanted).collect();
             if buckets.is_empty() {
                 continue;
@@ -304,15 +298,13 @@ impl Screen {
     }
 }
 
-/// The index in a DATA record, or of the sender in INIT and RESP.
-fn index_of(head: &[u8]) -> Option<[u8; 4]> {
-    head.get(INDEX)?.first_chunk().copied()
-}
-
 /// The number of a kind.
 fn kind(is_data: bool, family: Family) -> usize {
     2 * usize::from(is_data) + usize::from(family == Family::V6)
 }
+
+#[cfg(test)]
+mod wire_tests;
 
 #[cfg(test)]
 mod tests {
@@ -322,8 +314,8 @@ mod tests {
     use crate::sys;
 
     const INIT: [u8; 284] = [1; 284];
-    /// What a datagram of one record is counted as.
-    const ONE: u64 = EACH_CALL + EACH_RECORD;
+    /// Cost of a datagram of one record.
+    const ONE: u64 = CALL_COST + RECORD_COST;
 
     fn record(index: u8) -> Vec<u8> {
         let mut record = vec![DATA, 0, 0, 0];
@@ -342,10 +334,10 @@ mod tests {
         SocketAddr::from((number.to_be_bytes(), 8_362))
     }
 
-    /// A flood of `datagrams` a window from each source, of which the screen's own filter lets in some, for a while, beside
+    /// A flood of `datagrams` a window from each source, of which the filter's own filter lets in some, for a while, beside
     /// `genuine` records a window. How many are let in.
     fn flood(
-        screen: &mut Screen,
+        filter: &mut FloodFilter,
         head: &[u8],
         sources: &[SocketAddr],
         (datagrams, genuine): (u64, u16),
@@ -357,22 +349,22 @@ mod tests {
             for at in 0..datagrams {
                 let now = start + WINDOW * window + WINDOW.mul_f64(at as f64 / datagrams as f64);
                 if at == datagrams / 2 {
-                    screen.weigh(source(9_999), &record(7), genuine, genuine, now);
+                    filter.note_received(source(9_999), &record(7), genuine, genuine, now);
                 }
                 for from in sources {
                     let kind = kind(head[0] == DATA, Family::V4);
-                    let shift = screen.shift[kind][screen.bucket(from.ip())];
+                    let shift = filter.shift[kind][filter.bucket(from.ip())];
                     number += 1;
                     // As even as chance is in the mean.
                     if number.is_multiple_of(1 << shift) {
                         admitted += 1;
-                        if screen.weigh(*from, head, 1, 0, now) {
-                            screen.turn(now);
+                        if filter.note_received(*from, head, 1, 0, now) {
+                            filter.handle_timeout(now);
                         }
                     }
                 }
             }
-            screen.turn(start + WINDOW * (window + 1));
+            filter.handle_timeout(start + WINDOW * (window + 1));
         }
         admitted
     }
@@ -380,61 +372,64 @@ mod tests {
     #[test]
     fn a_flood_of_one_source_is_held_to_the_budget_and_others_pass() {
         for head in [&INIT[..], &record(9)] {
-            let mut screen = Screen::new();
-            let admitted = flood(&mut screen, head, &[source(1)], (30_000, 1_000), 100);
-            assert!((100 * BUDGET / 8..100 * BUDGET + 2 * HASTE).contains(&(admitted * ONE)), "{admitted}");
+            let mut filter = FloodFilter::new();
+            let admitted = flood(&mut filter, head, &[source(1)], (30_000, 1_000), 100);
+            assert!(
+                (100 * BUDGET / 8..100 * BUDGET + 2 * EARLY_END).contains(&(admitted * ONE)),
+                "{admitted}"
+            );
             let concerned = |shifts: &[u8; BUCKETS]| shifts.iter().filter(|shift| **shift > 0).count();
             let mut expected = [0; KINDS];
             expected[kind(head[0] == DATA, Family::V4)] = 1;
-            assert_eq!(screen.shift.each_ref().map(concerned), expected, "other kinds pass");
+            assert_eq!(filter.shift.each_ref().map(concerned), expected, "other kinds pass");
         }
     }
 
     #[test]
     fn a_flood_from_everywhere_is_held_to_the_budget_as_well() {
-        let mut screen = Screen::new();
+        let mut filter = FloodFilter::new();
         let sources: Vec<SocketAddr> = (1..2_000).map(source).collect();
-        let admitted = flood(&mut screen, &INIT, &sources, (5, 1_000), 100);
-        assert!((100 * BUDGET / 8..100 * BUDGET + 2 * HASTE).contains(&(admitted * ONE)), "{admitted}");
+        let admitted = flood(&mut filter, &INIT, &sources, (5, 1_000), 100);
+        assert!((100 * BUDGET / 8..100 * BUDGET + 2 * EARLY_END).contains(&(admitted * ONE)), "{admitted}");
     }
 
     #[test]
     fn an_idle_lane_lets_in_more() {
-        let admitted = flood(&mut Screen::new(), &INIT, &[source(1)], (30_000, 10), 100);
-        assert!((100 * BUDGET..100 * IDLE_BUDGET + 2 * HASTE).contains(&(admitted * ONE)), "{admitted}");
+        let admitted = flood(&mut FloodFilter::new(), &INIT, &[source(1)], (30_000, 10), 100);
+        assert!((100 * BUDGET..100 * IDLE_BUDGET + 2 * EARLY_END).contains(&(admitted * ONE)), "{admitted}");
     }
 
     #[test]
     fn what_is_slow_is_never_kept_out_and_a_flood_is_forgotten() {
-        let mut screen = Screen::new();
+        let mut filter = FloodFilter::new();
         let sources: Vec<SocketAddr> = (1..=16).map(source).collect();
-        assert_eq!(flood(&mut screen, &INIT, &sources, (4, 1_000), 100), 16 * 4 * 100);
-        assert!(!screen.is_up());
-        flood(&mut screen, &INIT, &[source(1)], (30_000, 0), 20);
-        assert!(screen.is_up() && screen.due().is_some());
+        assert_eq!(flood(&mut filter, &INIT, &sources, (4, 1_000), 100), 16 * 4 * 100);
+        assert!(!filter.is_active());
+        flood(&mut filter, &INIT, &[source(1)], (30_000, 0), 20);
+        assert!(filter.is_active() && filter.poll_timeout().is_some());
         let mut now = Instant::now() + Duration::from_secs(1);
         let mut turns = 0;
-        while screen.due().is_some() {
+        while filter.poll_timeout().is_some() {
             now += WINDOW;
-            screen.turn(now);
+            filter.handle_timeout(now);
             turns += 1;
-            assert!(turns < 100, "{screen:?}");
+            assert!(turns < 100, "{filter:?}");
         }
-        assert!(!screen.is_up());
+        assert!(!filter.is_active());
     }
 
     #[test]
     fn genuine_records_count_for_nothing() {
-        let mut screen = Screen::new();
+        let mut filter = FloodFilter::new();
         for _ in 0..10_000 {
-            assert!(!screen.weigh(source(1), &record(1), 44, 44, Instant::now()));
+            assert!(!filter.note_received(source(1), &record(1), 44, 44, Instant::now()));
         }
-        assert_eq!(screen.due(), None);
+        assert_eq!(filter.poll_timeout(), None);
     }
 
     #[test]
     fn buckets_are_used_alike() {
-        let screen = Screen::new();
+        let filter = FloodFilter::new();
         for v6 in [false, true] {
             let mut counts = [0; BUCKETS];
             for number in 0..32_768_u32 {
@@ -442,18 +437,18 @@ mod tests {
                     false => IpAddr::from((0x0a80_0000 + number).to_be_bytes()),
                     true => IpAddr::from(((0xfd00_u128 << 112) + u128::from(number)).to_be_bytes()),
                 };
-                counts[screen.bucket(address)] += 1;
+                counts[filter.bucket(address)] += 1;
             }
             assert!(counts.iter().all(|count| (1..=2_048).contains(count)), "{counts:?}");
         }
     }
 
-    /// Sends each of `datagrams` from `from` to a socket with the screen's filter; which of them arrived.
-    fn passed(screen: &Screen, from: &str, datagrams: &[&[u8]]) -> Vec<bool> {
+    /// Sends each of `datagrams` from `from` to a socket with the filter's filter; which of them arrived.
+    pub(super) fn passed(filter: &FloodFilter, from: &str, datagrams: &[&[u8]]) -> Vec<bool> {
         let socket = UdpSocket::bind((from, 0)).unwrap();
         let family = Family::of(socket.local_addr().unwrap());
         let to = socket.local_addr().unwrap();
-        sys::attach_filter(socket.as_fd(), &screen.program(family)).unwrap();
+        sys::attach_filter(socket.as_fd(), &filter.program(family)).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let sender = UdpSocket::bind((from, 0)).unwrap();
         let arrives = |datagram: &&[u8]| {
@@ -473,63 +468,63 @@ mod tests {
             let (known, unknown) = (record(1), record(2));
             let init = message(0);
             let datagrams: [&[u8]; 5] = [&init, &known, &unknown, &[DATA], &[]];
-            let mut screen = Screen::new();
-            let bucket = screen.bucket(from.parse().unwrap());
+            let mut filter = FloodFilter::new();
+            let bucket = filter.bucket(from.parse().unwrap());
             let indices = |count: usize| (3..=count as u8 + 1).chain([1]).map(|index| [index; 4]).collect();
-            screen.passing = [indices(SESSIONS), indices(ASKED)];
+            filter.admitted = [indices(MAX_SESSIONS), indices(MAX_HANDSHAKES)];
             let family = Family::of(SocketAddr::new(from.parse().unwrap(), 0));
             let [messages, records] = [false, true].map(|is_data| kind(is_data, family));
             // A chance of 1 in 65,536 that one passes all the same, each.
-            screen.shift[messages][bucket] = MOST;
+            filter.shift[messages][bucket] = MAX_SHIFT;
             let answers = [message(1), message(2)];
             assert_eq!(
-                passed(&screen, from, &answers.each_ref().map(Vec::as_slice)),
+                passed(&filter, from, &answers.each_ref().map(Vec::as_slice)),
                 [true, false],
                 "{from}"
             );
-            assert_eq!(passed(&screen, from, &datagrams), [false, true, true, true, false], "{from}");
-            screen.shift[records][bucket] = MOST;
-            assert_eq!(passed(&screen, from, &datagrams), [false, true, false, false, false], "{from}");
-            screen.shift[messages][bucket] = 0;
-            assert_eq!(passed(&screen, from, &datagrams), [true, true, false, false, false], "{from}");
+            assert_eq!(passed(&filter, from, &datagrams), [false, true, true, true, false], "{from}");
+            filter.shift[records][bucket] = MAX_SHIFT;
+            assert_eq!(passed(&filter, from, &datagrams), [false, true, false, false, false], "{from}");
+            filter.shift[messages][bucket] = 0;
+            assert_eq!(passed(&filter, from, &datagrams), [true, true, false, false, false], "{from}");
             // Everybody but this source, at every rate.
             for other in 0..BUCKETS {
-                screen.shift[messages][other] = 1 + (other % usize::from(MOST)) as u8;
-                screen.shift[records][other] = screen.shift[messages][other];
+                filter.shift[messages][other] = 1 + (other % usize::from(MAX_SHIFT)) as u8;
+                filter.shift[records][other] = filter.shift[messages][other];
             }
-            (screen.shift[messages][bucket], screen.shift[records][bucket]) = (0, 0);
-            assert_eq!(passed(&screen, from, &datagrams), [true, true, true, false, false], "{from}");
+            (filter.shift[messages][bucket], filter.shift[records][bucket]) = (0, 0);
+            assert_eq!(passed(&filter, from, &datagrams), [true, true, true, false, false], "{from}");
         }
     }
 
     #[test]
     fn a_pod_in_a_flood_gets_the_answers_to_what_it_asks() {
-        let mut screen = Screen::new();
+        let mut filter = FloodFilter::new();
         let start = Instant::now();
-        flood(&mut screen, &INIT, &[source(1)], (30_000, 1_000), 20);
-        assert!(screen.is_up() && screen.passing[1].is_empty());
+        flood(&mut filter, &INIT, &[source(1)], (30_000, 1_000), 20);
+        assert!(filter.is_active() && filter.admitted[1].is_empty());
         let mut sent = INIT;
         for number in 0..100_u8 {
             // DATA, CONF and COOKIE await no answer.
             for kind in [1, 2, 3, DATA, 5] {
                 sent[0] = kind;
-                sent[4..8].fill(if ASKING.contains(&kind) { number } else { 100 + number });
-                screen.note_sent(&sent);
+                sent[4..8].fill(if layout::is_answered_at_index(kind) { number } else { 100 + number });
+                filter.note_sent(&sent);
             }
         }
-        screen.weigh(source(1), &INIT, 1, 0, start + WINDOW * 20);
-        assert!(screen.turn(start + WINDOW * 22), "another filter, for the new answers");
-        let latest: Vec<[u8; 4]> = (100 - ASKED as u8..100).map(|number| [number; 4]).collect();
-        assert_eq!(screen.passing[1], latest);
+        filter.note_received(source(1), &INIT, 1, 0, start + WINDOW * 20);
+        assert!(filter.handle_timeout(start + WINDOW * 22), "another filter, for the new answers");
+        let latest: Vec<[u8; 4]> = (100 - MAX_HANDSHAKES as u8..100).map(|number| [number; 4]).collect();
+        assert_eq!(filter.admitted[1], latest);
     }
 
     #[test]
     fn one_of_two_passes_at_random() {
-        let mut screen = Screen::new();
-        let bucket = screen.bucket([127, 0, 0, 1].into());
-        screen.shift[kind(false, Family::V4)][bucket] = 1;
+        let mut filter = FloodFilter::new();
+        let bucket = filter.bucket([127, 0, 0, 1].into());
+        filter.shift[kind(false, Family::V4)][bucket] = 1;
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        sys::attach_filter(socket.as_fd(), &screen.program(Family::V4)).unwrap();
+        sys::attach_filter(socket.as_fd(), &filter.program(Family::V4)).unwrap();
         socket.set_nonblocking(true).unwrap();
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         let arrived = (0..400).filter(|_| {
