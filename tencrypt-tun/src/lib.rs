@@ -45,6 +45,6 @@ pub use sockets::{bind_to_interface, forbid_fragmentation, mark_socket, set_buff
 pub use steering::steer;
 pub use underlay::Mtu;
 
-/// The firewall mark of the tunnel's own packets (DESIGN section 6): what bears it is routed by the main table and
+/// The firewall mark of the tunnel's own packets: what bears it is routed by the main table and
 /// passes the chains.
 pub const MARK: u32 = 0x8362;
