@@ -202,6 +202,31 @@ fn names_decide_with_an_ipv6_nameserver() {
 }
 
 #[test]
+fn without_a_search_domain_the_settings_say_which_names_are_the_tenants() {
+    test("without_a_search_domain_the_settings_say_which_names_are_the_tenants", || {
+        let net = Named::new(Nameserver::Service);
+        // As a pod of `ip netns` has it: a nameserver and nothing else.
+        let resolv_conf = net.cluster.directory.join("plain.conf");
+        fs::write(&resolv_conf, format!("nameserver {}\n", net.nameserver.ip())).unwrap();
+        let extra = format!(
+            "[tenant]\nproject = \"shop\"\ncluster_domain = \"k8s.corp\"\nkey_file = \"{}\"\n\
+             [dns]\nresolv_conf = \"{}\"\n",
+            net.cluster.key_file.display(),
+            resolv_conf.display()
+        );
+        let running = [net.cluster.up(&net.cluster.a, &extra), net.cluster.up(&net.cluster.b, "")];
+        net.probe.reset();
+        assert_eq!(running[0].status()["project"], "shop");
+        for address in net.resolve("web.shop.svc.k8s.corp") {
+            net.assert_encrypted(address);
+        }
+        for address in net.resolve("web.other.svc.k8s.corp") {
+            net.assert_plain(address);
+        }
+    });
+}
+
+#[test]
 fn replies_are_the_upstreams_byte_by_byte_over_udp_and_tcp_with_and_without_edns() {
     test("replies_are_the_upstreams_byte_by_byte_over_udp_and_tcp_with_and_without_edns", || {
         for at in [Nameserver::Service, Nameserver::PodV6] {

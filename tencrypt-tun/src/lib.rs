@@ -1,12 +1,22 @@
-//! Linux adapter of tencrypt: what happens in a pod's network namespace.
+#![doc = include_str!("../README.md")]
 //!
-//! A [`Capture`] sends a namespace's protected traffic to a [`TunDevice`] and lets nothing past it: routes, a rule and
-//! nftables chains (DESIGN section 6). [`NetNs`] enters the namespace, [`Monitor`] tells what changes in it,
-//! [`RawSockets`] send what leaves untouched, [`SocketTable`] knows which destinations are still in use. No protocol
-//! state is kept here.
+//! # Parts
+//!
+//! - [`Capture`]: routes, a rule and nftables chains, from a [`CapturePlan`]. [`Capture::clean`] removes what a program
+//!   that is gone has left.
+//! - [`TunDevice`]: packets with their offload state, several queues; [`steer`] says which queue the kernel gives a flow.
+//! - [`NetNs`]: enters a namespace. [`Monitor`] tells what changes in one.
+//! - [`RawSockets`]: send what leaves untouched. [`SocketTable`] knows which destinations are still in use.
+//!
+//! No protocol state is kept here.
+//!
+//! # Threads
 //!
 //! Sockets and devices belong to the namespace of the thread that opens them. Open everything on a thread made by
 //! [`NetNs::run`] or [`NetNs::spawn`]; use it from any.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("tencrypt-tun needs Linux: network namespaces, TUN, netlink and nftables are its");
 
 mod capture;
 mod device;

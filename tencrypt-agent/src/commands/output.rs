@@ -6,8 +6,8 @@ use std::io::Write as _;
 use serde::Serialize;
 
 use crate::{
+    escape::Escaped,
     failure::Failure,
-    os::escape::Escaped,
     report::{
         CertificateReport, ExplainReport, HardeningReport, IdentityReport, KeysReport, PeerReport,
         RenewalReport, StatusReport,

@@ -5,6 +5,7 @@
 mod document;
 mod error;
 pub mod offload;
+mod project;
 mod sections;
 
 use std::{
@@ -15,10 +16,11 @@ use std::{
 
 use ipnet::IpNet;
 use tencrypt::{CipherSuite, ExternalAuthority, UnansweredPolicy, directory::Fact};
+use tencrypt_dns::Name;
 
 pub use self::error::ConfigError;
 use self::offload::Offload;
-use crate::os::files::{self, ReadError};
+use crate::os::files::{self, Access};
 
 /// Longest configuration file in bytes: some 10,000 facts.
 pub const LIMIT: u64 = 1 << 20;
@@ -45,6 +47,8 @@ pub struct Config {
 pub struct Tenant {
     /// The project's name; `None`: the pod's resolv.conf says.
     pub project: Option<String>,
+    /// The cluster domain; `None`: the pod's resolv.conf says.
+    pub cluster_domain: Option<Name>,
     /// The key file; relative paths start at the configuration file.
     pub key_file: PathBuf,
     /// The cipher of every session; the same in all pods of the tenant.
@@ -121,7 +125,7 @@ impl Config {
     /// # Errors
     /// It is absent, no regular file, longer than [`LIMIT`], not UTF-8, or [`parse`](Self::parse) refuses it.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let bytes = files::read_regular::<ReadError>(path, LIMIT, |_| Ok(()))
+        let bytes = files::read_regular(path, LIMIT, Access::Anyone)
             .map_err(|error| ConfigError::of_file(path, error))?;
         match std::str::from_utf8(&bytes) {
             Ok(text) => Self::parse(text, path),

@@ -115,7 +115,12 @@ impl Cluster {
 
     /// [`Cluster::up`] without waiting for `ready`.
     pub(crate) fn start(&self, pod: &Pod, extra: &str) -> Running {
-        let netns = pod.netns().path();
+        self.start_named(pod, &pod.netns().path(), extra)
+    }
+
+    /// [`Cluster::start`] with the namespace of the pod given by another name.
+    pub(crate) fn start_named(&self, pod: &Pod, netns: &Path, extra: &str) -> Running {
+        let netns = netns.to_owned();
         let config = self.directory.join(format!("{}.toml", pod.v4()));
         fs::write(&config, self.configuration(extra)).unwrap();
         let arguments: [OsString; 5] =
@@ -234,6 +239,11 @@ impl Running {
     /// `tencrypt peers --json`.
     pub(crate) fn peers(&self) -> Value {
         self.ask(&["peers", "--json"])
+    }
+
+    /// `tencrypt status` of the namespace called `netns`.
+    pub(crate) fn status_by(&self, netns: &Path) -> Finished {
+        run(self.variable.clone(), ["status".into(), "--netns".into(), netns.into()])
     }
 
     /// One of the counters in `packets` of the status.
