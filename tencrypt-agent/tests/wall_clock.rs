@@ -23,7 +23,7 @@ const SOURCES: [(&str, &[&str]); 5] = [
     ),
 ];
 
-/// What leads to the wall clock, or to a time that was taken from it.
+/// Words that lead to the wall clock, or to a time that was taken from it.
 const WALL_CLOCK: [&str; 10] = [
     "SystemTime",
     "UNIX_EPOCH",
