@@ -19,7 +19,7 @@ thread_local! {
     static ALLOCATED: Cell<Allocated> = const { Cell::new(Allocated { times: 0, bytes: 0 }) };
 }
 
-/// What this thread has allocated so far.
+/// Allocations of this thread so far.
 pub(crate) fn allocated() -> Allocated {
     ALLOCATED.get()
 }

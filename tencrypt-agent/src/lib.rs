@@ -1,8 +1,7 @@
-//! The program `tencrypt`: it enters a pod's network namespace and wires device, tunnel, transport and DNS proxy
-//! together.
-//!
-//! A library only so that its parts can be tested and fuzzed; it promises no stable interface. Embed `tencrypt`
-//! and the adapters instead.
+#![doc = include_str!("../README.md")]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("tencrypt-agent needs Linux: it works in network namespaces, with TUN and nftables");
 
 mod commands;
 #[doc(hidden)]

@@ -15,8 +15,6 @@ const SOURCES: [(&str, &[&str]); 5] = [
     (
         "tencrypt-agent/src",
         &[
-            // Whether a key file is so young that it may have changed again within one tick of its file system.
-            "keys/source.rs",
             // The list of system calls that are not refused.
             "os/hardening/syscalls.rs",
         ],

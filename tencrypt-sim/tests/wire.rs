@@ -24,7 +24,7 @@ fn v4(pod: u8) -> IpAddr {
     IpAddr::from([10, 1, 0, pod])
 }
 
-/// Where a pod of this number sends from.
+/// The end that a pod of this number sends from.
 fn at(pod: u8) -> SocketAddr {
     SocketAddr::new(v4(pod), PORT)
 }
@@ -118,7 +118,7 @@ impl Two {
         (init, number)
     }
 
-    /// What a pod says to a datagram of the other's.
+    /// A pod's answers to a datagram of the other's.
     fn says(&mut self, to: PodId, bytes: &[u8]) -> Vec<Vec<u8>> {
         let from = if to == self.a { at(2) } else { at(1) };
         self.world.inject(to, from, bytes.to_vec());

@@ -1,12 +1,22 @@
-//! Linux adapter of tencrypt: what happens in a pod's network namespace.
+#![doc = include_str!("../README.md")]
 //!
-//! A [`Capture`] sends a namespace's protected traffic to a [`TunDevice`] and lets nothing past it: routes, a rule and
-//! nftables chains (DESIGN section 6). [`NetNs`] enters the namespace, [`Monitor`] tells what changes in it,
-//! [`RawSockets`] send what leaves untouched, [`SocketTable`] knows which destinations are still in use. No protocol
-//! state is kept here.
+//! # Parts
+//!
+//! - [`Capture`]: routes, a rule and nftables chains, from a [`CapturePlan`]. [`Capture::clean`] removes what a program
+//!   that is gone has left.
+//! - [`TunDevice`]: packets with their offload state, several queues; [`steer`] says which queue the kernel gives a flow.
+//! - [`NetNs`]: enters a namespace. [`Monitor`] tells what changes in one.
+//! - [`RawSockets`]: send what leaves untouched. [`SocketTable`] knows which destinations are still in use.
+//!
+//! No protocol state is kept here.
+//!
+//! # Threads
 //!
 //! Sockets and devices belong to the namespace of the thread that opens them. Open everything on a thread made by
 //! [`NetNs::run`] or [`NetNs::spawn`]; use it from any.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("tencrypt-tun needs Linux: network namespaces, TUN, netlink and nftables are its");
 
 mod capture;
 mod device;
@@ -45,6 +55,6 @@ pub use sockets::{bind_to_interface, forbid_fragmentation, mark_socket, set_buff
 pub use steering::steer;
 pub use underlay::Mtu;
 
-/// The firewall mark of the tunnel's own packets (DESIGN section 6): what bears it is routed by the main table and
+/// The firewall mark of the tunnel's own packets: what bears it is routed by the main table and
 /// passes the chains.
 pub const MARK: u32 = 0x8362;

@@ -1,5 +1,6 @@
-//! UDP transport of tencrypt: one socket per address family on one port, non-blocking, with a send buffer that the
-//! core seals into.
+#![doc = include_str!("../README.md")]
+//!
+//! # Contract
 //!
 //! [`UdpTransport`] implements [`DatagramSink`](tencrypt::DatagramSink), so a
 //! `Tunnel` seals straight into it. Records leave in the order in which they were committed, on
@@ -21,20 +22,10 @@
 //!
 //! The sockets belong to the network namespace of the thread that makes them, and stay in it.
 //!
-//! ```
-//! use tencrypt::{DatagramSink, Train, TrainSlot};
-//! use tencrypt_udp::UdpTransport;
-//!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let mut here = UdpTransport::bind(0, |_socket| Ok(()))?; // a caller with privileges marks the socket here
-//! let to = std::net::SocketAddr::from(([127, 0, 0, 1], here.port()));
-//! let mut slot = here.reserve(Train::single(to, 5, 0)).ok_or("no room")?;
-//! slot.buffer().copy_from_slice(b"hello");
-//! slot.commit(1, 5);
-//! here.flush();
-//! # Ok(())
-//! # }
-//! ```
+//! With the feature `tokio`, `AsyncUdpTransport` waits for datagrams; it holds a [`UdpTransport`], and sends by it.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("tencrypt-udp needs Linux: UDP_SEGMENT, UDP_GRO, error queues and socket filters are its");
 
 mod address;
 mod bind;

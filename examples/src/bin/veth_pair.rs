@@ -29,7 +29,7 @@ use tencrypt_udp::{AsyncUdpTransport, UdpTransport};
 use tokio::io::unix::AsyncFd;
 
 const LIMIT: Duration = Duration::from_secs(20);
-/// How often a lane looks whether it should end.
+/// The time between two looks of a lane whether it should end.
 const TICK: Duration = Duration::from_millis(20);
 
 fn main() -> ExitCode {

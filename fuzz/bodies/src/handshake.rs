@@ -24,9 +24,9 @@ use tencrypt_sim::{PodId, PodOptions, Random, Violation, Weather, World};
 
 use crate::input::Input;
 
-/// What one input may do.
+/// Steps of one input at most.
 const MAX_STEPS: usize = 32;
-/// Where Noise begins in a handshake message: behind its header.
+/// The offset of Noise in a handshake message: behind its header.
 const NOISE: usize = 12;
 /// mac1 and mac2 at its end.
 const MACS: usize = 32;

@@ -1,4 +1,5 @@
-//! The wire format: message types, exact lengths, headers. docs/wire-format.md is its normative description.
+//! The wire format: message types, exact lengths, headers. docs/wire-format.md, a file of this package, is its normative
+//! description.
 //!
 //! [`parse`] is the first thing that sees a datagram. It checks all that needs no key and says what the datagram
 //! claims to be; what it claims is worth nothing before mac1 or the tag of a record verified.

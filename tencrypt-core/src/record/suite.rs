@@ -14,7 +14,7 @@ use super::{
 pub enum CipherSuite {
     /// X25519 and ML-KEM-768 (FIPS 203), then AES-256-GCM: who records traffic and has a quantum computer one day, or
     /// breaks one of the two, reads nothing. The default: its handshake takes less than twice the classical one's CPU
-    /// time (docs/performance.md).
+    /// time.
     #[default]
     MlKem768Aes256Gcm,
     /// X25519 and ML-KEM-768, then ChaCha20-Poly1305.

@@ -2,7 +2,7 @@
 //!
 //! Without an authority a peer is a member because it holds the tenant's key, and an address is its own by what it has
 //! shown (`Tunnel`). With one it also needs a [`Certificate`] of the tenant, and speaks for the addresses in it alone.
-//! docs/wire-format.md has the bytes, docs/operations.md the life of a certificate.
+//! docs/wire-format.md, a file of this package, has the bytes.
 
 mod authority;
 mod certificate;
