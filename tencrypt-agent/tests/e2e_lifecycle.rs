@@ -1,4 +1,4 @@
-//! How protection ends: by `down`, by a signal, by a kill. Whatever it is, nothing of the tenant leaves in plain, and
+//! The end of protection: by `down`, by a signal, by a kill. Whatever it is, nothing of the tenant leaves in plain, and
 //! after `down` the namespace is as it was.
 
 mod support;

@@ -44,7 +44,7 @@ struct Named {
     _pods: [Pod; 2],
 }
 
-/// Where the pod's nameserver is.
+/// Place of the pod's nameserver.
 #[derive(Clone, Copy)]
 enum Nameserver {
     /// Behind an IPv4 service, as in most clusters.
@@ -105,7 +105,7 @@ impl Named {
         running
     }
 
-    /// What the system's resolver says in pod `a`.
+    /// Answer of the system's resolver in pod `a`.
     fn resolve(&self, name: &str) -> Vec<IpAddr> {
         let found = resolve(self.cluster.a.netns(), &self.resolv_conf, name, LIMIT);
         let mut found = found.unwrap_or_else(|error| panic!("{name}: {error}"));

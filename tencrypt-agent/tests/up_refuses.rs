@@ -1,4 +1,4 @@
-//! What `tencrypt up` refuses: one line on standard error, an exit code that says what kind of trouble it is, and
+//! Refusals of `tencrypt up`: one line on standard error, an exit code that says what kind of trouble it is, and
 //! nothing left behind.
 
 mod support;

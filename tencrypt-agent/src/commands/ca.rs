@@ -33,7 +33,7 @@ pub(crate) struct IssueArguments {
     #[arg(long, value_name = "FILE")]
     ca: PathBuf,
     /// The pod's network namespace, in which `tencrypt up` runs: a name below /run/netns, a path, or a process id
-    #[arg(long, value_name = "NAME|PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "NAME|PATH|PID", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     netns: Option<String>,
     /// The pod's public key, as `tencrypt status` shows it
     #[arg(long, value_name = "HEX", requires_all = ["tenant_key", "address"])]

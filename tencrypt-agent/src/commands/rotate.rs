@@ -121,13 +121,13 @@ fn lock(path: &Path, target: &Path) -> Result<File, RotateError> {
 }
 
 fn read(path: &Path, file: &mut File, len: u64) -> Result<(Zeroizing<String>, KeyRing), RotateError> {
-    if len > keyfile::LIMIT {
-        let limit = keyfile::LIMIT;
+    if len > keyfile::MAX_FILE_LEN {
+        let limit = keyfile::MAX_FILE_LEN;
         return Err(KeyFileError::unreadable(path, ReadError::TooLong { limit }).into());
     }
     // Room for all of it at once: nothing of a secret is left where it was outgrown.
-    let mut text = Zeroizing::new(String::with_capacity(keyfile::LIMIT as usize + 1));
-    file.take(keyfile::LIMIT).read_to_string(&mut text).map_err(|error| match error.kind() {
+    let mut text = Zeroizing::new(String::with_capacity(keyfile::MAX_FILE_LEN as usize + 1));
+    file.take(keyfile::MAX_FILE_LEN).read_to_string(&mut text).map_err(|error| match error.kind() {
         io::ErrorKind::InvalidData => KeyFileError::unreadable(path, ReadError::NotText),
         _ => KeyFileError::unreadable(path, error),
     })?;

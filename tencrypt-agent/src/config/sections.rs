@@ -26,7 +26,7 @@ use crate::config::offload::Offload;
 const DNS_PORT: u16 = 53;
 
 /// Longest name of an interface in bytes: IFNAMSIZ less the NUL (include/uapi/linux/if.h).
-const INTERFACE_NAME: usize = 15;
+const MAX_INTERFACE_NAME: usize = 15;
 
 pub(super) fn config(text: &str, path: &Path) -> Result<Config, ConfigError> {
     let document = Document { text, path };
@@ -304,7 +304,7 @@ fn interface_name(value: &Value<'_>) -> Result<String, ConfigError> {
     let name = value.string()?;
     let reason = if name.is_empty() {
         "is empty"
-    } else if name.len() > INTERFACE_NAME {
+    } else if name.len() > MAX_INTERFACE_NAME {
         "is longer than 15 bytes"
     } else if [".", "..", "all", "default", "lo"].contains(&name)
         || !name.bytes().all(|byte| byte.is_ascii_graphic() && !b"/:%".contains(&byte))

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Longest text file in bytes: a revocation of 13,000 keys.
-const LIMIT: u64 = 1 << 20;
+const MAX_FILE_LEN: u64 = 1 << 20;
 
 /// A file of the authority's that cannot be used, or cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -158,7 +158,7 @@ fn public_path(path: &Path) -> PathBuf {
 }
 
 fn read_text(path: &Path, access: Access) -> Result<Zeroizing<String>, AuthorityFileError> {
-    files::read_text(path, LIMIT, access)
+    files::read_text(path, MAX_FILE_LEN, access)
         .map_err(|source| AuthorityFileError::Read { path: path.to_owned(), source })
 }
 

@@ -172,7 +172,7 @@ impl Credentials {
         });
         self.report_certificate(problem);
         let found = read.ok()?;
-        // A young file is read several times.
+        // A file that has changed is read several times.
         if self.handed_over && self.in_force.as_ref() == Some(&found) {
             return None;
         }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Longest key file in bytes: 8 epochs take some 600 bytes.
-pub(crate) const LIMIT: u64 = 64 << 10;
+pub(crate) const MAX_FILE_LEN: u64 = 64 << 10;
 
 /// A key file that gives no keys, or cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +62,7 @@ impl From<KeyFileError> for Failure {
 /// It is absent, no regular file, longer than 64 KiB, open to others than its owner, or malformed.
 pub fn read(path: &Path) -> Result<KeyRing, KeyFileError> {
     let (bytes, len) =
-        files::read_secret(path, LIMIT).map_err(|error| KeyFileError::unreadable(path, error))?;
+        files::read_secret(path, MAX_FILE_LEN).map_err(|error| KeyFileError::unreadable(path, error))?;
     let text =
         std::str::from_utf8(&bytes[..len]).map_err(|_| KeyFileError::unreadable(path, ReadError::NotText))?;
     KeyRing::parse(text).map_err(|source| KeyFileError::Content { path: path.to_owned(), source })

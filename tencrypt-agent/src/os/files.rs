@@ -222,8 +222,7 @@ pub(crate) struct Stamp {
     file: (u64, u64),
     size: u64,
     written: (i64, i64),
-    /// Seconds since 1970, and nanoseconds.
-    pub(crate) changed: (i64, i64),
+    changed: (i64, i64),
 }
 
 impl Stamp {

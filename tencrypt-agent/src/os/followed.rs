@@ -1,20 +1,20 @@
 //! Files that may change while the program runs, and the moments at which they are to be read again.
 //!
-//! One rule for all of them. A file is read again when its [`Stamp`] is another one, and as long as it is young: a write
-//! in place within one tick of the file's clock leaves the stamp as it was. The stamp is taken before the file is read,
-//! so that a change while it is read shows afterwards. Links are followed, so that a Kubernetes volume, whose `..data`
+//! One rule for all of them. A file is read again when its [`Stamp`] is another one, and for a while after it was first
+//! seen with that one: a second write in place within one tick of the file's clock leaves the stamp as it was. The stamp
+//! is taken before the file is read, so that a change while it is read shows afterwards. Links are followed, so that a Kubernetes volume, whose `..data`
 //! link is exchanged, shows too. [`Changes`] says when to look: at any event in the directories of the files, and by
 //! the clock.
 
 use std::{
     fs::File,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant},
 };
 
 use tokio::{
     net::unix::pipe::Receiver,
-    time::{Instant, Interval, MissedTickBehavior},
+    time::{Interval, MissedTickBehavior},
 };
 
 use crate::os::{
@@ -30,9 +30,9 @@ const INTERVAL: Duration = Duration::from_millis(250);
 /// Pause after an event, so that a busy directory costs little: at most a hundred looks a second.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Age up to which a file is young. The times of files are as coarse as a tick of the kernel, on some file systems a
-/// second or two.
-const YOUNG: Duration = Duration::from_secs(3);
+/// Time for which a file is read again with the same stamp. The clocks of files are as coarse as a tick of the kernel, on
+/// some file systems as a second or two.
+const UNSETTLED: Duration = Duration::from_secs(3);
 
 /// A file that may change.
 #[derive(Debug)]
@@ -42,12 +42,13 @@ pub(crate) struct FollowedFile {
 }
 
 /// State of the file when it was last found to be due.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 enum Read {
     /// It is due, whatever its stamp.
     Never,
-    /// It was due with this stamp, if it was there, and was young or not.
-    At { stamp: Option<Stamp>, young: bool },
+    /// It was due with this stamp, if it was there, for the first time at `since`. Settled: no other write can have left
+    /// it the same stamp after it was due last.
+    At { stamp: Option<Stamp>, since: Instant, settled: bool },
 }
 
 impl FollowedFile {
@@ -63,7 +64,7 @@ impl FollowedFile {
 
     /// Tells if the file is to be read, now: it may be another one than at the last call that returned true.
     pub(crate) fn is_due(&mut self) -> bool {
-        self.is_due_at(Stamp::of(&self.path), SystemTime::now())
+        self.is_due_at(Stamp::of(&self.path), Instant::now())
     }
 
     /// The path, if the file [is due](Self::is_due).
@@ -76,23 +77,16 @@ impl FollowedFile {
         self.read = Read::Never;
     }
 
-    fn is_due_at(&mut self, stamp: Option<Stamp>, now: SystemTime) -> bool {
-        let due = match self.read {
-            Read::Never => true,
-            Read::At { stamp: before, young } => young || stamp != before,
+    fn is_due_at(&mut self, stamp: Option<Stamp>, now: Instant) -> bool {
+        let since = match self.read {
+            Read::At { stamp: before, settled: true, .. } if before == stamp => return false,
+            Read::At { stamp: before, since, .. } if before == stamp => since,
+            Read::At { .. } | Read::Never => now,
         };
-        if due {
-            self.read = Read::At { stamp, young: stamp.is_some_and(|stamp| is_young(&stamp, now)) };
-        }
-        due
+        let settled = stamp.is_none() || now.saturating_duration_since(since) > UNSETTLED;
+        self.read = Read::At { stamp, since, settled };
+        true
     }
-}
-
-/// Tells if the file may have changed again since without another stamp.
-fn is_young(stamp: &Stamp, now: SystemTime) -> bool {
-    let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(stamp.changed.0.max(0).unsigned_abs());
-    // A clock that was put back makes every file young: it is read at every look until the clock has caught up.
-    now.duration_since(changed).is_ok_and(|age| age <= YOUNG) || now < changed
 }
 
 /// Events in the directories of followed files, and the clock.
@@ -125,7 +119,7 @@ impl Changes {
         }
         // Kept in `self`: an event is not lost if this is cancelled during the pause.
         if let Some(end) = self.pause {
-            tokio::time::sleep_until(end).await;
+            tokio::time::sleep_until(end.into()).await;
             self.pause = None;
         }
     }
@@ -154,10 +148,7 @@ async fn event(events: Option<&Receiver>) {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        fs,
-        os::unix::fs::{MetadataExt as _, symlink},
-    };
+    use std::{fs, os::unix::fs::symlink};
 
     use super::*;
 
@@ -185,61 +176,54 @@ mod tests {
         }
     }
 
-    fn changed_at(path: &Path) -> SystemTime {
-        let seconds = fs::metadata(path).unwrap().ctime().unsigned_abs();
-        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
-    }
-
     #[test]
-    fn a_young_file_is_due_although_its_stamp_is_the_same_until_it_is_old() {
-        let place = Place::new("young");
+    fn a_file_is_due_with_the_same_stamp_until_no_other_write_can_have_left_it() {
+        let place = Place::new("unsettled");
         let path = place.write("f", "a");
-        let (stamp, changed) = (Stamp::of(&path), changed_at(&path));
+        let (stamp, first) = (Stamp::of(&path), Instant::now());
         let mut file = FollowedFile::new(path);
         // A write within one tick: nothing tells it from the write before but that it may have been.
-        for age in [Duration::ZERO, Duration::from_secs(1), YOUNG] {
-            assert!(file.is_due_at(stamp, changed + age), "{age:?}");
+        for age in [Duration::ZERO, Duration::from_secs(1), UNSETTLED] {
+            assert!(file.is_due_at(stamp, first + age), "{age:?}");
         }
-        let old = changed + YOUNG + Duration::from_secs(1);
-        assert!(file.is_due_at(stamp, old), "it was young at the last look");
-        assert!(!file.is_due_at(stamp, old));
-        assert!(!file.is_due_at(stamp, old + YOUNG));
+        let settled = first + UNSETTLED + Duration::from_secs(1);
+        assert!(file.is_due_at(stamp, settled), "the last read was within that time");
+        assert!(!file.is_due_at(stamp, settled));
+        assert!(!file.is_due_at(stamp, settled + UNSETTLED));
+        let other = Stamp::of(&place.write("g", "b"));
+        for age in [Duration::ZERO, UNSETTLED] {
+            assert!(file.is_due_at(other, settled + age), "another stamp, {age:?}");
+        }
+    }
+
+    /// Tells if the file is due, and lets it settle.
+    fn is_due(file: &mut FollowedFile) -> bool {
+        let (stamp, now) = (Stamp::of(file.path()), Instant::now());
+        let due = file.is_due_at(stamp, now);
+        let _ = file.is_due_at(stamp, now + UNSETTLED * 2);
+        assert!(!file.is_due_at(stamp, now + UNSETTLED * 2), "settled");
+        due
     }
 
     #[test]
-    fn a_file_that_seems_to_be_of_the_future_is_due_until_the_clock_has_caught_up() {
-        let place = Place::new("future");
-        let path = place.write("f", "a");
-        let (stamp, changed) = (Stamp::of(&path), changed_at(&path));
-        let mut file = FollowedFile::new(path);
-        let past = changed - Duration::from_secs(3600);
-        assert!((0..3).all(|_| file.is_due_at(stamp, past)));
-    }
-
-    #[test]
-    fn a_file_that_comes_goes_or_is_exchanged_is_due_once() {
+    fn a_file_that_comes_goes_or_is_exchanged_is_due() {
         let place = Place::new("exchanged");
-        let path = place.0.join("f");
-        let mut file = FollowedFile::new(path.clone());
-        let later = SystemTime::now() + YOUNG * 10;
-        let due = |file: &mut FollowedFile| {
-            let due = file.is_due_at(Stamp::of(&path), later);
-            assert!(!due || !file.is_due_at(Stamp::of(&path), later), "once");
-            due
-        };
-        assert!(due(&mut file), "never read");
-        assert!(!due(&mut file), "absent as before");
+        let mut file = FollowedFile::new(place.0.join("f"));
+        assert!(is_due(&mut file), "never read");
+        assert!(!is_due(&mut file), "absent as before");
         place.write("f", "a");
-        assert!(due(&mut file), "it is there");
+        assert!(is_due(&mut file), "it is there");
+        assert!(!is_due(&mut file), "the same");
         place.write("g", "b");
         fs::rename(place.0.join("g"), place.0.join("f")).unwrap();
-        assert!(due(&mut file), "another one has its name");
+        assert!(is_due(&mut file), "another one has its name");
         place.write("f", "longer");
-        assert!(due(&mut file), "another size");
+        assert!(is_due(&mut file), "another size");
         fs::remove_file(place.0.join("f")).unwrap();
-        assert!(due(&mut file), "it is gone");
+        assert!(is_due(&mut file), "it is gone");
+        assert!(!is_due(&mut file), "as before");
         file.read_again();
-        assert!(due(&mut file), "asked for");
+        assert!(is_due(&mut file), "asked for");
     }
 
     #[test]
@@ -252,11 +236,10 @@ mod tests {
         symlink("first", place.0.join("..data")).unwrap();
         symlink("..data/f", place.0.join("f")).unwrap();
         let mut file = FollowedFile::new(place.0.join("f"));
-        let later = SystemTime::now() + YOUNG * 10;
-        assert!(file.is_due_at(Stamp::of(file.path()), later));
+        assert!(is_due(&mut file));
         symlink("second", place.0.join("..data_tmp")).unwrap();
         fs::rename(place.0.join("..data_tmp"), place.0.join("..data")).unwrap();
-        assert!(file.is_due_at(Stamp::of(file.path()), later));
+        assert!(is_due(&mut file));
     }
 
     #[tokio::test]

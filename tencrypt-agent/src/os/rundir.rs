@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The variable that names the directory.
-pub(crate) const VARIABLE: &str = "TENCRYPT_RUN_DIR";
+pub(crate) const DIRECTORY_VARIABLE: &str = "TENCRYPT_RUN_DIR";
 
 /// A run directory, or a lock in it, that cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -175,7 +175,7 @@ fn is_still(path: &Path, file: &File) -> bool {
 /// `$TENCRYPT_RUN_DIR`; for the machine's root /run/tencrypt; else `$XDG_RUNTIME_DIR/tencrypt`; else one below /tmp.
 fn locate() -> PathBuf {
     let named = |variable| env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
-    if let Some(path) = named(VARIABLE) {
+    if let Some(path) = named(DIRECTORY_VARIABLE) {
         return path;
     }
     let uid = outer_uid(&fs::read_to_string("/proc/self/uid_map").unwrap_or_default(), sys::effective_uid());

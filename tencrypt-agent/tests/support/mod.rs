@@ -1,4 +1,4 @@
-//! What the end-to-end tests share: two pods of one tenant in a network, the program running in them, and the leak
+//! Fixtures of the end-to-end tests: two pods of one tenant in a network, the program running in them, and the leak
 //! probe on every node.
 
 #![allow(dead_code, clippy::allow_attributes, reason = "each test binary uses a part")]
@@ -16,7 +16,7 @@ use tencrypt_lab::{Finished, HttpServer, Node, Pod, Ports, Program, Report, Sign
 
 /// The program.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_tencrypt");
-/// What no frame may show.
+/// Plaintext that no frame may show.
 pub(crate) const CANARY: &str = "canary-7f3a90c1e5";
 /// Longest wait for anything that works.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
@@ -179,7 +179,7 @@ impl Cluster {
         self.probe_with(addresses.into_iter().fold(self.watch(), Watch::address))
     }
 
-    /// What the leak probe looks for.
+    /// The frames that the leak probe looks for.
     pub(crate) fn watch(&self) -> Watch {
         Watch::new([&self.a, &self.b], CANARY.as_bytes()).lanes(lanes())
     }
@@ -252,7 +252,7 @@ impl Running {
         status["packets"][name].as_u64().unwrap_or_else(|| panic!("no packets.{name} in {status}"))
     }
 
-    /// How often packets were dropped for this reason.
+    /// Number of packets dropped for this reason.
     pub(crate) fn drops(&self, reason: &str) -> u64 {
         let status = self.status();
         status["drops"][reason].as_u64().unwrap_or_else(|| panic!("no drops.{reason} in {status}"))
@@ -275,7 +275,7 @@ impl Running {
         self.program.wait(LIMIT).unwrap()
     }
 
-    /// What it has printed, for messages.
+    /// Everything it has printed, for messages.
     pub(crate) fn log(&self) -> String {
         format!("--- stdout\n{}--- stderr\n{}", self.program.stdout(), self.program.stderr())
     }
@@ -287,7 +287,7 @@ pub(crate) struct Probe {
 }
 
 impl Probe {
-    /// What was seen since the last [`Probe::reset`], once the network is silent; frames on two nodes count twice.
+    /// Frames seen since the last [`Probe::reset`], once the network is silent; frames on two nodes count twice.
     pub(crate) fn report(&self) -> Report {
         let mut sum = Report::default();
         for sniffer in &self.sniffers {
