@@ -9,8 +9,9 @@ use std::{
 use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use clap_complete::Shell;
 
+#[cfg(feature = "demo")]
+use crate::demo::Observation;
 use crate::{
-    demo::Observation,
     failure::{Exit, Failure},
     rotate::Step,
 };
@@ -165,6 +166,7 @@ Examples:
         json: bool,
     },
     /// Show it on this machine: pods, a service, an intruder, a sniffer; no root needed
+    #[cfg(feature = "demo")]
     #[command(after_help = "Takes some 15 seconds. Exits 0 only if everything that is shown was observed.
 
 Examples:

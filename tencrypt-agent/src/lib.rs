@@ -11,6 +11,7 @@ pub mod control;
 mod credentials;
 pub mod data_path;
 pub mod delivery;
+#[cfg(feature = "demo")]
 pub mod demo;
 mod escape;
 pub mod externals;
@@ -88,6 +89,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
                 other => Err(unexpected(other)),
             }
         }
+        #[cfg(feature = "demo")]
         Command::Demo { json, spoil } => demo::run(demo::Options { json, spoil }),
         Command::Completions { shell } => print(&cli::completions(shell)),
     }
