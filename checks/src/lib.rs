@@ -1,9 +1,10 @@
-//! What must hold of the repository itself, each property a test: its shape, its public items, its packages.
+//! Properties of the repository itself, a test each: its shape, its public items, its packages.
 //!
 //! The library finds offences in text that it is given; the tests of the crate apply it to the repository.
 
 pub mod arrows;
 pub mod comments;
+pub mod diff;
 pub mod lines;
 pub mod references;
 pub mod sources;

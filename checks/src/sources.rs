@@ -22,7 +22,7 @@ pub struct Package {
     pub name: String,
     /// Its folder, relative to the root.
     pub folder: PathBuf,
-    /// Whether it may be published.
+    /// It may be published.
     pub is_published: bool,
     /// Its features, without `default`.
     pub features: Vec<String>,
@@ -39,7 +39,7 @@ pub struct Room {
     pub text: String,
     /// Its syntax.
     pub syntax: syn::File,
-    /// Whether it is compiled for tests alone.
+    /// It is compiled for tests alone.
     pub is_test_only: bool,
 }
 

@@ -1,7 +1,7 @@
 //! Linux adapter of tencrypt: what happens in a pod's network namespace.
 //!
 //! A [`Capture`] sends a namespace's protected traffic to a [`TunDevice`] and lets nothing past it: routes, a rule and
-//! nftables chains (DESIGN section 6). [`NetNs`] enters the namespace, [`Monitor`] tells what changes in it,
+//! nftables chains. [`NetNs`] enters the namespace, [`Monitor`] tells what changes in it,
 //! [`RawSockets`] send what leaves untouched, [`SocketTable`] knows which destinations are still in use. No protocol
 //! state is kept here.
 //!
@@ -45,6 +45,6 @@ pub use sockets::{bind_to_interface, forbid_fragmentation, mark_socket, set_buff
 pub use steering::steer;
 pub use underlay::Mtu;
 
-/// The firewall mark of the tunnel's own packets (DESIGN section 6): what bears it is routed by the main table and
+/// The firewall mark of the tunnel's own packets: what bears it is routed by the main table and
 /// passes the chains.
 pub const MARK: u32 = 0x8362;

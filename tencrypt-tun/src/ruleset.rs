@@ -1,4 +1,4 @@
-//! The rules of the two chains (DESIGN section 6; each was tried by hand, research/net-review.md section 5).
+//! The rules of the two chains (each was tried by hand).
 
 use netlink_packet_netfilter::nftables::{InetHookNumber, MetaKey, NfTablesMessage};
 

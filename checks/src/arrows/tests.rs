@@ -3,7 +3,7 @@ use std::path::Path;
 use super::*;
 use crate::syntax::parse;
 
-/// A crate of such modules, `""` the root; `a::b` is the file a/b.rs.
+/// A crate of such modules, `""` the root; `a::b` is a file `b` in a folder `a`.
 fn plan(modules: &[(&str, &str)]) -> Plan {
     let room = |&(module, text): &(&str, &str)| {
         let path =

@@ -47,8 +47,8 @@ pub enum FactSource {
 }
 
 impl FactSource {
-    /// Whether the source may say that an address seen internal is so no longer (DESIGN rule: only static and
-    /// Kubernetes facts lower protection).
+    /// Whether the source may say that an address seen internal is so no longer: only static and Kubernetes
+    /// facts lower protection.
     #[must_use]
     pub const fn is_authoritative(&self) -> bool {
         matches!(self, Self::Static | Self::Kubernetes)

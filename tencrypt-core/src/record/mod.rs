@@ -61,7 +61,7 @@ const DATA: u8 = 4;
 const COOKIE: u8 = 5;
 const RESET: u8 = 6;
 
-// DESIGN fixes these.
+// docs/wire-format.md section 1 fixes these.
 const _: () = assert!(CONF_LEN == 252 && DATA_OVERHEAD == 32);
 
 /// What a datagram claims to be.
