@@ -11,7 +11,7 @@ use tencrypt_agent::{config::Config, failure::Failure};
 
 use crate::input::Input;
 
-/// Where the configuration is said to lie. Nothing is read from there.
+/// The path that the configuration is said to have. Nothing is read from there.
 const PATH: &str = "/etc/tencrypt/pod.toml";
 
 /// Reads the bytes as a configuration and as a key file, or writes a key file out of them.

@@ -91,7 +91,11 @@ fn rewriting(input: &mut Input<'_>) {
         assert_eq!(without_checksums(packet.bytes()), without_checksums(&ecn_set));
     }
 
-    let (start, offset) = (layout.transport_offset() as u16, if input.flag() { 16 } else { 6 });
+    finishing(&mut packet, layout.transport_offset() as u16, if input.flag() { 16 } else { 6 });
+}
+
+/// A checksum over what begins at `start`, and lies `offset` bytes behind, is finished.
+fn finishing(packet: &mut IpPacket<&mut [u8]>, start: u16, offset: u16) {
     let unfinished = packet.bytes().to_vec();
     if packet.finish_checksum(start, offset).is_ok() {
         // What was there as a partial sum is now the complement of everything.
@@ -306,7 +310,7 @@ fn without_checksums(bytes: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// What is left as a packet. With a flag set its length field is made right, or most inputs would end there.
+/// The rest of the input as a packet. With a flag set its length field is made right, or most inputs would end there.
 fn mended(input: &mut Input<'_>) -> Vec<u8> {
     let mend = input.flag();
     let mut bytes = input.rest().to_vec();

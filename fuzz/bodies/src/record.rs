@@ -12,7 +12,7 @@ use tencrypt::{
 
 use crate::input::Input;
 
-/// What one input may do with a session.
+/// The most that one input may do with a session.
 const MAX_STEPS: usize = 64;
 
 /// Parses the bytes as a datagram, or lets them say how a sender, a receiver and somebody between them behave.
@@ -34,7 +34,7 @@ pub fn record(data: &[u8]) {
     }
 }
 
-/// What `parse` says against a reading of docs/wire-format.md section 1 of our own.
+/// Compares `parse` with a reading of docs/wire-format.md section 1 of our own.
 fn read(datagram: &[u8]) {
     let long =
         |at: usize| u32::from_le_bytes([datagram[at], datagram[at + 1], datagram[at + 2], datagram[at + 3]]);
