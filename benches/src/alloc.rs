@@ -15,7 +15,7 @@
 
 pub use crate::sys::CountingAllocator;
 
-/// What a thread has allocated: by Rust if [`CountingAllocator`] is declared, and by AWS-LC in any case.
+/// Allocations of a thread: by Rust if [`CountingAllocator`] is declared, and by AWS-LC in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a plain sum")]
 pub struct Allocated {
@@ -27,7 +27,7 @@ pub struct Allocated {
 }
 
 impl Allocated {
-    /// What `work` allocates on this thread, and what it returns.
+    /// Counts what `work` allocates on this thread; returns its result as well.
     pub fn by<R>(work: impl FnOnce() -> R) -> (R, Self) {
         let before = crate::sys::allocated();
         let result = work();

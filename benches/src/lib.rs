@@ -1,4 +1,4 @@
-//! What the benchmarks share: packets, sinks, connected tunnels, and a count of what is allocated.
+//! The benchmarks' common parts: packets, sinks, connected tunnels, and a count of what is allocated.
 //!
 //! Time stands still here: a `Tunnel` is given one moment for every call, so that no timer fires in between and what
 //! is measured is the packet's own cost.

@@ -74,7 +74,7 @@ impl Tenant {
     }
 }
 
-/// What the cluster says of a pod at `address`: of the tenant, and whose it is.
+/// The cluster's fact about a pod at `address`: of the tenant, and whose it is.
 #[must_use]
 pub fn pod_fact(address: Ipv4Addr, owner: PeerId) -> Fact {
     let prefix = ipnet::Ipv4Net::from(address);
@@ -119,7 +119,7 @@ impl Pair {
         exchange((HERE, &mut self.here), (THERE, &mut self.there), self.now)
     }
 
-    /// Where records of the tunnel at `address` come from.
+    /// The end that records of the tunnel at `address` come from.
     #[must_use]
     pub fn endpoint(address: Ipv4Addr) -> SocketAddr {
         SocketAddr::new(address.into(), DEFAULT_PORT)

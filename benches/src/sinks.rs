@@ -1,4 +1,4 @@
-//! Where records and packets go when nothing sends them: buffers that are made once.
+//! Sinks of records and packets that nothing sends: buffers that are made once.
 
 use std::{hint::black_box, net::SocketAddr, time::Instant};
 
@@ -37,7 +37,7 @@ impl Slab {
         &self.bytes[..self.used]
     }
 
-    /// What is in it.
+    /// The trains in it.
     #[must_use]
     pub fn trains(&self) -> &[Train] {
         &self.trains

@@ -23,7 +23,7 @@ const PACKETS: usize = 10_000;
 struct Device {
     vnet: VnetHdr,
     bytes: Vec<u8>,
-    /// What is handed over; cutting and translating write into it.
+    /// The bytes that are handed over; cutting and translating write into it.
     spent: Vec<u8>,
     records: usize,
 }

@@ -1,4 +1,4 @@
-//! What a peer costs in heap, with a session and without.
+//! The heap that a peer costs, with a session and without.
 
 use std::{net::IpAddr, time::Instant};
 

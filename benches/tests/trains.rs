@@ -32,7 +32,7 @@ fn super_packet() -> (VnetHdr, Vec<u8>) {
 /// A packet as far as a message about it goes: its TCP sequence number, and a hash of all of it.
 type Print = (u32, u64);
 
-/// What `vnet` and `bytes` are as packets of their own, checksums finished.
+/// Cuts `vnet` and `bytes` into packets of their own, checksums finished.
 fn segments(vnet: VnetHdr, bytes: &[u8]) -> Vec<Print> {
     let mut bytes = bytes.to_vec();
     let mut all = Vec::new();
@@ -44,7 +44,7 @@ fn segments(vnet: VnetHdr, bytes: &[u8]) -> Vec<Print> {
     all
 }
 
-/// What came out at a device: each write cut again, as the kernel would.
+/// Packets that came out at a device: each write cut again, as the kernel would.
 #[derive(Default)]
 struct Arrived {
     packets: Vec<Print>,

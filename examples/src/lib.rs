@@ -1,4 +1,4 @@
-//! What the examples share: a tenant key, a pod's Tunnel, and the smallest transport there is.
+//! The examples' common parts: a tenant key, a pod's Tunnel, and the smallest transport there is.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -40,7 +40,7 @@ pub fn pod(keys: &Arc<KeyRing>, addresses: &[IpAddr], now: Instant) -> Result<Tu
 /// 32 bytes from the operating system.
 ///
 /// # Errors
-/// What reading /dev/urandom says.
+/// Reads 32 random bytes from /dev/urandom.
 pub fn random() -> Result<[u8; 32], Failure> {
     use std::io::Read;
     let mut bytes = [0; 32];
@@ -94,3 +94,8 @@ impl<'b> PacketSink<'b> for Inbox {
         Ok(())
     }
 }
+
+/// The code in the repository's README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -3,13 +3,13 @@
 use std::{fmt, process::ExitCode};
 
 use crate::{
-    authority::AuthorityError, config::ConfigError, control::client::ClientError, escape::Escaped,
-    keyfile::KeyFileError, netns::NetNsError, rotate::RotateError, rundir::RunDirError,
+    commands::ca::AuthorityError, commands::rotate::RotateError, config::ConfigError,
+    control::client::ClientError, keys::file::KeyFileError, os::escape::Escaped, os::netns::NetNsError,
+    os::rundir::RunDirError,
 };
 
 /// Exit codes. `--help` lists them; they are part of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::exhaustive_enums, reason = "the program's own")]
 pub enum Exit {
     /// Done.
     Success = 0,
@@ -33,7 +33,6 @@ impl From<Exit> for ExitCode {
 
 /// Why the program ends before its job is done.
 #[derive(Debug)]
-#[expect(clippy::exhaustive_structs, reason = "the program's own")]
 pub struct Failure {
     /// How it exits.
     pub exit: Exit,

@@ -5,13 +5,13 @@ use tracing::level_filters::LevelFilter;
 use crate::failure::{Exit, Failure};
 
 /// The variable that sets the level where `-v` is not given.
-pub const VARIABLE: &str = "TENCRYPT_LOG";
+pub(crate) const VARIABLE: &str = "TENCRYPT_LOG";
 
 /// Starts logging for this process; without `-v` and [`VARIABLE`] warnings and errors only.
 ///
 /// # Errors
 /// A usage [`Failure`] if the variable holds no level.
-pub fn start(verbose: u8) -> Result<(), Failure> {
+pub(crate) fn start(verbose: u8) -> Result<(), Failure> {
     let level = level(verbose, std::env::var_os(VARIABLE).as_deref())?;
     // A second start in one process (tests) leaves the first in place.
     let _ = tracing_subscriber::fmt()

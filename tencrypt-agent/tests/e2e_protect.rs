@@ -3,19 +3,19 @@
 
 mod support;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, Socket, Type};
 use support::{CANARY, Cluster, LIMIT, Running};
 use tencrypt_lab::{
-    Binding, Content, Frame, Keep, Ping, Pod, Signal, Sniffer, UdpEcho, Watch, send_bound, test, udp_echo,
+    Binding, Content, Frame, Keep, Ping, Pod, Signal, Sniffer, TUNNEL_PORT, UdpEcho, Watch, send_bound,
+    send_spoofed, test, udp_echo,
 };
 
 const UDP: u16 = 9001;
 
-/// Longer than a destination is asked, 1 s (DESIGN section 7, rule 3).
+/// Longer than a destination is asked, 1 s.
 const UNHEARD: Duration = Duration::from_millis(1_500);
 
 /// Waits for what happens soon.
@@ -99,12 +99,12 @@ fn datagrams(sniffer: &Sniffer, from: &Pod, to: &Pod) -> (usize, usize) {
 
 /// A DATA record on its way over IPv4, as it was on the wire.
 struct Recorded {
-    /// The IPv4 packet: header without options, UDP header, record.
-    packet: Vec<u8>,
+    /// The ends that the datagram with it bore.
+    ends: (SocketAddrV4, SocketAddrV4),
+    /// The datagram's content.
+    record: Vec<u8>,
 }
 
-/// Where in [`Recorded::packet`] the record begins: 20 bytes of IPv4 and 8 of UDP before it.
-const RECORD: usize = 28;
 /// Bytes of a record's header, and of its authentication tag (docs/wire-format.md).
 const HEADER: usize = 16;
 const TAG: usize = 16;
@@ -119,35 +119,29 @@ impl Recorded {
         assert!(sniffer.settle(Duration::from_millis(100), LIMIT));
         let found = sniffer.report().kept.into_iter().find_map(|bytes| {
             let frame = Frame::parse(&bytes)?;
-            let packet = bytes.get(14..)?.to_vec();
-            let record = packet.get(RECORD..)?;
+            let Some((IpAddr::V4(source), IpAddr::V4(destination))) = frame.addresses else { return None };
+            let Content::Udp { source: source_port, destination: port } = frame.content else { return None };
+            let record = Frame::udp_payload(&bytes)?;
             // Any lane's port.
             let wanted = frame.addresses == Some((from.v4(), to.v4()))
-                && matches!(frame.content, Content::Udp { destination: 8362..8378, .. });
-            (wanted && record.first() == Some(&DATA) && record.len() > HEADER + TAG).then_some(packet)
+                && (TUNNEL_PORT..TUNNEL_PORT + 16).contains(&port);
+            let ends = (SocketAddrV4::new(source, source_port), SocketAddrV4::new(destination, port));
+            (wanted && record.first() == Some(&DATA) && record.len() > HEADER + TAG)
+                .then(|| Self { ends, record: record.to_vec() })
         });
-        Self { packet: found.expect("a record was on the wire") }
+        found.expect("a record was on the wire")
     }
 
     /// The receiver's session index.
     fn index(&self) -> &[u8] {
-        &self.packet[RECORD + 4..RECORD + 8]
+        &self.record[4..8]
     }
 
     /// Sends it from another pod, changed as told: source and ports stay those of its sender.
     fn inject(&self, from: &Pod, change: impl FnOnce(&mut Vec<u8>)) {
-        let mut record = self.packet[RECORD..].to_vec();
+        let mut record = self.record.clone();
         change(&mut record);
-        let mut packet = [&self.packet[..RECORD], &record].concat();
-        let udp_length = u16::try_from(8 + record.len()).unwrap().to_be_bytes();
-        packet[24..26].copy_from_slice(&udp_length);
-        // No checksum (RFC 768); that of the header and the length are the kernel's to write (raw(7)).
-        packet[26..28].fill(0);
-        let to = Ipv4Addr::from(*packet[16..].first_chunk::<4>().unwrap());
-        from.netns().run(|| {
-            let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW))).unwrap();
-            raw.send_to(&packet, &SocketAddr::from((to, 0)).into()).unwrap();
-        });
+        send_spoofed(from.netns(), self.ends.0, self.ends.1, &record).unwrap();
     }
 }
 

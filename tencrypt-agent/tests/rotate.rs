@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tencrypt_agent::keyfile;
+use tencrypt_agent::keys::file as keyfile;
 
 /// A directory of the test's own with a key file of epoch 1, removed at its end.
 struct Place(PathBuf);

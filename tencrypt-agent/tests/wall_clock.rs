@@ -16,9 +16,9 @@ const SOURCES: [(&str, &[&str]); 5] = [
         "tencrypt-agent/src",
         &[
             // Whether a key file is so young that it may have changed again within one tick of its file system.
-            "key_source.rs",
+            "keys/source.rs",
             // The list of system calls that are not refused.
-            "hardening/syscalls.rs",
+            "os/hardening/syscalls.rs",
         ],
     ),
 ];

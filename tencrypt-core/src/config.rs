@@ -1,4 +1,6 @@
-//! What a Tunnel is told once, at its start.
+//! Configuration of a tunnel: what it is told once, at its start, and the policies that all crates share.
+
+use std::{fmt, str::FromStr};
 
 use ipnet::IpNet;
 
@@ -18,13 +20,13 @@ pub struct TunnelConfig {
     pub port: u16,
     /// The pod and service ranges of the cluster. Nothing to an address in them leaves in plain unless a fact says so.
     pub protected: Vec<IpNet>,
-    /// What happens to an address in the protected ranges that does not answer INIT. Default: drop.
-    pub unknown: Unknown,
-    /// Whether DNS may say that a protected address is external. Default: it may.
-    pub external: External,
+    /// Policy for addresses in the protected ranges that do not answer INIT. Default: drop.
+    pub unknown: UnansweredPolicy,
+    /// Least authority that may call a protected address external. Default: DNS.
+    pub external: ExternalAuthority,
     /// Redirects the pod's DNS queries to the proxy; `None` leaves port 53 alone.
     pub dns: Option<DnsHairpin>,
-    /// Whether this side's device takes packets whose TCP or UDP checksum is unfinished. Told to peers.
+    /// This side's device takes packets whose TCP or UDP checksum is unfinished. Told to peers. Default: true.
     pub vnet: bool,
 }
 
@@ -35,32 +37,133 @@ impl TunnelConfig {
             suite: CipherSuite::default(),
             port: DEFAULT_PORT,
             protected: protected.into_iter().map(|range| range.trunc()).collect(),
-            unknown: Unknown::Drop,
-            external: External::Dns,
+            unknown: UnansweredPolicy::Drop,
+            external: ExternalAuthority::Dns,
             dns: None,
             vnet: true,
         }
     }
 }
 
-/// What happens to a protected address that does not answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Policy for protected addresses that nobody has classified and that do not answer a handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[expect(clippy::exhaustive_enums, reason = "a policy with two values")]
-pub enum Unknown {
-    /// Its packets are dropped.
+pub enum UnansweredPolicy {
+    /// Packets to and from them are dropped.
     #[default]
     Drop,
-    /// Its packets leave in plain, counted as opportunistic. Never for an address once seen internal.
+    /// Packets leave in plain, counted as opportunistic, and plaintext from there is let in. Never for an address once
+    /// seen internal.
     Plain,
 }
 
-/// Who may call a protected address external.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+impl UnansweredPolicy {
+    /// Both values.
+    pub const ALL: [Self; 2] = [Self::Drop, Self::Plain];
+
+    /// Name in configuration and reports: `drop` or `plain`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Drop => "drop",
+            Self::Plain => "plain",
+        }
+    }
+}
+
+/// Least authority that may call a protected address external.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[expect(clippy::exhaustive_enums, reason = "a policy with two values")]
-pub enum External {
+pub enum ExternalAuthority {
     /// DNS too. The address is asked in the background all the same, and an answer makes it internal.
     #[default]
     Dns,
     /// The directory's authoritative sources only.
     Directory,
+}
+
+impl ExternalAuthority {
+    /// Both values.
+    pub const ALL: [Self; 2] = [Self::Dns, Self::Directory];
+
+    /// Name in configuration: `dns` or `directory`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Dns => "dns",
+            Self::Directory => "directory",
+        }
+    }
+}
+
+/// A word that names no value of a policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a policy: expected {expected}")]
+#[non_exhaustive]
+pub struct UnknownPolicy {
+    /// Names that would do.
+    pub expected: &'static str,
+}
+
+impl fmt::Display for UnansweredPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for UnansweredPolicy {
+    type Err = UnknownPolicy;
+
+    fn from_str(name: &str) -> Result<Self, UnknownPolicy> {
+        let expected = "drop or plain";
+        Self::ALL.into_iter().find(|policy| policy.name() == name).ok_or(UnknownPolicy { expected })
+    }
+}
+
+impl fmt::Display for ExternalAuthority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for ExternalAuthority {
+    type Err = UnknownPolicy;
+
+    fn from_str(name: &str) -> Result<Self, UnknownPolicy> {
+        let expected = "dns or directory";
+        Self::ALL.into_iter().find(|authority| authority.name() == name).ok_or(UnknownPolicy { expected })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_policies_lead_back_to_them() {
+        for policy in UnansweredPolicy::ALL {
+            assert_eq!(policy.to_string().parse(), Ok(policy));
+        }
+        for authority in ExternalAuthority::ALL {
+            assert_eq!(authority.to_string().parse(), Ok(authority));
+        }
+    }
+
+    #[test]
+    fn other_words_name_no_policy() {
+        for word in ["", "DROP", "drop ", "allow", "true"] {
+            let error = word.parse::<UnansweredPolicy>().expect_err(word);
+            assert_eq!(error.to_string(), "not a policy: expected drop or plain");
+            let error = word.parse::<ExternalAuthority>().expect_err(word);
+            assert_eq!(error.to_string(), "not a policy: expected dns or directory");
+        }
+    }
+
+    #[test]
+    fn defaults_are_the_cautious_ones_of_the_documentation() {
+        let config = TunnelConfig::new([]);
+        assert_eq!(config.unknown, UnansweredPolicy::default());
+        assert_eq!(config.external, ExternalAuthority::default());
+        assert_eq!((config.unknown.name(), config.external.name()), ("drop", "dns"));
+    }
 }

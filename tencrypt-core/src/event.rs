@@ -1,4 +1,4 @@
-//! What a Tunnel tells its owner.
+//! Events that a Tunnel reports to its owner.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -15,7 +15,7 @@ pub enum Event {
     External {
         /// The destination.
         destination: IpAddr,
-        /// When the statement behind it ends; `None`: never.
+        /// End of the statement behind it; `None`: never.
         until: Option<Instant>,
     },
     /// A destination was proven internal: whatever leads around the tunnel for it must go at once.
@@ -27,7 +27,7 @@ pub enum Event {
     PeerUp {
         /// The peer.
         peer: PeerId,
-        /// Where its records go.
+        /// Destination of its records.
         endpoint: SocketAddr,
         /// The addresses it says it has.
         addresses: Box<[IpAddr]>,
@@ -39,12 +39,12 @@ pub enum Event {
     },
     /// A destination did not answer INIT.
     HandshakeFailed {
-        /// Where INIT went.
+        /// Destination of INIT.
         to: SocketAddr,
     },
 }
 
-/// What the network said of a destination (ICMP), from the transport's error queue.
+/// Statement of the network about a destination (ICMP), from the transport's error queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PathEvent {
@@ -52,7 +52,7 @@ pub enum PathEvent {
     Unreachable(SocketAddr),
     /// A datagram was longer than the path carries.
     TooBig {
-        /// Where it went.
+        /// Destination of the datagram.
         to: SocketAddr,
         /// The path's MTU in bytes, IP header included.
         mtu: u16,
@@ -65,9 +65,9 @@ pub enum PathEvent {
 pub struct PeerInfo {
     /// Its identity.
     pub peer: PeerId,
-    /// Which lane of the peer: each has sessions of its own.
+    /// Lane of the peer: each has sessions of its own.
     pub lane: u8,
-    /// Where records go.
+    /// Destination of records.
     pub endpoint: SocketAddr,
     /// Addresses that belong to it: proven, not merely asserted.
     pub addresses: Box<[IpAddr]>,

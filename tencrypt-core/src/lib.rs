@@ -1,4 +1,55 @@
-//! The sans-IO core of tencrypt: IP packets in, sealed records out, and back.
+#![doc = include_str!("../README.md")]
+//!
+//! # The run loop
+//!
+//! One thread owns a [`Tunnel`], a device and a transport, and waits for the first of three things:
+//!
+//! | input | call | then |
+//! |---|---|---|
+//! | a packet from the device | [`Tunnel::handle_outbound`] | [`Outbound`] says what becomes of it |
+//! | a datagram, or several joined by the kernel | [`Tunnel::handle_datagrams`] | opened packets are in the [`PacketSink`] |
+//! | [`Tunnel::poll_timeout`] has come | [`Tunnel::handle_timeout`] | |
+//!
+//! After each of them, and before the next, it takes all there is to take, in this order:
+//!
+//! 1. [`poll_transmit`](Tunnel::poll_transmit) until `None`: datagrams for the transport, beside the records that are in
+//!    its [`DatagramSink`] already.
+//! 2. [`poll_released`](Tunnel::poll_released) until `None`: packets that were held and now leave as they are.
+//! 3. [`poll_event`](Tunnel::poll_event) until `None`.
+//! 4. [`poll_timeout`](Tunnel::poll_timeout). What is due already is done by [`handle_timeout`](Tunnel::handle_timeout)
+//!    before the next datagram: a handshake's last message counts before the record right behind it. Then 1 to 3 again.
+//!
+//! Time never goes back. Nothing that a remote party sends is an `Err`, a panic, or unbounded work: it is dropped and
+//! counted by its [`DropReason`] in [`Stats`]. The module [`tunnel`] has the whole contract.
+//!
+//! # Threads
+//!
+//! A [`Tunnel`] belongs to one thread. It can be moved to another before its first call, and is `Send` and `Sync` for
+//! that; but secrets that computing leaves on the stack are erased there by the calls that end it, and calls from several
+//! threads would leave some on other stacks. So it is no state for tasks of a runtime that moves them between threads.
+//! Its thread needs 256 KiB of stack. More than one thread for a pod: [`Tunnel::sibling`], one lane each.
+//!
+//! # Transport and device
+//!
+//! A transport implements [`DatagramSink`] over its send buffer, and the tunnel seals straight into it; what it receives
+//! goes to [`Tunnel::handle_datagrams`], where packets are opened in place. The addresses in a [`Train`] need not be
+//! places on a network: `examples/custom_transport.rs` sends records over a byte stream. A device without offload gives
+//! and takes packets with a default [`VnetHdr`](offload::VnetHdr); where it cannot take packets whose checksum is
+//! unfinished, [`TunnelConfig::vnet`] is `false`.
+//!
+//! # The parts alone
+//!
+//! | part | what for |
+//! |---|---|
+//! | [`packet`] | a view of an IPv4 or IPv6 packet, validated once; its flow; rewriting addresses with checksums kept right |
+//! | [`offload`] | virtio-net headers, cutting super-packets, joining segments |
+//! | [`nat`] | service addresses, fragments and ICMP errors among them, and the detour of DNS queries |
+//! | [`record`] | the datagrams' layout, and nothing that needs a key |
+//! | [`session`] | [`ReplayWindow`](session::ReplayWindow), and the two ends of an established session |
+//! | [`handshake`] | its two state machines, by messages |
+//! | [`crypto`] | key files, identities, the suites |
+//! | [`trust`] | certificates: issue, read, check, revoke |
+//! | [`directory`] | facts about addresses, and which of them wins |
 #![forbid(unsafe_code)]
 
 pub mod config;
@@ -18,7 +69,7 @@ pub mod stats;
 pub mod trust;
 pub mod tunnel;
 
-pub use config::{DEFAULT_PORT, External, TunnelConfig, Unknown};
+pub use config::{DEFAULT_PORT, ExternalAuthority, TunnelConfig, UnansweredPolicy, UnknownPolicy};
 pub use crypto::{CipherSuite, Identity, KeyRing, Seed};
 pub use event::{Event, PathEvent, PeerInfo};
 pub use news::News;

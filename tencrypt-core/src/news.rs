@@ -1,4 +1,4 @@
-//! What the lanes of a pod tell each other.
+//! News that the lanes of a pod tell each other.
 //!
 //! Translation changes what the kernel's steering looks at, so the two directions of a flow to a VIP come to different
 //! lanes: the lane that meets an answer has to know what another one has done with the question. Lanes share no memory;
@@ -45,7 +45,7 @@ pub(crate) struct FlowNews {
     pub(crate) state: Option<FlowState>,
 }
 
-/// How far a flow has come.
+/// Progress of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct FlowState {
     pub(crate) answered: bool,

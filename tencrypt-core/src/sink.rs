@@ -13,7 +13,7 @@ use crate::{news::News, offload::Opened};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "transports build and match it")]
 pub struct Train {
-    /// Where the records go.
+    /// Destination of the records.
     pub to: SocketAddr,
     /// Bytes of every record but the last.
     pub stride: u16,
@@ -57,7 +57,7 @@ pub trait DatagramSink {
 /// Room for the first records of a train. Dropped without [`commit`](Self::commit), nothing is sent and the room is
 /// free again.
 pub trait TrainSlot {
-    /// How many records fit, `1..=want.count`.
+    /// Number of records that fit, `1..=want.count`.
     fn records(&self) -> u16;
 
     /// The room: records follow each other without gaps, `stride` bytes each, the last one of the train `last`.
@@ -67,7 +67,7 @@ pub trait TrainSlot {
     fn commit(self, records: u16, len: usize);
 }
 
-/// Where opened packets go. `'b` is the lifetime of the receive buffers, so a sink may keep packets of several
+/// Destination of opened packets. `'b` is the lifetime of the receive buffers, so a sink may keep packets of several
 /// trains until it writes them.
 pub trait PacketSink<'b> {
     /// Takes one packet.
@@ -92,7 +92,7 @@ pub trait PacketSink<'b> {
 #[expect(clippy::exhaustive_structs, reason = "carries nothing by design")]
 pub struct SinkFull;
 
-/// What a transport knows of a received train.
+/// Facts that a transport knows of a received train.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "transports build it")]
 pub struct RecvMeta {
@@ -109,7 +109,7 @@ pub struct RecvMeta {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "transports read it")]
 pub struct Transmit {
-    /// Where to.
+    /// Destination of the datagram.
     pub to: SocketAddr,
     /// Bytes of the datagram.
     pub len: usize,

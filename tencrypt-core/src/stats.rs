@@ -1,6 +1,7 @@
 //! Counters: what happened to packets, by reason.
 
-/// Why a packet or datagram was dropped. Indexes [`Stats::drops`]; its name is the name in `status --json`.
+/// Reason for which a packet or datagram was dropped. Indexes [`Stats::drops`]; its name is the name in `status
+/// --json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum DropReason {

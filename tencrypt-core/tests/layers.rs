@@ -1,8 +1,12 @@
 //! A module uses only modules below it.
 
-use std::{fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
 
-/// From the bottom up. `docs` of the order: ARCHITECTURE.md.
+/// Modules from the bottom up, as in ARCHITECTURE.md.
 const LAYERS: [&str; 17] = [
     "keyed_hash",
     "stats",
@@ -23,91 +27,205 @@ const LAYERS: [&str; 17] = [
     "lib",
 ];
 
-/// Where a lower module may name a type of a higher one.
-const EXCEPTIONS: [(&str, &str); 1] = [
-    // CipherSuite and SessionIndex are on the wire; drawing an index takes randomness.
-    ("record", "crypto"),
-];
+/// Code of all files below src, without comments and without what is compiled for tests alone.
+fn sources(src: &Path) -> BTreeMap<PathBuf, String> {
+    let mut texts = BTreeMap::new();
+    collect(src, src, &mut texts);
+    assert!(texts.len() > 30, "the sources were not found");
+    let mut test_only: BTreeSet<PathBuf> = BTreeSet::new();
+    let mut code = BTreeMap::new();
+    for (file, text) in &texts {
+        let production = production(text);
+        test_only.extend(production.test_files.iter().map(|declared| declared.module(file)));
+        code.insert(file.clone(), production.code);
+    }
+    code.retain(|file, _| !test_only.iter().any(|module| module_path(file).starts_with(module)));
+    code
+}
 
-fn sources(dir: &Path, found: &mut Vec<std::path::PathBuf>) {
-    for entry in fs::read_dir(dir).expect("src is readable") {
+fn collect(src: &Path, folder: &Path, texts: &mut BTreeMap<PathBuf, String>) {
+    for entry in fs::read_dir(folder).expect("src is readable") {
         let path = entry.expect("src is readable").path();
         if path.is_dir() {
-            sources(&path, found);
+            collect(src, &path, texts);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
+            let relative = path.strip_prefix(src).expect("below src").to_owned();
+            texts.insert(relative, fs::read_to_string(&path).expect("a source file"));
         }
     }
+}
+
+/// The module a file holds, as a path of names: `tunnel` for `tunnel/mod.rs`, `tunnel/ask` for `tunnel/ask.rs`.
+fn module_path(file: &Path) -> PathBuf {
+    let stem = file.with_extension("");
+    match stem.file_name().and_then(|name| name.to_str()) {
+        Some("mod" | "lib") => stem.parent().map(Path::to_owned).unwrap_or_default(),
+        _ => stem,
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Production {
+    code: String,
+    /// Modules in files of their own that are compiled for tests alone.
+    test_files: Vec<TestFile>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum TestFile {
+    /// A module of this name.
+    Named(String),
+    /// A module in this file (`#[path]`), beside the one that declares it.
+    At(String),
+}
+
+impl TestFile {
+    /// The module's path, declared in `file`.
+    fn module(&self, file: &Path) -> PathBuf {
+        match self {
+            Self::Named(name) => module_path(file).join(name),
+            Self::At(path) => file.with_file_name(path).with_extension(""),
+        }
+    }
+}
+
+/// Takes comments, and items that are compiled for tests alone, out of a text. Only modules count as such items: anything
+/// else behind `#[cfg(test)]` is looked at like all other code.
+fn production(text: &str) -> Production {
+    let mut code = String::new();
+    let mut test_files = Vec::new();
+    let mut lines = text.lines().filter(|line| !line.trim_start().starts_with("//")).peekable();
+    while let Some(line) = lines.next() {
+        if line.trim() != "#[cfg(test)]" {
+            code.push_str(line);
+            code.push('\n');
+            continue;
+        }
+        let mut path = None;
+        while let Some(attribute) = lines.next_if(|next| next.trim_start().starts_with("#[")) {
+            path = path.or_else(|| attribute.trim().strip_prefix("#[path = \"")?.strip_suffix("\"]"));
+        }
+        let Some(name) = lines.peek().and_then(|item| module_name(item)) else { continue };
+        let item = lines.next().unwrap_or_default();
+        if item.trim_end().ends_with(';') {
+            let file =
+                path.map_or_else(|| TestFile::Named(name.to_owned()), |path| TestFile::At(path.to_owned()));
+            test_files.push(file);
+            continue;
+        }
+        // rustfmt closes a block at the indentation it was opened at.
+        let close = format!("{}}}", &item[..item.len() - item.trim_start().len()]);
+        for inside in lines.by_ref() {
+            if inside == close {
+                break;
+            }
+        }
+    }
+    Production { code, test_files }
+}
+
+/// The name of the module that a line declares.
+fn module_name(line: &str) -> Option<&str> {
+    let (_, rest) = line
+        .trim()
+        .split_once("mod ")
+        .filter(|(before, _)| before.is_empty() || before.starts_with("pub"))?;
+    Some(rest.trim_end_matches([';', '{', ' ']))
 }
 
 #[test]
 fn lower_modules_do_not_use_higher_ones() {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    sources(&src, &mut files);
-    assert!(files.len() > 30, "the sources were not found");
-    let mut wrong = Vec::new();
-    for file in files {
-        let relative = file.strip_prefix(&src).expect("below src");
-        let module =
-            relative.iter().next().and_then(|part| part.to_str()).expect("a name").trim_end_matches(".rs");
-        let layer =
-            LAYERS.iter().position(|name| *name == module).unwrap_or_else(|| panic!("{module} has no layer"));
-        let text = fs::read_to_string(&file).expect("a source file");
-        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-        for used in used_modules(code) {
-            let Some(other) = LAYERS.iter().position(|name| *name == used) else { continue };
-            if other > layer && !EXCEPTIONS.contains(&(module, &used)) {
-                wrong.push(format!("{} uses {used}", relative.display()));
-            }
-        }
-    }
+    let sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    let wrong: Vec<String> = sources.iter().flat_map(|(file, code)| upward(file, code)).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// The first segment of every path that starts at the crate root, comments left out.
-fn used_modules(code: &str) -> Vec<String> {
-    let code: String = code.lines().filter(|line| !line.trim_start().starts_with("//")).fold(
-        String::new(),
-        |mut all, line| {
-            all.push_str(line);
-            all.push('\n');
-            all
-        },
-    );
-    let mut found = Vec::new();
-    for (at, _) in code.match_indices("crate::") {
-        let rest = &code[at + "crate::".len()..];
-        if let Some(group) = rest.strip_prefix('{') {
-            let mut depth = 0;
-            let mut name = String::new();
-            for character in group.chars() {
-                match character {
-                    '{' => depth += 1,
-                    '}' if depth == 0 => break,
-                    '}' => depth -= 1,
-                    ',' if depth == 0 => found.push(std::mem::take(&mut name)),
-                    _ if depth == 0 => name.push(character),
-                    _ => {}
-                }
-            }
-            found.push(name);
-        } else {
-            found.push(
-                rest.chars()
-                    .take_while(|character| character.is_alphanumeric() || *character == '_')
-                    .collect(),
-            );
-        }
-    }
-    found
-        .into_iter()
-        .map(|name| name.trim().split("::").next().unwrap_or_default().trim().to_owned())
+/// Uses of modules above that of the file, each as a line for a reader.
+fn upward(file: &Path, code: &str) -> Vec<String> {
+    let module = file.iter().next().and_then(|part| part.to_str()).expect("a name").trim_end_matches(".rs");
+    let layer_of = |module: &str| LAYERS.iter().position(|name| *name == module);
+    let layer = layer_of(module).unwrap_or_else(|| panic!("{module} has no layer"));
+    let used = uses(code).into_iter().filter_map(|path| path.into_iter().next());
+    used.filter(|used| layer_of(used).is_some_and(|other| other > layer))
+        .map(|used| format!("{} uses {used}", file.display()))
         .collect()
 }
 
+/// Paths that start at the crate root, each as its segments; a group counts as one path an element.
+fn uses(code: &str) -> Vec<Vec<String>> {
+    code.match_indices("crate::")
+        .filter(|(at, _)| !code[..*at].ends_with(|before: char| before.is_alphanumeric() || before == '$'))
+        .flat_map(|(at, found)| paths(&code[at + found.len()..]))
+        .collect()
+}
+
+/// Paths at the start of a text: one, or those of a group in braces.
+fn paths(text: &str) -> Vec<Vec<String>> {
+    let Some(group) = text.strip_prefix('{') else { return element(text).into_iter().collect() };
+    let mut found = Vec::new();
+    let (mut depth, mut start) = (0, 0);
+    for (at, character) in group.char_indices() {
+        match character {
+            '{' => depth += 1,
+            '}' if depth > 0 => depth -= 1,
+            ',' if depth == 0 => {
+                found.extend(element(&group[start..at]));
+                start = at + 1;
+            }
+            '}' => {
+                found.extend(element(&group[start..at]));
+                break;
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// The path at the start of a text, without a group or a list of arguments behind it.
+fn element(text: &str) -> Option<Vec<String>> {
+    let is_part = |character: char| character.is_alphanumeric() || character == '_' || character == ':';
+    let path: String = text.trim_start().chars().take_while(|character| is_part(*character)).collect();
+    let segments: Vec<String> =
+        path.split("::").filter(|segment| !segment.is_empty()).map(str::to_owned).collect();
+    (!segments.is_empty()).then_some(segments)
+}
+
 #[test]
-fn the_check_sees_groups_and_single_paths() {
+fn groups_and_single_paths_are_seen() {
     let code = "use crate::{\n    tunnel::Tunnel,\n    stats::{Stats, DropReason},\n};\nlet x = crate::nat::Nat::new(1);";
-    assert_eq!(used_modules(code), ["tunnel", "stats", "", "nat"]);
+    let first: Vec<String> = uses(code).into_iter().map(|path| path[0].clone()).collect();
+    assert_eq!(first, ["tunnel", "stats", "nat"]);
+}
+
+#[test]
+fn an_import_behind_the_declaration_of_tests_is_found() {
+    let text =
+        "//! Tables.\n#[cfg(test)]\nmod tests;\n\nuse crate::{\n    packet::Flow,\n    tunnel::Tunnel,\n};\n";
+    let found = production(text);
+    assert_eq!(found.test_files, [TestFile::Named("tests".to_owned())]);
+    assert_eq!(found.test_files[0].module(Path::new("nat/mod.rs")), Path::new("nat/tests"));
+    assert_eq!(upward(Path::new("nat/mod.rs"), &found.code), ["nat/mod.rs uses tunnel"]);
+    // As it is in the lowest modules, and of a single path in the middle of a function.
+    let text = "#[cfg(test)]\npub(crate) mod samples;\nfn now() {\n    crate::nat::Nat::new();\n}\n";
+    assert_eq!(upward(Path::new("packet/mod.rs"), &production(text).code), ["packet/mod.rs uses nat"]);
+}
+
+#[test]
+fn blocks_of_tests_are_left_out_and_nothing_else() {
+    let text = "use crate::stats::Stats;\n#[cfg(test)]\nmod tests {\n    use crate::tunnel::Tunnel;\n    fn test() {\n    }\n}\n\
+                #[cfg(test)]\nuse crate::event::Event;\n// use crate::sink::Sink;\nuse crate::nat::Nat;\n";
+    let found = production(text);
+    assert_eq!(
+        upward(Path::new("packet/ip.rs"), &found.code),
+        ["packet/ip.rs uses event", "packet/ip.rs uses nat"]
+    );
+}
+
+#[test]
+fn files_of_tests_are_found_where_their_declaration_says() {
+    let text = "#[cfg(test)]\n#[path = \"keyring_tests.rs\"]\nmod tests;\n";
+    let found = production(text).test_files;
+    assert_eq!(found, [TestFile::At("keyring_tests.rs".to_owned())]);
+    assert_eq!(found[0].module(Path::new("crypto/keyring.rs")), Path::new("crypto/keyring_tests"));
 }

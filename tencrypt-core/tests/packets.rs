@@ -1,11 +1,13 @@
-//! Parsing and rewriting against an oracle: whatever is rewritten, payload and checksums stay right.
+//! Parsing and rewriting against two oracles: whatever is rewritten, payload and checksums stay right.
+
+mod oracles;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::{
     IpFragOffset, IpNumber, Ipv4Header, Ipv4Options, Ipv6FragmentHeader, Ipv6Header, PacketBuilder,
-    SlicedPacket, TransportSlice,
 };
+use oracles::{Fields, Offset, checksums_hold};
 use proptest::prelude::*;
 use tencrypt::packet::{IpPacket, ParseError, Rewrite, RewriteError, Transport, checksum::Sum, combine_ecn};
 
@@ -86,41 +88,6 @@ fn build(sample: &Sample) -> Vec<u8> {
     }
     .unwrap();
     out
-}
-
-/// Every checksum of an unfragmented packet, recomputed by etherparse.
-fn checksums_hold(bytes: &[u8]) -> bool {
-    let Ok(parsed) = SlicedPacket::from_ip(bytes) else { return false };
-    let (Some(net), Some(transport)) = (parsed.net, parsed.transport) else { return false };
-    let (v4, v6) = (net.ipv4_ref().map(|slice| slice.header()), net.ipv6_ref().map(|slice| slice.header()));
-    if let Some(header) = &v4
-        && header.to_header().calc_header_checksum() != header.header_checksum()
-    {
-        return false;
-    }
-    match (transport, v4, v6) {
-        (TransportSlice::Udp(udp), Some(ip), _) => {
-            udp.to_header().calc_checksum_ipv4_raw(ip.source(), ip.destination(), udp.payload()).unwrap()
-                == udp.checksum()
-        }
-        (TransportSlice::Udp(udp), _, Some(ip)) => {
-            udp.to_header().calc_checksum_ipv6_raw(ip.source(), ip.destination(), udp.payload()).unwrap()
-                == udp.checksum()
-        }
-        (TransportSlice::Tcp(tcp), Some(ip), _) => {
-            tcp.to_header().calc_checksum_ipv4_raw(ip.source(), ip.destination(), tcp.payload()).unwrap()
-                == tcp.checksum()
-        }
-        (TransportSlice::Tcp(tcp), _, Some(ip)) => {
-            tcp.to_header().calc_checksum_ipv6_raw(ip.source(), ip.destination(), tcp.payload()).unwrap()
-                == tcp.checksum()
-        }
-        (TransportSlice::Icmpv4(icmp), ..) => {
-            icmp.icmp_type().calc_checksum(icmp.payload()) == icmp.checksum()
-        }
-        (TransportSlice::Icmpv6(icmp), _, Some(ip)) => icmp.is_checksum_valid(ip.source(), ip.destination()),
-        _ => false,
-    }
 }
 
 proptest! {
@@ -229,6 +196,32 @@ proptest! {
     }
 
     #[test]
+    fn every_field_is_what_both_oracles_read(
+        sample in sample(),
+        extensions in prop::collection::vec(prop::sample::select(vec![43_u8, 60]), 0..4),
+        fragment in prop::option::of((0_u16..0x1800, any::<bool>(), any::<u32>(), 0_u16..4)),
+        (ttl, class) in any::<(u8, u8)>(),
+    ) {
+        let bytes = dressed(&sample, &extensions, fragment, ttl, class);
+        let packet = IpPacket::parse(&bytes[..]).unwrap();
+        let ours = Fields::of(&packet);
+        for (oracle, fields) in Fields::by_oracles(&bytes) {
+            prop_assert_eq!(Some(&ours), fields.as_ref(), "{}", oracle);
+        }
+        prop_assert_eq!((ours.ttl, ours.ecn), (ttl, class & 0b11));
+        let offset = Offset::of(&bytes);
+        let expected = fragment.map(|(offset, ..)| offset << 3).filter(|_| packet.fragment().is_some());
+        prop_assert_eq!(packet.fragment().map(|fragment| fragment.offset), expected);
+        if let (Some(fragment), Some(offset)) = (packet.fragment(), offset) {
+            prop_assert_eq!(fragment.offset, offset.by_etherparse);
+            // In IPv4, which has no reserved bits there, the other one is right too.
+            if sample.v4 {
+                prop_assert_eq!(fragment.offset, offset.by_pnet);
+            }
+        }
+    }
+
+    #[test]
     fn random_bytes_are_refused_or_agree_with_the_oracle(mut bytes in prop::collection::vec(any::<u8>(), 0..200), version in 0u8..16) {
         if let Some(first) = bytes.first_mut() {
             *first = *first & 0x0f | version << 4;
@@ -238,6 +231,17 @@ proptest! {
             let total = bytes.len() as u16;
             if version == 4 { bytes[2..4].copy_from_slice(&total.to_be_bytes()); bytes[0] = 0x45 + (bytes[0] & 1); }
             if version == 6 { bytes[4..6].copy_from_slice(&(total - 40).to_be_bytes()); }
+        }
+        if let Ok(packet) = IpPacket::parse(&bytes[..]) {
+            for (oracle, fields) in Fields::by_oracles(&bytes) {
+                // An oracle may know less than the core does, or be stricter.
+                if let Some(fields) = fields {
+                    prop_assert_eq!(Fields::of(&packet), fields, "{}", oracle);
+                }
+            }
+            if let (Some(fragment), Some(offset)) = (packet.fragment(), Offset::of(&bytes)) {
+                prop_assert_eq!(fragment.offset, offset.by_etherparse);
+            }
         }
         if let Ok(mut packet) = IpPacket::parse(&mut bytes[..]) {
             let (source, destination) = (packet.source(), packet.destination());
@@ -250,6 +254,54 @@ proptest! {
             prop_assert!(IpPacket::parse(packet.into_inner()).is_ok());
         }
     }
+}
+
+/// The sample with more in front of its transport header, its checksums as they were: IPv6's extension headers, and, for
+/// either family, the mark of a fragment: offset in units of 8 bytes, more follow, identification, reserved bits.
+fn dressed(
+    sample: &Sample,
+    extensions: &[u8],
+    fragment: Option<(u16, bool, u32, u16)>,
+    ttl: u8,
+    class: u8,
+) -> Vec<u8> {
+    let mut bytes = build(sample);
+    if fragment.is_some_and(|(_, more, ..)| more) {
+        // All but the last are a multiple of 8 bytes long.
+        let header = if sample.v4 { usize::from(bytes[0] & 0xf) * 4 } else { 40 };
+        bytes.truncate(header + (bytes.len() - header) / 8 * 8);
+    }
+    if sample.v4 {
+        if let Some((offset, more, id, _)) = fragment {
+            bytes[4..6].copy_from_slice(&(id as u16).to_be_bytes());
+            bytes[6..8].copy_from_slice(&(offset | u16::from(more) << 13).to_be_bytes());
+        }
+        let total = bytes.len() as u16;
+        bytes[2..4].copy_from_slice(&total.to_be_bytes());
+        (bytes[1], bytes[8]) = (class, ttl);
+        return bytes;
+    }
+    let mut chain: Vec<(u8, Vec<u8>)> = extensions.iter().map(|kind| (*kind, extension(0))).collect();
+    if let Some((offset, more, id, reserved)) = fragment {
+        let place = (offset << 3 | reserved << 1 | u16::from(more)).to_be_bytes();
+        chain.push((44, [&[0, 0], &place[..], &id.to_be_bytes()].concat()));
+    }
+    let mut next = bytes[6];
+    for (kind, header) in chain.iter_mut().rev() {
+        header[0] = next;
+        // Options of padding; in a routing header, of a kind nobody knows with no stops left.
+        if *kind == 43 {
+            header[2..4].fill(0);
+        }
+        next = *kind;
+    }
+    bytes[6] = next;
+    let headers: Vec<u8> = chain.into_iter().flat_map(|(_, header)| header).collect();
+    bytes.splice(40..40, headers);
+    let length = bytes.len() as u16 - 40;
+    bytes[4..6].copy_from_slice(&length.to_be_bytes());
+    (bytes[0], bytes[1], bytes[7]) = (0x60 | class >> 4, class << 4, ttl);
+    bytes
 }
 
 fn udp_v6_with_extensions(extensions: &[(u8, Vec<u8>)]) -> Vec<u8> {
@@ -364,6 +416,11 @@ fn a_reserved_bit_does_not_move_an_ipv6_fragment() {
     let packet = IpPacket::parse(&bytes[..]).unwrap();
     assert_eq!(packet.fragment().unwrap().offset, 0);
     assert_eq!(packet.ports(), Some((1, 2)));
+    let offset = Offset::of(&bytes).unwrap();
+    assert_eq!(offset.by_etherparse, 0);
+    // pnet_packet 0.35 clears the lower of two reserved bits only. Once this fails it is mended: compare its reading of
+    // the offset wherever that of etherparse is compared.
+    assert_eq!(offset.by_pnet, 0b100);
 }
 
 #[test]

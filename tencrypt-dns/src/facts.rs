@@ -1,8 +1,16 @@
 //! From a reply to facts about addresses.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration, time::Instant};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tencrypt::directory::{Fact, FactSource};
+use tencrypt::{
+    directory::{Fact, FactSource},
+    packet::is_tunnel_address,
+};
 use thiserror::Error;
 
 use crate::{
@@ -20,7 +28,7 @@ pub const MIN_TTL: Duration = Duration::from_secs(1);
 /// Longest life of a fact, so that a wrong one ends.
 pub const MAX_TTL: Duration = Duration::from_secs(300);
 
-/// Why a reply says nothing about addresses.
+/// Reason for which a reply says nothing about addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ClassifyError {
@@ -48,7 +56,6 @@ pub enum ClassifyError {
 /// The facts in `reply`, the bytes of a reply to the bytes of `query`, for a pod of `project`.
 ///
 /// # Errors
-///
 /// `reply` does not belong to `query`, or either is malformed, or its chain of aliases is.
 pub fn classify_reply(
     query: &[u8],
@@ -65,11 +72,10 @@ pub fn classify_reply(
 /// The chain of CNAMEs is followed from the asked name; the addresses of the name at its end get that name's class, and
 /// live as long as the shortest-lived link. A fact is about one address, and its source names the end of the chain.
 /// Records of other names, other sections and other types are not looked at. Addresses that no packet of the tunnel
-/// may carry (loopback, unspecified, multicast, broadcast, link-local) get no fact; an IPv4-mapped one is the IPv4
-/// address that a connection to it would use.
+/// may carry ([`is_tunnel_address`]) get no fact; an IPv4-mapped one is the IPv4 address that a connection to it would
+/// use.
 ///
 /// # Errors
-///
 /// The reply cannot be read, or its chain of aliases is no chain.
 pub fn facts(reply: &Reply<'_>, project: &Project, now: Instant) -> Result<Vec<Fact>, ClassifyError> {
     let Some(question) = reply.query().question() else { return Ok(Vec::new()) };
@@ -88,7 +94,7 @@ pub fn facts(reply: &Reply<'_>, project: &Project, now: Instant) -> Result<Vec<F
     for record in records.iter().filter(|record| record.owner == end.name) {
         let Data::Address(address) = &record.data else { continue };
         let canonical = address.to_canonical();
-        if !wanted(address) || !is_routable(canonical) || lives.len() == MAX_ADDRESSES {
+        if !wanted(address) || !is_tunnel_address(canonical) || lives.len() == MAX_ADDRESSES {
             continue;
         }
         let ttl = record.ttl.min(end.ttl);
@@ -140,21 +146,9 @@ pub(crate) fn follow(records: &[Record], start: &Name) -> Result<ChainEnd, Class
     }
 }
 
-/// When a fact that lives `ttl` seconds from `now` ends, within [`MIN_TTL`] and [`MAX_TTL`].
+/// End of a fact that lives `ttl` seconds from `now`, within [`MIN_TTL`] and [`MAX_TTL`].
 pub(crate) fn expiry(now: Instant, ttl: u32) -> Instant {
     now + Duration::from_secs(ttl.into()).clamp(MIN_TTL, MAX_TTL)
-}
-
-/// Whether packets of the tunnel may have this destination.
-fn is_routable(address: IpAddr) -> bool {
-    let refused = address.is_unspecified()
-        || address.is_loopback()
-        || address.is_multicast()
-        || match address {
-            IpAddr::V4(v4) => v4.is_broadcast() || v4.is_link_local(),
-            IpAddr::V6(v6) => v6.is_unicast_link_local(),
-        };
-    !refused
 }
 
 #[cfg(test)]

@@ -10,11 +10,11 @@ const LENGTH: usize = 2;
 pub struct Framing {
     max: usize,
     buffer: Vec<u8>,
-    /// Where the next frame begins in `buffer`.
+    /// Start of the next frame in `buffer`.
     start: usize,
 }
 
-/// Why a stream cannot be read on.
+/// Reason for which a stream cannot be read on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum FramingError {
@@ -44,7 +44,6 @@ impl Framing {
     /// The next message that is complete.
     ///
     /// # Errors
-    ///
     /// The next length is 0 or too large. It stays so: the stream is to be closed.
     pub fn next_message(&mut self) -> Result<Option<Vec<u8>>, FramingError> {
         let rest = &self.buffer[self.start..];
@@ -63,7 +62,7 @@ impl Framing {
         Ok(message)
     }
 
-    /// Whether nothing of a message that is still to come was received.
+    /// Tells if nothing of a message that is still to come was received.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.buffer.len() == self.start

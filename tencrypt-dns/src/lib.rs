@@ -1,4 +1,6 @@
-//! DNS interception for tencrypt.
+#![doc = include_str!("../README.md")]
+//!
+//! # Parts
 //!
 //! The pod's queries pass through here on their way to the nameserver, byte for byte, and so do the replies. A reply
 //! that belongs to a query is read on the side, and what it says of addresses becomes [`Fact`]s for the directory; the

@@ -3,8 +3,8 @@
 //! Messages are forwarded as the bytes they are. hickory-proto reads a copy, and nothing is ever encoded again, except
 //! for the SERVFAIL that a client gets when no upstream server answers.
 //!
-//! What hickory-proto 0.26.3 does with hostile names was read in its source (`Name`, its `read_inner`): a loop
-//! without recursion; a pointer must lead to before the name or name part that it ends, so there is no loop of
+//! Behaviour of hickory-proto 0.26.3 with hostile names was read in its source (`Name`, its `read_inner`): a
+//! loop without recursion; a pointer must lead to before the name or name part that it ends, so there is no loop of
 //! pointers; a name may have 255 bytes. Left open are pointers into the header (the copy has a header that no pointer
 //! can use, see [`Reply::records`]) and long runs of pointers to pointers, which cost a walk for every name that uses
 //! them (see [`MAX_POINTER_RUN`]).
@@ -50,7 +50,7 @@ pub const SERVFAIL: u8 = 2;
 /// Response code REFUSED (RFC 1035 section 4.1.1).
 pub const REFUSED: u8 = 5;
 
-/// Why bytes are not taken for a message.
+/// Reason for which bytes are not taken for a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum MessageError {
@@ -71,7 +71,7 @@ pub enum MessageError {
     Pointers,
 }
 
-/// Why a message is not the reply to a query.
+/// Reason for which a message is not the reply to a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Mismatch {
@@ -118,7 +118,6 @@ impl Query {
     /// [`question`](Self::question): it can be forwarded and its reply recognised, but nothing is learnt from that.
     ///
     /// # Errors
-    ///
     /// It is shorter than a header, is a response, or has one question that cannot be read.
     pub fn parse(bytes: &[u8]) -> Result<Self, MessageError> {
         let header = Header::of(bytes).ok_or(MessageError::Short)?;
@@ -169,7 +168,6 @@ impl Query {
     /// question bit by bit. Nothing behind the question is looked at.
     ///
     /// # Errors
-    ///
     /// The first thing that differs.
     pub fn verify<'a>(&'a self, bytes: &'a [u8]) -> Result<Reply<'a>, Mismatch> {
         let header = Header::of(bytes).ok_or(Mismatch::Short)?;
@@ -231,11 +229,11 @@ pub struct Record {
     pub owner: Name,
     /// Time to live in seconds; 0 where the highest bit was set (RFC 2181 section 8).
     pub ttl: u32,
-    /// What it says.
+    /// Content of the record.
     pub data: Data,
 }
 
-/// What a record says, for the types that matter here.
+/// Content of a record, for the types that matter here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Data {
@@ -266,7 +264,7 @@ impl<'a> Reply<'a> {
         self.header.0[3] & 0x0f
     }
 
-    /// Whether TC is set: there is more, by TCP.
+    /// Tells if TC is set: there is more, by TCP.
     #[must_use]
     pub const fn is_truncated(&self) -> bool {
         self.header.0[2] & FLAG_TRUNCATED != 0
@@ -279,7 +277,6 @@ impl<'a> Reply<'a> {
     /// an error. Lengths and counts are taken from the true header.
     ///
     /// # Errors
-    ///
     /// Any section is malformed or shorter than its count says, or names lead through too many pointers.
     pub fn records(&self) -> Result<Vec<Record>, MessageError> {
         if longest_pointer_run(self.bytes) > MAX_POINTER_RUN {

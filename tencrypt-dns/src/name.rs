@@ -14,7 +14,7 @@ pub struct Name {
     wire: Box<[u8]>,
 }
 
-/// Why something is not a domain name.
+/// Reason for which something is not a domain name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum NameError {
@@ -41,7 +41,6 @@ impl Name {
     /// The name of these labels, the leftmost first; none: the root.
     ///
     /// # Errors
-    ///
     /// A label is empty or too long, or all of them together are.
     pub fn from_labels<L: AsRef<[u8]>>(labels: impl IntoIterator<Item = L>) -> Result<Self, NameError> {
         let mut wire = Vec::with_capacity(64);
@@ -66,7 +65,6 @@ impl Name {
     /// Reads the text form, as in a `search` line: labels between dots, with or without the dot of the root.
     ///
     /// # Errors
-    ///
     /// As [`from_labels`](Self::from_labels), and for a backslash.
     pub fn from_text(text: &str) -> Result<Self, NameError> {
         if text.contains('\\') {
@@ -90,7 +88,7 @@ impl Name {
         })
     }
 
-    /// Whether this name lies strictly below `ancestor`: it ends in all of its labels and has at least one more.
+    /// Tells if this name lies strictly below `ancestor`: it ends in all of its labels and has at least one more.
     #[must_use]
     pub fn is_below(&self, ancestor: &Self) -> bool {
         let mut rest = &self.wire[..];
@@ -113,7 +111,6 @@ impl Name {
     /// This name below `suffix`.
     ///
     /// # Errors
-    ///
     /// [`NameError::TooLong`].
     pub fn join(&self, suffix: &Self) -> Result<Self, NameError> {
         Self::from_labels(self.labels().chain(suffix.labels()))

@@ -16,7 +16,7 @@ pub struct Project {
     pods: Name,
 }
 
-/// Why the search domains do not tell the project.
+/// Reason for which the search domains do not tell the project.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ProjectError {
@@ -38,7 +38,6 @@ impl Project {
     /// The project `namespace` of the cluster `cluster_domain` (`cluster.local` in most, never assumed here).
     ///
     /// # Errors
-    ///
     /// [`ProjectError::Namespace`], [`ProjectError::ClusterDomain`].
     pub fn new(namespace: &str, cluster_domain: Name) -> Result<Self, ProjectError> {
         if !is_namespace(namespace.as_bytes()) {
@@ -61,7 +60,6 @@ impl Project {
     /// puts first for pods with the policy `ClusterFirst`.
     ///
     /// # Errors
-    ///
     /// [`ProjectError::Absent`], and [`ProjectError::Ambiguous`] where a pod also searches another project: its
     /// configuration must then name its own.
     pub fn from_search(search: &[Name]) -> Result<Self, ProjectError> {
@@ -79,7 +77,6 @@ impl Project {
     /// The project `namespace`, in the cluster domain that search domains tell.
     ///
     /// # Errors
-    ///
     /// [`ProjectError::Namespace`], [`ProjectError::Absent`], and [`ProjectError::Ambiguous`] where the search domains
     /// are of more than one cluster and none is of `namespace`.
     pub fn named(namespace: &str, search: &[Name]) -> Result<Self, ProjectError> {

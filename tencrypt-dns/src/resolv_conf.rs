@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use tencrypt::packet::{is_host_address, is_link_local};
 use thiserror::Error;
 
 use crate::{Name, Project, ProjectError};
@@ -23,7 +24,7 @@ pub const MAX_NAMESERVERS: usize = 16;
 /// Search domains that are kept; Kubernetes admits 32 in a pod.
 pub const MAX_SEARCH: usize = 64;
 
-/// What a `resolv.conf` says.
+/// Content of a `resolv.conf`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ResolvConf {
@@ -52,7 +53,7 @@ pub enum Nameserver {
     },
 }
 
-/// Why queries to a nameserver cannot be led through the tunnel device by a route.
+/// Reason for which queries to a nameserver cannot be led through the tunnel device by a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum NotCapturable {
@@ -62,7 +63,7 @@ pub enum NotCapturable {
     /// The kernel answers for loopback addresses before it looks at any other table; unspecified means loopback.
     #[error("a loopback nameserver cannot be captured by a route")]
     Loopback,
-    /// Multicast or broadcast.
+    /// Multicast, broadcast, or of 0.0.0.0/8.
     #[error("not a unicast address")]
     NotUnicast,
 }
@@ -73,15 +74,15 @@ pub enum NotCapturable {
 pub struct Options {
     /// Names with fewer dots are tried with the search domains first. libc's default is 1, kubelet writes 5.
     pub ndots: u8,
-    /// How long libc waits for one server.
+    /// Time that libc waits for one server.
     pub timeout: Duration,
-    /// How often libc goes round its servers.
+    /// Number of times that libc goes round its servers.
     pub attempts: u8,
-    /// Whether libc takes the servers in turn.
+    /// True if libc takes the servers in turn.
     pub rotate: bool,
-    /// Whether libc asks by TCP only.
+    /// True if libc asks by TCP only.
     pub use_vc: bool,
-    /// Whether libc adds an OPT record.
+    /// True if libc adds an OPT record.
     pub edns0: bool,
 }
 
@@ -99,7 +100,7 @@ impl Default for Options {
     }
 }
 
-/// Why a file is not read at all.
+/// Reason for which a file is not read at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ResolvConfError {
@@ -118,7 +119,6 @@ impl ResolvConf {
     /// Reads the content of a file.
     ///
     /// # Errors
-    ///
     /// The file or one of its lines is too long. An empty file is none: it has no nameservers.
     pub fn parse(content: &[u8]) -> Result<Self, ResolvConfError> {
         // A line of a megabyte is reported as such, by its number.
@@ -140,7 +140,6 @@ impl ResolvConf {
     /// The project that the search domains tell.
     ///
     /// # Errors
-    ///
     /// As [`Project::from_search`].
     pub fn project(&self) -> Result<Project, ProjectError> {
         Project::from_search(&self.search)
@@ -197,7 +196,6 @@ impl Nameserver {
     /// The address, if a host route can lead its queries into the tunnel device.
     ///
     /// # Errors
-    ///
     /// It is link-local, loopback, or no unicast address.
     pub fn capture(&self) -> Result<IpAddr, NotCapturable> {
         let Self::Address(address) = self else { return Err(NotCapturable::LinkLocal) };
@@ -205,13 +203,11 @@ impl Nameserver {
         if address.is_loopback() || address.is_unspecified() {
             return Err(NotCapturable::Loopback);
         }
-        match address {
-            IpAddr::V6(v6) if v6.is_unicast_link_local() => Err(NotCapturable::LinkLocal),
-            // 169.254.20.10 (node-local DNS) is an ordinary destination to routing.
-            IpAddr::V4(v4) if v4.is_broadcast() => Err(NotCapturable::NotUnicast),
-            _ if address.is_multicast() => Err(NotCapturable::NotUnicast),
-            _ => Ok(address),
+        // 169.254.20.10 (node-local DNS) is an ordinary destination to routing.
+        if address.is_ipv6() && is_link_local(address) {
+            return Err(NotCapturable::LinkLocal);
         }
+        if is_host_address(address) { Ok(address) } else { Err(NotCapturable::NotUnicast) }
     }
 
     fn parse(text: &str) -> Option<Self> {

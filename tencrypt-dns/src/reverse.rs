@@ -44,17 +44,16 @@ impl ReverseLookup {
         &self.query
     }
 
-    /// Where to send it.
+    /// Address to send it to.
     #[must_use]
     pub const fn server(&self) -> SocketAddr {
         self.server
     }
 
-    /// What the reply says: internal if any of the names is the project's, external if there are only others, `None`
-    /// if there is no name.
+    /// Returns what the reply says: internal if any of the names is the project's, external if there are only others,
+    /// `None` if there is no name.
     ///
     /// # Errors
-    ///
     /// `bytes` is not the reply (go on waiting), or cannot be read.
     pub fn fact(
         &self,
@@ -92,7 +91,7 @@ impl ReverseLookup {
     }
 }
 
-/// Why bytes say nothing about the address.
+/// Reason for which bytes say nothing about the address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReverseError {

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RData, RecordType};
 
-use crate::error::{During, Error, Result};
+use crate::error::{During, Error, Result, is_timeout};
 use crate::netns::NetNs;
 use crate::tcp::connect;
 use crate::udp::bind;
 
-/// What a query asks for.
+/// The subject of a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
     /// IPv4 addresses.
@@ -28,7 +28,6 @@ pub enum Asked {
 /// A query as it goes on the wire; with EDNS if `udp_payload` names a size in bytes (RFC 6891).
 ///
 /// # Panics
-///
 /// If `name` is not a domain name.
 pub fn dns_query(id: u16, name: &str, asked: Asked, udp_payload: Option<u16>) -> Vec<u8> {
     let mut message = Message::new(id, MessageType::Query, OpCode::Query);
@@ -54,7 +53,6 @@ pub fn dns_query(id: u16, name: &str, asked: Asked, udp_payload: Option<u16>) ->
 /// Sends a query over UDP and returns the first reply's bytes. Only a reply from the address asked is taken.
 ///
 /// # Errors
-///
 /// [`Error::Timeout`] without a reply within `limit`, or what the kernel refused.
 pub fn dns_over_udp(from: &NetNs, server: SocketAddr, query: &[u8], limit: Duration) -> Result<Vec<u8>> {
     const WHAT: &str = "a DNS query over UDP";
@@ -72,7 +70,7 @@ pub fn dns_over_udp(from: &NetNs, server: SocketAddr, query: &[u8], limit: Durat
             reply.truncate(length);
             Ok(reply)
         }
-        Err(error) if crate::ping::is_timeout(&error) => Err(Error::Timeout { what: WHAT, limit }),
+        Err(error) if is_timeout(&error) => Err(Error::Timeout { what: WHAT, limit }),
         Err(error) => Err(error).during(WHAT),
     }
 }
@@ -80,7 +78,6 @@ pub fn dns_over_udp(from: &NetNs, server: SocketAddr, query: &[u8], limit: Durat
 /// Sends a query over TCP and returns the reply's bytes, without the length field.
 ///
 /// # Errors
-///
 /// [`Error::Timeout`] without a reply within `limit`, or what the kernel refused.
 pub fn dns_over_tcp(from: &NetNs, server: SocketAddr, query: &[u8], limit: Duration) -> Result<Vec<u8>> {
     const WHAT: &str = "a DNS query over TCP";
@@ -102,13 +99,13 @@ pub fn dns_over_tcp(from: &NetNs, server: SocketAddr, query: &[u8], limit: Durat
         match stream.read(&mut chunk) {
             Ok(0) => return Err(Error::Ended("the DNS reply was complete")),
             Ok(length) => received.extend_from_slice(&chunk[..length]),
-            Err(error) if crate::ping::is_timeout(&error) => {}
+            Err(error) if is_timeout(&error) => {}
             Err(error) => return Err(error).during(WHAT),
         }
     }
 }
 
-/// What a DNS reply says, as far as tests ask.
+/// A DNS reply, as far as tests ask.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DnsReply {
@@ -116,9 +113,9 @@ pub struct DnsReply {
     pub id: u16,
     /// Response code: 0 no error, 3 no such name.
     pub code: u16,
-    /// Whether it is cut (TC) and should be asked for over TCP.
+    /// It is cut (TC) and should be asked for over TCP.
     pub truncated: bool,
-    /// Whether it has an EDNS record.
+    /// It has an EDNS record.
     pub edns: bool,
     /// Addresses in the answer section.
     pub addresses: Vec<IpAddr>,
@@ -128,7 +125,6 @@ impl DnsReply {
     /// Reads a reply.
     ///
     /// # Errors
-    ///
     /// [`Error::Malformed`] if it is no DNS message.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let message = Message::from_vec(bytes).map_err(|_| Error::Malformed("not a DNS message"))?;

@@ -49,7 +49,7 @@ impl Zone {
         Self { records: BTreeMap::new(), ttl: 30 }
     }
 
-    /// How long answers may be kept, seconds.
+    /// Sets the time for which answers may be kept, seconds.
     #[must_use]
     pub fn ttl(mut self, seconds: u32) -> Self {
         self.ttl = seconds;
@@ -59,7 +59,6 @@ impl Zone {
     /// `name` has this address (A or AAAA), besides others it may have.
     ///
     /// # Panics
-    ///
     /// If `name` is not a domain name.
     #[must_use]
     pub fn address(self, name: &str, address: IpAddr) -> Self {
@@ -69,7 +68,6 @@ impl Zone {
     /// `name` is an alias of `target`.
     ///
     /// # Panics
-    ///
     /// If either is not a domain name.
     #[must_use]
     pub fn alias(self, name: &str, target: &str) -> Self {
@@ -79,7 +77,6 @@ impl Zone {
     /// The reverse name of `address` points to `name` (PTR).
     ///
     /// # Panics
-    ///
     /// If `name` is not a domain name.
     #[must_use]
     pub fn pointer(self, address: IpAddr, name: &str) -> Self {
@@ -138,7 +135,7 @@ impl Zone {
 /// One question and its answer, as they were on the wire (without TCP's length field).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exchange {
-    /// Who asked.
+    /// The asker's address.
     pub from: SocketAddr,
     /// Over TCP, not UDP.
     pub tcp: bool,
@@ -176,7 +173,6 @@ impl DnsServer {
     /// Listens on port 53 of all addresses of a pod.
     ///
     /// # Errors
-    ///
     /// The port is taken.
     pub fn start(pod: &Pod, zone: Zone) -> Result<Self> {
         let shared = Arc::new(Shared {
@@ -208,7 +204,7 @@ impl DnsServer {
         self.shared.silent.store(silent, Ordering::Relaxed);
     }
 
-    /// What was asked and answered so far, oldest first; at most the last 4096.
+    /// Questions and answers so far, oldest first; at most the last 4096.
     pub fn exchanges(&self) -> Vec<Exchange> {
         self.shared.exchanges.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

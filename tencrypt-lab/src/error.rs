@@ -1,4 +1,4 @@
-//! What can go wrong while a laboratory is built or used.
+//! Errors while a laboratory is built or used.
 
 use std::io;
 use std::time::Duration;
@@ -27,9 +27,9 @@ pub enum Error {
     /// Something did not happen in time.
     #[error("{what} took longer than {limit:?}")]
     Timeout {
-        /// What was waited for.
+        /// The event that was waited for.
         what: &'static str,
-        /// How long.
+        /// The time waited.
         limit: Duration,
     },
     /// A process ended although it was still needed.
@@ -62,4 +62,9 @@ impl<T> During<T> for io::Result<T> {
     fn during(self, what: &'static str) -> Result<T> {
         self.map_err(|source| Error::Os { what, source })
     }
+}
+
+/// Tells a time limit that has passed from other errors.
+pub(crate) fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }

@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::error::{During, Error, Result};
 use crate::netns::NetNs;
-use crate::sys;
+use crate::{spoof, sys};
 
 /// Bytes that one message with offload holds at most: what an IPv4 datagram does (RFC 791), less its headers.
 const TRAIN: usize = 65_535 - HEADERS;
@@ -38,7 +38,7 @@ pub enum Source {
 #[derive(Debug, Clone)]
 #[expect(clippy::exhaustive_structs, reason = "a test says all of it")]
 pub struct Flood {
-    /// Where it goes.
+    /// The datagrams' destination.
     pub to: SocketAddr,
     /// The content of every datagram.
     pub payload: Vec<u8>,
@@ -52,7 +52,7 @@ pub struct Flood {
     pub count: u64,
 }
 
-/// What a flood has sent.
+/// Datagrams that a flood has sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Flooded {
@@ -79,7 +79,6 @@ impl Flood {
     /// Starts it in a namespace.
     ///
     /// # Errors
-    ///
     /// The kernel gives no such socket; spoofed sources are IPv4, and so is what they go to.
     pub fn start(self, from: &NetNs) -> Result<Flooding> {
         const WHAT: &str = "open a socket for a flood";
@@ -97,7 +96,6 @@ impl Flooding {
     /// Ends it, and says what it has sent.
     ///
     /// # Errors
-    ///
     /// The kernel refused to send.
     pub fn stop(mut self) -> Result<Flooded> {
         self.stop.store(true, Ordering::Relaxed);
@@ -138,7 +136,7 @@ impl Sender {
                 })
             }
             (Source::Spoofed(range), SocketAddr::V4(to)) => {
-                let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
+                let socket = spoof::socket()?;
                 let packets = (0..PACKETS).map(|number| packet(range, number, to, &flood.payload)).collect();
                 Ok(Self::Packets { socket, to: to.into(), packets })
             }
@@ -179,28 +177,20 @@ impl Sender {
     }
 }
 
-/// A whole IPv4 packet; the kernel fills in length, identification and header checksum (raw(7)), and UDP over IPv4 may
-/// leave its own out (RFC 768).
+/// The datagram of this number, from its own part of the range.
 fn packet(range: Ipv4Net, number: usize, to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
     let hosts = 1_u64 << (32 - range.prefix_len());
     // An odd factor visits every address of the range, which is a power of two long, far from the one before.
     let offset = (number as u64).wrapping_mul(0x9e37_79b1) % hosts;
     let source = Ipv4Addr::from(u32::from(range.network()) + offset as u32);
-    let mut bytes = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, libc::IPPROTO_UDP as u8, 0, 0];
-    bytes.extend(source.octets());
-    bytes.extend(to.ip().octets());
-    bytes.extend((1_024 + (number % 60_000) as u16).to_be_bytes());
-    bytes.extend(to.port().to_be_bytes());
-    bytes.extend((8 + payload.len() as u16).to_be_bytes());
-    bytes.extend([0, 0]);
-    bytes.extend(payload);
-    bytes
+    spoof::datagram(SocketAddrV4::new(source, 1_024 + (number % 60_000) as u16), to, payload)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::frame::{Content, Frame};
+    use pnet_packet::ethernet::{EtherTypes, EthernetPacket, MutableEthernetPacket};
     use std::net::IpAddr;
 
     #[test]
@@ -209,9 +199,11 @@ mod tests {
         let to = SocketAddrV4::new(Ipv4Addr::new(10, 128, 0, 22), 8_362);
         let mut sources = std::collections::BTreeSet::new();
         for number in 0..PACKETS {
-            let mut frame = vec![2; 12];
-            frame.extend([8, 0]);
-            frame.extend(packet(range, number, to, b"x"));
+            let packet = packet(range, number, to, b"x");
+            let mut frame = vec![2; EthernetPacket::minimum_packet_size() + packet.len()];
+            let mut ethernet = MutableEthernetPacket::new(&mut frame).unwrap();
+            ethernet.set_ethertype(EtherTypes::Ipv4);
+            ethernet.set_payload(&packet);
             let frame = Frame::parse(&frame).unwrap();
             let (source, destination) = frame.addresses.unwrap();
             assert!(matches!(frame.content, Content::Udp { destination: 8_362, .. }));

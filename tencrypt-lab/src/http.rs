@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::error::{During, Error, Result};
+use crate::error::{During, Error, Result, is_timeout};
 use crate::listener::Listener;
 use crate::netns::NetNs;
 use crate::tcp::connect;
@@ -24,7 +24,6 @@ impl HttpServer {
     /// Listens on all addresses of a pod.
     ///
     /// # Errors
-    ///
     /// The port is taken.
     pub fn start(pod: &Pod, port: u16, body: impl Into<Vec<u8>>) -> Result<Self> {
         let body = body.into();
@@ -46,7 +45,6 @@ impl HttpServer {
 /// Asks an [`HttpServer`] with `secret` in the request's head, and returns the body of its answer.
 ///
 /// # Errors
-///
 /// No connection, one that broke, no answer within `limit`, or one that is not `200`.
 pub fn http_get(from: &NetNs, to: SocketAddr, host: &str, secret: &str, limit: Duration) -> Result<Vec<u8>> {
     const WHAT: &str = "an HTTP request";
@@ -60,7 +58,7 @@ pub fn http_get(from: &NetNs, to: SocketAddr, host: &str, secret: &str, limit: D
         .write_all(request.as_bytes())
         .and_then(|()| Read::by_ref(&mut stream).take(RESPONSE).read_to_end(&mut response));
     match talk {
-        Err(error) if crate::ping::is_timeout(&error) => return Err(Error::Timeout { what: WHAT, limit }),
+        Err(error) if is_timeout(&error) => return Err(Error::Timeout { what: WHAT, limit }),
         other => other.during(WHAT)?,
     };
     let head = head_end(&response).ok_or(Error::Malformed("the HTTP response has no end of its head"))?;

@@ -1,39 +1,21 @@
-//! Network laboratory of tencrypt: pods and nodes in network namespaces of this machine, traffic between them, and a
-//! probe that sees what is on the wire. For the program's demo and for end-to-end tests.
+#![doc = include_str!("../README.md")]
 //!
-//! It needs a Linux kernel and nothing else: no `ip`, `nft`, `ping` or capture program. It works as root and as an
-//! ordinary user who may make user namespaces, and touches nothing of the machine's own network.
-//!
-//! ```no_run
-//! use std::net::SocketAddr;
-//! use std::time::Duration;
-//! use tencrypt_lab as lab;
-//!
-//! // in a test: #[test] fn a_request_is_readable_on_the_wire()
-//! lab::test("a_request_is_readable_on_the_wire", || {
-//!     let node = lab::Node::new("10.128.0.1/16".parse().unwrap(), "fd00:128::1/64".parse().unwrap()).unwrap();
-//!     let a = node.pod("10.128.0.21".parse().unwrap(), "fd00:128::21".parse().unwrap(), lab::PLAIN_MTU).unwrap();
-//!     let b = node.pod("10.128.0.22".parse().unwrap(), "fd00:128::22".parse().unwrap(), lab::PLAIN_MTU).unwrap();
-//!     let _server = lab::HttpServer::start(&b, 80, "hello").unwrap();
-//!     let sniffer = lab::Sniffer::start(node.netns(), lab::Watch::new([&a, &b], b"canary")).unwrap();
-//!     let limit = Duration::from_secs(5);
-//!     lab::http_get(a.netns(), SocketAddr::new(b.v4(), 80), "shop", "canary", limit).unwrap();
-//!     assert!(sniffer.settle(Duration::from_millis(100), limit));
-//!     assert_eq!(sniffer.report().canary, 1);
-//! });
-//! ```
+//! # Parts
 //!
 //! - [`test()`] and [`enter`] start this executable again in a world: namespaces of its own. [`cover`] hides a
 //!   directory there.
 //! - [`Node`], [`Pod`], [`join`], [`Node::service`], [`cable`]: the network.
 //! - [`Sniffer`]: the leak probe. [`Snapshot`]: is a namespace as it was?
-//! - [`Ping`], [`sweep`], [`transfer`], [`throughput`], [`http_get`], [`udp_echo`], [`send_bound`], [`send_train`], [`Flood`]: traffic. Everything
-//!   is bounded in time, and servers end when dropped.
+//! - [`Ping`], [`sweep`], [`transfer`], [`throughput`], [`http_get`], [`udp_echo`], [`send_bound`], [`send_train`],
+//!   [`send_spoofed`], [`Flood`]: traffic. Everything is bounded in time, and servers end when dropped.
 //! - [`DnsServer`], [`resolve()`], [`dns_over_udp`], [`dns_over_tcp`]: names.
 //! - [`Program`]: the program under test.
 //!
 //! Processes die with the *thread* that started them (PR_SET_PDEATHSIG): start them on a thread that lasts, such as
 //! the test's own.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("tencrypt-lab needs Linux: its pods are network namespaces");
 
 mod dns_client;
 mod dns_server;
@@ -50,8 +32,10 @@ mod ping;
 mod program;
 mod resolve;
 mod ring;
+mod role;
 mod snapshot;
 mod sniffer;
+mod spoof;
 mod sys;
 mod tcp;
 mod topology;
@@ -72,6 +56,7 @@ pub use program::{Finished, Program, Signal, run_program};
 pub use resolve::resolve;
 pub use snapshot::Snapshot;
 pub use sniffer::{Keep, Report, Sniffer, Watch, hexdump};
+pub use spoof::send_spoofed;
 pub use tcp::{Direction, TcpServer, Throughput, Transfer, throughput, transfer};
 pub use topology::{Node, PLAIN_MTU, Pod, VXLAN_MTU, cable, join};
 pub use udp::{Binding, UdpEcho, send_bound, send_train, udp_echo};

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,6 @@ use ipnet::IpNet;
 
 use crate::error::{During, Error, Result};
 use crate::netlink::{CREATE, Netlink, Request, attributes};
-use crate::netns::NetNs;
 use crate::sys;
 
 /// Ethernet address.
@@ -65,7 +64,7 @@ pub(crate) fn add_bridge(name: &str, mac: Mac) -> Result<()> {
 
 /// One end of a veth pair in another namespace.
 pub(crate) struct Peer<'a> {
-    pub(crate) netns: &'a NetNs,
+    pub(crate) netns: BorrowedFd<'a>,
     pub(crate) name: &'a str,
     pub(crate) mac: Mac,
 }
@@ -74,7 +73,6 @@ pub(crate) struct Peer<'a> {
 pub(crate) fn add_veth(name: &str, mac: Mac, peer: &Peer<'_>, mtu: u32) -> Result<()> {
     const VETH_INFO_PEER: u16 = 1;
     let mtu = mtu.to_ne_bytes();
-    let there = std::fs::File::open(peer.netns.path()).during("open a network namespace")?;
     let request = new_link(name).attr(libc::IFLA_ADDRESS, &mac).attr(libc::IFLA_MTU, &mtu).nest(
         libc::IFLA_LINKINFO,
         |info| {
@@ -85,7 +83,7 @@ pub(crate) fn add_veth(name: &str, mac: Mac, peer: &Peer<'_>, mtu: u32) -> Resul
                         .text(libc::IFLA_IFNAME, peer.name)
                         .attr(libc::IFLA_ADDRESS, &peer.mac)
                         .attr(libc::IFLA_MTU, &mtu)
-                        .attr(libc::IFLA_NET_NS_FD, &there.as_raw_fd().to_ne_bytes())
+                        .attr(libc::IFLA_NET_NS_FD, &peer.netns.as_raw_fd().to_ne_bytes())
                 })
             })
         },

@@ -14,7 +14,7 @@ const TABLE: &str = "lab-services";
 const SERVICES: &str = "services";
 const RETURN_PATH: &str = "return-path";
 
-/// Which packets to a service address are forwarded.
+/// The packets to a service address that are forwarded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ports {
     /// Every protocol and port, none changed; ICMP echo too.

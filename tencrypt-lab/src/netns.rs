@@ -1,8 +1,7 @@
 //! A network namespace, held by a descriptor.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::{fs, panic, thread};
@@ -25,8 +24,7 @@ impl NetNs {
     /// neither duplicate address detection nor router discovery, so that addresses work at once.
     ///
     /// # Errors
-    ///
-    /// What the kernel refused, such as outside a world as an ordinary user.
+    /// [`Error::Os`](crate::Error::Os) if the kernel refuses, such as an ordinary user outside of a world.
     pub fn new() -> Result<Self> {
         let made = thread::scope(|scope| {
             let make = || -> Result<OwnedFd> {
@@ -51,7 +49,6 @@ impl NetNs {
     /// Runs `work` in this namespace, on a thread of its own.
     ///
     /// # Panics
-    ///
     /// As `work` does; or if the namespace cannot be entered, which only lack of memory causes in a world.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let inside = || {
@@ -64,7 +61,6 @@ impl NetNs {
     /// Starts `command` in this namespace. The process is killed when the calling thread ends.
     ///
     /// # Errors
-    ///
     /// The process could not be started.
     pub fn spawn(&self, mut command: Command) -> Result<Child> {
         self.prepare(&mut command)?;
@@ -81,8 +77,7 @@ impl NetNs {
     /// Gives a device of this namespace an address and an MTU in bytes, and sets it up: a tunnel's, for example.
     ///
     /// # Errors
-    ///
-    /// What the kernel refused.
+    /// [`Error::Os`](crate::Error::Os) if there is no such device, or it has the address already.
     pub fn set_up_device(&self, name: &str, address: IpNet, mtu: u32) -> Result<()> {
         self.run(|| {
             link::add_address(name, address)?;
@@ -94,7 +89,6 @@ impl NetNs {
     /// Writes a setting below `/proc/sys/net`, named like `ipv4/conf/eth0/rp_filter`.
     ///
     /// # Errors
-    ///
     /// No such setting, or not one that a namespace may change.
     pub fn set_sysctl(&self, setting: &str, value: &str) -> Result<()> {
         self.run(|| write_sysctl(setting, value))
@@ -103,6 +97,12 @@ impl NetNs {
     /// Reads a setting below `/proc/sys/net`, without its line end; `None` if there is no such setting.
     pub fn sysctl(&self, setting: &str) -> Option<String> {
         self.run(|| read_sysctl(setting))
+    }
+}
+
+impl AsFd for NetNs {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
     }
 }
 

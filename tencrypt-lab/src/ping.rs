@@ -1,7 +1,7 @@
 //! ICMP and ICMPv6 echo (RFC 792, RFC 4443 section 4), by raw sockets.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
@@ -9,6 +9,12 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use pnet_packet::Packet;
+use pnet_packet::icmp::echo_reply::EchoReplyPacket;
+use pnet_packet::icmp::echo_request::{EchoRequestPacket, MutableEchoRequestPacket};
+use pnet_packet::icmp::{IcmpType, IcmpTypes};
+use pnet_packet::icmpv6::Icmpv6Types;
+use pnet_packet::ipv4::Ipv4Packet;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::error::{During, Result};
@@ -23,11 +29,11 @@ pub const V6_HEADERS: usize = 48;
 /// Echo requests to be sent.
 #[derive(Debug, Clone)]
 pub struct Ping {
-    /// Where to.
+    /// Their destination.
     pub to: IpAddr,
     /// Length of the IP packet with all its headers, bytes; at least [`V4_HEADERS`] or [`V6_HEADERS`].
     pub length: usize,
-    /// How many.
+    /// Their number.
     pub count: u16,
     /// Time between two.
     pub interval: Duration,
@@ -56,8 +62,8 @@ impl Ping {
     /// Sends the requests from a namespace and gathers the replies, for at most `count * interval + wait`.
     ///
     /// # Errors
-    ///
-    /// No socket. Requests the kernel does not send are counted, not an error.
+    /// [`Error::Os`](crate::Error::Os) if the kernel gives no raw socket. Requests that it does not send are
+    /// counted, and no error.
     pub fn run(&self, from: &NetNs) -> Result<PingReport> {
         from.run(|| {
             Pinger::open(self)?.exchange(&vec![self.length; self.count.into()], self.interval, self.wait)
@@ -65,7 +71,7 @@ impl Ping {
     }
 }
 
-/// What came of echo requests.
+/// Echo requests and their replies, counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PingReport {
@@ -88,7 +94,7 @@ pub struct PingReport {
 }
 
 impl PingReport {
-    /// Whether each request got exactly one reply, with the right payload.
+    /// Tells if each request got exactly one reply, with the right payload.
     pub fn is_complete(&self) -> bool {
         self.unanswered.is_empty() && self.refused == 0 && self.duplicates == 0 && self.altered == 0
     }
@@ -102,8 +108,7 @@ impl PingReport {
 /// Sends one echo request of every packet length in `lengths` and gathers the replies; see [`Ping`].
 ///
 /// # Errors
-///
-/// No socket.
+/// [`Error::Os`](crate::Error::Os) if the kernel gives no raw socket.
 pub fn sweep(
     from: &NetNs,
     to: IpAddr,
@@ -206,14 +211,22 @@ impl Pinger {
     }
 
     fn request(&self, sequence: u16, length: usize) -> Vec<u8> {
-        let mut bytes = vec![if self.to.is_ipv4() { 8 } else { 128 }, 0, 0, 0];
-        bytes.extend_from_slice(&self.identifier.to_be_bytes());
-        bytes.extend_from_slice(&sequence.to_be_bytes());
-        bytes.extend(self.payload(sequence, length));
+        let payload = self.payload(sequence, length);
+        let mut bytes = vec![0; EchoRequestPacket::minimum_packet_size() + payload.len()];
+        // ICMPv6 has the same fields under another type (RFC 4443 section 4.1).
+        let mut echo = MutableEchoRequestPacket::new(&mut bytes).expect("there is room for a header");
+        echo.set_icmp_type(if self.to.is_ipv4() {
+            IcmpTypes::EchoRequest
+        } else {
+            IcmpType(Icmpv6Types::EchoRequest.0)
+        });
+        echo.set_identifier(self.identifier);
+        echo.set_sequence_number(sequence);
+        echo.set_payload(&payload);
         // The kernel finishes ICMPv6's checksum itself (RFC 3542 section 3.1).
         if self.to.is_ipv4() {
-            let checksum = checksum(&bytes).to_be_bytes();
-            bytes[2..4].copy_from_slice(&checksum);
+            let checksum = checksum(echo.packet());
+            echo.set_checksum(checksum);
         }
         bytes
     }
@@ -222,14 +235,17 @@ impl Pinger {
     fn reply<'a>(&self, received: &'a [u8]) -> Option<(u16, &'a [u8])> {
         // Raw IPv4 sockets show the IP header, raw IPv6 sockets do not (raw(7), RFC 3542 section 3).
         let (start, kind) = match self.to {
-            IpAddr::V4(_) => (usize::from(received.first()? & 0x0f) * 4, 0),
-            IpAddr::V6(_) => (0, 129),
+            IpAddr::V4(_) => {
+                (usize::from(Ipv4Packet::new(received)?.get_header_length()) * 4, IcmpTypes::EchoReply)
+            }
+            IpAddr::V6(_) => (0, IcmpType(Icmpv6Types::EchoReply.0)),
         };
-        let [reply_kind, 0, _, _, id1, id2, seq1, seq2] = *received.get(start..)?.first_chunk()? else {
-            return None;
-        };
-        let mine = reply_kind == kind && u16::from_be_bytes([id1, id2]) == self.identifier;
-        mine.then(|| (u16::from_be_bytes([seq1, seq2]), &received[start + 8..]))
+        let message = received.get(start..)?;
+        let echo = EchoReplyPacket::new(message)?;
+        let mine = echo.get_icmp_type() == kind
+            && echo.get_icmp_code().0 == 0
+            && echo.get_identifier() == self.identifier;
+        mine.then(|| (echo.get_sequence_number(), &message[EchoReplyPacket::minimum_packet_size()..]))
     }
 
     fn payload(&self, sequence: u16, length: usize) -> Vec<u8> {
@@ -238,19 +254,10 @@ impl Pinger {
     }
 }
 
-/// RFC 1071
+/// The checksum of RFC 1071 over a message whose own checksum is zero.
 fn checksum(bytes: &[u8]) -> u16 {
-    let word = |pair: &[u8]| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0));
-    let mut sum: u32 = bytes.chunks(2).map(word).sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
-}
-
-/// Whether an error is only a time limit that has passed.
-pub(crate) fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+    // A word behind the end is the one to be left out.
+    pnet_packet::util::checksum(bytes, bytes.len())
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use crate::error::{During, Error, Result};
 use crate::netns::NetNs;
+use crate::role::ROLE;
 use crate::sys;
-use crate::world::ROLE;
 
 /// Lines kept of a program's output; the first ones, more are dropped.
 const LINES: usize = 20_000;
@@ -42,10 +42,10 @@ pub struct Program {
     readers: usize,
 }
 
-/// What a program that has ended left behind.
+/// Remains of a program that has ended.
 #[derive(Debug, Clone)]
 pub struct Finished {
-    /// How it ended.
+    /// Its exit code, or the signal that ended it.
     pub status: ExitStatus,
     /// Lines of its standard output.
     pub stdout: String,
@@ -57,7 +57,6 @@ impl Program {
     /// Starts `program` in the namespace, or where the caller is.
     ///
     /// # Errors
-    ///
     /// It cannot be started.
     pub fn start<A: AsRef<OsStr>>(
         program: &Path,
@@ -70,7 +69,6 @@ impl Program {
     /// [`Program::start`], with `environment` besides this process's own.
     ///
     /// # Errors
-    ///
     /// It cannot be started.
     pub fn start_with<A: AsRef<OsStr>>(
         program: &Path,
@@ -109,7 +107,6 @@ impl Program {
     /// Waits until it has written a line on standard output of which `matches` is true, and returns that line.
     ///
     /// # Errors
-    ///
     /// [`Error::Ended`] if it ends without, [`Error::Timeout`] after `limit`; its output tells more.
     pub fn wait_line(&self, matches: impl Fn(&str) -> bool, limit: Duration) -> Result<String> {
         let end = Instant::now() + limit;
@@ -133,7 +130,6 @@ impl Program {
     /// Waits for the line `ready`.
     ///
     /// # Errors
-    ///
     /// As [`Program::wait_line`].
     pub fn wait_ready(&self, limit: Duration) -> Result<()> {
         self.wait_line(|line| line.trim() == "ready", limit).map(drop)
@@ -142,7 +138,6 @@ impl Program {
     /// Sends a signal; nothing happens if it has ended.
     ///
     /// # Errors
-    ///
     /// The kernel refused.
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
         const WHAT: &str = "send a signal";
@@ -161,7 +156,7 @@ impl Program {
         sys::signal_process(self.child.id(), number).during(WHAT)
     }
 
-    /// Whether it still runs.
+    /// Tells if it still runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
@@ -169,7 +164,6 @@ impl Program {
     /// Waits for its end.
     ///
     /// # Errors
-    ///
     /// [`Error::Timeout`] after `limit`; it goes on running then.
     pub fn wait(&mut self, limit: Duration) -> Result<Finished> {
         let end = Instant::now() + limit;
@@ -186,12 +180,12 @@ impl Program {
         }
     }
 
-    /// What it has written on standard output so far.
+    /// Lines that it has written on standard output so far.
     pub fn stdout(&self) -> String {
         self.output.of(Stream::Out)
     }
 
-    /// What it has written on standard error so far.
+    /// Lines that it has written on standard error so far.
     pub fn stderr(&self) -> String {
         self.output.of(Stream::Err)
     }
@@ -215,7 +209,6 @@ impl Drop for Program {
 /// Runs `program` to its end; kills it after `limit`.
 ///
 /// # Errors
-///
 /// It cannot be started, or [`Error::Timeout`].
 pub fn run_program<A: AsRef<OsStr>>(
     program: &Path,

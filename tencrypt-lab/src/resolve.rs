@@ -14,10 +14,10 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-use crate::error::{During, Error, Result};
+use crate::error::{During, Error, Result, is_timeout};
 use crate::netns::NetNs;
+use crate::role::{ROLE, ROLE_RESOLVE, this_program};
 use crate::sys;
-use crate::world::{ROLE, ROLE_RESOLVE, this_program};
 
 const FILE: &str = "TENCRYPT_LAB_RESOLV_CONF";
 const NAME: &str = "TENCRYPT_LAB_RESOLVE_NAME";
@@ -26,12 +26,11 @@ const TARGET: &str = "/etc/resolv.conf";
 /// Addresses of `name` by the system's resolver, in a namespace, with the file `resolv_conf` in place of
 /// `/etc/resolv.conf`; duplicates removed, order kept.
 ///
-/// Where `/etc/resolv.conf` is missing, or is a link to nowhere, a copy of the files in `/etc` (not of directories)
-/// takes the place of `/etc`. Only `files` and `dns` of nsswitch.conf are used and a running name cache is hidden,
+/// A copy of the files in `/etc` (not of directories) takes the place of `/etc` where `/etc/resolv.conf` is missing, or
+/// is a link to nowhere. Only `files` and `dns` of nsswitch.conf are used and a running name cache is hidden,
 /// so the question cannot leave by a service of the machine.
 ///
 /// # Errors
-///
 /// [`Error::Resolver`] with the resolver's words if it knows no address, [`Error::Timeout`] after `limit`.
 pub fn resolve(from: &NetNs, resolv_conf: &Path, name: &str, limit: Duration) -> Result<Vec<IpAddr>> {
     const WHAT: &str = "ask the system's resolver";
@@ -58,7 +57,7 @@ pub fn resolve(from: &NetNs, resolv_conf: &Path, name: &str, limit: Duration) ->
     let _ = child.kill();
     child.wait().during(WHAT)?;
     match read {
-        Err(error) if crate::ping::is_timeout(&error) => Err(Error::Timeout { what: WHAT, limit }),
+        Err(error) if is_timeout(&error) => Err(Error::Timeout { what: WHAT, limit }),
         Err(error) => Err(error).during(WHAT),
         Ok(_) => parse(&text),
     }
@@ -152,36 +151,4 @@ fn bind(from: &Path, to: &Path) -> Result<()> {
 fn path_text(path: &Path) -> Result<CString> {
     let bytes: &OsStr = path.as_os_str();
     CString::new(bytes.as_bytes()).map_err(|_| Error::Malformed("a path with a zero byte"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{DnsServer, Node, Zone, test};
-
-    #[test]
-    fn a_missing_or_linked_resolv_conf_of_the_machine_does_not_matter() {
-        test("resolve::tests::a_missing_or_linked_resolv_conf_of_the_machine_does_not_matter", || {
-            let node = Node::new("10.0.0.1/24".parse().unwrap(), "fd00::1/64".parse().unwrap()).unwrap();
-            let pod = node.pod("10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap(), 1500).unwrap();
-            let address = "10.0.0.9".parse().unwrap();
-            let _server = DnsServer::start(&pod, Zone::new().address("web.example", address)).unwrap();
-            // This thread's mounts, from which the child's are copied, are changed as another machine's may be.
-            sys::unshare_mounts().unwrap();
-            copy_etc().unwrap();
-            let file = Path::new("/etc/of-the-pod");
-            fs::write(file, "nameserver 10.0.0.2\n").unwrap();
-            let ask = || resolve(pod.netns(), file, "web.example", Duration::from_secs(20)).unwrap();
-
-            // Absent where the machine has none.
-            let _ = fs::remove_file(TARGET);
-            assert_eq!(ask(), [address], "missing");
-            std::os::unix::fs::symlink("/etc/nowhere", TARGET).unwrap();
-            assert_eq!(ask(), [address], "a link to nowhere");
-            fs::write("/etc/nowhere", "nameserver 10.0.0.77\n").unwrap();
-            assert_eq!(ask(), [address], "a link to a file");
-            let _ = fs::remove_file("/etc/nsswitch.conf");
-            assert_eq!(ask(), [address], "no nsswitch.conf");
-        });
-    }
 }

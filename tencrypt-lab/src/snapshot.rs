@@ -21,8 +21,7 @@ impl Snapshot {
     /// Looks at a namespace.
     ///
     /// # Errors
-    ///
-    /// What the kernel refused.
+    /// [`Error::Os`](crate::Error::Os) if the kernel refuses to list devices, routes, rules or nftables.
     pub fn take(netns: &NetNs) -> Result<Self> {
         let lines = netns.run(|| -> io::Result<BTreeSet<String>> {
             let mut route = Netlink::route()?;
@@ -40,7 +39,7 @@ impl Snapshot {
         Ok(Self { lines: lines.during("look at a namespace")? })
     }
 
-    /// What `later` lacks (`- line`) and what it has besides (`+ line`); empty if they are equal.
+    /// Lists the lines that `later` lacks (`- line`) and those it has besides (`+ line`); empty if they are equal.
     pub fn difference(&self, later: &Self) -> Vec<String> {
         let gone = self.lines.difference(&later.lines).map(|line| format!("- {line}"));
         gone.chain(later.lines.difference(&self.lines).map(|line| format!("+ {line}"))).collect()

@@ -19,10 +19,10 @@ use crate::topology::Pod;
 
 /// Different leaks listed; more are counted.
 const LEAKS_LISTED: usize = 32;
-/// How long one wait for frames lasts, milliseconds.
+/// Longest wait for frames, milliseconds.
 const WAIT: i32 = 20;
 
-/// What a [`Sniffer`] looks for.
+/// The traffic that a [`Sniffer`] looks for.
 #[derive(Debug, Clone, Default)]
 pub struct Watch {
     addresses: BTreeSet<IpAddr>,
@@ -33,7 +33,7 @@ pub struct Watch {
     more_lanes: u16,
 }
 
-/// How much a [`Sniffer`] keeps of the frames between tenant addresses.
+/// The part that a [`Sniffer`] keeps of the frames between tenant addresses.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Keep {
     /// Frames, the first ones.
@@ -111,7 +111,7 @@ impl Watch {
     }
 }
 
-/// What a [`Sniffer`] saw since its start or its last [`Sniffer::reset`].
+/// Frames that a [`Sniffer`] saw since its start or its last [`Sniffer::reset`].
 ///
 /// A frame counts on every device it enters: what a port takes in for the node itself or for all counts again on
 /// `br0`, and what VXLAN brings counts on the cable and again on `vxlan0`.
@@ -137,7 +137,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether tenant traffic was seen, all of it encrypted, and no frame escaped notice.
+    /// Tells if no frame showed tenant traffic in plain, and none escaped notice.
     pub fn is_clean(&self) -> bool {
         self.canary == 0 && self.leaks == 0 && self.lost == 0
     }
@@ -175,8 +175,7 @@ impl Sniffer {
     /// included.
     ///
     /// # Errors
-    ///
-    /// What the kernel refused.
+    /// [`Error::Os`](crate::Error::Os) if the kernel gives no packet socket with a ring of that size.
     pub fn start(netns: &NetNs, watch: Watch) -> Result<Self> {
         let ring = netns.run(Ring::open).during("open a packet socket")?;
         let seen = Mutex::new(Seen { report: Report::default(), idle: None });
@@ -205,7 +204,7 @@ impl Sniffer {
         false
     }
 
-    /// What was seen so far. Call [`Sniffer::settle`] first to have it complete.
+    /// Reports the frames seen so far. Call [`Sniffer::settle`] first to have it complete.
     pub fn report(&self) -> Report {
         self.state.seen().report.clone()
     }

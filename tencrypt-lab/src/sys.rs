@@ -92,7 +92,7 @@ impl WorldMaps {
     }
 }
 
-/// What happens in a child between fork and exec. It always dies with the thread that started it.
+/// Steps of a child between fork and exec. It always dies with the thread that started it.
 #[derive(Default)]
 pub(crate) struct ChildSetup {
     /// Enter this network namespace.
@@ -136,7 +136,7 @@ pub(crate) fn signal_group(leader: u32, signal: i32) -> io::Result<()> {
     check(unsafe { libc::kill(-(leader as i32), signal) })
 }
 
-/// Whether the child has ended; it stays unreaped, so its id stays its own.
+/// Tells if the child has ended; it stays unreaped, so its id stays its own.
 pub(crate) fn has_exited(process: u32) -> io::Result<bool> {
     // SAFETY: siginfo_t is plain data for which zero is valid.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };

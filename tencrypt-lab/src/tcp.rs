@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use crate::error::{During, Error, Result};
+use crate::error::{During, Error, Result, is_timeout};
 use crate::listener::Listener;
 use crate::netns::NetNs;
 use crate::topology::Pod;
@@ -15,7 +15,7 @@ const CHUNK: usize = 128 << 10;
 /// A connection that is not made in this time counts as refused.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// Which end sends.
+/// The end that sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// The one that opened the connection.
@@ -33,7 +33,6 @@ impl TcpServer {
     /// Listens on all addresses of a pod.
     ///
     /// # Errors
-    ///
     /// The port is taken.
     pub fn start(pod: &Pod, port: u16) -> Result<Self> {
         Ok(Self { listener: Listener::start(pod.netns(), port, serve)? })
@@ -60,7 +59,7 @@ pub struct Transfer {
 }
 
 impl Transfer {
-    /// Whether what arrived is what was sent.
+    /// Tells if the bytes that arrived are those that were sent.
     pub fn is_intact(&self) -> bool {
         self.sent == self.received
     }
@@ -74,7 +73,6 @@ impl Transfer {
 /// Moves `bytes` of pseudo-random content that `seed` determines over one connection to a [`TcpServer`].
 ///
 /// # Errors
-///
 /// No connection, one that broke, or [`Error::Timeout`] after `limit`.
 pub fn transfer(
     from: &NetNs,
@@ -102,7 +100,7 @@ pub fn transfer(
     Ok(Transfer { bytes, elapsed: start.elapsed(), sent, received })
 }
 
-/// What one connection carried.
+/// Bytes that one connection carried, and their time.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Throughput {
@@ -122,7 +120,6 @@ impl Throughput {
 /// Sends for `duration` over one connection to a [`TcpServer`], as fast as it goes; the receiver counts.
 ///
 /// # Errors
-///
 /// No connection, or one that broke or stalled.
 pub fn throughput(from: &NetNs, to: SocketAddr, duration: Duration) -> Result<Throughput> {
     let mut stream = connect(from, to)?;
@@ -247,7 +244,7 @@ fn before(end: Instant) -> io::Result<Duration> {
 
 fn within<T>(result: io::Result<T>, limit: Duration, what: &'static str) -> Result<T> {
     match result {
-        Err(error) if crate::ping::is_timeout(&error) => Err(Error::Timeout { what, limit }),
+        Err(error) if is_timeout(&error) => Err(Error::Timeout { what, limit }),
         other => other.during(what),
     }
 }

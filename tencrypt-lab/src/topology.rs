@@ -2,6 +2,7 @@
 //! several nodes joined by VXLAN into one flat network, service addresses translated by the node.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -35,8 +36,7 @@ impl Node {
     /// A node whose bridge has these addresses. The prefixes are those of the whole pod network.
     ///
     /// # Errors
-    ///
-    /// What the kernel refused.
+    /// [`Error::Os`](crate::Error::Os) if the kernel refuses namespace or bridge.
     pub fn new(gateway4: Ipv4Net, gateway6: Ipv6Net) -> Result<Self> {
         let netns = NetNs::new()?;
         netns.set_sysctl("ipv4/ip_forward", "1")?;
@@ -62,8 +62,8 @@ impl Node {
     /// Starts a pod on this node: `eth0` with both addresses and `mtu` bytes, default routes by the node.
     ///
     /// # Errors
-    ///
-    /// What the kernel refused, such as addresses that are not of the node's network.
+    /// [`Error::Os`](crate::Error::Os) if the kernel refuses a step, such as a route by a gateway that is not in
+    /// the addresses' network.
     pub fn pod(&self, v4: Ipv4Addr, v6: Ipv6Addr, mtu: u32) -> Result<Pod> {
         let netns = NetNs::new()?;
         let number = self.pods.fetch_add(1, Ordering::Relaxed);
@@ -71,7 +71,7 @@ impl Node {
         let mac = mac_of(v4);
         let port_mac = [0x02, 0xfe, self.mac_prefix, 0, 0, number];
         self.netns.run(|| {
-            link::add_veth(&port, port_mac, &Peer { netns: &netns, name: "eth0", mac }, mtu)?;
+            link::add_veth(&port, port_mac, &Peer { netns: netns.as_fd(), name: "eth0", mac }, mtu)?;
             // A port of a bridge needs no address of its own; the pod has a link-local one, as any pod.
             crate::netns::write_sysctl(&format!("ipv6/conf/{port}/disable_ipv6"), "1")?;
             link::set_master(&port, BRIDGE)?;
@@ -94,11 +94,9 @@ impl Node {
     /// node's address as source. A backend may call its own service.
     ///
     /// # Errors
-    ///
-    /// What the kernel refused.
+    /// [`Error::Os`](crate::Error::Os) if the kernel has no nftables, or not its address translation.
     ///
     /// # Panics
-    ///
     /// Without backends, or if they are not of the service's address family.
     pub fn service(&self, service: IpAddr, backends: &[IpAddr], ports: &Ports) -> Result<()> {
         assert!(!backends.is_empty(), "a service needs a backend");
@@ -121,13 +119,12 @@ impl Node {
 /// The pods' MTU should be [`VXLAN_MTU`]. A node can be joined once.
 ///
 /// # Errors
-///
-/// What the kernel refused.
+/// [`Error::Os`](crate::Error::Os) if the kernel refuses a device, such as VXLAN that it was built without.
 pub fn join(one: &Node, other: &Node) -> Result<()> {
     // Documentation addresses (RFC 5737): nothing else in the laboratory uses them.
     let (address1, address2) = (Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2));
     one.netns.run(|| {
-        let peer = Peer { netns: &other.netns, name: UNDERLAY, mac: mac_of(address2) };
+        let peer = Peer { netns: other.netns.as_fd(), name: UNDERLAY, mac: mac_of(address2) };
         link::add_veth(UNDERLAY, mac_of(address1), &peer, UNDERLAY_MTU)
     })?;
     for (node, local, remote) in [(one, address1, address2), (other, address2, address1)] {
@@ -148,12 +145,11 @@ pub fn join(one: &Node, other: &Node) -> Result<()> {
 /// addresses and `mtu` bytes. The shortest way there is, for measuring what lies on it.
 ///
 /// # Errors
-///
-/// What the kernel refused.
+/// [`Error::Os`](crate::Error::Os) if the kernel refuses a device, such as a second `eth0` in a namespace.
 pub fn cable(ends: [(&NetNs, Ipv4Net); 2], mtu: u32) -> Result<()> {
     let [(one, address1), (other, address2)] = ends;
     one.run(|| {
-        let peer = Peer { netns: other, name: "eth0", mac: mac_of(address2.addr()) };
+        let peer = Peer { netns: other.as_fd(), name: "eth0", mac: mac_of(address2.addr()) };
         link::add_veth("eth0", mac_of(address1.addr()), &peer, mtu)
     })?;
     for (netns, address) in ends {
@@ -206,8 +202,7 @@ impl Pod {
     /// Changes the MTU of `eth0`, bytes.
     ///
     /// # Errors
-    ///
-    /// What the kernel refused.
+    /// [`Error::Os`](crate::Error::Os) if the kernel refuses the MTU, such as one out of the device's range.
     pub fn set_mtu(&self, mtu: u32) -> Result<()> {
         self.netns.run(|| link::set_mtu("eth0", mtu))
     }
@@ -215,8 +210,7 @@ impl Pod {
     /// Sets `eth0` up or down. Down removes IPv6 addresses and routes, as the kernel does.
     ///
     /// # Errors
-    ///
-    /// What the kernel refused.
+    /// [`Error::Os`](crate::Error::Os) if the pod has no `eth0` any more.
     pub fn set_up(&self, up: bool) -> Result<()> {
         self.netns.run(|| link::set_up("eth0", up))
     }
@@ -224,8 +218,7 @@ impl Pod {
     /// Gives `eth0` a further address.
     ///
     /// # Errors
-    ///
-    /// What the kernel refused.
+    /// [`Error::Os`](crate::Error::Os) if the pod has the address already.
     pub fn add_address(&self, address: IpNet) -> Result<()> {
         self.netns.run(|| link::add_address("eth0", address))
     }
@@ -233,8 +226,7 @@ impl Pod {
     /// Takes an address from `eth0`.
     ///
     /// # Errors
-    ///
-    /// What the kernel refused.
+    /// [`Error::Os`](crate::Error::Os) if the pod does not have the address.
     pub fn delete_address(&self, address: IpNet) -> Result<()> {
         self.netns.run(|| link::delete_address("eth0", address))
     }
@@ -242,8 +234,7 @@ impl Pod {
     /// Removes a device of this pod.
     ///
     /// # Errors
-    ///
-    /// What the kernel refused.
+    /// [`Error::Os`](crate::Error::Os) if there is no such device, or it cannot be removed.
     pub fn delete_device(&self, name: &str) -> Result<()> {
         self.netns.run(|| link::delete(name))
     }

@@ -30,7 +30,6 @@ impl UdpEcho {
     /// Listens on both addresses of a pod.
     ///
     /// # Errors
-    ///
     /// The port is taken.
     pub fn start(pod: &Pod, port: u16) -> Result<Self> {
         let mut echo = Self { stop: Arc::default(), received: Arc::default(), threads: Vec::new() };
@@ -62,8 +61,7 @@ impl Drop for UdpEcho {
 /// same address; returns the lengths that did not, or came back changed.
 ///
 /// # Errors
-///
-/// No socket.
+/// [`Error::Os`](crate::Error::Os) if the kernel gives no socket, or knows no route to `to`.
 pub fn udp_echo(
     from: &NetNs,
     to: SocketAddr,
@@ -90,8 +88,7 @@ pub fn udp_echo(
 /// keeps them together for as long as devices on the way take them so (`UDP_SEGMENT`, udp(7)).
 ///
 /// # Errors
-///
-/// The kernel refused to send.
+/// [`Error::Os`](crate::Error::Os) if the kernel refuses to send.
 pub fn send_train(from: &NetNs, to: SocketAddr, size: u16, payload: &[u8]) -> Result<()> {
     const WHAT: &str = "send a train";
     from.run(|| {
@@ -126,8 +123,8 @@ impl Binding {
 /// use `device`; broadcast is permitted.
 ///
 /// # Errors
-///
-/// The kernel refused to send: that is what a leak test hopes for, or the packet is dropped later and none is seen.
+/// [`Error::Os`](crate::Error::Os) if the kernel refuses to send: that is what a leak test hopes for, or
+/// the packet is dropped later and none is seen.
 pub fn send_bound(
     from: &NetNs,
     binding: Binding,

@@ -17,15 +17,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::{During, Error, Result};
+use crate::role::{ROLE, ROLE_RESOLVE, ROLE_WORLD, this_program};
 use crate::{link, resolve, sys};
 
 /// Time a test may take before it is killed and has failed.
 pub const TEST_LIMIT: Duration = Duration::from_secs(180);
-
-/// What a re-executed process is for; unset in a process that a user started.
-pub(crate) const ROLE: &str = "TENCRYPT_LAB_ROLE";
-pub(crate) const ROLE_WORLD: &str = "world";
-pub(crate) const ROLE_RESOLVE: &str = "resolve";
 
 /// Output kept of a test's world, bytes; more is counted but not shown.
 const OUTPUT_KEPT: usize = 4 << 20;
@@ -33,7 +29,7 @@ const OUTPUT_KEPT: usize = 4 << 20;
 /// Sent by a world when the body of its test has returned.
 const BODY_DONE: &[u8; 4] = b"done";
 
-/// Where [`enter`] returned.
+/// The process that [`enter`] returned in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entered {
     /// In the world.
@@ -54,7 +50,6 @@ pub fn init() {
 /// Runs `body`, the whole of the test called `name` (with its module path, as libtest prints it), in a world.
 ///
 /// # Panics
-///
 /// If the body panics, does not end within [`TEST_LIMIT`], is not found under `name`, or if no world can be made.
 pub fn test(name: &str, body: impl FnOnce()) {
     test_within(name, TEST_LIMIT, body);
@@ -63,7 +58,6 @@ pub fn test(name: &str, body: impl FnOnce()) {
 /// [`test()`] with a limit of its own.
 ///
 /// # Panics
-///
 /// As [`test()`].
 pub fn test_within(name: &str, limit: Duration, body: impl FnOnce()) {
     init();
@@ -88,7 +82,6 @@ pub fn test_within(name: &str, limit: Duration, body: impl FnOnce()) {
 /// [`Entered::Over`] in the caller when that world has ended.
 ///
 /// # Errors
-///
 /// [`Error::Forbidden`] if namespaces cannot be made, [`Error::Timeout`] after `limit`: the world is killed then.
 pub fn enter(limit: Duration) -> Result<Entered> {
     init();
@@ -107,7 +100,7 @@ pub fn enter(limit: Duration) -> Result<Entered> {
     }
 }
 
-/// Whether this process is a world.
+/// Tells if this process is a world.
 pub fn inside() -> bool {
     env::var_os(ROLE).is_some_and(|role| role == ROLE_WORLD)
 }
@@ -116,21 +109,14 @@ pub fn inside() -> bool {
 /// sockets, goes with the world and is not seen outside.
 ///
 /// # Errors
-///
-/// What the kernel refused, such as a directory that does not exist.
+/// [`Error::Os`] if the kernel refuses to mount it, such as over a directory that does not exist.
 ///
 /// # Panics
-///
 /// Outside of a world: it would cover the machine's own directory.
 pub fn cover(directory: &Path) -> Result<()> {
     assert!(inside(), "only a world's own view may change");
     let path = CString::new(directory.as_os_str().as_bytes()).map_err(io::Error::other);
     path.and_then(|path| sys::mount_tmpfs(&path)).during("cover a directory")
-}
-
-/// This executable, to be started again.
-pub(crate) fn this_program() -> Result<Command> {
-    Ok(Command::new(env::current_exe().during("find this executable")?))
 }
 
 struct TestOutcome {

@@ -4,13 +4,13 @@ mod common;
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::Network;
 use tencrypt_lab::{
-    Asked, DNS_PORT, DnsReply, DnsServer, Error, Ports, Zone, dns_over_tcp, dns_over_udp, dns_query, resolve,
-    test,
+    Asked, DNS_PORT, DnsReply, DnsServer, Error, Node, Ports, Zone, cover, dns_over_tcp, dns_over_udp,
+    dns_query, resolve, test,
 };
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -149,5 +149,42 @@ fn names_without_records_of_the_type_exist_and_unknown_names_do_not() {
         assert_eq!(ask("21.0.128.10.in-addr.arpa", Asked::Ptr), (0, 0));
         assert_eq!(ask("22.0.128.10.in-addr.arpa", Asked::Ptr), (3, 0));
         assert_eq!(ask("api.shop.svc.cluster.local", Asked::A), (0, 1));
+    });
+}
+
+/// Replaces `/etc`, for this world alone, by one in memory with those of its files that this user may read.
+fn copy_etc() {
+    let files: Vec<_> = fs::read_dir("/etc")
+        .unwrap()
+        .flatten()
+        .filter(|entry| fs::metadata(entry.path()).is_ok_and(|meta| meta.is_file() && meta.len() < 1 << 20))
+        .filter_map(|entry| Some((entry.path(), fs::read(entry.path()).ok()?)))
+        .collect();
+    cover(Path::new("/etc")).unwrap();
+    files.iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
+}
+
+#[test]
+fn a_missing_or_linked_resolv_conf_of_the_machine_does_not_matter() {
+    test("a_missing_or_linked_resolv_conf_of_the_machine_does_not_matter", || {
+        let node = Node::new("10.0.0.1/24".parse().unwrap(), "fd00::1/64".parse().unwrap()).unwrap();
+        let pod = node.pod("10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap(), 1500).unwrap();
+        let address = "10.0.0.9".parse().unwrap();
+        let _server = DnsServer::start(&pod, Zone::new().address("web.example", address)).unwrap();
+        // The world's files, which the child sees too, are changed as another machine's may be.
+        copy_etc();
+        let (file, target) = (Path::new("/etc/of-the-pod"), Path::new("/etc/resolv.conf"));
+        fs::write(file, "nameserver 10.0.0.2\n").unwrap();
+        let ask = || resolve(pod.netns(), file, "web.example", Duration::from_secs(20)).unwrap();
+
+        // Absent where the machine has none.
+        let _ = fs::remove_file(target);
+        assert_eq!(ask(), [address], "missing");
+        std::os::unix::fs::symlink("/etc/nowhere", target).unwrap();
+        assert_eq!(ask(), [address], "a link to nowhere");
+        fs::write("/etc/nowhere", "nameserver 10.0.0.77\n").unwrap();
+        assert_eq!(ask(), [address], "a link to a file");
+        let _ = fs::remove_file("/etc/nsswitch.conf");
+        assert_eq!(ask(), [address], "no nsswitch.conf");
     });
 }

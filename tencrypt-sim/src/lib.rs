@@ -7,6 +7,7 @@
 mod model;
 mod network;
 mod packets;
+mod pod;
 mod random;
 mod tenant;
 mod transport;
@@ -15,9 +16,10 @@ mod world;
 pub use model::{Model, Violation};
 pub use network::Weather;
 pub use packets::{Endpoint, read_udp, udp};
+pub use pod::{PodId, PodOptions};
 pub use random::Random;
 pub use tenant::Tenant;
-pub use world::{PodId, PodOptions, World};
+pub use world::World;
 
 /// The seeds a simulation runs over: `0..count`, or the one in `TENCRYPT_SIM_SEED`.
 #[must_use]

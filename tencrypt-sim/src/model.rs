@@ -1,8 +1,8 @@
-//! What must never happen, checked packet by packet.
+//! A model of the tunnel's promises, which checks them packet by packet.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
-use crate::{packets::read_udp, world::PodId};
+use crate::{packets::read_udp, pod::PodId};
 
 /// A packet as it was sent.
 #[derive(Debug, Clone)]
@@ -100,7 +100,7 @@ impl Model {
         }
     }
 
-    /// Whether this packet has come out.
+    /// Tells if this packet has come out.
     #[must_use]
     pub fn is_delivered(&self, number: u64) -> bool {
         self.sent.get(&number).is_some_and(|sent| sent.delivered > 0)
@@ -127,7 +127,7 @@ impl Model {
             .count()
     }
 
-    /// What went wrong.
+    /// Breaches found so far.
     #[must_use]
     pub fn violations(&self) -> &[Violation] {
         &self.violations

@@ -8,7 +8,7 @@ use std::{
 
 use crate::random::Random;
 
-/// How the network treats datagrams.
+/// The network's treatment of datagrams.
 #[derive(Debug, Clone, Copy)]
 #[expect(clippy::exhaustive_structs, reason = "tests build it")]
 pub struct Weather {
@@ -43,7 +43,7 @@ pub(crate) struct Datagram {
 pub(crate) struct Network {
     pub(crate) weather: Weather,
     pub(crate) vips: BTreeMap<IpAddr, IpAddr>,
-    /// What a connection tracker remembers of a flow to a VIP: by the client's address and the source port it was given,
+    /// A connection tracker's memory of flows to VIPs: by the client's address and the source port it was given,
     /// the client's own port, and the backend that alone may answer there.
     translated: BTreeMap<SocketAddr, (u16, SocketAddr)>,
     under_way: BTreeMap<(Instant, u64), Datagram>,

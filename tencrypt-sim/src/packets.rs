@@ -1,11 +1,25 @@
 //! UDP packets that carry a number, with checksums made from scratch.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use pnet_packet::{
+    MutablePacket, Packet,
+    ip::IpNextHeaderProtocols,
+    ipv4::{Ipv4Flags, Ipv4Packet, MutableIpv4Packet},
+    ipv6::{Ipv6Packet, MutableIpv6Packet},
+    udp::{MutableUdpPacket, UdpPacket},
+    util,
+};
 
 /// An address and a port.
 pub type Endpoint = (IpAddr, u16);
 
-const UDP: u8 = 17;
+/// Bytes of the headers, without options.
+const V4_HEADER: usize = Ipv4Packet::minimum_packet_size();
+const V6_HEADER: usize = Ipv6Packet::minimum_packet_size();
+const UDP_HEADER: usize = UdpPacket::minimum_packet_size();
+/// Routers that a packet may pass.
+const HOPS: u8 = 64;
 
 /// A UDP packet of either family with finished checksums.
 ///
@@ -14,40 +28,23 @@ const UDP: u8 = 17;
 #[must_use]
 pub fn udp(source: Endpoint, destination: Endpoint, payload: &[u8]) -> Vec<u8> {
     assert!(payload.len() <= 65_000, "a packet has at most 65,535 bytes");
-    let length = (8 + payload.len()) as u16;
-    let mut datagram = Vec::with_capacity(usize::from(length));
-    datagram.extend(source.1.to_be_bytes());
-    datagram.extend(destination.1.to_be_bytes());
-    datagram.extend(length.to_be_bytes());
-    datagram.extend([0, 0]);
-    datagram.extend(payload);
-    let (mut packet, pseudo) = match (source.0, destination.0) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => {
-            let mut header = vec![0x45, 0];
-            header.extend((20 + length).to_be_bytes());
-            header.extend([0, 0, 0x40, 0, 64, UDP, 0, 0]);
-            header.extend(from.octets());
-            header.extend(to.octets());
-            let checksum = finish(sum(&header));
-            header[10..12].copy_from_slice(&checksum.to_be_bytes());
-            (header, sum(&from.octets()) + sum(&to.octets()))
-        }
-        (IpAddr::V6(from), IpAddr::V6(to)) => {
-            let mut header = vec![0x60, 0, 0, 0];
-            header.extend(length.to_be_bytes());
-            header.extend([UDP, 64]);
-            header.extend(from.octets());
-            header.extend(to.octets());
-            (header, sum(&from.octets()) + sum(&to.octets()))
-        }
+    let length = (UDP_HEADER + payload.len()) as u16;
+    let (mut packet, start) = match (source.0, destination.0) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => (v4_packet(from, to, length), V4_HEADER),
+        (IpAddr::V6(from), IpAddr::V6(to)) => (v6_packet(from, to, length), V6_HEADER),
         _ => panic!("source and destination are of different families"),
     };
-    let checksum = match finish(pseudo + u64::from(UDP) + u64::from(length) + sum(&datagram)) {
+    let mut datagram = MutableUdpPacket::new(&mut packet[start..]).expect("there is room for the header");
+    datagram.set_source(source.1);
+    datagram.set_destination(destination.1);
+    datagram.set_length(length);
+    datagram.set_payload(payload);
+    // Zero would say that there is no checksum (RFC 768).
+    let checksum = match checksum(source.0, destination.0, datagram.packet()) {
         0 => 0xffff,
         other => other,
     };
-    datagram[6..8].copy_from_slice(&checksum.to_be_bytes());
-    packet.extend(datagram);
+    datagram.set_checksum(checksum);
     packet
 }
 
@@ -55,43 +52,112 @@ pub fn udp(source: Endpoint, destination: Endpoint, payload: &[u8]) -> Vec<u8> {
 /// wrong.
 #[must_use]
 pub fn read_udp(packet: &[u8]) -> Option<(Endpoint, Endpoint, &[u8])> {
-    let (from, to, at): (IpAddr, IpAddr, usize) = match packet.first()? >> 4 {
+    let (from, to, start): (IpAddr, IpAddr, usize) = match packet.first()? >> 4 {
         4 => {
-            let from: [u8; 4] = packet.get(12..16)?.try_into().ok()?;
-            let to: [u8; 4] = packet.get(16..20)?.try_into().ok()?;
-            let sound = packet[0] == 0x45 && packet[9] == UDP && finish(sum(packet.get(..20)?)) == 0;
-            sound.then_some((from.into(), to.into(), 20))?
+            let header = Ipv4Packet::new(packet)?;
+            let is_sound = usize::from(header.get_header_length()) * 4 == V4_HEADER
+                && header.get_next_level_protocol() == IpNextHeaderProtocols::Udp
+                && util::checksum(&packet[..V4_HEADER], V4_HEADER) == 0;
+            is_sound.then(|| (header.get_source().into(), header.get_destination().into(), V4_HEADER))?
         }
         6 => {
-            let from: [u8; 16] = packet.get(8..24)?.try_into().ok()?;
-            let to: [u8; 16] = packet.get(24..40)?.try_into().ok()?;
-            (packet[6] == UDP).then_some((from.into(), to.into(), 40))?
+            let header = Ipv6Packet::new(packet)?;
+            let is_sound = header.get_next_header() == IpNextHeaderProtocols::Udp;
+            is_sound.then(|| (header.get_source().into(), header.get_destination().into(), V6_HEADER))?
         }
         _ => return None,
     };
-    let datagram = packet.get(at..)?;
-    let length = u16::from_be_bytes(datagram.get(4..6)?.try_into().ok()?);
-    let port = |at: usize| datagram.get(at..at + 2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
-    let addresses = match (from, to) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => sum(&from.octets()) + sum(&to.octets()),
-        (IpAddr::V6(from), IpAddr::V6(to)) => sum(&from.octets()) + sum(&to.octets()),
-        _ => return None,
-    };
-    let sound = usize::from(length) == datagram.len()
-        && finish(addresses + u64::from(UDP) + u64::from(length) + sum(datagram)) == 0;
-    sound.then_some(((from, port(0)?), (to, port(2)?), &datagram[8..]))
+    let bytes = packet.get(start..)?;
+    let datagram = UdpPacket::new(bytes)?;
+    let is_sound = usize::from(datagram.get_length()) == bytes.len() && checksum(from, to, bytes) == 0;
+    is_sound.then(|| ((from, datagram.get_source()), (to, datagram.get_destination()), &bytes[UDP_HEADER..]))
 }
 
-fn sum(bytes: &[u8]) -> u64 {
-    bytes
-        .chunks(2)
-        .map(|pair| u64::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])))
-        .sum()
+/// An IPv4 packet with room for `length` bytes of UDP.
+fn v4_packet(from: Ipv4Addr, to: Ipv4Addr, length: u16) -> Vec<u8> {
+    let total = V4_HEADER as u16 + length;
+    let mut packet = vec![0; total.into()];
+    let mut header = MutableIpv4Packet::new(&mut packet).expect("there is room for the header");
+    header.set_version(4);
+    header.set_header_length((V4_HEADER / 4) as u8);
+    header.set_total_length(total);
+    header.set_flags(Ipv4Flags::DontFragment);
+    header.set_ttl(HOPS);
+    header.set_next_level_protocol(IpNextHeaderProtocols::Udp);
+    header.set_source(from);
+    header.set_destination(to);
+    let checksum = util::checksum(&header.packet_mut()[..V4_HEADER], V4_HEADER);
+    header.set_checksum(checksum);
+    packet
 }
 
-fn finish(mut sum: u64) -> u16 {
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
+/// An IPv6 packet with room for `length` bytes of UDP.
+fn v6_packet(from: Ipv6Addr, to: Ipv6Addr, length: u16) -> Vec<u8> {
+    let mut packet = vec![0; V6_HEADER + usize::from(length)];
+    let mut header = MutableIpv6Packet::new(&mut packet).expect("there is room for the header");
+    header.set_version(6);
+    header.set_payload_length(length);
+    header.set_next_header(IpNextHeaderProtocols::Udp);
+    header.set_hop_limit(HOPS);
+    header.set_source(from);
+    header.set_destination(to);
+    packet
+}
+
+/// The checksum over a datagram as it is, its own field included: zero if that one is right.
+///
+/// # Panics
+/// If the addresses are of different families.
+fn checksum(from: IpAddr, to: IpAddr, datagram: &[u8]) -> u16 {
+    // A word behind the end is the one to be left out.
+    let none = datagram.len();
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            util::ipv4_checksum(datagram, none, &[], &from, &to, IpNextHeaderProtocols::Udp)
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            util::ipv6_checksum(datagram, none, &[], &from, &to, IpNextHeaderProtocols::Udp)
+        }
+        _ => panic!("source and destination are of different families"),
     }
-    !(sum as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_packet_reads_as_what_it_was_built_of_and_no_bit_of_it_may_change(
+            v4: bool,
+            ends in any::<(u128, u16, u128, u16)>(),
+            payload in prop::collection::vec(any::<u8>(), 0..100),
+            changed: prop::sample::Index,
+            bit in 0_u8..8,
+        ) {
+            let address = |bits: u128| -> IpAddr {
+                if v4 { Ipv4Addr::from(bits as u32).into() } else { Ipv6Addr::from(bits).into() }
+            };
+            let (source, destination) = ((address(ends.0), ends.1), (address(ends.2), ends.3));
+            let mut packet = udp(source, destination, &payload);
+            prop_assert_eq!(read_udp(&packet), Some((source, destination, &payload[..])));
+            for end in 0..packet.len() {
+                prop_assert_eq!(read_udp(&packet[..end]), None);
+            }
+            let at = changed.index(packet.len());
+            packet[at] ^= 1 << bit;
+            // IPv6 has no checksum of its own; addresses and next header are covered by UDP's or looked at.
+            let is_covered = v4 || at >= 8 || at == 6 || (at == 0 && bit >= 4);
+            prop_assert_eq!(read_udp(&packet).is_none(), is_covered);
+        }
+
+        #[test]
+        fn random_bytes_are_no_packet_and_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            for end in 0..=bytes.len() {
+                prop_assert_eq!(read_udp(&bytes[..end]), None);
+            }
+        }
+    }
 }

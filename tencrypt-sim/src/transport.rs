@@ -1,4 +1,4 @@
-//! What a pod's tunnel sends into and delivers to.
+//! The ends that a pod's tunnel sends into and delivers to.
 
 use std::net::SocketAddr;
 

@@ -8,18 +8,15 @@ use std::{
 };
 
 use tencrypt::{
-    CipherSuite, DEFAULT_PORT, Event, Identity, LaneId, News, Outbound, RecvMeta, Seed, TunPacket, Tunnel,
-    TunnelConfig, Unknown,
-    crypto::KeyChangeError,
-    directory::{Directory, Fact},
-    offload::VnetHdr,
-    record::init_lane,
+    DEFAULT_PORT, Event, Identity, LaneId, News, Outbound, RecvMeta, Seed, TunPacket, Tunnel, TunnelConfig,
+    crypto::KeyChangeError, directory::Directory, offload::VnetHdr, record::init_lane,
 };
 
 use crate::{
     model::Model,
     network::{Datagram, Network, Weather},
     packets::{Endpoint, read_udp, udp},
+    pod::{PodId, PodOptions},
     random::Random,
     tenant::Tenant,
     transport::{Inbox, Outbox},
@@ -27,40 +24,6 @@ use crate::{
 
 /// Every payload carries this, so that plaintext on the wire is noticed.
 const CANARY: &[u8] = b"canary-in-the-tunnel";
-
-/// A pod of the world.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PodId(usize);
-
-/// What is particular about a pod.
-#[derive(Debug, Clone)]
-#[expect(clippy::exhaustive_structs, reason = "tests build it")]
-pub struct PodOptions {
-    /// Its addresses.
-    pub addresses: Vec<IpAddr>,
-    /// What it knows at start.
-    pub facts: Vec<Fact>,
-    /// Its policy for addresses that do not answer.
-    pub unknown: Unknown,
-    /// Its cipher.
-    pub suite: CipherSuite,
-    /// Its lanes, 1 to 16.
-    pub lanes: u8,
-}
-
-impl PodOptions {
-    /// A pod with these addresses that knows nothing.
-    #[must_use]
-    pub fn new(addresses: &[IpAddr]) -> Self {
-        Self {
-            addresses: addresses.to_vec(),
-            facts: Vec::new(),
-            unknown: Unknown::Drop,
-            suite: CipherSuite::Aes256Gcm,
-            lanes: 1,
-        }
-    }
-}
 
 struct Pod {
     tenant: Tenant,
@@ -84,11 +47,11 @@ pub struct World {
     captured: Option<Vec<(SocketAddr, SocketAddr, Vec<u8>)>>,
     /// Lanes are not told of each other.
     deaf: bool,
-    /// What the network loses, whatever the weather.
+    /// Datagrams that the network loses, whatever the weather.
     lost: Option<Lost>,
 }
 
-/// Whether a datagram from here to there is lost.
+/// Tells if a datagram from here to there is lost.
 type Lost = Box<dyn Fn(SocketAddr, SocketAddr, &[u8]) -> bool>;
 
 impl World {
@@ -287,7 +250,7 @@ impl World {
         outcome
     }
 
-    /// What a pod's tunnel has told.
+    /// Events that a pod's tunnel has told.
     #[must_use]
     pub fn events_of(&self, id: PodId) -> &[Event] {
         &self.pods[id.0].events

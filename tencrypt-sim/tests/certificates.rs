@@ -8,7 +8,7 @@ use std::{
 
 use ipnet::IpNet;
 use tencrypt::{
-    CipherSuite, DropReason, Event, Identity, Seed, Trust, Unknown, Verdict,
+    CipherSuite, DropReason, Event, Identity, Seed, Trust, UnansweredPolicy, Verdict,
     crypto::Rng,
     handshake::{Initiator, Local},
     record::{self, Message, SessionIndex},
@@ -215,7 +215,7 @@ fn a_pod_without_certificate_sends_nothing_until_it_has_one() {
     let mut cluster = Cluster::new();
     let b = cluster.certified(2);
     let mut options = PodOptions::new(&[v4(1)]);
-    options.unknown = Unknown::Plain;
+    options.unknown = UnansweredPolicy::Plain;
     let a = cluster.strict_with(options);
     cluster.world.capture();
     assert!(!cluster.send(a, v4(2)));
@@ -273,7 +273,7 @@ fn a_certificate_proves_its_addresses_without_a_question() {
 fn a_member_that_answers_for_the_address_of_another_is_refused_and_nothing_leaves_in_plain() {
     let mut cluster = Cluster::new();
     let mut options = PodOptions::new(&[v4(1)]);
-    options.unknown = Unknown::Plain;
+    options.unknown = UnansweredPolicy::Plain;
     let a = cluster.strict_with(options);
     let certificate = cluster.issue(a, 1, "10.1.0.1/32");
     cluster.give(a, certificate).unwrap();
@@ -297,7 +297,7 @@ fn a_service_is_served_by_whoever_is_certified() {
     assert_eq!(cluster.world.tunnel_of(b).stats().decrypted, 2);
 }
 
-/// What revokes pod 1, and what does not.
+/// Lines that revoke pod 1, and lines that do not.
 fn revocations(cluster: &Cluster, a: PodId) -> Vec<String> {
     let key = cluster.world.tunnel_of(a).peer_id();
     let key: String = key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();

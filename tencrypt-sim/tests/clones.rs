@@ -20,7 +20,7 @@ const DATA: u8 = 4;
 /// Header of a record, and of an inner packet over IPv4 and UDP.
 const RECORD: usize = 16;
 const INNER: usize = 28;
-/// Where the inner UDP checksum is.
+/// The place of the inner UDP checksum.
 const CHECKSUM: std::ops::Range<usize> = 26..28;
 /// The part of a payload that all packets have in common: its number, and the canary.
 const COMMON: usize = 8 + 20;
@@ -82,7 +82,7 @@ fn records(captured: &Captured) -> BTreeMap<(SocketAddr, [u8; 12]), Vec<u8>> {
         .collect()
 }
 
-/// Which nonces both copies used, for different records.
+/// Nonces that both copies used, for different records.
 fn used_twice(one: &Captured, other: &Captured) -> Vec<(Vec<u8>, Vec<u8>)> {
     let other = records(other);
     let shared =

@@ -125,7 +125,7 @@ fn asked(suite: CipherSuite) -> Asked {
     Asked { world, flood, a, b, init: inits[1].2.clone() }
 }
 
-/// What `b` says to an INIT with this mac2 and the mac1 of a new one: a type, or nothing.
+/// The answer of `b` to an INIT with this mac2 and the mac1 of a new one: a type, or nothing.
 fn answer(world: &mut World, b: PodId, from: SocketAddr, init: Vec<u8>) -> Option<u8> {
     world.captured();
     world.inject(b, from, init);

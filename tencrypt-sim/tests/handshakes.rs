@@ -26,7 +26,7 @@ const PATIENCE_UNKNOWN: Duration = Duration::from_secs(30 * 60);
 /// session when it arrives.
 const SETTLE: Duration = Duration::from_secs(8);
 
-/// How often a side that has something to say says it.
+/// The time between two messages of a side that has something to say.
 const PACE: Duration = Duration::from_millis(250);
 
 const ADDRESSES: [IpAddr; 2] =
@@ -39,7 +39,7 @@ type Pair = [[u8; 4]; 2];
 struct Two {
     world: World,
     pods: [PodId; 2],
-    /// Which of them knows that the other is internal.
+    /// The sides that know that the other is internal.
     knows: [bool; 2],
     confirmed: Vec<Pair>,
 }

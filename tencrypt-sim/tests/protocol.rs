@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use tencrypt::{
-    CipherSuite, DropReason, Event, Unknown, Verdict,
+    CipherSuite, DropReason, Event, UnansweredPolicy, Verdict,
     directory::{Class, Fact, FactSource},
 };
 use tencrypt_sim::{PodId, PodOptions, Weather, World};
@@ -72,7 +72,7 @@ fn under_plain_an_unanswered_destination_gets_its_packets_as_they_are() {
     let mut world = clear();
     let tenant = world.tenant();
     let mut options = PodOptions::new(&[v4(1)]);
-    options.unknown = Unknown::Plain;
+    options.unknown = UnansweredPolicy::Plain;
     let a = world.pod(&tenant, options);
     world.send(a, v4(9), 100);
     world.run_for(Duration::from_millis(1_100));
@@ -85,7 +85,7 @@ fn under_plain_an_address_once_seen_internal_is_never_spoken_to_in_plain() {
     let mut world = clear();
     let tenant = world.tenant();
     let mut options = PodOptions::new(&[v4(1)]);
-    options.unknown = Unknown::Plain;
+    options.unknown = UnansweredPolicy::Plain;
     options.facts = vec![Fact::new(v4(9), Class::Internal, FactSource::Static, None)];
     let a = world.pod(&tenant, options);
     world.send(a, v4(9), 100);

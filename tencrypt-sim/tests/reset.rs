@@ -51,7 +51,7 @@ fn suite(seed: u64) -> CipherSuite {
     CipherSuite::ALL[seed as usize % CipherSuite::ALL.len()]
 }
 
-/// How many of the captured datagrams are of this type.
+/// The number of captured datagrams of this type.
 fn of_type(captured: &[(SocketAddr, SocketAddr, Vec<u8>)], kind: u8) -> usize {
     captured.iter().filter(|(.., bytes)| bytes[0] == kind).count()
 }

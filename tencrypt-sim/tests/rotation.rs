@@ -6,7 +6,7 @@ use std::{
 };
 
 use tencrypt::{
-    CipherSuite, DropReason, Event, Identity, Seed, Unknown,
+    CipherSuite, DropReason, Event, Identity, Seed, UnansweredPolicy,
     crypto::{KeyChangeError, Rng},
     handshake::{Initiator, Local},
     record::SessionIndex,
@@ -136,7 +136,7 @@ fn a_node_that_was_away_during_a_rotation_is_closed_until_it_has_the_keys() {
     let tenant = world.tenant();
     let pods = [0, 1, 2].map(|number| {
         let mut options = PodOptions::new(&[address(number)]);
-        options.unknown = Unknown::Plain;
+        options.unknown = UnansweredPolicy::Plain;
         world.pod(&tenant, options)
     });
     let mut net = Net { world, tenant, pods: pods.to_vec(), numbers: Vec::new() };

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What a name begins with, and the crate it means.
+/// Beginnings of names, and the crates they mean.
 const CRATES: [(&str, &str); 7] = [
     ("agent", "tencrypt-agent"),
     ("benches", "benches"),
@@ -22,12 +22,12 @@ fn rows() -> impl Iterator<Item = String> {
     wire.chain((4..=11).filter(|number| *number != 7).map(|number| format!("L{number:02}")))
 }
 
-/// What stands in code font.
+/// The spans in code font.
 fn spans(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// Whether a span is a test's name. One that leaves out where the test is counts too, and is not found.
+/// Tells if a span is a test's name. One that leaves out where the test is counts too, and is not found.
 fn is_name(span: &str) -> bool {
     let of_code = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_:".contains(c);
     span.chars().all(of_code) && (span.contains("::") || span.matches('_').count() >= 3)
@@ -75,7 +75,7 @@ fn files(folder: &Path, modules: &[&str]) -> Vec<PathBuf> {
     entries.filter(|path| path.extension().is_some_and(|extension| extension == "rs")).collect()
 }
 
-/// Whether there is such a test, or a file of tests.
+/// Tells if there is such a test, or a file of tests.
 fn exists(root: &Path, name: &str) -> bool {
     let parts: Vec<&str> = name.split("::").collect();
     let Some((_, dir)) = CRATES.iter().find(|(short, _)| parts.first() == Some(short)) else { return false };

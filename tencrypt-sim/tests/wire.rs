@@ -7,7 +7,7 @@ use std::{
 };
 
 use tencrypt::{
-    CipherSuite, DropReason, Identity, PeerInfo, Seed, Stats, Unknown,
+    CipherSuite, DropReason, Identity, PeerInfo, Seed, Stats, UnansweredPolicy,
     crypto::Rng,
     handshake::{Initiator, Local, write_reset},
     record::{self, DATA_OVERHEAD, Message, SessionIndex},
@@ -24,7 +24,7 @@ fn v4(pod: u8) -> IpAddr {
     IpAddr::from([10, 1, 0, pod])
 }
 
-/// Where a pod of this number sends from.
+/// The end that a pod of this number sends from.
 fn at(pod: u8) -> SocketAddr {
     SocketAddr::new(v4(pod), PORT)
 }
@@ -118,7 +118,7 @@ impl Two {
         (init, number)
     }
 
-    /// What a pod says to a datagram of the other's.
+    /// A pod's answers to a datagram of the other's.
     fn says(&mut self, to: PodId, bytes: &[u8]) -> Vec<Vec<u8>> {
         let from = if to == self.a { at(2) } else { at(1) };
         self.world.inject(to, from, bytes.to_vec());
@@ -482,7 +482,7 @@ fn a_path_that_loses_long_datagrams_loses_those_alone() {
         let mut world = World::new(1, Weather::CLEAR);
         let tenant = world.tenant();
         let mut options = PodOptions::new(&[v4(1)]);
-        (options.suite, options.unknown) = (suite, Unknown::Plain);
+        (options.suite, options.unknown) = (suite, UnansweredPolicy::Plain);
         let a = world.pod(&tenant, options);
         let b = pod(&mut world, &tenant, 2, suite);
         let first = world.send(b, v4(1), 64);

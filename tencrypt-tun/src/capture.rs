@@ -1,33 +1,31 @@
 //! A capture: everything that sends a namespace's protected traffic through a TUN device and lets nothing past it.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
-use std::num::NonZeroU8;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{collections::BTreeSet, net::IpAddr, num::NonZeroU8, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use crate::device::{DeviceError, Offload, Offloads, TunDevice};
-use crate::enforce::{Counters, Enforcement, Saved, Set};
-use crate::error::{At as _, CaptureError, Occupied, Step};
-use crate::link;
-use crate::monitor::Change;
-use crate::name::InterfaceName;
-use crate::netlink::Netlink;
-use crate::netns::NetNs;
-use crate::plan::{CapturePlan, Planned};
-use crate::routing::{self, Kind, Route, Via};
-use crate::ruleset::Policy;
-use crate::sysctl;
-use crate::underlay::{Link, Mtu, Underlay};
+use crate::{
+    device::{DeviceError, DeviceOffload, TunDevice},
+    enforce::{Counters, Enforcement, Saved, Set},
+    error::{At as _, CaptureError, Occupied, Step},
+    link,
+    monitor::Change,
+    name::InterfaceName,
+    netlink::Netlink,
+    netns::NetNs,
+    plan::{CapturePlan, Planned},
+    routing::{self, Kind, Route, Via},
+    ruleset::Policy,
+    sysctl,
+    underlay::{Link, Mtu, Underlay},
+};
 
 /// External destinations that have a route and a set element of their own. More of them, which only a flood of DNS
 /// answers brings, leave through the raw socket.
 const MAX_EXTERNAL: usize = 16_384;
 
-/// What a change meant for a capture.
+/// Meaning of a change for a capture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Followed {
@@ -41,7 +39,7 @@ pub enum Followed {
     DeviceGone,
 }
 
-/// What [`Capture::clean`] found and removed.
+/// Things that [`Capture::clean`] found and removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Cleaned {
@@ -49,14 +47,14 @@ pub struct Cleaned {
     pub rules: usize,
     /// Routes of table 8362.
     pub routes: usize,
-    /// Whether there was the TUN device.
+    /// True if there was the TUN device.
     pub device: bool,
-    /// Whether there was the nftables table.
+    /// True if there was the nftables table.
     pub table: bool,
 }
 
 impl Cleaned {
-    /// Whether there was nothing.
+    /// Tells if there was nothing.
     #[must_use]
     pub fn is_empty(self) -> bool {
         self == Self::default()
@@ -86,13 +84,13 @@ impl Capture {
     /// routes, the rule. When this returns, protected traffic is captured; IPv6 follows when its address is no longer
     /// tentative, and is unreachable until then.
     ///
-    /// What a process that died has left is taken over without a gap.
+    /// Remains of a process that died are taken over without a gap.
     ///
     /// # Errors
     /// [`CaptureError`]; all that was installed is undone, except over the remains of a process that died: those stay
     /// closed.
     pub fn install(plan: CapturePlan) -> Result<Self, CaptureError> {
-        Self::install_with(plan, Offload::None)
+        Self::install_with(plan, DeviceOffload::NONE)
     }
 
     /// As [`install`](Self::install), with these offloads of the device as far as the kernel has them. Its
@@ -100,7 +98,7 @@ impl Capture {
     ///
     /// # Errors
     /// As [`install`](Self::install); not for lack of an offload.
-    pub fn install_with(plan: CapturePlan, offload: Offload) -> Result<Self, CaptureError> {
+    pub fn install_with(plan: CapturePlan, offload: DeviceOffload) -> Result<Self, CaptureError> {
         Self::install_queues(plan, offload, NonZeroU8::MIN)
     }
 
@@ -111,7 +109,7 @@ impl Capture {
     /// As [`install_with`](Self::install_with), and [`CaptureError::SteeringRefused`] for more than one queue.
     pub fn install_queues(
         plan: CapturePlan,
-        offload: Offload,
+        offload: DeviceOffload,
         queues: NonZeroU8,
     ) -> Result<Self, CaptureError> {
         let interface = plan.interface;
@@ -192,7 +190,7 @@ impl Capture {
         Ok(())
     }
 
-    /// Whether the namespace was closed already, by a capture whose process died. What goes wrong after installing must
+    /// Tells if the namespace was closed already, by a capture whose process died. A failure after installing must
     /// not open it then: drop the capture instead of removing it.
     #[must_use]
     pub fn took_over(&self) -> bool {
@@ -240,7 +238,7 @@ impl Capture {
         &self.underlay.gateways
     }
 
-    /// Whether IPv6 is captured: the underlay is large enough for it, the interface has a usable address and the
+    /// Tells if IPv6 is captured: the underlay is large enough for it, the interface has a usable address and the
     /// kernel took all routes. While it is not, protected IPv6 destinations are unreachable.
     #[must_use]
     pub fn ipv6(&self) -> bool {
@@ -262,7 +260,8 @@ impl Capture {
     /// the set by itself, while the route stays until [`deny_external`](Self::deny_external).
     ///
     /// # Errors
-    /// [`CaptureError::ExternalLimit`], and what the kernel reports.
+    /// [`CaptureError::ExternalLimit`]; [`CaptureError::Failed`] or [`CaptureError::Permission`], where a set or a route
+    /// cannot be changed.
     pub fn allow_external(&mut self, destination: IpAddr, ttl: Duration) -> Result<(), CaptureError> {
         if matches!(self.plan.class(destination, &self.underlay.gateways), Some(Set::External | Set::Exempt))
         {
@@ -289,7 +288,7 @@ impl Capture {
     /// Ends what [`allow_external`](Self::allow_external) began; what was not allowed is fine.
     ///
     /// # Errors
-    /// What the kernel reports.
+    /// [`CaptureError::Failed`] or [`CaptureError::Permission`], where a set or a route cannot be changed.
     pub fn deny_external(&mut self, destination: IpAddr) -> Result<(), CaptureError> {
         if matches!(self.plan.class(destination, &self.underlay.gateways), Some(Set::External | Set::Exempt))
         {
@@ -316,7 +315,7 @@ impl Capture {
     /// Refuses plaintext from and to an address from now on: it is proven to belong to the tenant.
     ///
     /// # Errors
-    /// What the kernel reports.
+    /// [`CaptureError::Failed`] or [`CaptureError::Permission`], where a set or a route cannot be changed.
     pub fn add_internal(&mut self, address: IpAddr) -> Result<(), CaptureError> {
         self.deny_external(address)?;
         if self.plan.enforce && self.plan.class(address, &self.underlay.gateways) != Some(Set::Internal) {
@@ -328,7 +327,7 @@ impl Capture {
     /// Ends what [`add_internal`](Self::add_internal) began; what was not added is fine.
     ///
     /// # Errors
-    /// What the kernel reports.
+    /// [`CaptureError::Failed`] or [`CaptureError::Permission`], where a set or a route cannot be changed.
     pub fn remove_internal(&mut self, address: IpAddr) -> Result<(), CaptureError> {
         if self.plan.enforce && self.plan.class(address, &self.underlay.gateways) != Some(Set::Internal) {
             self.nft.delete(Set::Internal, address.into()).at(Step::SetElement, self.plan.interface)?;
@@ -404,7 +403,7 @@ impl Capture {
             link::take_down(&mut self.netlink, link).at(Step::ConfigureDevice, tun)?;
         }
         link::set_mtu(&mut self.netlink, link, mtu).at(Step::ConfigureDevice, tun)?;
-        if self.device().offloads() != Offloads::default()
+        if self.device().offloads() != DeviceOffload::NONE
             && let Err(error) = link::limit_segments(&mut self.netlink, link, mtu)
         {
             tracing::debug!(%error, "super-packets may need two sends");

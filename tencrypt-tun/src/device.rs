@@ -1,19 +1,20 @@
 //! The TUN device.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, Read as _, Write as _};
-use std::num::NonZeroU8;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, IoSlice, Read as _, Write as _},
+    num::NonZeroU8,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
+        unix::fs::OpenOptionsExt as _,
+    },
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+};
 
 use tencrypt::offload::{GsoType, VnetHdr};
 use thiserror::Error;
 
-use crate::name::InterfaceName;
-use crate::probe;
-use crate::steering;
-use crate::sys;
+use crate::{name::InterfaceName, probe, steering, sys};
 
 const DRIVER: &str = "/dev/net/tun";
 
@@ -29,28 +30,32 @@ const CHECKSUM: u32 = 0x01;
 const TCP: u32 = 0x02 | 0x04;
 const UDP: u32 = 0x20 | 0x40;
 
-/// What a device and its user may leave unfinished to each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[expect(clippy::exhaustive_enums, reason = "a choice of the caller's, with nothing between")]
-pub enum Offload {
-    /// Nothing: single packets with finished checksums.
-    #[default]
-    None,
-    /// All that the kernel offers of checksums and of TCP and UDP super-packets. Not `TUN_F_TSO_ECN`: the few
-    /// super-packets that carry CWR are cut by the kernel, which knows that it belongs on the first segment only.
-    All,
-}
-
-/// What the kernel leaves unfinished in packets it hands to the reader.
+/// Work on packets that the kernel leaves to the reader of a device: what a creator asks for, and what it is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[expect(clippy::exhaustive_structs, reason = "the driver's features for a layer 3 device")]
-pub struct Offloads {
+pub struct DeviceOffload {
     /// TCP and UDP checksums.
     pub checksum: bool,
-    /// The cutting of TCP super-packets, of both families.
+    /// The cutting of TCP super-packets, of both families. The driver grants it with `checksum` only.
     pub tcp: bool,
-    /// The cutting of UDP super-packets (`UDP_SEGMENT`), of both families.
+    /// The cutting of UDP super-packets (`UDP_SEGMENT`), of both families. The driver grants it with `checksum` only,
+    /// since Linux 6.2.
     pub udp: bool,
+}
+
+impl DeviceOffload {
+    /// Single packets with finished checksums.
+    pub const NONE: Self = Self { checksum: false, tcp: false, udp: false };
+
+    /// All that the driver has. Not `TUN_F_TSO_ECN`: the few super-packets that carry CWR are cut by the kernel, which
+    /// knows that it belongs on the first segment only.
+    pub const ALL: Self = Self { checksum: true, tcp: true, udp: true };
+
+    /// `TUN_F_*` of these.
+    fn flags(self) -> u32 {
+        let of = |wanted: bool, flags: u32| if wanted { flags } else { 0 };
+        of(self.checksum, CHECKSUM) | of(self.tcp, TCP) | of(self.udp, UDP)
+    }
 }
 
 /// System calls that moved a packet.
@@ -66,12 +71,12 @@ pub struct Calls {
 /// A TUN device and its queue, or one of its queues, non-blocking. The device exists for as long as a queue of it does.
 ///
 /// Reading and writing take `&self`: one thread may read while another writes; each call is one packet, which may be a
-/// super-packet where [`Offload`] allows.
+/// super-packet where [`DeviceOffload`] allows.
 #[derive(Debug)]
 pub struct TunDevice {
     file: File,
     name: InterfaceName,
-    offloads: Offloads,
+    offloads: DeviceOffload,
     gso_writes: AtomicBool,
     gso_udp_writes: AtomicBool,
     // Added to, not stored: exact whoever shares the device, for a few nanoseconds a system call.
@@ -138,7 +143,7 @@ impl TunDevice {
     /// # Errors
     /// [`DeviceError`].
     pub fn create(name: InterfaceName) -> Result<Self, DeviceError> {
-        Self::create_with(name, Offload::None)
+        Self::create_with(name, DeviceOffload::NONE)
     }
 
     /// As [`create`](Self::create), with these offloads as far as the kernel has them: see
@@ -146,7 +151,7 @@ impl TunDevice {
     ///
     /// # Errors
     /// [`DeviceError`]; not for lack of an offload.
-    pub fn create_with(name: InterfaceName, wanted: Offload) -> Result<Self, DeviceError> {
+    pub fn create_with(name: InterfaceName, wanted: DeviceOffload) -> Result<Self, DeviceError> {
         Self::first(name, wanted, FLAGS)
     }
 
@@ -160,7 +165,7 @@ impl TunDevice {
     /// [`DeviceError`]; [`DeviceError::SteeringRefused`] for more than one queue only.
     pub fn create_queues(
         name: InterfaceName,
-        wanted: Offload,
+        wanted: DeviceOffload,
         queues: NonZeroU8,
     ) -> Result<Vec<Self>, DeviceError> {
         if queues.get() == 1 {
@@ -177,7 +182,7 @@ impl TunDevice {
         Ok(devices)
     }
 
-    fn first(name: InterfaceName, wanted: Offload, flags: i32) -> Result<Self, DeviceError> {
+    fn first(name: InterfaceName, wanted: DeviceOffload, flags: i32) -> Result<Self, DeviceError> {
         let file = open()?;
         sys::tun_set_iff(file.as_fd(), &name, flags).map_err(|error| match error.raw_os_error() {
             // IFF_TUN_EXCL on an idle device, any flag on one in use, and on a device that is not TUN.
@@ -187,8 +192,10 @@ impl TunDevice {
         sys::tun_set_vnet_header(file.as_fd(), VnetHdr::LEN as i32)?;
         let offloads = negotiate(file.as_fd(), wanted)?;
         let device = Self::of(file, name, offloads);
-        if wanted == Offload::All {
+        if wanted.tcp {
             device.gso_writes.store(device.accepts(&probe::tcp()), Ordering::Relaxed);
+        }
+        if wanted.udp {
             device.gso_udp_writes.store(device.accepts(&probe::udp()), Ordering::Relaxed);
         }
         Ok(device)
@@ -204,7 +211,7 @@ impl TunDevice {
         Ok(queue)
     }
 
-    fn of(file: File, name: InterfaceName, offloads: Offloads) -> Self {
+    fn of(file: File, name: InterfaceName, offloads: DeviceOffload) -> Self {
         Self {
             file,
             name,
@@ -222,16 +229,16 @@ impl TunDevice {
         self.name
     }
 
-    /// What the kernel leaves unfinished in what [`read`](Self::read) returns. Nothing is left unfinished that is not
-    /// said here.
+    /// Work that the kernel leaves unfinished in what [`read`](Self::read) returns. Nothing is left unfinished that is
+    /// not said here.
     #[must_use]
-    pub fn offloads(&self) -> Offloads {
+    pub fn offloads(&self) -> DeviceOffload {
         self.offloads
     }
 
-    /// Whether the kernel takes TCP super-packets. False without [`Offload::All`]; otherwise found out at creation, and
-    /// false for good once it has refused one: kernels with commit e269d79c7d35 (6.11-rc1 and its backports, until
-    /// 89add40066f9) refuse some by their size. Each queue finds out for itself.
+    /// Tells if the kernel takes TCP super-packets. False unless [`DeviceOffload::tcp`] was asked for; otherwise found
+    /// out at creation, and false for good once it has refused one: kernels with commit e269d79c7d35 (6.11-rc1 and its
+    /// backports, until 89add40066f9) refuse some by their size. Each queue finds out for itself.
     #[must_use]
     pub fn gso_writes(&self) -> bool {
         self.gso_writes.load(Ordering::Relaxed)
@@ -253,7 +260,7 @@ impl TunDevice {
     /// is 65,535 bytes with offloads: what does not fit is cut off.
     ///
     /// # Errors
-    /// What the kernel reports beside the cases of [`Received`].
+    /// Errors of read(2) that are no case of [`Received`], such as `EINVAL` for a buffer without room for the header.
     pub fn read(&self, buf: &mut [u8]) -> io::Result<Received> {
         let length = match (&self.file).read(buf) {
             Ok(length) => length,
@@ -276,7 +283,7 @@ impl TunDevice {
     /// Hands a packet to the kernel, as if it came in on the device; does not wait.
     ///
     /// # Errors
-    /// What the kernel reports beside the cases of [`Delivered`].
+    /// Errors of writev(2) that are no case of [`Delivered`], such as `ENOMEM`.
     pub fn write(&self, vnet: VnetHdr, packet: &[u8]) -> io::Result<Delivered> {
         self.write_parts(&[IoSlice::new(&vnet.encode()), IoSlice::new(packet)])
     }
@@ -289,7 +296,7 @@ impl TunDevice {
     /// segments may be written one by one.
     ///
     /// # Errors
-    /// What the kernel reports beside the cases of [`Delivered`].
+    /// Errors of writev(2) that are no case of [`Delivered`], such as `ENOMEM`.
     pub fn write_parts(&self, slices: &[IoSlice<'_>]) -> io::Result<Delivered> {
         match (&self.file).write_vectored(slices) {
             Ok(0) => Ok(Delivered::Refused),
@@ -326,7 +333,7 @@ impl TunDevice {
         }
     }
 
-    /// Whether the kernel takes a header of this kind. The device must be down: the header is looked at before that is
+    /// Tells if the kernel takes a header of this kind. The device must be down: the header is looked at before that is
     /// found (`tun_get_user`, drivers/net/tun.c, since Linux 5.1; before, nothing is refused here), so that the packet
     /// goes nowhere. Only the link's count of dropped packets grows by one.
     fn accepts(&self, (vnet, packet): &(VnetHdr, Vec<u8>)) -> bool {
@@ -344,22 +351,17 @@ fn open() -> Result<File, DeviceError> {
 }
 
 /// Sets what the reader takes unfinished, also when that is nothing: a device keeps its mask for its next user.
-fn negotiate(file: BorrowedFd<'_>, wanted: Offload) -> io::Result<Offloads> {
-    let all = Offloads { checksum: true, tcp: true, udp: true };
-    if wanted == Offload::All {
-        // A kernel that knows not all of a mask refuses the whole (EINVAL).
-        for (mask, offloads) in
-            [(CHECKSUM | TCP | UDP, all), (CHECKSUM | TCP, Offloads { udp: false, ..all })]
-        {
-            match sys::tun_set_offload(file, mask) {
-                Ok(()) => return Ok(offloads),
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-                Err(error) => return Err(error),
-            }
+fn negotiate(file: BorrowedFd<'_>, wanted: DeviceOffload) -> io::Result<DeviceOffload> {
+    // A kernel that does not know all of a mask refuses the whole (EINVAL).
+    for offload in [wanted, DeviceOffload { udp: false, ..wanted }] {
+        match sys::tun_set_offload(file, offload.flags()) {
+            Ok(()) => return Ok(offload),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            Err(error) => return Err(error),
         }
     }
-    sys::tun_set_offload(file, 0)?;
-    Ok(Offloads::default())
+    sys::tun_set_offload(file, DeviceOffload::NONE.flags())?;
+    Ok(DeviceOffload::NONE)
 }
 
 impl AsFd for TunDevice {

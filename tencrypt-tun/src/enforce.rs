@@ -6,20 +6,23 @@
 //!
 //! The table's comment keeps what has to be restored when the table goes, since the process that knew may be gone.
 
-use std::io;
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
-use netlink_packet_netfilter::NetfilterMessage;
-use netlink_packet_netfilter::nftables::{NfTablesMessage, TableAttribute};
+use netlink_packet_netfilter::{
+    NetfilterMessage,
+    nftables::{NfTablesMessage, TableAttribute},
+};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use crate::name::InterfaceName;
-use crate::netlink::{BatchItem, Netlink};
-use crate::nft;
-use crate::ranges::{Range, Ranges, paint};
-use crate::ruleset::{self, Features, Policy};
+use crate::{
+    name::InterfaceName,
+    netlink::{BatchItem, Netlink},
+    nft,
+    ranges::{Range, Ranges, paint},
+    ruleset::{self, Features, Policy},
+};
 
 /// The table's name; its family is `inet`.
 pub(crate) const TABLE: &str = "tencrypt";
@@ -59,7 +62,7 @@ impl Set {
     }
 }
 
-/// What the sets hold at first.
+/// First content of the sets.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Prefixes<'a> {
     pub(crate) protected: &'a [IpNet],
@@ -68,7 +71,7 @@ pub(crate) struct Prefixes<'a> {
     pub(crate) internal: &'a [IpNet],
 }
 
-/// What `down` has to put back.
+/// State that `down` has to put back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Saved {
     pub(crate) interface: InterfaceName,
@@ -98,7 +101,7 @@ impl Enforcement {
         Ok(Self { netlink: Netlink::open(NETLINK_NETFILTER)? })
     }
 
-    /// What an earlier table says is to be restored. Outer `None`: there is no table.
+    /// Returns what an earlier table says is to be restored. Outer `None`: there is no table.
     pub(crate) fn saved(&mut self) -> io::Result<Option<Option<Saved>>> {
         let tables = self.netlink.dump(nft::inet(NfTablesMessage::GetTable(
             netlink_packet_netfilter::nftables::TableMessage { attributes: Vec::new() },
@@ -178,7 +181,7 @@ impl Enforcement {
         absent_is_false(self.netlink.batch(vec![item(NfTablesMessage::DeleteSetElement(elements), 0)]))
     }
 
-    /// What the chains have dropped.
+    /// Reads what the chains have dropped.
     pub(crate) fn counters(&mut self) -> io::Result<Counters> {
         Ok(Counters { plain_in: self.counter(PLAIN_IN)?, leak: self.counter(LEAK)? })
     }

@@ -1,12 +1,10 @@
-//! Why a capture cannot be installed, followed or removed.
+//! Errors of installing, following or removing a capture.
 
-use std::fmt;
-use std::io;
+use std::{fmt, io};
 
 use thiserror::Error;
 
-use crate::name::InterfaceName;
-use crate::netns::NetNsError;
+use crate::{name::InterfaceName, netns::NetNsError};
 
 /// A step of installing, following or removing a capture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +95,7 @@ pub enum CaptureError {
     /// The kernel offers no TUN devices.
     #[error("no TUN driver: cannot open /dev/net/tun")]
     NoTunDriver {
-        /// Why.
+        /// Error of the kernel.
         source: io::Error,
     },
     /// The kernel does not let this process choose the queue of a packet, which more than one queue needs:
@@ -110,7 +108,7 @@ pub enum CaptureError {
     /// The caller lacks `CAP_NET_ADMIN` in the namespace (or, for the TUN driver, access to `/dev/net/tun`).
     #[error("no permission to {step}")]
     Permission {
-        /// What was refused.
+        /// Step that was refused.
         step: Step,
         /// The kernel's answer.
         source: io::Error,
@@ -127,7 +125,7 @@ pub enum CaptureError {
     /// Any other failure.
     #[error("cannot {step} ({interface})")]
     Failed {
-        /// What failed.
+        /// Step that failed.
         step: Step,
         /// The interface it was about.
         interface: InterfaceName,

@@ -1,12 +1,22 @@
-//! Linux adapter of tencrypt: what happens in a pod's network namespace.
+#![doc = include_str!("../README.md")]
 //!
-//! A [`Capture`] sends a namespace's protected traffic to a [`TunDevice`] and lets nothing past it: routes, a rule and
-//! nftables chains. [`NetNs`] enters the namespace, [`Monitor`] tells what changes in it,
-//! [`RawSockets`] send what leaves untouched, [`SocketTable`] knows which destinations are still in use. No protocol
-//! state is kept here.
+//! # Parts
+//!
+//! - [`Capture`]: routes, a rule and nftables chains, from a [`CapturePlan`]. [`Capture::clean`] removes what a program
+//!   that is gone has left.
+//! - [`TunDevice`]: packets with their offload state, several queues; [`steer`] says which queue the kernel gives a flow.
+//! - [`NetNs`]: enters a namespace. [`Monitor`] tells what changes in one.
+//! - [`RawSockets`]: send what leaves untouched. [`SocketTable`] knows which destinations are still in use.
+//!
+//! No protocol state is kept here.
+//!
+//! # Threads
 //!
 //! Sockets and devices belong to the namespace of the thread that opens them. Open everything on a thread made by
 //! [`NetNs::run`] or [`NetNs::spawn`]; use it from any.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("tencrypt-tun needs Linux: network namespaces, TUN, netlink and nftables are its");
 
 mod capture;
 mod device;
@@ -32,13 +42,13 @@ mod sysctl;
 mod underlay;
 
 pub use capture::{Capture, Cleaned, Followed};
-pub use device::{Calls, Delivered, DeviceError, Offload, Offloads, Received, TunDevice};
+pub use device::{Calls, Delivered, DeviceError, DeviceOffload, Received, TunDevice};
 pub use enforce::Counters;
 pub use error::{CaptureError, Occupied, Step};
 pub use monitor::{Change, Monitor};
 pub use name::{InterfaceName, InvalidInterfaceName};
 pub use netns::{NetNs, NetNsError, NetNsId};
-pub use plan::{CapturePlan, UnknownSources};
+pub use plan::CapturePlan;
 pub use raw::RawSockets;
 pub use sock_diag::SocketTable;
 pub use sockets::{bind_to_interface, forbid_fragmentation, mark_socket, set_buffers};

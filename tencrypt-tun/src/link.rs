@@ -2,13 +2,13 @@
 
 use std::io;
 
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
+};
 use rtnetlink::LinkUnspec;
 
-use crate::name::InterfaceName;
-use crate::netlink::Netlink;
-use crate::underlay::Link;
+use crate::{name::InterfaceName, netlink::Netlink, underlay::Link};
 
 /// The largest payload of a UDP datagram over IPv4, and so of a GSO send: 65,535 less 20 and 8.
 const DATAGRAM: u32 = 65_507;

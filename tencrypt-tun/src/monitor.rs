@@ -1,18 +1,20 @@
-//! What changes in the namespace while a capture runs.
+//! Changes in the namespace while a capture runs.
 
-use std::collections::VecDeque;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::time::Duration;
+use std::{
+    collections::VecDeque,
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
+    time::Duration,
+};
 
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::route::RouteHeader;
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
+use netlink_packet_route::{RouteNetlinkMessage, route::RouteHeader};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use crate::netlink::{decode, messages, receive_datagram};
-use crate::sys::{borrow, wait_readable};
-use crate::underlay::table_of;
+use crate::{
+    netlink::{decode, messages, receive_datagram},
+    sys::{borrow, wait_readable},
+    underlay::table_of,
+};
 
 /// `RTNLGRP_*` (include/uapi/linux/rtnetlink.h): links, IPv4 and IPv6 addresses and routes.
 const GROUPS: [u32; 5] = [1, 5, 9, 7, 11];
@@ -57,7 +59,7 @@ impl Monitor {
     /// Subscribes in the calling thread's namespace. Open it before installing a capture, and nothing is missed.
     ///
     /// # Errors
-    /// What the kernel reports.
+    /// The netlink socket cannot be opened or join its groups: no descriptors, or no memory for its buffer.
     pub fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind(&SocketAddr::new(0, 0))?;
@@ -71,7 +73,7 @@ impl Monitor {
     /// The next change, if one has come; does not wait. The descriptor is readable when there may be one.
     ///
     /// # Errors
-    /// What the kernel reports; lost changes are [`Change::Missed`].
+    /// The socket cannot be read (recvfrom(2)); lost changes are [`Change::Missed`], no error.
     pub fn poll(&mut self) -> io::Result<Option<Change>> {
         loop {
             if let Some(change) = self.pending.pop_front() {

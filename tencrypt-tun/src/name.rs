@@ -1,7 +1,6 @@
 //! Names of network interfaces.
 
-use std::fmt;
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
 use thiserror::Error;
 

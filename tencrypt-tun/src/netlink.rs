@@ -3,9 +3,11 @@
 //! The kernel works a request off inside `send` (net/netlink/af_netlink.c, `netlink_unicast_kernel`), so there is
 //! nothing to overlap. The socket belongs to the namespace of the thread that opened it; it may be used from any.
 
-use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
-use std::time::Duration;
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd},
+    time::Duration,
+};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP,
@@ -23,7 +25,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// message.
 const DATAGRAM: usize = 128 * 1024;
 
-/// How often a dump that the kernel marks as inconsistent is taken again.
+/// Times that a dump is taken again which the kernel marks as inconsistent.
 const DUMP_ATTEMPTS: usize = 8;
 
 /// `nfgenmsg` of a batch's first and last message: family 0, version 0, subsystem nftables in network byte order

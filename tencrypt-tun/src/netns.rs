@@ -1,56 +1,94 @@
 //! Network namespaces, and threads that sit in them.
 
-use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt as _;
-use std::panic::resume_unwind;
-use std::path::{Path, PathBuf};
-use std::thread::{self, JoinHandle};
+use std::{
+    fmt,
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
+    panic::resume_unwind,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::{self, JoinHandle},
+};
 
 use thiserror::Error;
 
 use crate::sys;
 
-/// Where `ip netns add` binds namespaces by name.
-const NAMED: &str = "/run/netns";
+/// Directories where `ip netns` binds namespaces by name (ip-netns(8)); they differ where /var/run is no link.
+const NAMED: [&str; 2] = ["/run/netns", "/var/run/netns"];
 
-/// An open network namespace. It exists for as long as this handle does, even when its last process is gone.
-#[derive(Debug)]
+/// An open network namespace. It exists for as long as a handle does, even when its last process is gone.
+///
+/// Opened once and passed on: a name can be bound to another namespace later, a handle stays what it is. A clone
+/// shares the descriptor.
+#[derive(Debug, Clone)]
 pub struct NetNs {
-    file: File,
+    file: Arc<File>,
     id: NetNsId,
+    name: Arc<str>,
+    path: Option<Arc<Path>>,
 }
 
-/// What tells namespaces apart: device and inode of their file (man 7 namespaces).
+/// Identity of a namespace: device and inode of its file (namespaces(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NetNsId {
     device: u64,
     inode: u64,
 }
 
+impl NetNsId {
+    /// Identity made of its parts, as in a file name written earlier.
+    #[must_use]
+    pub const fn new(device: u64, inode: u64) -> Self {
+        Self { device, inode }
+    }
+
+    /// Device number of nsfs.
+    #[must_use]
+    pub const fn device(self) -> u64 {
+        self.device
+    }
+
+    /// Inode number.
+    #[must_use]
+    pub const fn inode(self) -> u64 {
+        self.inode
+    }
+}
+
+/// `DEVICE-INODE`, decimal: fit for a file name.
+impl fmt::Display for NetNsId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.device, self.inode)
+    }
+}
+
 /// A namespace that cannot be opened or entered.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum NetNsError {
-    /// Neither a name in `/run/netns`, nor a path, nor a process.
-    #[error("no such namespace: {}", path.display())]
+    /// Neither a name of `ip netns`, nor a path, nor a process.
+    #[error("no network namespace `{name}`")]
     Absent {
-        /// The file looked for.
-        path: PathBuf,
+        /// The namespace as the caller called it.
+        name: String,
     },
     /// The file exists and is not a network namespace.
-    #[error("{} is not a network namespace", path.display())]
+    #[error("`{name}` is not a network namespace")]
     NotNetwork {
-        /// The file.
-        path: PathBuf,
+        /// The namespace as the caller called it.
+        name: String,
     },
     /// The file cannot be opened.
-    #[error("cannot open {}", path.display())]
+    #[error("network namespace `{name}`")]
     Open {
-        /// The file.
-        path: PathBuf,
-        /// Why.
+        /// The namespace as the caller called it.
+        name: String,
+        /// Answer of the kernel.
         source: io::Error,
     },
     /// The thread cannot be started, or cannot enter: needs `CAP_SYS_ADMIN` in the user namespace that owns this one.
@@ -58,61 +96,99 @@ pub enum NetNsError {
     Enter(#[source] io::Error),
 }
 
+impl NetNsError {
+    /// Tells a lack of rights from other failures.
+    #[must_use]
+    pub fn is_permission(&self) -> bool {
+        match self {
+            Self::Open { source, .. } | Self::Enter(source) => {
+                source.kind() == io::ErrorKind::PermissionDenied
+            }
+            Self::Absent { .. } | Self::NotNetwork { .. } => false,
+        }
+    }
+}
+
 impl NetNs {
-    /// Opens a namespace by path (anything with a `/`), by its name in `/run/netns`, or by the id of a process in it.
+    /// Opens a namespace by path (anything with a `/`), by its name in `/run/netns` or `/var/run/netns`, or by the id
+    /// of a process in it.
     ///
     /// # Errors
     /// [`NetNsError`]; a name that is all digits is taken for a process only where no such name exists.
-    pub fn open(spec: &str) -> Result<Self, NetNsError> {
-        if spec.contains('/') {
-            return Self::open_path(Path::new(spec));
+    pub fn open(name: &str) -> Result<Self, NetNsError> {
+        let mut candidates: Vec<PathBuf> = if name.contains('/') {
+            vec![PathBuf::from(name)]
+        } else {
+            NAMED.iter().map(|directory| Path::new(directory).join(name)).collect()
+        };
+        if name.parse::<u32>().is_ok() {
+            candidates.push(PathBuf::from(format!("/proc/{name}/ns/net")));
         }
-        match Self::open_path(&Path::new(NAMED).join(spec)) {
-            Err(NetNsError::Absent { .. }) if spec.parse::<u32>().is_ok() => {
-                Self::open_path(Path::new(&format!("/proc/{spec}/ns/net")))
+        for path in candidates {
+            match File::open(&path) {
+                Ok(file) => return Self::new(file, name, Some(path.into())),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(NetNsError::Open { name: name.to_owned(), source }),
             }
-            other => other,
         }
+        Err(NetNsError::Absent { name: name.to_owned() })
     }
 
-    /// The namespace of the calling thread.
+    /// Takes an open descriptor of a namespace, which is called `name` in messages from here on.
+    ///
+    /// # Errors
+    /// [`NetNsError::NotNetwork`] for a descriptor of anything else.
+    pub fn from_fd(descriptor: OwnedFd, name: &str) -> Result<Self, NetNsError> {
+        Self::new(File::from(descriptor), name, None)
+    }
+
+    /// Opens the namespace of the calling thread.
     ///
     /// # Errors
     /// [`NetNsError`] where `/proc` is not mounted.
     pub fn current() -> Result<Self, NetNsError> {
-        Self::open_path(Path::new("/proc/thread-self/ns/net"))
+        Self::open("/proc/thread-self/ns/net")
     }
 
-    fn open_path(path: &Path) -> Result<Self, NetNsError> {
-        let file = File::open(path).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => NetNsError::Absent { path: path.to_owned() },
-            _ => NetNsError::Open { path: path.to_owned(), source },
-        })?;
+    fn new(file: File, name: &str, path: Option<Arc<Path>>) -> Result<Self, NetNsError> {
         if !sys::is_netns(file.as_fd()) {
-            return Err(NetNsError::NotNetwork { path: path.to_owned() });
+            return Err(NetNsError::NotNetwork { name: name.to_owned() });
         }
         let metadata =
-            file.metadata().map_err(|source| NetNsError::Open { path: path.to_owned(), source })?;
-        Ok(Self { file, id: NetNsId { device: metadata.dev(), inode: metadata.ino() } })
+            file.metadata().map_err(|source| NetNsError::Open { name: name.to_owned(), source })?;
+        let id = NetNsId { device: metadata.dev(), inode: metadata.ino() };
+        Ok(Self { file: Arc::new(file), id, name: name.into(), path })
     }
 
-    /// What tells this namespace from others.
+    /// Name of the namespace as the caller called it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// File the namespace was found at; none for one taken by its descriptor. The file may be another namespace's by now.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// Identity of the namespace, equal for all handles of it.
     #[must_use]
     pub fn id(&self) -> NetNsId {
         self.id
     }
 
-    /// Whether the calling thread sits in this namespace.
+    /// Tells if the calling thread sits in this namespace.
     #[must_use]
     pub fn is_own(&self) -> bool {
         Self::current().is_ok_and(|own| own.id == self.id)
     }
 
-    /// Whether this is the host's namespace as far as the caller can tell: its own, or that of process 1. An ordinary
-    /// user may not look at process 1; then its own is all that is compared.
+    /// Tells if this is the host's namespace as far as the caller can see: the caller's own, or that of process 1. An
+    /// ordinary user may not look at process 1; then only the caller's own is compared.
     #[must_use]
     pub fn is_host(&self) -> bool {
-        self.is_own() || Self::open_path(Path::new("/proc/1/ns/net")).is_ok_and(|init| init.id == self.id)
+        self.is_own() || Self::open("/proc/1/ns/net").is_ok_and(|init| init.id == self.id)
     }
 
     /// Runs `work` on a thread of its own inside the namespace and waits for it.
@@ -121,7 +197,7 @@ impl NetNs {
     /// [`NetNsError::Enter`].
     ///
     /// # Panics
-    /// When `work` does.
+    /// If `work` does.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, NetNsError> {
         thread::scope(|scope| {
             let worker = thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, || {
@@ -150,7 +226,7 @@ impl NetNs {
         name: &str,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<JoinHandle<T>, NetNsError> {
-        let file = self.file.try_clone().map_err(NetNsError::Enter)?;
+        let file = Arc::clone(&self.file);
         let (entered, result) = std::sync::mpsc::sync_channel(1);
         let thread = thread::Builder::new()
             .name(name.to_owned())
@@ -182,20 +258,54 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_namespace_is_found_by_process_and_by_path() {
+    fn a_namespace_is_found_by_process_path_and_descriptor() {
         let own = NetNs::current().expect("/proc");
         let by_process = NetNs::open(&std::process::id().to_string()).expect("by process");
         let by_path = NetNs::open("/proc/self/ns/net").expect("by path");
-        assert_eq!((by_process.id(), by_path.id()), (own.id(), own.id()));
-        assert!(by_path.is_own());
-        assert!(by_path.is_host());
+        let descriptor = own.as_fd().try_clone_to_owned().expect("descriptors are left");
+        let by_descriptor = NetNs::from_fd(descriptor, "mine").expect("by descriptor");
+        for namespace in [&by_process, &by_path, &by_descriptor, &own.clone()] {
+            assert_eq!(namespace.id(), own.id());
+            assert!(namespace.is_own() && namespace.is_host());
+        }
+        assert_eq!((by_path.name(), by_descriptor.name()), ("/proc/self/ns/net", "mine"));
+        assert_eq!(by_process.path(), Some(Path::new(&format!("/proc/{}/ns/net", std::process::id()))));
+        assert_eq!(by_descriptor.path(), None);
     }
 
     #[test]
-    fn other_files_are_not_taken_for_namespaces() {
+    fn an_identity_is_written_as_a_file_name() {
+        let id = NetNsId::new(4, 4_026_531_840);
+        assert_eq!(id.to_string(), "4-4026531840");
+        assert_eq!((id.device(), id.inode()), (4, 4_026_531_840));
+    }
+
+    #[test]
+    fn other_namespaces_and_files_are_refused() {
+        for path in ["/proc/self/ns/mnt", "/proc/self/status", "/dev/null", "/", ".."] {
+            let error = NetNs::open(path).expect_err(path);
+            assert!(matches!(error, NetNsError::NotNetwork { .. } | NetNsError::Absent { .. }), "{path}");
+            assert!(!error.is_permission());
+        }
         assert!(matches!(NetNs::open("/proc/self/ns/mnt"), Err(NetNsError::NotNetwork { .. })));
         assert!(matches!(NetNs::open("/proc/self/status"), Err(NetNsError::NotNetwork { .. })));
-        assert!(matches!(NetNs::open("no-such-namespace"), Err(NetNsError::Absent { .. })));
-        assert!(matches!(NetNs::open("/no/such/namespace"), Err(NetNsError::Absent { .. })));
+        let file = File::open("/dev/null").expect("exists");
+        assert!(matches!(NetNs::from_fd(file.into(), "null"), Err(NetNsError::NotNetwork { .. })));
+    }
+
+    #[test]
+    fn unknown_names_are_absent() {
+        for name in ["no-such-namespace", "/no/such/namespace", "4294967295"] {
+            assert!(matches!(NetNs::open(name), Err(NetNsError::Absent { .. })), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_lack_of_rights_is_told_from_other_failures() {
+        let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
+        assert!(NetNsError::Enter(denied()).is_permission());
+        assert!(NetNsError::Open { name: "pod".to_owned(), source: denied() }.is_permission());
+        let other = io::Error::from(io::ErrorKind::Interrupted);
+        assert!(!NetNsError::Open { name: "pod".to_owned(), source: other }.is_permission());
     }
 }

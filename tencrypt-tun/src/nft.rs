@@ -6,14 +6,14 @@
 use std::time::Duration;
 
 use netlink_packet_core::{DefaultNla, NlasIterator};
-use netlink_packet_netfilter::nftables::{
-    Bitwise, ChainAttribute, ChainMessage, Cmp, DataAttribute, Expressions, Hook, HookNumber, Immediate,
-    InetHookNumber, ListAttribute, Lookup, Meta, MetaKey, NfTablesMessage, Operator, Payload, Register,
-    RuleAttribute, RuleMessage, SetAttribute, SetElementAttribute, SetElementFlags, SetElementList,
-    SetElementMessage, SetFlags, SetMessage, TableAttribute, TableMessage, Verdict, VerdictAttribute,
-};
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+    nftables::{
+        Bitwise, ChainAttribute, ChainMessage, Cmp, DataAttribute, Expressions, Hook, HookNumber, Immediate,
+        InetHookNumber, ListAttribute, Lookup, Meta, MetaKey, NfTablesMessage, Operator, Payload, Register,
+        RuleAttribute, RuleMessage, SetAttribute, SetElementAttribute, SetElementFlags, SetElementList,
+        SetElementMessage, SetFlags, SetMessage, TableAttribute, TableMessage, Verdict, VerdictAttribute,
+    },
 };
 
 use crate::ranges::{Range, next};
@@ -21,14 +21,14 @@ use crate::ranges::{Range, next};
 /// One step of a rule.
 pub(crate) type Expression = ListAttribute<netlink_packet_netfilter::nftables::ExpressionAttribute>;
 
-/// Where a payload expression counts from (`enum nft_payload_bases`).
+/// Start that a payload expression counts from (`enum nft_payload_bases`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Base {
     Network = 1,
     Transport = 2,
 }
 
-/// What becomes of a packet (include/uapi/linux/netfilter.h).
+/// Fate of a packet (include/uapi/linux/netfilter.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
     Drop = 0,
@@ -115,7 +115,7 @@ pub(crate) fn address_set(table: &str, name: &str, id: u32, key_bytes: u32) -> N
     })
 }
 
-/// Which elements of which set; the caller wraps it into an add or a delete.
+/// Elements of a set; the caller wraps them into an add or a delete.
 pub(crate) fn elements(
     table: &str,
     set: &str,
@@ -173,7 +173,7 @@ pub(crate) fn counter_query(table: &str, name: &str) -> NfTablesMessage {
     NfTablesMessage::GetObject(counter_name(table, name))
 }
 
-/// What a counter object in an answer has counted.
+/// Returns what a counter object in an answer has counted.
 pub(crate) fn counted(message: &NfTablesMessage) -> Option<Counted> {
     let NfTablesMessage::NewObject(attributes) = message else { return None };
     let mut data = Vec::new();

@@ -1,26 +1,20 @@
-//! What to capture, and what follows from it.
+//! Plan of a capture, and what follows from it.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
+use tencrypt::{UnansweredPolicy, packet::is_link_local};
 
-use crate::enforce::{Prefixes, Set};
-use crate::name::InterfaceName;
-use crate::routing::Purpose;
+use crate::{
+    enforce::{Prefixes, Set},
+    name::InterfaceName,
+    routing::Purpose,
+};
 
-/// What becomes of plaintext that comes in from protected addresses nobody has classified.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[expect(clippy::exhaustive_enums, reason = "mirrors the two values of the configuration")]
-pub enum UnknownSources {
-    /// It is dropped: only external and exempt addresses may speak in plain.
-    #[default]
-    Drop,
-    /// It passes: only internal addresses may not speak in plain.
-    Accept,
-}
-
-/// What to capture.
+/// Plan of a capture.
 #[derive(Debug, Clone)]
 #[expect(clippy::exhaustive_structs, reason = "made by the caller from its configuration, field by field")]
 pub struct CapturePlan {
@@ -40,9 +34,10 @@ pub struct CapturePlan {
     pub internal: Vec<IpNet>,
     /// Nameservers to capture, inside the protected ranges or not; never loopback addresses.
     pub nameservers: Vec<IpAddr>,
-    /// What becomes of plaintext from protected addresses nobody has classified.
-    pub unknown: UnknownSources,
-    /// Whether to install the chains. Without them sockets bound to the interface leave in plain.
+    /// Policy for plaintext from protected addresses nobody has classified: with [`UnansweredPolicy::Drop`] only external
+    /// and exempt addresses may speak in plain, with [`UnansweredPolicy::Plain`] all but internal ones.
+    pub unknown: UnansweredPolicy,
+    /// Installs the chains. Without them sockets bound to the interface leave in plain.
     pub enforce: bool,
     /// Packets the device queues for its reader.
     pub queue: u32,
@@ -53,7 +48,7 @@ impl CapturePlan {
     /// only add delay.
     pub const QUEUE: u32 = 1000;
 
-    /// What each prefix is routed for; where several say something of one prefix the last wins.
+    /// Returns what each prefix is routed for; where several say something of one prefix the last wins.
     pub(crate) fn purposes(
         &self,
         gateways: &[IpAddr],
@@ -81,8 +76,8 @@ impl CapturePlan {
         purposes
     }
 
-    /// What the plan's longest prefix around an address makes of it; of equal prefixes the last class wins, as in the
-    /// sets.
+    /// Returns the set that the plan's longest prefix around an address puts it in; of equal prefixes the last class
+    /// wins, as in the sets.
     pub(crate) fn class(&self, address: IpAddr, gateways: &[IpAddr]) -> Option<Set> {
         let exempt = self.exempt_with(gateways);
         let classes =
@@ -93,8 +88,8 @@ impl CapturePlan {
         around.max_by_key(|(_, prefix)| prefix.prefix_len()).map(|(set, _)| set)
     }
 
-    /// What becomes of the plan's own route for exactly this prefix, if it has one, when the prefix is an external
-    /// destination.
+    /// Returns what becomes of the plan's own route for exactly this prefix, if it has one, when the prefix is an
+    /// external destination.
     pub(crate) fn planned(&self, prefix: IpNet) -> Option<Planned> {
         if self.nameservers.contains(&prefix.addr()) {
             return Some(Planned::Stays);
@@ -102,29 +97,22 @@ impl CapturePlan {
         (self.protected.contains(&prefix) || self.internal.contains(&prefix)).then_some(Planned::Gives)
     }
 
-    /// What is exempt, the gateways with it.
+    /// Returns the exempt prefixes, the gateways with them.
     pub(crate) fn exempt_with(&self, gateways: &[IpAddr]) -> Vec<IpNet> {
         self.exempt.iter().copied().chain(gateways.iter().map(|gateway| IpNet::from(*gateway))).collect()
     }
 
-    /// What the sets hold at first, `exempt` being that of [`exempt_with`](Self::exempt_with).
+    /// Returns the first content of the sets, `exempt` being that of [`exempt_with`](Self::exempt_with).
     pub(crate) fn prefixes<'a>(&'a self, exempt: &'a [IpNet]) -> Prefixes<'a> {
         Prefixes { protected: &self.protected, exempt, external: &self.external, internal: &self.internal }
     }
 }
 
-/// How a route of the plan takes an external destination of the same prefix.
+/// Fate of the plan's route for a prefix that becomes an external destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Planned {
     /// It stays as it is.
     Stays,
     /// It gives way.
     Gives,
-}
-
-fn is_link_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    }
 }

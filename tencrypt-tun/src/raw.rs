@@ -1,13 +1,14 @@
 //! Raw sockets: packets that leave as they are, past the tunnel.
 
-use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::AsFd as _;
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    os::fd::AsFd as _,
+};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::sockets::mark_socket;
-use crate::sys;
+use crate::{sockets::mark_socket, sys};
 
 /// `IP_NODEFRAG` (include/uapi/linux/in.h): connection tracking in the pod must not put fragments together, which the
 /// interface could then not send.
@@ -26,7 +27,7 @@ impl RawSockets {
     /// Opens the sockets in the calling thread's namespace.
     ///
     /// # Errors
-    /// `PermissionDenied` without `CAP_NET_RAW`, and what else the kernel reports.
+    /// `PermissionDenied` without `CAP_NET_RAW`; others when descriptors or memory have run out.
     pub fn open() -> io::Result<Self> {
         let v4 = open(Domain::IPV4)?;
         sys::set_option(v4.as_fd(), libc::IPPROTO_IP, IP_NODEFRAG, 1)?;

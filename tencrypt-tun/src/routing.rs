@@ -5,27 +5,33 @@
 //! `unreachable` twin of everything that goes to the device: when the device goes, the answer is an error, not plain
 //! text. Everything here carries a route protocol number of its own, so that it can be told from other people's.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::route::{
-    RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    route::{RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType},
+    rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage},
 };
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::RouteMessageBuilder;
+use tencrypt::DEFAULT_PORT;
 
-use crate::MARK;
-use crate::error::Occupied;
-use crate::netlink::Netlink;
-use crate::underlay::{dump_routes, ip_of, is_unsupported, route_mtu, table_of};
+use crate::{
+    MARK,
+    error::Occupied,
+    netlink::Netlink,
+    underlay::{dump_routes, ip_of, is_unsupported, route_mtu, table_of},
+};
 
-/// Number of the routing table and preference of the rule: the tunnel's port, so that `ip rule` explains itself.
-pub(crate) const TABLE: u32 = 8362;
-const PREFERENCE: u32 = 8362;
+/// Number of the routing table: the tunnel's default port, so that `ip rule` explains itself.
+pub(crate) const TABLE: u32 = DEFAULT_PORT as u32;
+/// Preference of the rule.
+const PREFERENCE: u32 = TABLE;
 
 /// Route protocol of all this crate makes; unused in include/uapi/linux/rtnetlink.h and iproute2's rt_protos.
 const PROTOCOL: u8 = 83;
@@ -35,7 +41,7 @@ const UNREACHABLE_METRIC: u32 = 4_278_198_272;
 /// Metric of IPv6 routes to the device; 0 would be taken for the default, 1024. IPv4 knows 0.
 const DEVICE_METRIC_V6: u32 = 1;
 
-/// Where table 8362 sends a prefix.
+/// Destination of a prefix in table 8362.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     /// Nowhere, with an error: the twin of `Device`, installed first and consulted last.
@@ -53,7 +59,7 @@ pub(crate) struct Route {
     pub(crate) prefix: IpNet,
 }
 
-/// What a prefix is routed for. The device's twin routes follow from it.
+/// Purpose of a prefix's routes. The device's twin routes follow from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Capture,
@@ -93,10 +99,10 @@ pub(crate) fn routes(
     routes
 }
 
-/// What [`sync`] did.
+/// Work that [`sync`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Synced {
-    /// Whether a route was added or removed.
+    /// True if a route was added or removed.
     pub(crate) changed: bool,
     /// Routes the kernel does not take yet: to a device that just went down, from an address that just became
     /// tentative, in a family that is switched off. They fail closed, and the event that changes it comes.
@@ -154,7 +160,7 @@ pub(crate) fn clear(netlink: &mut Netlink, which: impl Fn(Option<Kind>) -> bool)
     Ok(removed)
 }
 
-/// Whether somebody else uses the rule's preference or the table.
+/// Finds somebody else's use of the rule's preference or the table.
 pub(crate) fn occupied(netlink: &mut Netlink) -> io::Result<Option<Occupied>> {
     for family in FAMILIES {
         let foreign = |rule: &RuleMessage| preference(rule) == Some(PREFERENCE) && !is_own_rule(rule);
@@ -225,7 +231,7 @@ fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Whether an event will come after which the route may be taken.
+/// Tells if an event will come after which the route may be taken.
 pub(crate) fn is_transient(route: Route, error: &io::Error) -> bool {
     let v6 = route.prefix.addr().is_ipv6();
     match (route.kind, error.raw_os_error()) {

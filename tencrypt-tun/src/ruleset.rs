@@ -1,15 +1,17 @@
 //! The rules of the two chains (each was tried by hand).
 
 use netlink_packet_netfilter::nftables::{InetHookNumber, MetaKey, NfTablesMessage};
+use tencrypt::UnansweredPolicy;
 
-use crate::MARK;
-use crate::enforce::{LEAK, PLAIN_IN, Set, TABLE};
-use crate::name::InterfaceName;
-use crate::nft::{
-    Base, Expression, Fate, chain, count, destination_type, differs, equal, in_set, masked, meta, payload,
-    rule, socket_mark, verdict,
+use crate::{
+    MARK,
+    enforce::{LEAK, PLAIN_IN, Set, TABLE},
+    name::InterfaceName,
+    nft::{
+        Base, Expression, Fate, chain, count, destination_type, differs, equal, in_set, masked, meta,
+        payload, rule, socket_mark, verdict,
+    },
 };
-use crate::plan::UnknownSources;
 
 /// Before everything else that looks at incoming packets, connection tracking's -200 included (`NF_IP_PRI_RAW`).
 const PRIORITY_IN: i32 = -300;
@@ -43,14 +45,14 @@ const DHCPV6_SERVER: u16 = 547;
 /// `RTN_BROADCAST` (include/uapi/linux/rtnetlink.h).
 const RTN_BROADCAST: u32 = 3;
 
-/// What decides the rules beside the sets.
+/// Parameters of the rules beside the sets.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Policy {
     pub(crate) interface: InterfaceName,
     /// UDP port of the tunnel's first lane, for kernels that cannot look at a packet's socket; the others' follow.
     pub(crate) port: u16,
     pub(crate) lanes: u8,
-    pub(crate) unknown: UnknownSources,
+    pub(crate) unknown: UnansweredPolicy,
 }
 
 /// Optional parts of nftables the kernel has.
@@ -102,7 +104,7 @@ fn inbound(policy: &Policy, features: Features) -> Vec<Vec<Expression>> {
         rules.push(family.source_in(Set::Exempt, vec![accept()]));
         // Proven members of the tenant never speak in plain, whatever wider range they lie in.
         rules.push(family.source_in(Set::Internal, drop_and_count(PLAIN_IN)));
-        if policy.unknown == UnknownSources::Drop {
+        if policy.unknown == UnansweredPolicy::Drop {
             rules.push(family.source_in(Set::External, vec![accept()]));
             rules.push(family.source_in(Set::Protected, drop_and_count(PLAIN_IN)));
         }
@@ -142,7 +144,7 @@ fn outbound(policy: &Policy, features: Features) -> Vec<Vec<Expression>> {
     rules
 }
 
-/// Where a family keeps its addresses (RFC 791, RFC 8200).
+/// Places of the addresses in a family's header (RFC 791, RFC 8200).
 struct Family {
     nfproto: u8,
     source: u32,
@@ -213,7 +215,7 @@ mod tests {
 
     fn shown(features: Features) -> String {
         let interface = "eth0".parse().expect("name");
-        let policy = Policy { interface, port: 8362, lanes: 2, unknown: UnknownSources::Drop };
+        let policy = Policy { interface, port: 8362, lanes: 2, unknown: UnansweredPolicy::Drop };
         format!("{:?}", chains(&policy, features))
     }
 

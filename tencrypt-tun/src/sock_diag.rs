@@ -1,8 +1,10 @@
-//! Which addresses sockets of the namespace are connected to.
+//! Addresses that sockets of the namespace are connected to.
 
-use std::collections::BTreeSet;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
@@ -15,7 +17,7 @@ const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// a socket id of 48 bytes, all zero for all sockets.
 const REQUEST: usize = 56;
 
-/// Where the foreign address is in `struct inet_diag_msg`: family, state, timer, retrans, then the id: ports 2 and 2,
+/// Place of the foreign address in `struct inet_diag_msg`: family, state, timer, retrans, then the id: ports 2 and 2,
 /// source 16, destination 16.
 const DESTINATION: std::ops::Range<usize> = 24..40;
 
@@ -33,7 +35,7 @@ impl SocketTable {
     /// Opens a connection in the calling thread's namespace.
     ///
     /// # Errors
-    /// What the kernel reports.
+    /// The netlink socket cannot be opened: no descriptors, or a kernel without `sock_diag`.
     pub fn open() -> io::Result<Self> {
         Ok(Self { netlink: Netlink::open(NETLINK_SOCK_DIAG)? })
     }
@@ -43,7 +45,7 @@ impl SocketTable {
     /// (`ENOENT`: no `inet_diag` module).
     ///
     /// # Errors
-    /// What else the kernel reports.
+    /// Netlink refuses the query or cannot be read; a family that the kernel lacks is no error.
     pub fn destinations(&mut self) -> io::Result<BTreeSet<IpAddr>> {
         let mut found = BTreeSet::new();
         for family in [libc::AF_INET, libc::AF_INET6] {

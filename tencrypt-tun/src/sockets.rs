@@ -1,19 +1,16 @@
 //! Options of the sockets that the rest of the program opens.
 
-use std::io;
-use std::os::fd::AsFd as _;
+use std::{io, os::fd::AsFd as _};
 
 use socket2::Socket;
 
-use crate::MARK;
-use crate::name::InterfaceName;
-use crate::sys;
+use crate::{MARK, name::InterfaceName, sys};
 
 /// Marks a socket as the tunnel's own: its packets pass by table 8362 and through the chains. Needs `CAP_NET_ADMIN` or
 /// `CAP_NET_RAW` in the namespace.
 ///
 /// # Errors
-/// What the kernel reports.
+/// setsockopt(2) fails: `EPERM` without `CAP_NET_ADMIN` or `CAP_NET_RAW`.
 pub fn mark_socket(socket: &Socket) -> io::Result<()> {
     socket.set_mark(MARK)
 }
@@ -21,7 +18,7 @@ pub fn mark_socket(socket: &Socket) -> io::Result<()> {
 /// Binds a socket to one interface: it hears and answers nobody else.
 ///
 /// # Errors
-/// `ENODEV` where there is no such interface, and what else the kernel reports.
+/// `ENODEV` where there is no such interface, `EPERM` without the right to bind (SO_BINDTODEVICE, socket(7)).
 pub fn bind_to_interface(socket: &Socket, interface: InterfaceName) -> io::Result<()> {
     socket.bind_device(Some(interface.as_str().as_bytes()))
 }
@@ -30,7 +27,7 @@ pub fn bind_to_interface(socket: &Socket, interface: InterfaceName) -> io::Resul
 /// what a router says about the path's MTU is not believed). On a dual-stack socket both families are set.
 ///
 /// # Errors
-/// What the kernel reports.
+/// setsockopt(2) refuses an option.
 pub fn forbid_fragmentation(socket: &Socket) -> io::Result<()> {
     if socket.domain()? == socket2::Domain::IPV6 {
         sys::set_option(
@@ -50,7 +47,7 @@ pub fn forbid_fragmentation(socket: &Socket) -> io::Result<()> {
 /// (`CAP_NET_ADMIN` in the first user namespace), else up to the limit.
 ///
 /// # Errors
-/// What the kernel reports on the second try.
+/// setsockopt(2) refuses the second try too.
 pub fn set_buffers(socket: &Socket, receive: usize, send: usize) -> io::Result<()> {
     let forced = |name, bytes: usize| {
         let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);

@@ -1,18 +1,20 @@
-//! Which queue of a device a packet waits in: one hash, computed here and in the kernel.
+//! Choice of the queue that a packet waits in: one hash, computed here and in the kernel.
 //!
 //! The kernel's own choice (`tun_automq_select_queue`, drivers/net/tun.c) follows whichever queue a flow was last written
 //! to and differs from one end of a tunnel to the other. This one follows from the packet alone and is the same for both
 //! directions, so that a flow has one lane on both ends.
 
-use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::{
+    io,
+    os::fd::{AsFd as _, BorrowedFd},
+};
 
 use crate::sys::{self, Instruction};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// Where things are in a packet: RFC 791 section 3.1, RFC 8200 section 3.
+/// Offsets in a packet: RFC 791 section 3.1, RFC 8200 section 3.
 const V4_FRAGMENT: i32 = 6;
 const V4_PROTOCOL: i32 = 9;
 const V4_ADDRESSES: [i32; 2] = [12, 16];
@@ -40,7 +42,7 @@ enum Mix {
 ///
 /// It is of both addresses, and of both ports of TCP and UDP, whichever comes first. Fragments have no ports: all of a
 /// packet's have one hash, which is not that of the flow's whole packets. So have packets with IPv6 extension headers.
-/// What is no IP packet, or ends within these fields, has 0.
+/// Bytes that are no IP packet, or end within these fields, have 0.
 #[must_use]
 pub fn steer(packet: &[u8]) -> u32 {
     keys(packet).map_or(0, |word| {
@@ -109,6 +111,15 @@ fn program() -> Vec<Instruction> {
     code.alu(MOV, RESULT, 0);
     code.exit();
 
+    v4_keys(&mut code);
+    v6_keys(&mut code);
+    ports(&mut code);
+    mix(&mut code);
+    code.finish()
+}
+
+/// Leaves the length of the IPv4 header and its addresses folded together, and goes on to the ports where there are any.
+fn v4_keys(code: &mut Assembler) {
     code.label(Label::V4);
     code.alu(AND, HEADER, 0x0f);
     code.alu(LSH, HEADER, 2);
@@ -124,7 +135,10 @@ fn program() -> Vec<Instruction> {
     code.jump_if(JEQ, RESULT, TCP.into(), Label::Ports);
     code.jump_if(JEQ, RESULT, UDP.into(), Label::Ports);
     code.jump(Label::Mix);
+}
 
+/// The same of IPv6, without extension headers.
+fn v6_keys(code: &mut Assembler) {
     code.label(Label::V6);
     code.alu(MOV, HEADER, V6_HEADER);
     code.alu(MOV, KEYS, 0);
@@ -135,7 +149,10 @@ fn program() -> Vec<Instruction> {
     code.load(BYTE, V6_NEXT_HEADER);
     code.jump_if(JEQ, RESULT, TCP.into(), Label::Ports);
     code.jump_if(JNE, RESULT, UDP.into(), Label::Mix);
+}
 
+/// Folds the ports into the keys.
+fn ports(code: &mut Assembler) {
     code.label(Label::Ports);
     code.load_after(HALF, HEADER, 0);
     code.alu_register(MOV, SCRATCH, RESULT);
@@ -143,7 +160,10 @@ fn program() -> Vec<Instruction> {
     code.alu_register(XOR, SCRATCH, RESULT);
     code.alu(LSH, SCRATCH, 16);
     code.alu_register(XOR, KEYS, SCRATCH);
+}
 
+/// Mixes the keys into the hash, which is the program's result.
+fn mix(code: &mut Assembler) {
     code.label(Label::Mix);
     for step in MIX {
         match step {
@@ -158,7 +178,6 @@ fn program() -> Vec<Instruction> {
     code.alu(AND, KEYS, 0xffff);
     code.alu_register(MOV, RESULT, KEYS);
     code.exit();
-    code.finish()
 }
 
 /// Parts of an instruction's code: RFC 9669 section 4; the loads of section 5.6, which work on packets.

@@ -2,14 +2,16 @@
 
 #![expect(
     unsafe_code,
-    reason = "ioctl, bpf, setns, setsockopt and poll have no safe wrapper in this crate's dependencies"
+    reason = "ioctl, bpf, fstatfs, setns, setsockopt and poll have no safe wrapper in this crate's dependencies"
 )]
 
-use std::ffi::c_int;
-use std::io;
-use std::mem::size_of;
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
-use std::time::Duration;
+use std::{
+    ffi::c_int,
+    io,
+    mem::{MaybeUninit, size_of},
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+    time::Duration,
+};
 
 use crate::name::InterfaceName;
 
@@ -54,11 +56,16 @@ pub(crate) fn enter_netns(namespace: BorrowedFd<'_>) -> io::Result<()> {
     checked(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }).map(drop)
 }
 
-/// Whether the file is a network namespace; every other file is not (`ENOTTY`).
+/// Tells if the file is a network namespace: nsfs answers `NS_GET_NSTYPE` with `CLONE_NEWNET` (ioctl_nsfs(2)).
 pub(crate) fn is_netns(file: BorrowedFd<'_>) -> bool {
-    // SAFETY: NS_GET_NSTYPE takes no argument; the descriptor is open for the duration of the call.
-    let kind = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) };
-    kind == libc::CLONE_NEWNET
+    let mut filesystem = MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: fstatfs writes a whole statfs to the pointer when it returns 0, and it is read only then. The ioctl takes
+    // no argument and is asked of nsfs alone, where its number means this.
+    unsafe {
+        libc::fstatfs(file.as_raw_fd(), filesystem.as_mut_ptr()) == 0
+            && i128::from(filesystem.assume_init().f_type) == i128::from(libc::NSFS_MAGIC)
+            && libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) == libc::CLONE_NEWNET
+    }
 }
 
 /// `TUNSETIFF`: makes the device `name` with `flags` and attaches it to `file`, an open `/dev/net/tun`.

@@ -1,9 +1,10 @@
 //! Settings of interfaces in `/proc/sys/net`, which shows the namespace of the thread that opens a file
 //! (`net_ctl_header_lookup`, net/sysctl_net.c). All functions act on the calling thread's namespace.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use crate::name::InterfaceName;
 
@@ -12,8 +13,8 @@ const STRICT: u8 = 1;
 /// Loose filtering: the source must be reachable through any interface.
 const LOOSE: u8 = 2;
 
-/// What a TUN device needs before it goes up: no link-local address and no router solicitation into the tunnel, no
-/// belief in router advertisements and redirects out of it. The first is IPv4's, the others go with IPv6.
+/// Settings that a TUN device needs before it goes up: no link-local address and no router solicitation into the
+/// tunnel, no belief in router advertisements and redirects out of it. The first is IPv4's, the others go with IPv6.
 const TUN: [(Family, &str, u8); 6] = [
     (Family::V4, "rp_filter", 0),
     // Before accept_ra, which would otherwise be obeyed for a moment. 1: IN6_ADDR_GEN_MODE_NONE.

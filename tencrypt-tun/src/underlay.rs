@@ -1,18 +1,16 @@
 //! The interface the tunnel's own packets use: addresses, MTU, gateways.
 
-use std::io;
-use std::net::IpAddr;
+use std::{io, net::IpAddr};
 
 use ipnet::IpNet;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType, RouteVia,
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
+    link::{LinkAttribute, LinkFlags, LinkMessage},
+    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType, RouteVia},
 };
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use crate::name::InterfaceName;
-use crate::netlink::Netlink;
+use crate::{name::InterfaceName, netlink::Netlink};
 
 /// Bytes the tunnel adds to a packet over IPv4: 20 IP, 8 UDP, 16 record header, 16 tag.
 const OVERHEAD_V4: u32 = 60;
@@ -60,13 +58,13 @@ impl Mtu {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Address {
     pub(crate) net: IpNet,
-    /// Whether the kernel takes it as a source now: not while duplicate address detection runs (RFC 4862).
+    /// True if the kernel takes it as a source now: not while duplicate address detection runs (RFC 4862).
     pub(crate) usable: bool,
-    /// Whether it is the first choice: not deprecated, not an alias.
+    /// True if it is the first choice: not deprecated, not an alias.
     pub(crate) preferred: bool,
 }
 
-/// What is known of the interface.
+/// State of the interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Underlay {
     pub(crate) mtu: Mtu,
@@ -76,7 +74,7 @@ pub(crate) struct Underlay {
     pub(crate) gateways: Vec<IpAddr>,
 }
 
-/// What is known of a link.
+/// State of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Link {
     pub(crate) index: u32,
@@ -179,7 +177,7 @@ pub(crate) fn dump_routes(netlink: &mut Netlink, family: AddressFamily) -> io::R
         .collect())
 }
 
-/// Whether the kernel says that it has not got an address family.
+/// Tells if the kernel says that it has not got an address family.
 pub(crate) fn is_unsupported(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP))
 }

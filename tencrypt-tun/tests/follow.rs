@@ -2,12 +2,17 @@
 
 mod support;
 
-use std::net::{IpAddr, UdpSocket};
-use std::time::{Duration, Instant};
+use std::{
+    net::{IpAddr, UdpSocket},
+    time::{Duration, Instant},
+};
 
-use support::net::{Net, set_sysctl, sysctl};
-use support::state::{assert_same, elements, routes_8362, snapshot};
-use support::{eventually, isolated, plan};
+use support::{
+    eventually, isolated,
+    net::{Net, set_sysctl, sysctl},
+    plan,
+    state::{assert_same, elements, routes_8362, snapshot},
+};
 use tencrypt_tun::{Capture, Change, Followed, Monitor};
 
 /// Feeds the capture all changes until none has come for a while; returns what it made of them.

@@ -1,14 +1,16 @@
-//! What a capture installs, and that removing it leaves the namespace as it was.
+//! Content of an installed capture; removing it leaves the namespace as it was.
 
 mod support;
 
-use std::net::IpAddr;
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use netlink_packet_route::AddressFamily;
-use support::net::{Net, set_sysctl, sysctl};
-use support::state::{assert_same, elements, nftables, routes_8362, rules_8362, snapshot};
-use support::{isolated, plan, powerless_player, prefix, role};
+use support::{
+    isolated,
+    net::{Net, set_sysctl, sysctl},
+    plan, powerless_player, prefix, role,
+    state::{assert_same, elements, nftables, routes_8362, rules_8362, snapshot},
+};
 use tencrypt_tun::{Capture, CaptureError, Occupied, Step};
 
 #[test]

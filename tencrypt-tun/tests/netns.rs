@@ -2,8 +2,7 @@
 
 mod support;
 
-use support::net::Net;
-use support::{another_namespace, isolated};
+use support::{another_namespace, isolated, net::Net};
 use tencrypt_tun::{Capture, CaptureError, NetNs};
 
 #[test]

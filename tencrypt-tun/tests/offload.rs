@@ -2,16 +2,17 @@
 
 mod support;
 
-use std::io::{IoSlice, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::{
+    io::{IoSlice, Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
 
 use netlink_packet_route::link::LinkAttribute;
-use support::net::Net;
-use support::{another_namespace, eventually, isolated, plan};
+use support::{another_namespace, eventually, isolated, net::Net, plan};
 use tencrypt::offload::{GsoType, VnetHdr};
-use tencrypt_tun::{Calls, Capture, Change, Delivered, NetNs, Offload, Offloads, Received, TunDevice};
+use tencrypt_tun::{Calls, Capture, Change, Delivered, DeviceOffload, NetNs, Received, TunDevice};
 
 /// Socket option: the size of the datagrams a send is cut to (include/uapi/linux/udp.h).
 const UDP_SEGMENT: i32 = 103;
@@ -29,7 +30,7 @@ struct Ends {
 }
 
 impl Ends {
-    fn new(offload: Offload) -> Self {
+    fn new(offload: DeviceOffload) -> Self {
         let near = Capture::install_with(plan(), offload).expect("installs");
         let there = another_namespace();
         let far = there.run(|| {
@@ -132,7 +133,7 @@ fn tcp_leaves_and_arrives_in_super_packets() {
     isolated("tcp_leaves_and_arrives_in_super_packets", || {
         let net = Net::new();
         let _wire = net.pod();
-        let mut ends = Ends::new(Offload::All);
+        let mut ends = Ends::new(DeviceOffload::ALL);
         let offloads = ends.near.device().offloads();
         assert!(offloads.checksum && offloads.tcp && ends.near.device().gso_writes(), "{offloads:?}");
         for (to, kind, header) in [(FAR[0], GsoType::TcpV4, 20), (FAR[1], GsoType::TcpV6, 40)] {
@@ -160,9 +161,9 @@ fn without_offload_packets_are_single_and_finished() {
     isolated("without_offload_packets_are_single_and_finished", || {
         let net = Net::new();
         let _wire = net.pod();
-        let mut ends = Ends::new(Offload::None);
+        let mut ends = Ends::new(DeviceOffload::NONE);
         let device = ends.near.device();
-        assert_eq!(device.offloads(), Offloads::default());
+        assert_eq!(device.offloads(), DeviceOffload::NONE);
         assert!(!device.gso_writes() && !device.gso_udp_writes());
         tcp_bulk(&mut ends, FAR[0]);
         assert!(ends.seen.len() > 2900, "{}", ends.seen.len());
@@ -175,7 +176,7 @@ fn udp_trains_cost_one_read_and_one_write() {
     isolated("udp_trains_cost_one_read_and_one_write", || {
         let net = Net::new();
         let _wire = net.pod();
-        let capture = Capture::install_with(plan(), Offload::All).expect("installs");
+        let capture = Capture::install_with(plan(), DeviceOffload::ALL).expect("installs");
         let device = capture.device();
         if !device.offloads().udp {
             println!("the kernel has no UDP super-packets for TUN devices");
@@ -243,7 +244,7 @@ fn super_packets_are_limited_to_what_one_send_carries() {
         assert_eq!(limit(&net), Some(65_535), "the kernel's default");
         plain.remove().expect("removes");
 
-        let mut capture = Capture::install_with(plan(), Offload::All).expect("installs");
+        let mut capture = Capture::install_with(plan(), DeviceOffload::ALL).expect("installs");
         assert_eq!(limit(&net), Some(44));
         let to = SocketAddr::new(FAR[0].parse().unwrap(), 9000);
         let mut buf = vec![0; 65_536 + VnetHdr::LEN];
@@ -268,7 +269,7 @@ fn super_packets_are_limited_to_what_one_send_carries() {
 fn headers_that_lie_are_refused() {
     isolated("headers_that_lie_are_refused", || {
         let net = Net::new();
-        let create = || TunDevice::create_with("tun0".parse().unwrap(), Offload::All).expect("creates");
+        let create = || TunDevice::create_with("tun0".parse().unwrap(), DeviceOffload::ALL).expect("creates");
         let device = create();
         let mut packet = vec![0; 20 + 20 + 100];
         packet[0] = 0x45;

@@ -1,18 +1,19 @@
-//! Which queue of a device the kernel puts a packet into.
+//! Queue of a device that the kernel puts a packet into.
 
 mod support;
 
-use std::fs;
-use std::io::ErrorKind;
-use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
-use std::num::NonZeroU8;
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    io::ErrorKind,
+    net::{Ipv6Addr, SocketAddr, UdpSocket},
+    num::NonZeroU8,
+    time::{Duration, Instant},
+};
 
 use socket2::{Domain, Protocol, Socket, Type};
-use support::net::Net;
-use support::{isolated, plan, player_without, role};
+use support::{isolated, net::Net, plan, player_without, role};
 use tencrypt::offload::{GsoType, VnetHdr};
-use tencrypt_tun::{Capture, DeviceError, Offload, RawSockets, Received, TunDevice, steer};
+use tencrypt_tun::{Capture, DeviceError, DeviceOffload, RawSockets, Received, TunDevice, steer};
 
 const QUEUES: u8 = 3;
 
@@ -21,7 +22,7 @@ const CAP_SYS_ADMIN: libc::c_ulong = 21;
 const CAP_BPF: libc::c_ulong = 39;
 
 fn create(queues: u8) -> Result<Vec<TunDevice>, DeviceError> {
-    TunDevice::create_queues("tun0".parse().unwrap(), Offload::All, NonZeroU8::new(queues).unwrap())
+    TunDevice::create_queues("tun0".parse().unwrap(), DeviceOffload::ALL, NonZeroU8::new(queues).unwrap())
 }
 
 /// A device that 10.128.0.0/16 and fd00:128::/32 lead to; nothing where the test's caller is an ordinary user, whom the
@@ -249,7 +250,7 @@ fn a_capture_has_a_queue_a_lane() {
         }
         let net = Net::new();
         let _wire = net.pod();
-        let capture = Capture::install_queues(plan(), Offload::All, NonZeroU8::new(QUEUES).unwrap());
+        let capture = Capture::install_queues(plan(), DeviceOffload::ALL, NonZeroU8::new(QUEUES).unwrap());
         let capture = capture.expect("installs");
         assert_eq!(capture.queues().len(), usize::from(QUEUES));
         let to: SocketAddr = "10.128.7.7:9000".parse().unwrap();

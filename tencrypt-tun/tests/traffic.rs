@@ -1,19 +1,24 @@
-//! Where packets go: into the device, around it, or nowhere.
+//! Ways of packets: into the device, around it, or nowhere.
 
 mod support;
 
-use std::io::{BufRead as _, BufReader, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::{Duration, Instant};
+use std::{
+    io::{BufRead as _, BufReader, ErrorKind},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    time::{Duration, Instant},
+};
 
 use socket2::{Domain, Protocol, Socket, Type};
-use support::net::{Net, Wire, sysctl};
-use support::state::{assert_same, elements, routes_8362, snapshot};
-use support::{eventually, isolated, plan, player, prefix, role};
-use tencrypt::offload::VnetHdr;
+use support::{
+    eventually, isolated,
+    net::{Net, Wire, sysctl},
+    plan, player, prefix, role,
+    state::{assert_same, elements, routes_8362, snapshot},
+};
+use tencrypt::{UnansweredPolicy, offload::VnetHdr};
 use tencrypt_tun::{
-    Capture, Delivered, InterfaceName, RawSockets, Received, SocketTable, TunDevice, UnknownSources,
-    bind_to_interface, mark_socket,
+    Capture, Delivered, InterfaceName, RawSockets, Received, SocketTable, TunDevice, bind_to_interface,
+    mark_socket,
 };
 
 const CANARY: &[u8] = b"the canary sings in plain";
@@ -401,7 +406,7 @@ fn plaintext_of_protected_sources_is_dropped_and_counted_and_of_external_ones_pa
             ("10.128.1.5:7000", "10.128.7.7", "198.51.100.7"),
             ("[fd00:128:1::5]:7000", "fd00:128:7::7", "2001:db8::7"),
         ];
-        for unknown in [UnknownSources::Drop, UnknownSources::Accept] {
+        for unknown in [UnansweredPolicy::Drop, UnansweredPolicy::Plain] {
             let mut plan = plan();
             plan.unknown = unknown;
             let mut capture = Capture::install(plan).expect("installs");
@@ -415,7 +420,7 @@ fn plaintext_of_protected_sources_is_dropped_and_counted_and_of_external_ones_pa
 
                 let before = capture.counters().expect("counts").plain_in;
                 node_says(&wire, peer, to);
-                let passes = unknown == UnknownSources::Accept;
+                let passes = unknown == UnansweredPolicy::Plain;
                 assert_eq!(hears(&application), passes, "{unknown:?}: unknown {peer}");
                 assert_eq!(capture.counters().expect("counts").plain_in, before + u64::from(!passes));
 

@@ -34,7 +34,7 @@ impl RawAddress {
         self.len = len.min(V6_BYTES) as u8;
     }
 
-    /// Whether it is an IPv4 address.
+    /// Tells if it is an IPv4 address.
     pub(crate) fn is_ipv4(&self) -> bool {
         usize::from(self.len) == V4_BYTES
     }

@@ -52,7 +52,7 @@ impl fmt::Display for Family {
     }
 }
 
-/// Why there is no transport.
+/// Reason for which there is no transport.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {
@@ -73,17 +73,17 @@ pub enum BindError {
     /// The caller's set-up of the socket failed, for instance for lack of the right to mark it.
     #[error("cannot set up the {family} socket")]
     SetUp {
-        /// Which socket.
+        /// Family of the socket.
         family: Family,
-        /// What the set-up said.
+        /// Error of the set-up.
         source: io::Error,
     },
     /// The kernel refused.
     #[error("cannot open the {family} socket")]
     Socket {
-        /// Which socket.
+        /// Family of the socket.
         family: Family,
-        /// What the kernel said.
+        /// Error of the kernel.
         source: io::Error,
     },
 }

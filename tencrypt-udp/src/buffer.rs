@@ -21,7 +21,7 @@ impl Buffer {
     /// `len` bytes.
     ///
     /// # Panics
-    /// Where there is no address space for them: as any allocation.
+    /// If there is no address space for them: as any allocation.
     #[must_use]
     pub fn new(len: usize) -> Self {
         Self { mapping: Mapping::new(len), len }

@@ -1,5 +1,6 @@
-//! UDP transport of tencrypt: one socket per address family on one port, non-blocking, with a send buffer that the
-//! core seals into.
+#![doc = include_str!("../README.md")]
+//!
+//! # Contract
 //!
 //! [`UdpTransport`] implements [`DatagramSink`](tencrypt::DatagramSink), so a
 //! `Tunnel` seals straight into it. Records leave in the order in which they were committed, on
@@ -12,7 +13,7 @@
 //! Several messages that wait leave in one system call. Where a path takes no trains the records go one by one.
 //! [`set_offload`](UdpTransport::set_offload) switches all of that off.
 //!
-//! Whoever says of what it received how much was genuine ([`weigh`](UdpTransport::weigh)) has the kernel keep out most of
+//! Whoever says of what it received how much was genuine ([`note_received`](UdpTransport::note_received)) has the kernel keep out most of
 //! a flood of the rest.
 //!
 //! Nothing that a remote party or the network does is an `Err`: datagrams that do not fit are dropped and counted in
@@ -21,29 +22,19 @@
 //!
 //! The sockets belong to the network namespace of the thread that makes them, and stay in it.
 //!
-//! ```
-//! use tencrypt::{DatagramSink, Train, TrainSlot};
-//! use tencrypt_udp::UdpTransport;
-//!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let mut here = UdpTransport::bind(0, |_socket| Ok(()))?; // a caller with privileges marks the socket here
-//! let to = std::net::SocketAddr::from(([127, 0, 0, 1], here.port()));
-//! let mut slot = here.reserve(Train::single(to, 5, 0)).ok_or("no room")?;
-//! slot.buffer().copy_from_slice(b"hello");
-//! slot.commit(1, 5);
-//! here.flush();
-//! # Ok(())
-//! # }
-//! ```
+//! With the feature `tokio`, `AsyncUdpTransport` waits for datagrams; it holds a [`UdpTransport`], and sends by it.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("tencrypt-udp needs Linux: UDP_SEGMENT, UDP_GRO, error queues and socket filters are its");
 
 mod address;
 mod bind;
+mod bpf;
 mod buffer;
-mod filter;
+mod flood_filter;
 mod path;
 mod receive;
 mod report;
-mod screen;
 mod send;
 mod slab;
 mod sys;
@@ -58,4 +49,4 @@ pub use report::UdpStats;
 pub use slab::SendSlot;
 #[cfg(feature = "tokio")]
 pub use tokio::AsyncUdpTransport;
-pub use transport::{Offload, UdpTransport};
+pub use transport::{SegmentationOffload, UdpTransport};

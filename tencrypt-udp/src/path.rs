@@ -1,4 +1,4 @@
-//! What the kernel learns about the way to a destination.
+//! Statements of the kernel about the way to a destination.
 
 use std::{io, net::SocketAddr};
 
@@ -7,13 +7,13 @@ use std::{io, net::SocketAddr};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PathError {
-    /// Where the datagram was sent to.
+    /// Destination of the datagram.
     pub to: SocketAddr,
-    /// What became of it.
+    /// Fate of the datagram.
     pub kind: PathErrorKind,
 }
 
-/// Why a datagram did not arrive.
+/// Reason for which a datagram did not arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PathErrorKind {
@@ -49,7 +49,7 @@ impl PathErrorKind {
     }
 }
 
-/// Whether an error of `recvmsg` or `sendmsg` may be the report on an earlier datagram that Linux hands to the next
+/// Tells if an error of `recvmsg` or `sendmsg` may be the report on an earlier datagram that Linux hands to the next
 /// caller (`sk_err`), or says something of the path.
 pub(crate) fn is_about_path(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|errno| PathErrorKind::from_errno(errno, 0).is_some())

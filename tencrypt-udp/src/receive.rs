@@ -10,7 +10,7 @@ use crate::{bind::Family, path, sys, transport::UdpTransport};
 /// the lane inside.
 const PASSED_OVER: usize = 64;
 
-/// What one receive found.
+/// Result of one receive.
 pub(crate) enum Receipt {
     /// A datagram or a train, and its length in bytes.
     Datagram(RecvMeta, usize),
@@ -20,7 +20,7 @@ pub(crate) enum Receipt {
     PassedOver,
 }
 
-/// What one system call found.
+/// Result of one system call.
 enum Step {
     Datagram(RecvMeta, usize),
     /// One that is of no use.

@@ -1,4 +1,4 @@
-//! What the transport tells of its work: counters and statements about paths.
+//! Reports of the transport on its work: counters and statements about paths.
 
 use std::{collections::VecDeque, io, net::SocketAddr, os::fd::BorrowedFd};
 
@@ -50,7 +50,7 @@ pub(crate) struct Reports {
     pub(crate) path_errors: VecDeque<PathError>,
 }
 
-/// What an error queue held.
+/// Contents of an error queue.
 #[derive(Default)]
 pub(crate) struct Drained {
     /// Anything that came from outside.

@@ -49,7 +49,7 @@ impl Refusing {
     }
 }
 
-/// Why a message was not sent.
+/// Reason for which a message was not sent.
 #[derive(Clone, Copy)]
 enum Failure {
     Congested,
@@ -127,7 +127,7 @@ impl Sender<'_> {
         }
     }
 
-    /// Whether the records of `message` go one by one.
+    /// Tells if the records of `message` go one by one.
     fn splits(&self, message: &Message) -> bool {
         message.records > 1 && self.refusing.contains(message.to.ip())
     }
@@ -291,7 +291,7 @@ mod tests {
     use super::*;
     use crate::slab::SEGMENTS;
 
-    /// What a kernel says that sends no trains to a destination, and one that finds the records too long.
+    /// Errors of a kernel that sends no trains to a destination, and of one that finds the records too long.
     #[test]
     fn a_refused_train_goes_record_by_record_and_only_a_lasting_refusal_is_remembered() {
         for (errno, lasting) in [(libc::EIO, true), (libc::EINVAL, true), (libc::EMSGSIZE, false)] {

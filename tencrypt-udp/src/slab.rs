@@ -78,7 +78,7 @@ impl Slab {
         self.segments = segments.max(1);
     }
 
-    /// Whether as much of `want` fits as one message takes. An empty buffer has room for any.
+    /// Tells if as much of `want` fits as one message takes. An empty buffer has room for any.
     pub(crate) fn has_room(&self, want: Train) -> bool {
         self.messages.len() < MESSAGES && self.bytes.len() - self.used >= self.prefix(want).1
     }

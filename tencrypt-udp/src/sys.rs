@@ -1,9 +1,10 @@
 //! The system calls that the standard library and socket2 do not cover: messages with control data, several messages a
 //! call, the error queue, and a few socket options.
 //!
-//! Why not quinn-udp 0.6.3, which has the messages with control data: not for speed. Over IPv4 loopback (Linux 6.18,
-//! x86-64, sender and receiver in one thread on one CPU of a shared virtual machine, five runs of 61 interleaved rounds
-//! of 600, medians of ours over the better of its `recv` with one buffer and with several, for send and receive):
+//! The reason not to use quinn-udp 0.6.3, which has the messages with control data, is not speed. Over IPv4 loopback
+//! (Linux 6.18, x86-64, sender and receiver in one thread on one CPU of a shared virtual machine, five runs of 61
+//! interleaved rounds of 600, medians of ours over the better of its `recv` with one buffer and with several, for send
+//! and receive):
 //!
 //! | | ours / quinn-udp |
 //! |---|---|
@@ -27,7 +28,7 @@ use std::{
     ptr,
 };
 
-use crate::{address::RawAddress, filter::Instruction};
+use crate::{address::RawAddress, bpf::Instruction};
 
 /// Bytes of a huge page: 2 MiB where base pages have 4 KiB. With another size a mapping is less well aligned, no more.
 const HUGE: usize = 2 << 20;
@@ -39,7 +40,7 @@ const MEMINFO_DROPS: usize = 8;
 /// Messages in one call of `sendmmsg`.
 pub(crate) const BATCH: usize = 64;
 
-/// What one `recvmsg` took.
+/// Result of one `recvmsg`.
 pub(crate) struct Received {
     /// Bytes written to the buffer.
     pub(crate) len: usize,
@@ -68,7 +69,7 @@ pub(crate) struct QueuedError {
 /// One message to send.
 #[derive(Clone, Copy)]
 pub(crate) struct Outgoing<'a> {
-    /// Where to.
+    /// Destination of the datagram.
     pub(crate) address: &'a RawAddress,
     /// Its records, without gaps.
     pub(crate) bytes: &'a [u8],
@@ -327,10 +328,10 @@ fn receive_message(
 /// A private anonymous mapping, writable, whose bytes begin where a huge page does.
 #[derive(Debug)]
 pub(crate) struct Mapping {
-    /// What the kernel mapped, and how much.
+    /// Start of the mapping, and its length.
     base: *mut libc::c_void,
     mapped: usize,
-    /// Where the bytes begin in it, and how many there are: whole huge pages.
+    /// Start of the bytes in it, and their number: whole huge pages.
     start: usize,
     room: usize,
 }

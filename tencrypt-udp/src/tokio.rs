@@ -26,7 +26,7 @@ impl AsyncUdpTransport {
     /// Registers the sockets with the current runtime's reactor.
     ///
     /// # Errors
-    /// What the reactor says, or the lack of descriptors.
+    /// Error of the reactor, as for lack of descriptors.
     ///
     /// # Panics
     /// Outside of a tokio runtime with I/O enabled, as every tokio socket does.

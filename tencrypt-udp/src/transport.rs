@@ -8,9 +8,9 @@ use tencrypt::{DatagramSink, Train};
 use crate::{
     address::RawAddress,
     bind::{BindError, Family, Sockets},
+    flood_filter::FloodFilter,
     path::PathError,
     report::{Reports, UdpStats},
-    screen::Screen,
     send::{Refusing, Sender},
     slab::{SEGMENTS, SendSlot, Slab},
     sys::{self, Outgoing},
@@ -22,20 +22,19 @@ pub struct UdpTransport {
     slab: Slab,
     refusing: Refusing,
     pub(crate) reports: Reports,
-    /// Whether offload is wanted.
+    /// True while offload is wanted.
     wanted: bool,
-    /// What of it there is.
-    offload: Offload,
-    /// What keeps floods out.
-    screen: Screen,
+    /// Offload that there is.
+    offload: SegmentationOffload,
+    flood_filter: FloodFilter,
     /// The family asked first by the next receive, so that neither starves.
     pub(crate) next: Family,
 }
 
-/// What the kernel does of the segmentation.
+/// Segmentation that the kernel does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Offload {
+pub struct SegmentationOffload {
     /// Several records leave in one message (`UDP_SEGMENT`, Linux 4.18). A destination whose path refuses it gets its
     /// records one by one all the same.
     pub send: bool,
@@ -70,8 +69,8 @@ impl UdpTransport {
             refusing: Refusing::new(),
             reports: Reports::new(),
             wanted: false,
-            offload: Offload { send: false, receive: false },
-            screen: Screen::new(),
+            offload: SegmentationOffload { send: false, receive: false },
+            flood_filter: FloodFilter::new(),
             next: Family::V4,
         };
         transport.set_offload(true);
@@ -88,14 +87,14 @@ impl UdpTransport {
         let send = on && self.sockets.all(|socket| sys::option(socket, libc::SOL_UDP, libc::UDP_SEGMENT));
         let receive =
             self.sockets.all(|socket| sys::set_option(socket, libc::SOL_UDP, libc::UDP_GRO, i32::from(on)));
-        self.offload = Offload { send, receive: on && receive };
+        self.offload = SegmentationOffload { send, receive: on && receive };
         self.slab.set_segments(if send { SEGMENTS } else { 1 });
         self.refusing.clear();
     }
 
     /// The offload that holds now.
     #[must_use]
-    pub fn offload(&self) -> Offload {
+    pub fn offload(&self) -> SegmentationOffload {
         self.offload
     }
 
@@ -114,7 +113,7 @@ impl UdpTransport {
 
     /// Sends one datagram behind what waits already.
     pub fn send(&mut self, to: SocketAddr, bytes: &[u8], ecn: u8) {
-        self.screen.note_sent(bytes);
+        self.flood_filter.note_sent(bytes);
         self.flush();
         self.sender().0.send(to, Outgoing { address: &RawAddress::from(to), bytes, segment: 0, ecn });
     }
@@ -134,33 +133,34 @@ impl UdpTransport {
         }
     }
 
-    /// Whether [`poll_path_error`](Self::poll_path_error) has something to say.
+    /// Tells if [`poll_path_error`](Self::poll_path_error) has something to say.
     #[must_use]
     pub fn has_path_error(&self) -> bool {
         !self.reports.path_errors.is_empty()
     }
 
-    /// Takes note of what was received from `from`, which began with `head` (8 bytes, or all there were): of its `records`
-    /// records so many were `proven` genuine; handshake messages never count as proven. Once the others cost the lane more
-    /// than 2.5 % of a processor, or 12 times that while next to nothing is proven, a filter lets in only some of their kind
-    /// from their source, and from those that share a hash with it (one of 64). Records of sessions that were proven lately
-    /// are always let in.
+    /// Reports one receive from `from`, which began with `head` ([`HEAD_LEN`](tencrypt::record::layout::HEAD_LEN) bytes,
+    /// or all there were): of `records` records, `proven` were authenticated; handshake messages never count as proven.
     ///
-    /// [`tend_screen`](Self::tend_screen) has to be called as well.
-    pub fn weigh(&mut self, from: SocketAddr, head: &[u8], records: u16, proven: u16, now: Instant) {
-        if self.screen.weigh(from, head, records, proven, now) {
-            self.tend_screen(now);
+    /// Above 2.5 % of a processor spent on the rest, or 12 times that while next to nothing is proven, a socket filter
+    /// admits only a share of that kind from that source and from those that share a hash with it (one of 64). Records of
+    /// sessions that were proven lately are always admitted.
+    ///
+    /// [`handle_timeout`](Self::handle_timeout) has to be called as well.
+    pub fn note_received(&mut self, from: SocketAddr, head: &[u8], records: u16, proven: u16, now: Instant) {
+        if self.flood_filter.note_received(from, head, records, proven, now) {
+            self.handle_timeout(now);
         }
     }
 
-    /// Changes the filter as need be; to be called at [`screen_due`](Self::screen_due).
-    pub fn tend_screen(&mut self, now: Instant) {
-        if !self.screen.turn(now) {
+    /// Changes the filter as need be; to be called at [`poll_timeout`](Self::poll_timeout).
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if !self.flood_filter.handle_timeout(now) {
             return;
         }
         for family in [Family::V4, Family::V6] {
             let Some(socket) = self.sockets.of(family) else { continue };
-            let program = self.screen.program(family);
+            let program = self.flood_filter.program(family);
             let done = match program.is_empty() {
                 true => sys::detach_filter(socket),
                 false => sys::attach_filter(socket, &program),
@@ -169,16 +169,16 @@ impl UdpTransport {
         }
     }
 
-    /// When [`tend_screen`](Self::tend_screen) is due; `None` while all is quiet.
+    /// Returns when [`handle_timeout`](Self::handle_timeout) is due; `None` while all is quiet.
     #[must_use]
-    pub fn screen_due(&self) -> Option<Instant> {
-        self.screen.due()
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.flood_filter.poll_timeout()
     }
 
-    /// Whether a filter keeps something out now.
+    /// Tells if a filter keeps something out now.
     #[must_use]
-    pub fn is_screened(&self) -> bool {
-        self.screen.is_up()
+    pub fn is_filtering(&self) -> bool {
+        self.flood_filter.is_active()
     }
 
     /// Datagrams and trains that the kernel dropped at the sockets, because a filter kept them out or there was no room;

@@ -1,4 +1,5 @@
-//! What nothing can be faster than: copying the bytes, and the cipher alone, with the same lengths and associated data.
+//! Floors, below which nothing can be: copying the bytes, and the cipher alone, with the same lengths and
+//! associated data.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use tencrypt::crypto::{Aead, Backend, OpeningKey, SealingKey};

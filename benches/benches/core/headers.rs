@@ -1,4 +1,4 @@
-//! What is done by a look at headers: parse, classify, translate.
+//! Work on headers alone: parse, classify, translate.
 
 use std::{
     collections::HashMap,

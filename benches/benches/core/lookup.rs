@@ -1,4 +1,4 @@
-//! What a destination costs when there are many: 100,000 known pods against 10.
+//! The cost of a destination when there are many: 100,000 known pods against 10.
 //!
 //! Sessions come of handshakes only, half a millisecond each, so by default 2,000 peers share the 100,000 addresses;
 //! `TENCRYPT_BENCH_PEERS=100000` makes one for each, once, in about a minute.

@@ -17,7 +17,7 @@ const COUNTED: usize = 100;
 /// clock's own 50 ns to vanish.
 pub(crate) const BATCH: usize = 32;
 
-/// What one iteration moves.
+/// The packets that one iteration moves.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load {
     name: &'static str,
@@ -36,7 +36,7 @@ impl Load {
         Self::new("8900", 1, 8_900),
         Self::TRAIN,
     ];
-    /// What offload has to do with: as many packets as make one super-packet.
+    /// Loads of offload: as many packets as make one super-packet.
     pub(crate) const SUPER: [Self; 5] = [
         Self::new("44 of 64", TRAIN, 64),
         Self::new("44 of 576", TRAIN, 576),
@@ -55,7 +55,7 @@ impl Load {
         Self { name, packets, len }
     }
 
-    /// Whether it is more than one packet.
+    /// Tells if it is more than one packet.
     pub(crate) fn is_train(self) -> bool {
         self.packets > 1
     }
@@ -162,7 +162,7 @@ impl<'c> Stage<'c> {
     }
 }
 
-/// How long `work` takes, and how often it allocates.
+/// Measures the time that `work` takes, and counts its allocations.
 pub(crate) fn clocked(work: impl FnOnce()) -> (Duration, u64) {
     let start = Instant::now();
     let ((), cost) = Allocated::by(work);

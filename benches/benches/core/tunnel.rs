@@ -20,7 +20,7 @@ struct Tunnels {
     pair: Pair,
     load: Load,
     vnet: VnetHdr,
-    /// What the device hands over: a packet, or a super-packet.
+    /// The packet or super-packet that the device hands over.
     packet: Vec<u8>,
     /// Its headers, which cutting writes over.
     fresh: [u8; TCP_HEADERS],

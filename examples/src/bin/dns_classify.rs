@@ -1,4 +1,4 @@
-//! What a DNS reply says of addresses: from recorded bytes to facts.
+//! Addresses of a DNS reply, classified: from recorded bytes to facts.
 //!
 //! `cargo run -p tencrypt-examples --bin dns_classify`
 #![forbid(unsafe_code)]

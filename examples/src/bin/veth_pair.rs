@@ -19,18 +19,17 @@ use std::{
 };
 
 use tencrypt::{
-    Event, Outbound, PacketSink, SinkFull, TunPacket, Tunnel,
+    DEFAULT_PORT, Event, Outbound, PacketSink, SinkFull, TunPacket, Tunnel, UnansweredPolicy,
     offload::{Opened, VnetHdr},
 };
 use tencrypt_examples::{Failure, demonstration_keys, pod};
 use tencrypt_lab::{self as lab, Entered, Node, PLAIN_MTU, Ping, Pod, Sniffer, Watch};
-use tencrypt_tun::{Capture, CapturePlan, Received, TunDevice, UnknownSources, mark_socket};
+use tencrypt_tun::{Capture, CapturePlan, Received, TunDevice, mark_socket};
 use tencrypt_udp::{AsyncUdpTransport, UdpTransport};
 use tokio::io::unix::AsyncFd;
 
-const PORT: u16 = 8_362;
 const LIMIT: Duration = Duration::from_secs(20);
-/// How often a lane looks whether it should end.
+/// The time between two looks of a lane whether it should end.
 const TICK: Duration = Duration::from_millis(20);
 
 fn main() -> ExitCode {
@@ -132,17 +131,17 @@ struct Lane {
 impl Lane {
     /// The sockets first: when the capture stands, traffic meets a tunnel that can send.
     fn new(example: &Pod) -> Result<Self, Failure> {
-        let transport = AsyncUdpTransport::new(UdpTransport::bind(PORT, mark_socket)?)?;
+        let transport = AsyncUdpTransport::new(UdpTransport::bind(DEFAULT_PORT, mark_socket)?)?;
         let capture = Capture::install(CapturePlan {
             interface: "eth0".parse()?,
             tun: "tenc0".parse()?,
-            port: PORT,
+            port: DEFAULT_PORT,
             protected: vec!["10.128.0.0/16".parse()?, "fd00:128::/64".parse()?],
             exempt: Vec::new(),
             external: Vec::new(),
             internal: Vec::new(),
             nameservers: Vec::new(),
-            unknown: UnknownSources::Drop,
+            unknown: UnansweredPolicy::Drop,
             enforce: true,
             queue: CapturePlan::QUEUE,
         })?;

@@ -24,7 +24,7 @@ use tencrypt_sim::{PodId, PodOptions, Random, Violation, Weather, World};
 
 use crate::input::Input;
 
-/// The most that one input may do.
+/// Steps of one input at most.
 const MAX_STEPS: usize = 32;
 /// The offset of Noise in a handshake message: behind its header.
 const NOISE: usize = 12;

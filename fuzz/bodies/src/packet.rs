@@ -310,7 +310,8 @@ fn without_checksums(bytes: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The rest of the input as a packet. With a flag set its length field is made right, or most inputs would end there.
+/// Takes the rest of the input as a packet. With a flag set its length field is made right, or most inputs would end
+/// there.
 fn mended(input: &mut Input<'_>) -> Vec<u8> {
     let mend = input.flag();
     let mut bytes = input.rest().to_vec();

@@ -12,7 +12,7 @@ use tencrypt::{
 
 use crate::input::Input;
 
-/// The most that one input may do with a session.
+/// Steps that one input may take with a session, at most.
 const MAX_STEPS: usize = 64;
 
 /// Parses the bytes as a datagram, or lets them say how a sender, a receiver and somebody between them behave.

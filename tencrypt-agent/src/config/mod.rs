@@ -4,6 +4,7 @@
 
 mod document;
 mod error;
+pub mod offload;
 mod sections;
 
 use std::{
@@ -13,20 +14,17 @@ use std::{
 };
 
 use ipnet::IpNet;
-use tencrypt::{CipherSuite, directory::Fact};
+use tencrypt::{CipherSuite, ExternalAuthority, UnansweredPolicy, directory::Fact};
 
 pub use self::error::ConfigError;
-use crate::{
-    files::{self, ReadError},
-    offload::Offload,
-};
+use self::offload::Offload;
+use crate::os::files::{self, ReadError};
 
 /// Longest configuration file in bytes: some 10,000 facts.
 pub const LIMIT: u64 = 1 << 20;
 
 /// A whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "the program's own")]
 pub struct Config {
     /// `[tenant]`
     pub tenant: Tenant,
@@ -44,7 +42,6 @@ pub struct Config {
 
 /// Whose pod it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "the program's own")]
 pub struct Tenant {
     /// The project's name; `None`: the pod's resolv.conf says.
     pub project: Option<String>,
@@ -56,7 +53,6 @@ pub struct Tenant {
 
 /// What is captured where.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "the program's own")]
 pub struct Network {
     /// The pod's interface.
     pub interface: String,
@@ -76,7 +72,6 @@ pub struct Network {
 
 /// How pods prove who they are. Relative paths start at the configuration file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "the program's own")]
 pub struct Identity {
     /// The authority's public key; `None`: the tenant's key is all that is asked for.
     pub ca: Option<PathBuf>,
@@ -90,39 +85,17 @@ pub struct Identity {
 
 /// What is done with what nobody classified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "the program's own")]
 pub struct Policy {
     /// Destinations inside the protected ranges that do not answer.
-    pub unknown: Unknown,
+    pub unknown: UnansweredPolicy,
     /// Who may declare a protected address external.
-    pub external: External,
+    pub external: ExternalAuthority,
     /// Whether nftables hold what routes alone do not.
     pub enforce: bool,
 }
 
-/// Policy for protected destinations that do not answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::exhaustive_enums, reason = "the program's own")]
-pub enum Unknown {
-    /// Their packets are dropped.
-    Drop,
-    /// Their packets leave as they are.
-    Plain,
-}
-
-/// Who may declare a protected address external.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::exhaustive_enums, reason = "the program's own")]
-pub enum External {
-    /// DNS too.
-    Dns,
-    /// Static and Kubernetes facts only.
-    Directory,
-}
-
 /// How DNS is watched.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "the program's own")]
 pub struct Dns {
     /// Whether the pod's queries pass through the proxy.
     pub capture: bool,

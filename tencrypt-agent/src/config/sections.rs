@@ -8,21 +8,19 @@ use std::{
 
 use ipnet::IpNet;
 use tencrypt::{
-    CipherSuite,
+    CipherSuite, DEFAULT_PORT, ExternalAuthority, UnansweredPolicy,
     directory::{Class, Fact, FactSource},
+    packet::{is_host_address, is_link_local, is_tunnel_address},
     record::SessionIndex,
 };
 
 use tencrypt_dns::interceptor::Config as ProxyConfig;
 
 use super::{
-    Config, ConfigError, Dns, External, Identity, Network, Policy, Tenant, Unknown,
+    Config, ConfigError, Dns, Identity, Network, Policy, Tenant,
     document::{Document, Section, Value},
 };
-use crate::offload::Offload;
-
-/// The default UDP port (wire format, DESIGN section 8).
-const UDP_PORT: u16 = 8362;
+use crate::config::offload::Offload;
 
 /// The port of DNS (RFC 1035 section 4.2).
 const DNS_PORT: u16 = 53;
@@ -89,7 +87,7 @@ fn read_network(section: &Section<'_>) -> Result<Network, ConfigError> {
             value.refuse(format_args!("{tun:?} is the name of both the interface and the TUN device"))
         );
     }
-    let port = section.value("port").map_or(Ok(UDP_PORT), |value| value.port())?;
+    let port = section.value("port").map_or(Ok(DEFAULT_PORT), |value| value.port())?;
     let lanes = section.value("lanes").map_or(Ok(NonZeroU8::MIN), |value| lanes(&value, port))?;
     let exempt = ranges(section, "exempt")?;
     let protected = ranges(section, "protected")?;
@@ -134,11 +132,15 @@ fn read_identity(section: &Section<'_>, path: &Path, protected: &[IpNet]) -> Res
 }
 
 fn read_policy(section: &Section<'_>) -> Result<Policy, ConfigError> {
-    let unknown = [("drop", Unknown::Drop), ("plain", Unknown::Plain)];
-    let external = [("dns", External::Dns), ("directory", External::Directory)];
+    let unknown = UnansweredPolicy::ALL.map(|policy| (policy.name(), policy));
+    let external = ExternalAuthority::ALL.map(|authority| (authority.name(), authority));
     Ok(Policy {
-        unknown: section.value("unknown").map_or(Ok(Unknown::Drop), |value| value.one_of(&unknown))?,
-        external: section.value("external").map_or(Ok(External::Dns), |value| value.one_of(&external))?,
+        unknown: section
+            .value("unknown")
+            .map_or(Ok(UnansweredPolicy::Drop), |value| value.one_of(&unknown))?,
+        external: section
+            .value("external")
+            .map_or(Ok(ExternalAuthority::Dns), |value| value.one_of(&external))?,
         enforce: section.value("enforce").map_or(Ok(true), |value| value.boolean())?,
     })
 }
@@ -242,7 +244,7 @@ fn endpoint(value: &Value<'_>, service: IpNet) -> Result<IpAddr, ConfigError> {
     if address.is_ipv4() != service.addr().is_ipv4() {
         return Err(value.refuse(format_args!("{address} and {} differ in family", service.addr())));
     }
-    if !is_unicast(address) || is_link_local(address) {
+    if !is_tunnel_address(address) {
         return Err(value.refuse(format_args!("{address} is no address of a pod")));
     }
     Ok(address)
@@ -276,7 +278,7 @@ fn range(value: &Value<'_>) -> Result<IpNet, ConfigError> {
     if net.trunc() != net {
         return Err(value.refuse(format_args!("{net} has host bits set; did you mean {}?", net.trunc())));
     }
-    if net.prefix_len() != 0 && !is_unicast(net.addr()) {
+    if net.prefix_len() != 0 && !is_host_address(net.addr()) {
         return Err(value.refuse(format_args!("{net} holds no addresses of pods or services")));
     }
     Ok(net)
@@ -289,7 +291,9 @@ fn nameserver(value: &Value<'_>) -> Result<SocketAddr, ConfigError> {
         Err(_) => text.parse::<SocketAddr>().ok(),
     };
     server
-        .filter(|server| server.port() != 0 && !server.ip().is_unspecified() && !server.ip().is_multicast())
+        // A resolver inside the pod is as good as one elsewhere.
+        .filter(|server| server.ip().is_loopback() || is_host_address(server.ip()))
+        .filter(|server| server.port() != 0)
         .ok_or_else(|| value.refuse(format_args!("expected a nameserver's address, found {text:?}")))
 }
 
@@ -325,20 +329,4 @@ fn label(value: &Value<'_>) -> Result<String, ConfigError> {
 /// `name`, from the directory of the configuration file at `path`.
 fn beside(path: &Path, name: &str) -> std::path::PathBuf {
     path.parent().unwrap_or(Path::new("")).join(name)
-}
-
-/// Whether `address` can be that of somebody else.
-fn is_unicast(address: IpAddr) -> bool {
-    let special = match address {
-        IpAddr::V4(address) => address.is_broadcast(),
-        IpAddr::V6(address) => address.to_ipv4_mapped().is_some(),
-    };
-    !(special || address.is_unspecified() || address.is_loopback() || address.is_multicast())
-}
-
-fn is_link_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => address.is_link_local(),
-        IpAddr::V6(address) => address.is_unicast_link_local(),
-    }
 }

@@ -1,6 +1,9 @@
 use std::{net::IpAddr, path::Path};
 
-use tencrypt::directory::{Class, Fact, FactSource};
+use tencrypt::{
+    ExternalAuthority, UnansweredPolicy,
+    directory::{Class, Fact, FactSource},
+};
 
 use super::*;
 
@@ -51,7 +54,11 @@ fn the_smallest_configuration_gets_the_documented_defaults() {
                 offload: Offload::All,
             },
             identity: Identity::default(),
-            policy: Policy { unknown: Unknown::Drop, external: External::Dns, enforce: true },
+            policy: Policy {
+                unknown: UnansweredPolicy::Drop,
+                external: ExternalAuthority::Dns,
+                enforce: true
+            },
             dns: Dns { capture: true, upstream: vec![], resolv_conf: None, rate: 5_000 },
             facts: vec![],
         }
@@ -136,7 +143,7 @@ class = "external"
     assert_eq!((config.tenant.suite, config.network.offload), (CipherSuite::ChaCha20Poly1305, Offload::Udp));
     assert_eq!(
         config.policy,
-        Policy { unknown: Unknown::Plain, external: External::Directory, enforce: false }
+        Policy { unknown: UnansweredPolicy::Plain, external: ExternalAuthority::Directory, enforce: false }
     );
     assert!(!config.dns.capture);
     assert_eq!(config.dns.upstream, ["10.96.0.10:53".parse().unwrap(), "[fd00::a]:5353".parse().unwrap()]);

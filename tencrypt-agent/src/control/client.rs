@@ -5,13 +5,13 @@ use std::{
     os::unix::net::UnixStream,
 };
 
-use super::{PATIENCE, REPLY_LIMIT, Reply, Request};
+use super::{REPLY_LIMIT, Reply, Request, TIMEOUT};
 use crate::{
-    netns::NetNsRef,
-    rundir::{RunDir, RunDirError},
+    os::netns::NetNsRef,
+    os::rundir::{RunDir, RunDirError},
 };
 
-/// Why there is no answer.
+/// The reason why there is no answer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
@@ -27,11 +27,11 @@ pub enum ClientError {
     /// The connection failed.
     #[error("control socket: {source}")]
     Io {
-        /// What the kernel said.
+        /// The kernel's answer.
         #[from]
         source: io::Error,
     },
-    /// What came is no reply.
+    /// The bytes that came are no reply.
     #[error("the running tencrypt sent no answer that makes sense: another version?")]
     Garbled,
 }
@@ -40,7 +40,7 @@ pub enum ClientError {
 ///
 /// # Errors
 /// See [`ClientError`].
-pub fn ask(namespace: &NetNsRef, request: &Request) -> Result<Reply, ClientError> {
+pub(crate) fn ask(namespace: &NetNsRef, request: &Request) -> Result<Reply, ClientError> {
     let not_running = || ClientError::NotRunning { namespace: namespace.name().to_owned() };
     let directory = RunDir::existing()?.ok_or_else(not_running)?;
     let stream = match UnixStream::connect(directory.socket(namespace.id())) {
@@ -55,8 +55,8 @@ pub fn ask(namespace: &NetNsRef, request: &Request) -> Result<Reply, ClientError
 
 /// One request and its reply over a connected socket.
 pub(super) fn exchange(mut stream: UnixStream, request: &Request) -> Result<Reply, ClientError> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     let mut line = serde_json::to_vec(request).map_err(|_| ClientError::Garbled)?;
     line.push(b'\n');
     stream.write_all(&line)?;

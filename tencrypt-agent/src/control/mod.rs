@@ -1,19 +1,14 @@
 //! The control protocol: one request and one reply a connection, each one line of JSON, over a Unix socket in the run
 //! directory.
 
-pub mod client;
-pub mod server;
+pub(crate) mod client;
+pub(crate) mod server;
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use tencrypt::{DropReason, Stats, crypto::to_hex, trust::CertificateFile};
 
-use crate::{hardening::HardeningReport, renewal::RenewalReport};
+use crate::report::{ExplainReport, PeerReport, StatusReport};
 
 /// Longest request in bytes.
 const REQUEST_LIMIT: u64 = 4 << 10;
@@ -21,19 +16,18 @@ const REQUEST_LIMIT: u64 = 4 << 10;
 /// Longest reply in bytes: some 30,000 peers.
 const REPLY_LIMIT: u64 = 16 << 20;
 
-/// How long either side waits for the other.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The time that either side waits for the other.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a client wants.
+/// A question of a client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
-#[expect(clippy::exhaustive_enums, reason = "the program's own")]
-pub enum Request {
+pub(crate) enum Request {
     /// Counters and peers.
     Status,
     /// Peers alone.
     Peers,
-    /// What would happen to a packet.
+    /// The fate of a packet.
     Explain {
         /// Its source; absent: this pod.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -45,11 +39,10 @@ pub enum Request {
     Stop,
 }
 
-/// What it gets.
+/// The answer to it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(clippy::exhaustive_enums, reason = "the program's own")]
-pub enum Reply {
+pub(crate) enum Reply {
     /// To [`Request::Status`].
     Status(Box<StatusReport>),
     /// To [`Request::Peers`].
@@ -60,398 +53,4 @@ pub enum Reply {
     Stopping,
     /// It cannot be done, and why.
     Refused(String),
-}
-
-/// `tencrypt status --json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(clippy::exhaustive_structs, reason = "the program's own")]
-pub struct StatusReport {
-    /// The project, once it is known.
-    pub project: Option<String>,
-    /// MTU of the TUN device in bytes.
-    pub mtu: u32,
-    /// Cipher suite, the whole tenant's.
-    #[serde(default)]
-    pub suite: String,
-    /// Why no session can be made with it.
-    #[serde(default)]
-    pub suite_problem: Option<String>,
-    /// Number of lanes.
-    pub lanes: u8,
-    /// Who this pod is, and what it asks of others.
-    #[serde(default)]
-    pub identity: IdentityReport,
-    /// `drop` or `plain`: what happens to protected destinations that do not answer.
-    pub unknown: String,
-    /// Whether nftables hold what routes alone do not.
-    pub enforce: bool,
-    /// What the program has given up.
-    #[serde(default)]
-    pub hardening: HardeningReport,
-    /// How often the pod's own keys were made anew, and whether the kernel tells when they should be.
-    #[serde(default)]
-    pub renewal: RenewalReport,
-    /// The tenant's keys.
-    #[serde(default)]
-    pub keys: KeysReport,
-    /// Pods with which there is a session.
-    pub peers: Vec<PeerReport>,
-    /// Packets by what became of them.
-    pub packets: PacketsReport,
-    /// Plaintext that the chains have stopped; up to a second old.
-    #[serde(default)]
-    pub chains: ChainsReport,
-    /// System calls that moved packets.
-    #[serde(default)]
-    pub calls: CallsReport,
-    /// What was kept out of a flood.
-    #[serde(default)]
-    pub screen: ScreenReport,
-    /// Drops by reason; every reason is there.
-    pub drops: BTreeMap<String, u64>,
-}
-
-/// Who the pod is, in `status --json`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(clippy::exhaustive_structs, reason = "the program's own")]
-pub struct IdentityReport {
-    /// `certificate`: peers need one of this tenant's authority; `key-only`: the tenant's key is enough.
-    pub mode: String,
-    /// The static public key in hex, made at start.
-    pub public_key: String,
-    /// The tenant id in hex.
-    pub tenant: String,
-    /// The pod's addresses.
-    pub addresses: Vec<IpAddr>,
-    /// The certificate that is presented.
-    pub certificate: Option<CertificateReport>,
-    /// Why there is none, or why a newer one is not taken.
-    pub problem: Option<String>,
-    /// The least generation that counts.
-    pub minimum_generation: u32,
-    /// Keys and pods that are denied.
-    pub denied: usize,
-    /// Why the revocation file is not taken; the one before stays in force.
-    pub revocation_problem: Option<String>,
-}
-
-/// A certificate, in `status --json` and `ca inspect --json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(clippy::exhaustive_structs, reason = "the program's own")]
-pub struct CertificateReport {
-    /// The pod's name.
-    pub pod: String,
-    /// Its id on the wire.
-    pub pod_id: String,
-    /// The tenant id in hex.
-    pub tenant: String,
-    /// The static public key in hex.
-    pub public_key: String,
-    /// The generation.
-    pub generation: u32,
-    /// The pod's addresses, with prefix lengths.
-    pub addresses: Vec<String>,
-}
-
-impl From<&CertificateFile> for CertificateReport {
-    fn from(file: &CertificateFile) -> Self {
-        let certificate = &file.certificate;
-        Self {
-            pod: file.pod.to_string(),
-            pod_id: certificate.pod().to_string(),
-            tenant: to_hex(certificate.tenant()),
-            public_key: to_hex(file.subject.as_bytes()),
-            generation: certificate.generation(),
-            addresses: certificate.prefixes().map(|prefix| prefix.to_string()).collect(),
-        }
-    }
-}
-
-/// Epochs of the tenant's key, in `status --json`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(clippy::exhaustive_structs, reason = "the program's own")]
-pub struct KeysReport {
-    /// The epoch that new sessions start under.
-    pub send: u8,
-    /// The epochs that are accepted.
-    pub accept: Vec<u8>,
-    /// Why the key file, as it is now, is not in force; absent: it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-}
-
-/// One peer, in `status --json` and `peers --json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(clippy::exhaustive_structs, reason = "the program's own")]
-pub struct PeerReport {
-    /// Start of its public key, in hex.
-    pub peer: String,
-    /// Its first address.
-    pub address: Option<IpAddr>,
-    /// All of its addresses.
-    pub addresses: Vec<IpAddr>,
-    /// Where its datagrams go.
-    pub endpoint: SocketAddr,
-    /// Cipher suite.
-    pub suite: String,
-    /// Generation of the tenant key.
-    pub epoch: u8,
-    /// Generation of the certificate that it presented last, if it did.
-    #[serde(default)]
-    pub generation: Option<u32>,
-    /// Seconds since the last handshake.
-    pub last_handshake_s: Option<u64>,
-    /// Bytes received from it.
-    pub rx_bytes: u64,
-    /// Bytes sent to it.
-    pub tx_bytes: u64,
-    /// Pairs of a lane here and one there that have a session.
-    #[serde(default = "one")]
-    pub lanes: u16,
-}
-
-/// What a program says that knows no lanes.
-fn one() -> u16 {
-    1
-}
-
-impl StatusReport {
-    /// Adds what another lane of the same pod has counted.
-    pub fn add(&mut self, other: Self) {
-        self.lanes += other.lanes;
-        self.packets.add(other.packets);
-        self.calls.add(other.calls);
-        self.screen.add(other.screen);
-        for (reason, count) in other.drops {
-            *self.drops.entry(reason).or_default() += count;
-        }
-        self.peers.extend(other.peers);
-    }
-}
-
-impl CallsReport {
-    fn add(&mut self, other: Self) {
-        self.reads += other.reads;
-        self.sends += other.sends;
-        self.receives += other.receives;
-        self.writes += other.writes;
-    }
-}
-
-impl ScreenReport {
-    fn add(&mut self, other: Self) {
-        self.up |= other.up;
-        self.dropped += other.dropped;
-        self.refused += other.refused;
-    }
-}
-
-impl PacketsReport {
-    fn add(&mut self, other: Self) {
-        self.encrypted += other.encrypted;
-        self.decrypted += other.decrypted;
-        self.bypassed += other.bypassed;
-        self.held += other.held;
-        self.dropped += other.dropped;
-        self.opportunistic += other.opportunistic;
-        self.untold += other.untold;
-    }
-}
-
-/// One report for each peer, of what each pair of lanes says of it, in the order in which they are first named.
-#[must_use]
-pub fn merged(reports: Vec<PeerReport>) -> Vec<PeerReport> {
-    let mut peers: Vec<PeerReport> = Vec::new();
-    let mut places = BTreeMap::new();
-    for report in reports {
-        let place = *places.entry(report.peer.clone()).or_insert(peers.len());
-        let Some(peer) = peers.get_mut(place) else {
-            peers.push(report);
-            continue;
-        };
-        for address in report.addresses {
-            if !peer.addresses.contains(&address) {
-                peer.addresses.push(address);
-            }
-        }
-        peer.address = peer.addresses.first().copied();
-        peer.last_handshake_s = peer.last_handshake_s.into_iter().chain(report.last_handshake_s).min();
-        peer.rx_bytes += report.rx_bytes;
-        peer.tx_bytes += report.tx_bytes;
-        peer.lanes += report.lanes;
-        // A pod is as far in a rotation, and its certificate as new, as its last pair of lanes. Epochs are in the order
-        // of RFC 1982: 0 comes after 255.
-        if (peer.epoch.wrapping_sub(report.epoch) as i8) > 0 {
-            peer.epoch = report.epoch;
-        }
-        peer.generation = peer.generation.min(report.generation);
-    }
-    peers
-}
-
-/// Packets that the nftables chains dropped since they were installed; all zero without enforcement.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(clippy::exhaustive_structs, reason = "the program's own")]
-pub struct ChainsReport {
-    /// Came in, in plain, from protected sources.
-    pub plain_in: u64,
-    /// Would have left in plain, to protected destinations or to everybody on the link.
-    pub leak: u64,
-}
-
-/// System calls that moved packets, since the start: beside the packets they tell how long trains are.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(clippy::exhaustive_structs, reason = "the program's own")]
-pub struct CallsReport {
-    /// Packets and super-packets read from the device.
-    pub reads: u64,
-    /// Calls that sent records.
-    pub sends: u64,
-    /// Trains received.
-    pub receives: u64,
-    /// Packets and super-packets written to the device.
-    pub writes: u64,
-}
-
-/// What is kept out before the program sees it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(clippy::exhaustive_structs, reason = "the program's own")]
-pub struct ScreenReport {
-    /// Whether there is a flood that most of is kept out of, now.
-    pub up: bool,
-    /// Datagrams and trains that the kernel dropped at the sockets since the start: kept out, or without room.
-    pub dropped: u64,
-    /// Filters that the kernel did not take: it lets all of a flood in.
-    pub refused: u64,
-}
-
-/// Packets since the start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(clippy::exhaustive_structs, reason = "the program's own")]
-pub struct PacketsReport {
-    /// Sealed and sent.
-    pub encrypted: u64,
-    /// Opened and delivered.
-    pub decrypted: u64,
-    /// Left as they are.
-    pub bypassed: u64,
-    /// Held for a destination that was asked.
-    pub held: u64,
-    /// Dropped, for whatever reason.
-    pub dropped: u64,
-    /// Among the bypassed: because of `unknown = "plain"`.
-    pub opportunistic: u64,
-    /// Not packets: what lanes had to tell each other and had no room for.
-    #[serde(default)]
-    pub untold: u64,
-}
-
-/// `tencrypt explain --json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(clippy::exhaustive_structs, reason = "the program's own")]
-pub struct ExplainReport {
-    /// Source asked about.
-    pub source: IpAddr,
-    /// Destination asked about.
-    pub destination: IpAddr,
-    /// `encrypt`, `bypass`, `hold` or `drop`.
-    pub verdict: String,
-    /// The peer it would be sealed for.
-    pub peer: Option<String>,
-    /// Why, in steps.
-    pub because: Vec<String>,
-}
-
-impl From<&Stats> for PacketsReport {
-    fn from(stats: &Stats) -> Self {
-        Self {
-            encrypted: stats.encrypted,
-            decrypted: stats.decrypted,
-            bypassed: stats.bypassed,
-            held: stats.held,
-            dropped: stats.dropped_total(),
-            opportunistic: stats.opportunistic,
-            untold: stats.untold,
-        }
-    }
-}
-
-/// Drops by the reasons' names.
-#[must_use]
-pub fn drops(stats: &Stats) -> BTreeMap<String, u64> {
-    DropReason::ALL.iter().map(|&reason| (reason.as_str().to_owned(), stats.dropped(reason))).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn peer(name: &str, address: u8, lanes: u16) -> PeerReport {
-        let address = IpAddr::from([10, 0, 0, address]);
-        PeerReport {
-            peer: name.into(),
-            address: Some(address),
-            addresses: vec![address],
-            endpoint: SocketAddr::new(address, 8362),
-            suite: "aes-256-gcm".into(),
-            epoch: 1,
-            last_handshake_s: Some(u64::from(lanes)),
-            rx_bytes: 10,
-            tx_bytes: 1,
-            lanes,
-            generation: None,
-        }
-    }
-
-    #[test]
-    fn a_peer_is_named_once_with_what_all_lanes_say_of_it() {
-        let merged = merged(vec![peer("a", 1, 2), peer("b", 2, 1), peer("a", 3, 1), peer("a", 1, 1)]);
-        assert_eq!(merged.iter().map(|peer| &*peer.peer).collect::<Vec<_>>(), ["a", "b"]);
-        let a = &merged[0];
-        assert_eq!((a.lanes, a.rx_bytes, a.tx_bytes, a.last_handshake_s), (4, 30, 3, Some(1)));
-        assert_eq!(a.addresses, [[10, 0, 0, 1], [10, 0, 0, 3]].map(IpAddr::from));
-        assert_eq!(merged[1], peer("b", 2, 1));
-    }
-
-    #[test]
-    fn a_peer_is_as_far_in_a_rotation_as_its_last_pair_of_lanes() {
-        for (epochs, last) in [([2, 1, 2], 1), ([1, 2, 2], 1), ([0, 255, 0], 255)] {
-            let reports = epochs.map(|epoch| PeerReport { epoch, ..peer("a", 1, 1) });
-            assert_eq!(merged(reports.to_vec())[0].epoch, last, "{epochs:?}");
-        }
-    }
-
-    #[test]
-    fn counters_of_lanes_are_added_up() {
-        let mut stats = Stats::new();
-        stats.encrypted = 2;
-        stats.drops[DropReason::Auth as usize] = 3;
-        let report = StatusReport {
-            project: None,
-            mtu: 1440,
-            suite: "aes-256-gcm".into(),
-            suite_problem: None,
-            lanes: 1,
-            unknown: "drop".into(),
-            enforce: true,
-            identity: IdentityReport::default(),
-            hardening: HardeningReport::default(),
-            renewal: RenewalReport::default(),
-            keys: KeysReport::default(),
-            peers: vec![peer("a", 1, 1)],
-            packets: PacketsReport::from(&stats),
-            chains: ChainsReport { plain_in: 4, leak: 5 },
-            calls: CallsReport { reads: 1, sends: 2, receives: 3, writes: 4 },
-            screen: ScreenReport { up: false, dropped: 5, refused: 6 },
-            drops: drops(&stats),
-        };
-        let mut sum = report.clone();
-        sum.screen.up = true;
-        sum.add(report);
-        assert_eq!(sum.screen, ScreenReport { up: true, dropped: 10, refused: 12 });
-        assert_eq!((sum.lanes, sum.packets.encrypted, sum.packets.dropped, sum.drops["auth"]), (2, 4, 6, 6));
-        assert_eq!(sum.calls, CallsReport { reads: 2, sends: 4, receives: 6, writes: 8 });
-        // The chains are the pod's, not a lane's.
-        assert_eq!((sum.peers.len(), sum.chains.plain_in), (2, 4));
-    }
 }

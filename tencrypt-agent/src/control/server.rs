@@ -16,10 +16,11 @@ use tokio::{
     sync::Semaphore,
 };
 
-use super::{PATIENCE, REQUEST_LIMIT, Reply, Request, merged};
+use super::{REQUEST_LIMIT, Reply, Request, TIMEOUT};
 use crate::{
-    lane::{Command, LaneError, Lanes},
-    sys,
+    lane::channel::{Command, LaneError, Lanes},
+    os::sys,
+    report::merged,
 };
 
 /// Connections served at a time; more wait.
@@ -30,7 +31,7 @@ const RECOVERY: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// The control socket; its file goes when this is dropped.
 #[derive(Debug)]
-pub struct ControlSocket {
+pub(crate) struct ControlSocket {
     listener: UnixListener,
     path: PathBuf,
 }
@@ -39,11 +40,11 @@ impl ControlSocket {
     /// Listens at `path`. The caller holds the namespace's lock: a socket found there belongs to nobody any more.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The socket cannot be made at that path.
     ///
     /// # Panics
     /// Outside of a tokio runtime with I/O enabled, as every tokio socket does.
-    pub fn bind(path: &Path) -> io::Result<Self> {
+    pub(crate) fn bind(path: &Path) -> io::Result<Self> {
         match fs::symlink_metadata(path) {
             Ok(metadata) if metadata.file_type().is_socket() => fs::remove_file(path)?,
             _ => {}
@@ -55,7 +56,7 @@ impl ControlSocket {
     }
 
     /// Serves until it is cancelled.
-    pub async fn serve(&self, lanes: Lanes) {
+    pub(crate) async fn serve(&self, lanes: Lanes) {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             let Ok(place) = places.clone().acquire_owned().await else { return };
@@ -64,7 +65,7 @@ impl ControlSocket {
                     let lanes = lanes.clone();
                     tokio::spawn(async move {
                         // A client that goes away or dawdles is its own loss.
-                        let _ = tokio::time::timeout(PATIENCE, converse(stream, &lanes)).await;
+                        let _ = tokio::time::timeout(TIMEOUT, converse(stream, &lanes)).await;
                         drop(place);
                     });
                 }
@@ -96,7 +97,7 @@ async fn converse(mut stream: UnixStream, lanes: &Lanes) -> io::Result<()> {
     respond(&mut stream, &reply).await
 }
 
-/// Whether a client may ask: root, and the user who runs this.
+/// Returns true for a client that may ask: root, and the user who runs this.
 fn is_allowed(peer: u32, own: u32) -> bool {
     peer == 0 || peer == own
 }
@@ -119,7 +120,7 @@ async fn answer(request: Request, lanes: &Lanes) -> Result<Reply, LaneError> {
             Reply::Explanation(first.ask(|reply| Command::Explain { source, destination, reply }).await?)
         }
         Request::Stop => {
-            lanes.tell_all(|| Command::Stop).await?;
+            lanes.send_all(|| Command::Stop).await?;
             Reply::Stopping
         }
     })
@@ -138,8 +139,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        control::{ChainsReport, ExplainReport, IdentityReport, PacketsReport, StatusReport, client, drops},
-        lane::channel,
+        control::client,
+        lane::channel::channel,
+        report::{ChainsReport, ExplainReport, IdentityReport, PacketsReport, StatusReport, drops},
     };
 
     /// Serves a lane that knows one answer, while `ask` talks to the socket on a thread of its own.
@@ -200,13 +202,13 @@ mod tests {
             identity: IdentityReport::default(),
             unknown: "drop".into(),
             enforce: true,
-            hardening: crate::hardening::HardeningReport::default(),
-            renewal: crate::renewal::RenewalReport::default(),
-            keys: crate::control::KeysReport { send: 2, accept: vec![1, 2], error: Some("why".into()) },
+            hardening: crate::report::HardeningReport::default(),
+            renewal: crate::report::RenewalReport::default(),
+            keys: crate::report::KeysReport { send: 2, accept: vec![1, 2], error: Some("why".into()) },
             peers: vec![],
             chains: ChainsReport::default(),
-            calls: crate::control::CallsReport::default(),
-            screen: crate::control::ScreenReport::default(),
+            calls: crate::report::CallsReport::default(),
+            screen: crate::report::ScreenReport::default(),
             packets: PacketsReport::from(&stats),
             drops: drops(&stats),
         }

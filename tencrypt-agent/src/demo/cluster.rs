@@ -147,7 +147,7 @@ impl Cluster {
     /// This executable as an operator would start it, with a run directory that no other demonstration shares.
     fn start(&self, arguments: &[&OsStr]) -> tencrypt_lab::Result<Program> {
         let run = self.directory.join("run");
-        Program::start_with(&self.program, arguments, &[(crate::rundir::VARIABLE, run.as_ref())], None)
+        Program::start_with(&self.program, arguments, &[(crate::os::rundir::VARIABLE, run.as_ref())], None)
     }
 
     fn write(&self, name: &str, text: &str) -> tencrypt_lab::Result<()> {

@@ -11,8 +11,8 @@ use tencrypt_lab::{
 };
 
 use super::{
-    Observation, Options, Unseen,
     cluster::{API_NAME, BULK, Cluster, ECHO, OTHER_SECRET, SECRET, WEB, WEB_NAME},
+    observation::{Observation, Options, Unseen},
     report::{Measured, Report},
 };
 use crate::failure::Failure;

@@ -7,7 +7,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::Observation;
+use super::observation::Observation;
 use crate::failure::Failure;
 
 /// Width of the longest observation's name.

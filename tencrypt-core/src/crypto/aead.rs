@@ -17,7 +17,7 @@ pub const KEY_LEN: usize = 32;
 /// Bytes of an AEAD nonce, either cipher.
 pub const NONCE_LEN: usize = 12;
 
-/// Who computes the AEAD. All give the same bytes.
+/// Implementation of the AEAD. All give the same bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Backend {
@@ -158,7 +158,7 @@ impl fmt::Debug for OpeningKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Failed;
 
-/// What a backend implements, for each cipher.
+/// Operations that a backend implements, for each cipher.
 pub(super) trait AeadKey: Sized {
     fn new(key: &[u8; KEY_LEN]) -> Self;
 

@@ -2,7 +2,7 @@
 
 use zeroize::Zeroizing;
 
-/// Why text is not `N` bytes in hex.
+/// Reasons for which text is not `N` bytes in hex.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HexError {
     /// Not 2 x `N` characters.

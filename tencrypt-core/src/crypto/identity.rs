@@ -1,9 +1,9 @@
-//! Who this side is.
+//! Identity of this side.
 
 use std::{fmt, net::IpAddr};
 
-use super::PeerId;
 use super::{
+    PeerId,
     rng::Rng,
     secret::{DEEP, Secret, Seed, wipe_stack},
     x25519,

@@ -130,7 +130,7 @@ impl KeyRing {
         self.epochs.iter().map(|keys| keys.number)
     }
 
-    /// Whether an epoch is accepted.
+    /// Tells if an epoch is accepted.
     #[must_use]
     pub fn holds(&self, epoch: u8) -> bool {
         self.epoch(epoch).is_some()
@@ -157,7 +157,7 @@ impl KeyRing {
         newest.unwrap_or(self.send.number).wrapping_add(1)
     }
 
-    /// Whether an epoch comes after the one that is sent: by up to 127 steps, for 0 comes after 255 (serial numbers,
+    /// Tells if an epoch comes after the one that is sent: by up to 127 steps, for 0 comes after 255 (serial numbers,
     /// RFC 1982 section 3.2).
     #[must_use]
     pub fn is_newer(&self, epoch: u8) -> bool {
@@ -168,7 +168,7 @@ impl KeyRing {
         epoch.wrapping_sub(self.send.number)
     }
 
-    /// Whether a running member may go over from these keys to `next`. Keys are compared in constant time.
+    /// Checks that a running member may go over from these keys to `next`. Keys are compared in constant time.
     ///
     /// # Errors
     /// [`KeyChangeError`].
@@ -181,7 +181,7 @@ impl KeyRing {
         self.epochs.iter().find(differs).map_or(Ok(()), |keys| Err(KeyChangeError::OtherKey(keys.number)))
     }
 
-    /// Whether `other` accepts and sends the same.
+    /// Tells if `other` accepts and sends the same.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         self.check_change(other).is_ok()
@@ -210,7 +210,7 @@ impl fmt::Debug for KeyRing {
     }
 }
 
-/// Why a running member keeps its keys.
+/// Reason for which a running member keeps its keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyChangeError {
@@ -263,7 +263,7 @@ impl EpochKeys {
         Self { number, psk: key(b"psk"), mac: key(b"mac"), cookie: key(b"cookie"), reset: key(b"reset") }
     }
 
-    /// Whether both have the same keys, in time that does not depend on where they differ.
+    /// Tells if both have the same keys, in time that does not depend on where they differ.
     fn is_same(&self, other: &Self) -> bool {
         self.psk.expose().ct_eq(other.psk.expose()).into()
     }
@@ -289,7 +289,7 @@ impl EpochKeys {
         tag(&self.mac, covered)
     }
 
-    /// Whether `mac1` is the one over `covered`, in time that does not depend on where they differ.
+    /// Tells if `mac1` is the one over `covered`, in time that does not depend on where they differ.
     pub(crate) fn verify_mac1(&self, covered: &[u8], mac1: &[u8; MAC_LEN]) -> bool {
         self.mac1(covered).ct_eq(mac1).into()
     }
@@ -304,7 +304,7 @@ impl EpochKeys {
         tag(&self.reset, covered)
     }
 
-    /// Whether `tag` is the one over `covered`, in time that does not depend on where they differ.
+    /// Tells if `tag` is the one over `covered`, in time that does not depend on where they differ.
     pub(crate) fn verify_reset_tag(&self, covered: &[u8], tag: &[u8; MAC_LEN]) -> bool {
         self.reset_tag(covered).ct_eq(tag).into()
     }
@@ -317,7 +317,7 @@ fn tag(key: &Secret<32>, covered: &[u8]) -> [u8; MAC_LEN] {
     tag
 }
 
-/// Why a key file is refused.
+/// Refusal of a key file, with its line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("key file, line {line}: {problem}")]
 pub struct KeyFileError {
@@ -332,7 +332,7 @@ impl KeyFileError {
         self.line
     }
 
-    /// What is wrong.
+    /// Problem of that line, or of the whole file.
     #[must_use]
     pub fn problem(&self) -> KeyFileProblem {
         self.problem
@@ -361,7 +361,7 @@ impl fmt::Display for Field {
     }
 }
 
-/// What is wrong with a key file.
+/// Problem of a key file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyFileProblem {
@@ -444,7 +444,7 @@ fn end<'t>(words: &mut impl Iterator<Item = &'t str>, field: Field, line: usize)
 /// An epoch's number and root key.
 type Root = (u8, Zeroizing<[u8; 32]>);
 
-/// Whether an epoch may stand behind those before it.
+/// Checks that an epoch may stand behind those before it.
 fn check_root(epoch: u8, root: &[u8; 32], before: &[Root]) -> Result<(), KeyFileProblem> {
     if root.iter().all(|byte| *byte == root[0]) {
         return Err(KeyFileProblem::WeakRoot);

@@ -1,4 +1,4 @@
-//! What peers are known by.
+//! Names of peers: their static keys.
 
 use std::fmt;
 

@@ -86,8 +86,8 @@ impl fmt::Debug for Seed {
     }
 }
 
-/// Bytes of stack that handshakes and records take, and as many again: with ML-KEM they took 41,231 to 65,047, by what the
-/// compiler made of them. The test `wipes_reach_as_deep_as_the_stack_was_used` measures it.
+/// Bytes of stack to overwrite after handshakes and records: twice the measured depth, which was 41,231 to 65,047 with
+/// ML-KEM and varies by build. The test `wipes_reach_as_deep_as_the_stack_was_used` measures it.
 pub(crate) const DEEP: usize = 128 * 1024;
 /// The same for a draw of randomness, which takes 1,758 in a debug build.
 pub(crate) const SHALLOW: usize = 8 * 1024;
@@ -143,7 +143,7 @@ pub(crate) mod witness {
         NOTED.with_borrow_mut(|noted| *noted = Some(Vec::new()));
     }
 
-    /// What was taken down so far.
+    /// Returns what was taken down so far.
     pub(crate) fn noted() -> Vec<Noted> {
         NOTED.with_borrow(|noted| noted.clone().unwrap_or_default())
     }

@@ -26,7 +26,7 @@ impl Directory {
         self.table.len()
     }
 
-    /// Whether nothing is known.
+    /// Tells if nothing is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -37,7 +37,7 @@ impl Directory {
     }
 }
 
-/// What the sources say of one prefix, most authoritative first.
+/// Statements of all sources about one prefix, the most authoritative first.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Statements(Vec<Fact>);
 

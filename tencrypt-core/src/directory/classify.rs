@@ -5,9 +5,9 @@ use std::{net::IpAddr, time::Instant};
 use ipnet::IpNet;
 
 use super::{Class, Directory, Fact, FactSource, PeerId, delta::Delta};
-use crate::config::{External, TunnelConfig};
+use crate::config::{ExternalAuthority, TunnelConfig};
 
-/// What the facts make of an address.
+/// Result of the facts for an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "callers decide on every case")]
 pub enum Standing {
@@ -23,7 +23,7 @@ pub enum Standing {
     Unknown,
 }
 
-/// Why an address stands as it does.
+/// Standing of an address, with what it rests on.
 #[derive(Debug, Clone)]
 pub(crate) struct Finding<'d> {
     pub(crate) standing: Standing,
@@ -31,7 +31,7 @@ pub(crate) struct Finding<'d> {
     pub(crate) fact: Option<&'d Fact>,
     /// Decided because the address was seen internal before.
     pub(crate) sticky: bool,
-    /// When a statement that was looked at ends; until then time alone changes nothing.
+    /// End of a statement that was looked at; until then time alone changes nothing.
     pub(crate) until: Option<Instant>,
 }
 
@@ -79,7 +79,9 @@ impl<'d> View<'d> {
         let protected = self.is_protected(address);
         let standing = match hint.map(|fact| fact.class) {
             Some(Class::Internal) => Standing::Internal,
-            Some(Class::External | Class::Exempt) if protected && self.config.external == External::Dns => {
+            Some(Class::External | Class::Exempt)
+                if protected && self.config.external == ExternalAuthority::Dns =>
+            {
                 Standing::Claimed
             }
             _ if protected => Standing::Unknown,
@@ -96,7 +98,7 @@ impl<'d> View<'d> {
             .max_by_key(|(prefix, _, _)| prefix.prefix_len())
     }
 
-    /// Whether `address` lies in a protected range.
+    /// Tells if `address` lies in a protected range.
     pub(crate) fn is_protected(&self, address: IpAddr) -> bool {
         self.config.protected.iter().any(|range| range.contains(&address))
     }
@@ -198,7 +200,7 @@ mod tests {
         match longest(false).map(|fact| fact.class) {
             _ if sticky => Standing::Internal,
             Some(Class::Internal) => Standing::Internal,
-            Some(_) if protected && config.external == External::Dns => Standing::Claimed,
+            Some(_) if protected && config.external == ExternalAuthority::Dns => Standing::Claimed,
             _ if protected => Standing::Unknown,
             _ => Standing::External,
         }
@@ -217,7 +219,7 @@ mod tests {
         ) {
             let begun = start();
             let mut config = TunnelConfig::new([PROTECTED.parse().unwrap()]);
-            config.external = if dns { External::Dns } else { External::Directory };
+            config.external = if dns { ExternalAuthority::Dns } else { ExternalAuthority::Directory };
             let alive = |(fact, life): (Fact, Option<u64>)| {
                 Fact { expires: life.map(|life| begun + Duration::from_secs(life)), ..fact }
             };

@@ -1,4 +1,4 @@
-//! What one Tunnel learnt since its base directory was built.
+//! Facts that one Tunnel learnt since its base directory was built.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use crate::crypto::PeerId;
 
-/// What an address is to this tenant.
+/// Relation of an address to this tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "callers decide on every class")]
 pub enum Class {
@@ -30,7 +30,7 @@ impl Class {
     }
 }
 
-/// Who says so. Sources are ordered by [`authority`](Self::authority).
+/// Origin of a statement. Sources are ordered by [`authority`](Self::authority).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FactSource {
@@ -47,8 +47,8 @@ pub enum FactSource {
 }
 
 impl FactSource {
-    /// Whether the source may say that an address seen internal is so no longer: only static and Kubernetes
-    /// facts lower protection.
+    /// Tells if the source may say that an address seen internal is so no longer: only static and
+    /// Kubernetes facts lower protection.
     #[must_use]
     pub const fn is_authoritative(&self) -> bool {
         matches!(self, Self::Static | Self::Kubernetes)
@@ -85,9 +85,9 @@ impl fmt::Display for FactSource {
 pub struct Fact {
     /// The addresses it is about. The longest prefix wins.
     pub prefix: IpNet,
-    /// What they are.
+    /// Class of these addresses.
     pub class: Class,
-    /// Who says so.
+    /// Origin of the statement.
     pub source: FactSource,
     /// The peer they belong to, if known.
     pub owner: Option<PeerId>,
@@ -95,7 +95,7 @@ pub struct Fact {
     pub endpoints: Box<[IpAddr]>,
     /// For a VIP: `(service port, target port)`; a port that is not listed stays as it is.
     pub ports: Box<[(u16, u16)]>,
-    /// When the statement ends; `None`: never.
+    /// End of the statement; `None`: never.
     pub expires: Option<Instant>,
 }
 
@@ -114,7 +114,7 @@ impl Fact {
         }
     }
 
-    /// Whether the statement still stands at `now`.
+    /// Tells if the statement still stands at `now`.
     #[must_use]
     pub fn is_live(&self, now: Instant) -> bool {
         self.expires.is_none_or(|expires| now < expires)
@@ -131,7 +131,7 @@ pub enum FactChange {
     Forget {
         /// The prefix it was about.
         prefix: IpNet,
-        /// Who said it.
+        /// Origin of the statement.
         source: FactSource,
     },
 }

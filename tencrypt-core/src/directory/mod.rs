@@ -1,4 +1,4 @@
-//! What is known of addresses, and what follows from it for a packet.
+//! Knowledge of addresses, and what follows from it for a packet.
 //!
 //! A [`Fact`] is one statement about a prefix. A [`Directory`] is an immutable set of them, shared by all lanes; each
 //! Tunnel adds a small delta of newer ones. An address's standing follows from both by rules that let hints (DNS,

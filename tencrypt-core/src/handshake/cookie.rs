@@ -16,7 +16,7 @@ use crate::{
     stats::DropReason,
 };
 
-/// What one sender is given: it depends on its address and port.
+/// Cookie of one sender: it depends on its address and port.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CookieBytes([u8; COOKIE_SECRET_LEN]);
 
@@ -26,7 +26,7 @@ impl fmt::Debug for CookieBytes {
     }
 }
 
-/// What cookies are made from. Nobody else has it, and nobody needs to keep what was given out.
+/// Secret that cookies are made from. Nobody else has it, and nobody needs to keep what was given out.
 #[derive(Debug)]
 pub(crate) struct CookieSecret(Secret<32>);
 
@@ -103,7 +103,7 @@ pub(crate) fn set_mac2(message: &mut [u8], cookie: &CookieBytes) {
     }
 }
 
-/// Whether a handshake message shows that its sender has `cookie`, compared in constant time.
+/// Tells if a handshake message shows that its sender has `cookie`, compared in constant time.
 pub(crate) fn has_mac2(message: &[u8], cookie: &CookieBytes) -> bool {
     record::covered_by_mac2(message).is_some_and(|(covered, given)| mac2(covered, cookie).ct_eq(given).into())
 }

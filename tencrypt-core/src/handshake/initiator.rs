@@ -21,7 +21,7 @@ pub struct Initiator {
     slot: [u8; IDENTITY_LEN],
 }
 
-/// What a valid RESP makes: the session, and the CONF that tells the peer of it.
+/// Result of a valid RESP: the session, and the CONF that tells the peer of it.
 #[derive(Debug)]
 #[expect(clippy::exhaustive_structs, reason = "the owner takes it apart")]
 pub struct Confirmed {
@@ -47,7 +47,7 @@ impl Initiator {
         self.keys.number()
     }
 
-    /// Whether a RESP was read, well or not: no other one will be.
+    /// Tells if a RESP was read, well or not: no other one will be.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.noise.remote_static().is_some()

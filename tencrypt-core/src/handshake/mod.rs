@@ -96,13 +96,13 @@ impl<'a> Local<'a> {
     }
 }
 
-/// What a completed handshake leaves.
+/// Result of a completed handshake.
 #[derive(Debug)]
 #[expect(clippy::exhaustive_structs, reason = "the owner takes it apart")]
 pub struct Established {
     /// The peer, proven to hold this key.
     pub peer: PeerId,
-    /// What it says of itself.
+    /// Statements of the peer about itself.
     pub identity: PeerIdentity,
     /// Seals for the peer.
     pub sealer: Sealer,
@@ -118,7 +118,7 @@ pub struct Established {
     pub suite: CipherSuite,
 }
 
-/// Why a handshake message is refused.
+/// Reason for which a handshake message is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandshakeError {
@@ -170,7 +170,7 @@ impl From<payload::BadPayload> for HandshakeError {
     }
 }
 
-/// What both sides hash before the first message: version, suite, epoch, tenant id.
+/// Bytes that both sides hash before the first message: version, suite, epoch, tenant id.
 fn prologue(suite: CipherSuite, epoch: u8, tenant: &[u8; TENANT_LEN]) -> [u8; 3 + TENANT_LEN] {
     let mut prologue = [0; 3 + TENANT_LEN];
     prologue[..3].copy_from_slice(&[VERSION, suite.wire_byte(), epoch]);

@@ -27,7 +27,7 @@ use crate::{
 /// One side of a Noise handshake.
 pub(super) struct Noise(Box<State>);
 
-/// What both sides need to start the same handshake.
+/// Inputs that both sides need to start the same handshake.
 pub(super) struct Parameters<'a> {
     pub(super) aead: Aead,
     /// Used at both places of the pattern.
@@ -39,7 +39,7 @@ pub(super) struct Parameters<'a> {
     pub(super) public: [u8; X25519_LEN],
 }
 
-/// What a finished handshake leaves.
+/// Result of a finished handshake.
 pub(super) struct Split {
     pub(super) initiator_to_responder: Secret<KEY_LEN>,
     pub(super) responder_to_initiator: Secret<KEY_LEN>,
@@ -178,7 +178,7 @@ struct State {
     role: Role,
     turn: Turn,
     symmetric: Symmetric,
-    /// What the peer's next message is read into.
+    /// State that the peer's next message is read into.
     spare: Symmetric,
     /// For the "psk" of the third message.
     last_psk: Secret<KEY_LEN>,

@@ -29,7 +29,7 @@ fn builder<'a>(secrets: &'a Secrets<'_>, [secret, ephemeral]: &'a [[u8; 32]; 2])
         .fixed_ephemeral_key_for_testing_only(ephemeral)
 }
 
-/// Which key of a hostile member is a point of low order.
+/// Key of a hostile member that is a point of low order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Bad {
     Static,

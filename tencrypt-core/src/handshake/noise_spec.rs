@@ -24,7 +24,7 @@ pub(super) struct Secrets<'a> {
     pub(super) responder: [Key; 2],
 }
 
-/// What was said, and what is left of it.
+/// Record of what was said, and what is left of it.
 pub(super) struct Transcript {
     pub(super) messages: [Vec<u8>; 3],
     /// Initiator to responder, then the other way.

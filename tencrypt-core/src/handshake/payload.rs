@@ -1,4 +1,4 @@
-//! What handshake messages say: the address asked for in INIT, the identity slot in RESP and CONF.
+//! Contents of handshake messages: the address asked for in INIT, the identity slot in RESP and CONF.
 //!
 //! Both have one spelling each. Whatever differs from it is refused, so that later versions can give a meaning to
 //! what is zero today.
@@ -6,9 +6,10 @@
 use std::net::IpAddr;
 
 use crate::{
+    packet::is_tunnel_address,
     record::{
         ADDRESS_LEN, CipherSuite, IDENTITY_LEN, KEM_CIPHERTEXT_LEN, KEM_PUBLIC_LEN, decode_address,
-        encode_address, is_pod_address,
+        encode_address,
     },
     trust::{Certificate, KIND_CERTIFICATE},
 };
@@ -23,8 +24,8 @@ const FLAG_VNET: u8 = 1;
 
 const _: () = assert!(HEAD_LEN + MAX_ADDRESSES * ADDRESS_LEN == IDENTITY_LEN);
 
-/// What a peer says of itself in the identity slot. Its static key is proven by the handshake; this is not, beyond
-/// that the holder of the key says so.
+/// Statements of a peer about itself in the identity slot. Its static key is proven by the handshake; this is not,
+/// beyond that the holder of the key says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PeerIdentity {
@@ -50,7 +51,7 @@ pub(super) fn encode_init(suite: CipherSuite, asked: IpAddr, kem: Option<&[u8; K
     payload
 }
 
-/// What [`encode_init`] was given.
+/// Reads what [`encode_init`] was given.
 pub(super) fn decode_init(
     suite: CipherSuite,
     payload: &[u8],
@@ -73,7 +74,7 @@ pub(super) fn encode_resp(slot: &[u8; IDENTITY_LEN], kem: Option<&[u8; KEM_CIPHE
     slot.iter().chain(kem.into_iter().flatten()).copied().collect()
 }
 
-/// What [`encode_resp`] was given, of a payload of the suite's length.
+/// Reads what [`encode_resp`] was given, from a payload of the suite's length.
 pub(super) fn decode_resp(
     payload: &[u8],
 ) -> Result<(PeerIdentity, Option<&[u8; KEM_CIPHERTEXT_LEN]>), BadPayload> {
@@ -87,7 +88,7 @@ pub(super) fn encode_identity(vnet: bool, addresses: &[IpAddr]) -> [u8; IDENTITY
     let mut slot = [0; IDENTITY_LEN];
     let (head, room) = slot.split_at_mut(HEAD_LEN);
     let mut listed: Vec<IpAddr> = Vec::with_capacity(MAX_ADDRESSES);
-    for address in addresses.iter().filter(|address| is_pod_address(**address)) {
+    for address in addresses.iter().filter(|address| is_tunnel_address(**address)) {
         if listed.len() < MAX_ADDRESSES && !listed.contains(address) {
             listed.push(*address);
         }
@@ -128,7 +129,7 @@ pub(super) fn decode_identity(slot: &[u8; IDENTITY_LEN]) -> Result<PeerIdentity,
 }
 
 fn decode_pod_address(bytes: &[u8; ADDRESS_LEN]) -> Result<IpAddr, BadPayload> {
-    decode_address(bytes).filter(|address| is_pod_address(*address)).ok_or(BadPayload)
+    decode_address(bytes).filter(|address| is_tunnel_address(*address)).ok_or(BadPayload)
 }
 
 fn is_zero(bytes: &[u8]) -> bool {
@@ -290,7 +291,7 @@ mod tests {
 
         #[test]
         fn addresses_come_back(v4 in any::<[u8; 4]>(), v6 in any::<[u8; 16]>(), vnet in any::<bool>()) {
-            let given: Vec<IpAddr> = [IpAddr::from(v4), IpAddr::from(v6)].into_iter().filter(|address| is_pod_address(*address)).collect();
+            let given: Vec<IpAddr> = [IpAddr::from(v4), IpAddr::from(v6)].into_iter().filter(|address| is_tunnel_address(*address)).collect();
             let identity = decode_identity(&encode_identity(vnet, &given)).unwrap();
             prop_assert_eq!(identity, PeerIdentity { vnet, addresses: given, certificate: None });
         }

@@ -1,4 +1,4 @@
-//! What was decided for the first fragment of a packet, for the ones that follow it.
+//! Decisions for the first fragment of a packet, kept for the ones that follow it.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -9,11 +9,11 @@ use std::{
 use super::table::Hook;
 use crate::packet::{IpPacket, IpVersion};
 
-/// How long the later fragments of a packet may take: the receiver's own patience, 60 seconds (RFC 8200 section 4.5;
+/// Time that the later fragments of a packet may take: the receiver's own patience, 60 seconds (RFC 8200 section 4.5;
 /// RFC 1122 section 3.3.2 has 60 to 120 seconds).
 pub const FRAGMENT_LIFETIME: Duration = Duration::from_secs(60);
 
-/// What to do with the later fragments of a packet.
+/// Treatment of the later fragments of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Decision {
     /// These are their new addresses.
@@ -22,8 +22,8 @@ pub(super) enum Decision {
     Pass,
 }
 
-/// What all fragments of one packet have in common (RFC 791 section 3.2, RFC 8200 section 4.5: in IPv6 the protocol is
-/// no part of it).
+/// Fields that all fragments of one packet have in common (RFC 791 section 3.2, RFC 8200 section 4.5: in IPv6 the
+/// protocol is no part of it).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
     hook: Hook,
@@ -50,7 +50,7 @@ impl Key {
 #[derive(Debug)]
 pub(super) struct Fragments {
     decisions: BTreeMap<Key, (Decision, Instant)>,
-    /// When each decision ends, in order. One that was replaced since has a later entry too.
+    /// End of each decision, in order. One that was replaced since has a later entry too.
     order: VecDeque<(Instant, Key)>,
     capacity: usize,
 }

@@ -25,7 +25,7 @@ pub struct DnsHairpin {
     pub proxy_port: u16,
 }
 
-/// What became of a packet at the hairpin.
+/// Outcome for a packet at the hairpin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "callers must treat all three")]
 pub enum DnsOutcome {
@@ -86,7 +86,7 @@ impl DnsHairpin {
         }
     }
 
-    /// What a translated packet of the flow `after`, quoted in an ICMP error, was before its translation.
+    /// Returns what a translated packet of the flow `after`, quoted in an ICMP error, was before its translation.
     fn before(&self, after: Flow) -> Option<Rewrite> {
         let (source_port, destination_port) =
             match (after.protocol, after.source_port, after.destination_port) {

@@ -53,7 +53,7 @@ pub struct Service<'a> {
     pub exclude: &'a [IpAddr],
 }
 
-/// What became of a packet that may or may not belong to a translated flow.
+/// Outcome for a packet that may or may not belong to a translated flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "callers must treat all three")]
 pub enum NatOutcome {
@@ -66,7 +66,7 @@ pub enum NatOutcome {
     Refused,
 }
 
-/// Why a packet to a VIP cannot be translated. It has to be dropped.
+/// Reason for which a packet to a VIP cannot be translated. It has to be dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum NatError {
@@ -172,7 +172,7 @@ impl Nat {
         self.flows.len()
     }
 
-    /// Whether no flow is remembered.
+    /// Tells if no flow is remembered.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -308,7 +308,7 @@ impl Nat {
         self.fragments.expire(now, EXPIRE_BUDGET);
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is due, in constant time. `None`: never.
+    /// Returns when [`handle_timeout`](Self::handle_timeout) is due, in constant time. `None`: never.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.flows.next_expiry().into_iter().chain(self.fragments.next_expiry()).min()

@@ -34,17 +34,17 @@ const SIMULTANEOUS: Duration = Duration::from_secs(1);
 /// End of a list.
 const NONE: u32 = u32::MAX;
 
-/// Where packets are looked at. Each translation is found at two of these: one for packets on their way to the VIP,
-/// one for what comes back.
+/// Places at which packets are looked at. Each translation is found at two of these: one for packets on their way to
+/// the VIP, one for what comes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Hook {
     /// Opened packets to a VIP this pod serves.
     Serve,
-    /// What this pod answers to those.
+    /// Answers of this pod to those.
     Reply,
     /// This pod's packets to a VIP.
     Call,
-    /// What comes back to those.
+    /// Answers that come back to those.
     Answer,
 }
 
@@ -64,7 +64,7 @@ impl Hook {
     }
 }
 
-/// What packets at one hook are and become.
+/// Packets at one hook: what they are, and what they become.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Found {
     pub(super) slot: u32,
@@ -181,11 +181,11 @@ pub(super) struct Table {
     tellings: Option<Tellings>,
 }
 
-/// What other lanes are told. A flow is told of when it begins, when it comes further, and while it is used once in
+/// News for the other lanes. A flow is told of when it begins, when it comes further, and while it is used once in
 /// half of the time after which it would be forgotten.
 #[derive(Debug, Default)]
 struct Tellings {
-    /// When each slot's flow was last told or heard of.
+    /// Time at which each slot's flow was last told or heard of.
     at: Vec<Instant>,
     queue: VecDeque<FlowNews>,
     /// News that found no room.
@@ -227,7 +227,7 @@ impl Table {
         self.slots.len() - self.free.len()
     }
 
-    /// Whether nothing can be found at `hook`.
+    /// Tells if nothing can be found at `hook`.
     pub(super) fn is_empty_at(&self, hook: Hook) -> bool {
         self.counts[side(hook)] == 0
     }
@@ -246,7 +246,7 @@ impl Table {
         })
     }
 
-    /// Whether some flow between these two addresses is translated at `hook`.
+    /// Tells if some flow between these two addresses is translated at `hook`.
     pub(super) fn has_pair(&self, hook: Hook, source: IpAddr, destination: IpAddr) -> bool {
         let flow = |protocol, port| Flow {
             source,
@@ -342,7 +342,7 @@ impl Table {
         Ok(())
     }
 
-    /// Whether a flow stays although another lane tells of one that excludes it.
+    /// Tells if a flow stays although another lane tells of one that excludes it.
     fn holds_against(&self, slot: u32, news: &FlowNews, now: Instant) -> bool {
         let entry = &self.slots[slot as usize];
         let told = self.tellings.as_ref().and_then(|tellings| tellings.at.get(slot as usize));
@@ -433,7 +433,7 @@ impl Table {
         }
     }
 
-    /// When the next flow is due.
+    /// Returns when the next flow is due.
     pub(super) fn next_expiry(&self) -> Option<Instant> {
         self.oldest(&Phase::ALL, Slot::expires).map(|slot| self.slots[slot as usize].expires())
     }

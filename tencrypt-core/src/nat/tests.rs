@@ -451,7 +451,7 @@ fn a_direct_connection_from_the_same_port_takes_its_answers_back() {
     untouched(&mut nat, &Sample::tcp(own, client, (80, 5000), ACK), now);
 }
 
-/// When a flow that saw these packets (true: from the client) is forgotten, after the last of them.
+/// Time after the last of these packets (true: from the client) at which their flow is forgotten.
 fn lifetime(packets: &[(bool, Option<u8>)]) -> Duration {
     let World { client, vip, own, .. } = V4;
     let (mut nat, mut now) = (nat(), start());

@@ -16,7 +16,7 @@ const PORT_TRIES: u64 = 16;
 /// The ports for that: dynamic ones (RFC 6335 section 6).
 const DYNAMIC_PORTS: std::ops::RangeInclusive<u16> = 49_152..=u16::MAX;
 
-/// What the tables know of a packet.
+/// Entry of the tables for a packet.
 enum Known {
     /// Its flow's translation.
     Flow(Found),

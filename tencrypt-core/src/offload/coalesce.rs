@@ -26,7 +26,7 @@ const DONT_FRAGMENT: u8 = 0x40;
 const TCP_CHECKSUM: u16 = 16;
 const UDP_CHECKSUM: u16 = 6;
 
-/// What may be joined: what the device takes.
+/// Kinds that may be joined: those that the device takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[expect(clippy::exhaustive_structs, reason = "two switches by design")]
 pub struct Joins {
@@ -109,7 +109,7 @@ impl<'b> Coalescer<'b> {
         }
     }
 
-    /// Whether nothing waits.
+    /// Tells if nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.open == 0
@@ -174,7 +174,7 @@ impl<'b> Coalescer<'b> {
         self.last = 0;
     }
 
-    /// What `packet` is as a super-packet of its own.
+    /// Returns `packet` as a super-packet of its own.
     fn head(&self, packet: &Opened<'b>) -> Head {
         let layout = packet.layout();
         let (transport, header_len) = (layout.transport_offset(), layout.payload_offset());
@@ -280,7 +280,7 @@ fn same_flow(one: &[u8], other: &[u8], candidate: &Head) -> bool {
         && one.get(transport..transport + 4) == other.get(transport..transport + 4)
 }
 
-/// Whether the packet `bytes` is what follows in `head`'s super-packet: all headers are what a cut would give them.
+/// Tells if the packet `bytes` is what follows in `head`'s super-packet: all headers are what a cut would give them.
 fn continues(head: &Head, first: &[u8], candidate: &Head, bytes: &[u8]) -> bool {
     let transport = usize::from(head.transport);
     let same = |from: usize, to: usize| first.get(from..to) == bytes.get(from..to);
@@ -310,7 +310,7 @@ fn continues(head: &Head, first: &[u8], candidate: &Head, bytes: &[u8]) -> bool 
     }
 }
 
-/// Whether a finished TCP or UDP checksum is right.
+/// Tells if a finished TCP or UDP checksum is right.
 fn checks_out(head: &Head, bytes: &[u8]) -> bool {
     let transport = usize::from(head.transport);
     let protocol = if head.kind == Kind::Tcp { 6 } else { 17 };

@@ -67,7 +67,7 @@ fn dont_fragment(packets: &mut [Packet]) {
     packets.iter_mut().for_each(|packet| packet.bytes[6] = 0x40);
 }
 
-/// What came out: headers and bytes of each write, with the number of packets in it.
+/// Output for these packets: headers and bytes of each write, with the number of packets in it.
 fn coalesced(packets: &[Packet], joins: Joins) -> Vec<(VnetHdr, Vec<u8>, u16)> {
     let mut buffers: Vec<Vec<u8>> = packets.iter().map(|packet| packet.bytes.clone()).collect();
     let mut out = Vec::new();
@@ -92,7 +92,7 @@ fn write(coalescer: &mut Coalescer<'_>, out: &mut Vec<(VnetHdr, Vec<u8>, u16)>) 
     });
 }
 
-/// What the kernel makes of what was written: each super-packet cut again, checksums complete.
+/// Packets that the kernel makes of what was written: each super-packet cut again, checksums complete.
 fn cut_again(writes: &[(VnetHdr, Vec<u8>, u16)]) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     for (vnet, bytes, packets) in writes {

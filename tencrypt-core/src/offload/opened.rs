@@ -26,7 +26,7 @@ impl<'b> Opened<'b> {
         self.bytes
     }
 
-    /// Where its parts are.
+    /// Layout of the packet.
     #[must_use]
     pub fn layout(&self) -> &Layout {
         &self.layout

@@ -18,7 +18,7 @@ const TCP_CHECKSUM: usize = 16;
 const UDP_LENGTH: usize = 4;
 const UDP_CHECKSUM: usize = 6;
 
-/// Why a super-packet cannot be cut: it is not what its virtio-net header says.
+/// Reason for which a super-packet cannot be cut: it is not what its virtio-net header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum SegmentError {
@@ -131,13 +131,13 @@ impl Segments {
         })
     }
 
-    /// How many segments there are in all, at least 1.
+    /// Number of segments in all, at least 1.
     #[must_use]
     pub fn count(&self) -> u16 {
         self.count
     }
 
-    /// How many were not taken yet.
+    /// Number of segments that were not taken yet.
     #[must_use]
     pub fn left(&self) -> u16 {
         self.count - self.next
@@ -155,7 +155,7 @@ impl Segments {
         self.header_len + self.payload - self.size * usize::from(self.count - 1)
     }
 
-    /// Whether checksums of segments are complete.
+    /// Tells if checksums of segments are complete.
     #[must_use]
     pub fn finishes(&self) -> bool {
         self.finish

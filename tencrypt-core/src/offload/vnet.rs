@@ -10,7 +10,7 @@ const GSO_TCPV6: u8 = 4;
 const GSO_UDP_L4: u8 = 5;
 const GSO_ECN: u8 = 0x80;
 
-/// How a super-packet is to be cut.
+/// Kind of a super-packet, which says how it is to be cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[expect(clippy::exhaustive_enums, reason = "the kernel's list for TUN devices")]
 pub enum GsoType {
@@ -31,7 +31,7 @@ pub enum GsoType {
 pub struct VnetHdr {
     /// The TCP or UDP checksum field holds the pseudo-header sum only; `csum_start` and `csum_offset` say where.
     pub needs_csum: bool,
-    /// How to cut.
+    /// Kind of the cut.
     pub gso_type: GsoType,
     /// TCP segments carry ECN (CWR goes to the first segment only).
     pub ecn: bool,
@@ -39,9 +39,9 @@ pub struct VnetHdr {
     pub hdr_len: u16,
     /// Payload bytes a segment.
     pub gso_size: u16,
-    /// Where checksumming starts, in bytes from the start of the packet.
+    /// Start of checksumming, in bytes from the start of the packet.
     pub csum_start: u16,
-    /// Where the checksum is stored, in bytes from `csum_start`.
+    /// Place of the checksum, in bytes from `csum_start`.
     pub csum_offset: u16,
 }
 

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-/// What the packets of one flow in one direction have in common. Ordered by addresses first, so that all flows between
-/// two addresses are neighbours in a sorted map.
+/// Fields that the packets of one flow in one direction have in common. Ordered by addresses first, so that all flows
+/// between two addresses are neighbours in a sorted map.
 ///
 /// ICMP echo has one identifier instead of two ports: a request has it as source port and 0 as destination port, a
 /// reply the other way round, so that [`reverse`](Self::reverse) of a request's flow is the flow of its reply.

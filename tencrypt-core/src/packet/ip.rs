@@ -39,7 +39,7 @@ impl<B: AsRef<[u8]>> IpPacket<B> {
         self.bytes
     }
 
-    /// Where its parts are.
+    /// Layout of the packet.
     #[must_use]
     pub fn layout(&self) -> Layout {
         self.layout
@@ -81,7 +81,7 @@ impl<B: AsRef<[u8]>> IpPacket<B> {
         self.layout.fragment
     }
 
-    /// Whether this is a fragment other than the first one: it has no transport header.
+    /// Tells if this is a fragment other than the first one: it has no transport header.
     #[must_use]
     pub fn is_later_fragment(&self) -> bool {
         self.layout.fragment.is_some_and(|fragment| fragment.offset != 0)
@@ -131,13 +131,13 @@ impl<B: AsRef<[u8]>> IpPacket<B> {
         }
     }
 
-    /// Where the transport header is. Empty for opaque protocols and where there is none.
+    /// Range of the transport header. Empty for opaque protocols and where there is none.
     #[must_use]
     pub fn transport_header(&self) -> Range<usize> {
         self.layout.transport_offset()..self.layout.payload_offset()
     }
 
-    /// Where the transport's payload is; the whole data of opaque protocols and of fragments that are not the first.
+    /// Range of the transport's payload; the whole data of opaque protocols and of fragments that are not the first.
     #[must_use]
     pub fn payload(&self) -> Range<usize> {
         self.layout.payload_offset()..self.layout.payload_end()
@@ -169,7 +169,7 @@ impl<B: AsRef<[u8]>> fmt::Debug for IpPacket<B> {
 
 pub(super) const IPV4_CHECKSUM: usize = 10;
 
-/// Where the two addresses start, and their length.
+/// Start of the two addresses, and their length.
 pub(super) const fn address_offsets(version: IpVersion) -> (usize, usize, usize) {
     match version {
         IpVersion::V4 => (IPV4_HEADER - 8, IPV4_HEADER - 4, 4),

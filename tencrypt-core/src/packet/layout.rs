@@ -1,4 +1,4 @@
-//! Where a packet's parts are: found and checked once, so that every access after that is a fixed offset.
+//! Layout of a packet: found and checked once, so that every access after that is a fixed offset.
 
 use thiserror::Error;
 
@@ -22,7 +22,7 @@ const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
 
-/// Why bytes are not an IP packet that this code carries.
+/// Reason for which bytes are not an IP packet that this code carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ParseError {
@@ -81,19 +81,19 @@ pub enum Transport {
     Opaque,
 }
 
-/// What the header says of a packet that is a piece of a larger one.
+/// Fragment fields of a packet that is a piece of a larger one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_structs, reason = "mirrors the header")]
 pub struct Fragment {
     /// Identification: 16 bits in IPv4, 32 in IPv6.
     pub id: u32,
-    /// Where in the larger packet's payload this piece belongs, in bytes.
+    /// Place of this piece in the larger packet's payload, in bytes.
     pub offset: u16,
     /// More pieces follow behind this one.
     pub more: bool,
 }
 
-/// What makes a change of addresses or ports wrong.
+/// Reason that makes a change of addresses or ports wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Obstacle {
     /// The destination is a stop on the way, and the pseudo header has another one.
@@ -137,20 +137,20 @@ impl Layout {
         self.transport
     }
 
-    /// Where the transport header starts; in a fragment that is not the first one, where its data starts.
+    /// Start of the transport header; in a fragment that is not the first one, of its data.
     #[must_use]
     pub fn transport_offset(&self) -> usize {
         self.transport_offset as usize
     }
 
-    /// Where the transport's payload starts; for opaque protocols and where there is no transport header the same as
+    /// Start of the transport's payload; for opaque protocols and where there is no transport header the same as
     /// [`transport_offset`](Self::transport_offset).
     #[must_use]
     pub fn payload_offset(&self) -> usize {
         self.payload_offset as usize
     }
 
-    /// Where the transport's payload ends, at most the end of the packet.
+    /// End of the transport's payload, at most the end of the packet.
     #[must_use]
     pub fn payload_end(&self) -> usize {
         self.payload_end as usize
@@ -162,7 +162,7 @@ impl Layout {
         self.fragment
     }
 
-    /// Where the transport checksum is, from the start of the packet. `None` if the packet has none within reach. Of
+    /// Place of the transport checksum, from the start of the packet. `None` if the packet has none within reach. Of
     /// the opaque protocols, those whose checksum covers the addresses have one: DCCP (RFC 4340 section 9.1) and
     /// UDP-Lite (RFC 3828 section 3.1).
     #[must_use]
@@ -187,8 +187,8 @@ impl Layout {
         }
     }
 
-    /// What nearly every packet is: a whole TCP or UDP packet of IPv4 without options. `None` for every other one, and
-    /// for whatever is wrong with these: [`walk`](Self::walk) tells.
+    /// Finds what nearly every packet is: a whole TCP or UDP packet of IPv4 without options. `None` for every other
+    /// one, and for whatever is wrong with these: [`walk`](Self::walk) tells.
     #[inline(always)]
     fn of_plain(bytes: &[u8]) -> Option<Self> {
         // Shorter ones are rare: empty UDP datagrams.
@@ -283,7 +283,7 @@ impl Layout {
     }
 }
 
-/// How much of a packet there is.
+/// Part of a packet that there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Extent {
     Whole,
@@ -294,9 +294,9 @@ enum Extent {
 struct Network {
     version: IpVersion,
     protocol: u8,
-    /// Where the transport header starts.
+    /// Start of the transport header.
     offset: usize,
-    /// Where the part that fragments are made of starts.
+    /// Start of the part that fragments are made of.
     fragmented_offset: usize,
     end: usize,
     fragment: Option<Fragment>,
@@ -423,7 +423,7 @@ fn is_extension(protocol: u8) -> bool {
     matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS)
 }
 
-/// Whether IPv4 options hold a loose or strict source route that has stops left: its pointer is not past its end (RFC
+/// Tells if IPv4 options hold a loose or strict source route that has stops left: its pointer is not past its end (RFC
 /// 791 section 3.1). Options that cannot be walked hold none; what is malformed in them is the receiver's to refuse.
 fn has_source_route(mut options: &[u8]) -> bool {
     loop {

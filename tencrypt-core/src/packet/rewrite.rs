@@ -11,7 +11,7 @@ use super::{
     layout::Obstacle,
 };
 
-/// What to change in a packet; `None` leaves a field as it is.
+/// Changes to a packet; `None` leaves a field as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[expect(clippy::exhaustive_structs, reason = "built by name with `..Default::default()`")]
 pub struct Rewrite {
@@ -26,7 +26,7 @@ pub struct Rewrite {
 }
 
 impl Rewrite {
-    /// What turns packets of the flow `from` into packets of the flow `to`.
+    /// Returns the changes that turn packets of the flow `from` into packets of the flow `to`.
     #[must_use]
     pub fn between(from: Flow, to: Flow) -> Self {
         Self {
@@ -46,7 +46,7 @@ impl Rewrite {
     }
 }
 
-/// Why a packet cannot be rewritten. It is unchanged then.
+/// Reason for which a packet cannot be rewritten. It is unchanged then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum RewriteError {
@@ -157,7 +157,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> IpPacket<B> {
 }
 
 impl<B: AsRef<[u8]>> IpPacket<B> {
-    /// Whether its checksum can be unfinished at all: whole TCP and UDP packets only.
+    /// Tells if its checksum can be unfinished at all: whole TCP and UDP packets only.
     #[must_use]
     pub fn may_be_unfinished(&self) -> bool {
         self.layout.fragment.is_none()
@@ -165,7 +165,7 @@ impl<B: AsRef<[u8]>> IpPacket<B> {
     }
 }
 
-/// Whether `to` can be applied, as far as it does not depend on how much of the packet there is.
+/// Checks that `to` can be applied, as far as it does not depend on how much of the packet there is.
 pub(super) fn check(bytes: &[u8], layout: &Layout, to: &Rewrite) -> Result<(), RewriteError> {
     match layout.obstacle {
         Some(Obstacle::SourceRoute) => return Err(RewriteError::SourceRoute),
@@ -240,7 +240,7 @@ impl<B: AsRef<[u8]>> IpPacket<B> {
         ip::flow(quoted, &Layout::of_quoted(quoted)?)
     }
 
-    /// Whether this is an ICMP error: it quotes the packet it is about and has no flow of its own. ICMP destination
+    /// Tells if this is an ICMP error: it quotes the packet it is about and has no flow of its own. ICMP destination
     /// unreachable, source quench, redirect, time exceeded and parameter problem (RFC 1122 section 3.2.2); ICMPv6
     /// destination unreachable, packet too big, time exceeded and parameter problem (RFC 4443 section 3).
     #[must_use]
@@ -248,7 +248,7 @@ impl<B: AsRef<[u8]>> IpPacket<B> {
         self.quoted_offset().is_some()
     }
 
-    /// Where the packet starts that this ICMP error quotes. `None` if this is none.
+    /// Start of the packet that this ICMP error quotes. `None` if this is none.
     #[must_use]
     pub fn quoted_offset(&self) -> Option<usize> {
         let at = self.layout.transport_offset();

@@ -18,7 +18,7 @@ pub(crate) struct Sample {
     pub(crate) id: u32,
 }
 
-/// What is behind the IP header.
+/// Content behind the IP header.
 #[derive(Debug, Clone)]
 pub(crate) enum Body {
     Tcp {
@@ -212,7 +212,7 @@ impl Sample {
     }
 }
 
-/// What etherparse makes the checksum of `bytes`, whatever their checksum field holds now included.
+/// Checksum of `bytes` by etherparse, whatever their checksum field holds now included.
 fn transport_sum(source: IpAddr, destination: IpAddr, protocol: u8, bytes: &[u8]) -> u16 {
     let len = match protocol {
         17 => usize::from(u16::from_be_bytes([bytes[4], bytes[5]])),

@@ -1,6 +1,6 @@
 //! COOKIE: "show that you are where you say", and mac2, which shows it.
 
-use super::{COOKIE, MAC_LEN, SessionIndex, TAG_LEN, VERSION, split_macs};
+use super::{COOKIE, MAC_LEN, SessionIndex, TAG_LEN, VERSION, layout, split_macs};
 use crate::stats::DropReason;
 
 /// Bytes of a cookie.
@@ -21,7 +21,7 @@ const _: () = assert!(COOKIE_LEN == 64);
 pub struct Cookie<'a> {
     /// The sender index of the message that it answers.
     pub receiver: SessionIndex,
-    /// What its key is derived with.
+    /// Nonce that its key is derived with.
     pub nonce: &'a [u8; COOKIE_NONCE_LEN],
     /// The cookie and its tag.
     pub sealed: &'a [u8; SEALED_LEN],
@@ -30,7 +30,7 @@ pub struct Cookie<'a> {
 /// The bytes of a COOKIE before its nonce.
 pub(crate) fn cookie_header(receiver: SessionIndex) -> [u8; HEADER_LEN] {
     let mut header = [COOKIE, VERSION, 0, 0, 0, 0, 0, 0];
-    header[4..].copy_from_slice(&receiver.as_u32().to_le_bytes());
+    header[layout::INDEX].copy_from_slice(&receiver.as_u32().to_le_bytes());
     header
 }
 

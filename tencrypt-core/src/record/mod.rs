@@ -1,4 +1,5 @@
-//! The wire format: message types, exact lengths, headers. docs/wire-format.md is its normative description.
+//! The wire format: message types, exact lengths, headers. docs/wire-format.md, a file of this package, is its normative
+//! description.
 //!
 //! [`parse`] is the first thing that sees a datagram. It checks all that needs no key and says what the datagram
 //! claims to be; what it claims is worth nothing before mac1 or the tag of a record verified.
@@ -6,10 +7,11 @@
 mod address;
 mod cookie;
 mod index;
+pub mod layout;
 mod reset;
 mod suite;
 
-pub(crate) use address::{ADDRESS_LEN, decode_address, encode_address, is_pod_address};
+pub(crate) use address::{ADDRESS_LEN, decode_address, encode_address};
 pub use cookie::{COOKIE_LEN, Cookie};
 pub(crate) use cookie::{COOKIE_NONCE_LEN, COOKIE_SECRET_LEN, cookie_header, covered_by_mac2};
 pub use index::SessionIndex;
@@ -17,6 +19,7 @@ pub use reset::{RESET_LEN, Reset};
 pub(crate) use reset::{covered_by_tag, reset_header};
 pub use suite::{Aead, CipherSuite, UnknownSuite};
 
+use self::layout::{CONF, COOKIE, DATA, INIT, RESET, RESP};
 use crate::stats::DropReason;
 
 /// The version of the wire format.
@@ -54,17 +57,10 @@ pub const FLAG_CSUM_PARTIAL: u8 = 1;
 /// The flags that have a meaning. A record with any other bit set is malformed.
 pub const KNOWN_FLAGS: u8 = FLAG_CSUM_PARTIAL;
 
-const INIT: u8 = 1;
-const RESP: u8 = 2;
-const CONF: u8 = 3;
-const DATA: u8 = 4;
-const COOKIE: u8 = 5;
-const RESET: u8 = 6;
-
 // docs/wire-format.md section 1 fixes these.
 const _: () = assert!(CONF_LEN == 252 && DATA_OVERHEAD == 32);
 
-/// What a datagram claims to be.
+/// Message that a datagram claims to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "every message of this version is handled")]
 pub enum Message<'a> {
@@ -241,10 +237,10 @@ pub(crate) fn conf_header(
 /// The header of a DATA record. Only [`KNOWN_FLAGS`] of `flags` get into it.
 pub(crate) fn data_header(flags: u8, receiver: SessionIndex, counter: u64) -> [u8; DATA_HEADER_LEN] {
     let mut header = [0; DATA_HEADER_LEN];
-    header[0] = DATA;
+    header[layout::TYPE] = DATA;
     header[1] = flags & KNOWN_FLAGS;
-    header[4..8].copy_from_slice(&receiver.as_u32().to_le_bytes());
-    header[8..].copy_from_slice(&counter.to_le_bytes());
+    header[layout::INDEX].copy_from_slice(&receiver.as_u32().to_le_bytes());
+    header[layout::COUNTER].copy_from_slice(&counter.to_le_bytes());
     header
 }
 
@@ -299,8 +295,8 @@ fn handshake_header(
     receiver: u32,
 ) -> [u8; HANDSHAKE_HEADER_LEN] {
     let mut header = [kind, VERSION, suite.wire_byte(), epoch, 0, 0, 0, 0, 0, 0, 0, 0];
-    header[4..8].copy_from_slice(&sender.to_le_bytes());
-    header[8..].copy_from_slice(&receiver.to_le_bytes());
+    header[layout::INDEX].copy_from_slice(&sender.to_le_bytes());
+    header[layout::RECEIVER].copy_from_slice(&receiver.to_le_bytes());
     header
 }
 

@@ -1,6 +1,6 @@
 //! RESET: "I do not know this index".
 
-use super::{DATA_OVERHEAD, MAC_LEN, RESET, SessionIndex, VERSION};
+use super::{DATA_OVERHEAD, MAC_LEN, RESET, SessionIndex, VERSION, layout};
 use crate::stats::DropReason;
 
 /// Bytes of RESET: type, version, a zero byte, epoch, index, nonce, tag.
@@ -25,7 +25,7 @@ pub struct Reset {
 pub(crate) fn reset_header(epoch: u8, index: SessionIndex, nonce: u64) -> [u8; HEADER_LEN] {
     let mut header = [0; HEADER_LEN];
     header[..4].copy_from_slice(&[RESET, VERSION, 0, epoch]);
-    header[4..8].copy_from_slice(&index.as_u32().to_le_bytes());
+    header[layout::INDEX].copy_from_slice(&index.as_u32().to_le_bytes());
     header[8..].copy_from_slice(&nonce.to_le_bytes());
     header
 }

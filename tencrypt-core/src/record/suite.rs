@@ -7,14 +7,14 @@ use super::{
     SEALED_KEY_LEN, TAG_LEN,
 };
 
-/// How a tenant's members agree on keys, and what they encrypt with. There is no negotiation: all are configured alike, and
+/// Key agreement and cipher of a tenant's members. There is no negotiation: all are configured alike, and
 /// the suite is part of the prologue, so that two that differ never complete a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum CipherSuite {
     /// X25519 and ML-KEM-768 (FIPS 203), then AES-256-GCM: who records traffic and has a quantum computer one day, or
     /// breaks one of the two, reads nothing. The default: its handshake takes less than twice the classical one's CPU
-    /// time (docs/performance.md).
+    /// time.
     #[default]
     MlKem768Aes256Gcm,
     /// X25519 and ML-KEM-768, then ChaCha20-Poly1305.
@@ -49,7 +49,7 @@ impl CipherSuite {
         }
     }
 
-    /// Whether ML-KEM-768 stands beside X25519.
+    /// Tells if ML-KEM-768 stands beside X25519.
     #[must_use]
     pub const fn is_hybrid(self) -> bool {
         match self {

@@ -217,3 +217,32 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn types_and_indices_of_every_message_are_where_the_layout_says() {
+    let (first, second) = (index(0x0403_0201), index(0x0807_0605));
+    let cookie = cookie_header(first);
+    let messages: [(u8, &[u8]); 6] = [
+        (layout::INIT, &init_header(SUITE, 7, first)),
+        (layout::RESP, &resp_header(SUITE, 7, first, second)),
+        (layout::CONF, &conf_header(SUITE, 7, first, second)),
+        (layout::DATA, &data_header(0, first, u64::MAX)),
+        (layout::COOKIE, &cookie),
+        (layout::RESET, &reset_header(7, first, u64::MAX)),
+    ];
+    for (kind, message) in messages {
+        assert_eq!(layout::message_type(message), Some(kind));
+        assert_eq!(layout::index_bytes(message), Some([1, 2, 3, 4]), "{kind}");
+        let receiver = message.get(layout::RECEIVER);
+        match kind {
+            layout::INIT => assert_eq!(receiver, Some(&[0; 4][..])),
+            layout::RESP | layout::CONF => assert_eq!(receiver, Some(&[5, 6, 7, 8][..])),
+            _ => {}
+        }
+        assert_eq!(layout::is_answered_at_index(kind), kind < layout::CONF);
+        let short = &message[..layout::HEAD_LEN - 1];
+        assert_eq!((layout::message_type(short), layout::index_bytes(short)), (Some(kind), None));
+    }
+    assert_eq!((layout::message_type(&[]), layout::index_bytes(&[])), (None, None));
+    assert_eq!(layout::HEAD_LEN, 8);
+}

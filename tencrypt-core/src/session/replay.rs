@@ -12,7 +12,7 @@ const BLOCK_BITS: u64 = 64;
 /// One block more than the window covers: its first and its last block are both partly used.
 const BLOCKS: u64 = WINDOW / BLOCK_BITS + 1;
 
-/// Which counters of a session were received: the newest, and of the [`WINDOW`] up to it each one. A ring of bit
+/// Counters of a session that were received: the newest, and of the [`WINDOW`] up to it each one. A ring of bit
 /// blocks, of which an advance clears whole ones (RFC 6479).
 pub struct ReplayWindow {
     newest: u64,
@@ -26,7 +26,7 @@ impl ReplayWindow {
         Self { newest: 0, blocks: Box::new([0; BLOCKS as usize]) }
     }
 
-    /// Whether `counter` may be accepted. Changes nothing: the record may be forged.
+    /// Checks that `counter` may be accepted. Changes nothing: the record may be forged.
     ///
     /// # Errors
     /// [`DropReason::TooOld`] for a counter [`WINDOW`] or more behind the newest, [`DropReason::Replay`] for one that

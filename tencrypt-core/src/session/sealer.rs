@@ -34,7 +34,7 @@ pub struct Sealer {
     receiver: SessionIndex,
     next: u64,
     limits: [Limit; 3],
-    /// Which of `limits` holds: the one for the longest record so far.
+    /// Entry of `limits` that holds: the one for the longest record so far.
     class: usize,
 }
 
@@ -65,7 +65,7 @@ impl Sealer {
         Ok(Counters { next, end, owner: self.owner() })
     }
 
-    /// Whether half of the records were sealed: time for a new session.
+    /// Tells if half of the records were sealed: time for a new session.
     #[must_use]
     pub fn wants_rekey(&self) -> bool {
         self.next >= self.limits[self.class].records / 2
@@ -92,7 +92,7 @@ impl Sealer {
         self.key.seal_into(nonce(&self.iv, counter.value), &header, packet, sealed);
     }
 
-    /// What ties a counter to this Sealer: bytes of its IV, which no other key has.
+    /// Mark that ties a counter to this Sealer: bytes of its IV, which no other key has.
     fn owner(&self) -> u64 {
         let [_, _, _, _, owner @ ..] = *self.iv.expose();
         u64::from_le_bytes(owner)
@@ -145,7 +145,7 @@ impl Counters {
         Some(Counter { value, owner: self.owner })
     }
 
-    /// How many are left.
+    /// Number of counters that are left.
     #[must_use]
     pub fn left(&self) -> u64 {
         self.end - self.next

@@ -1,4 +1,4 @@
-//! Who signs certificates, and the key that they are verified with.
+//! Authority that signs certificates, and the key that they are verified with.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ use crate::crypto::{PeerId, Seed, TENANT_LEN};
 const SECRET_FILE: text::Format = text::Format { first_line: "tencrypt-ca-v1", field: "secret" };
 const PUBLIC_FILE: text::Format = text::Format { first_line: "tencrypt-ca-public-v1", field: "public" };
 
-/// What an authority is to certify.
+/// Statement that an authority is to certify.
 #[derive(Debug, Clone)]
 #[expect(clippy::exhaustive_structs, reason = "the caller says all of it")]
 pub struct Request<'a> {
@@ -66,7 +66,7 @@ impl CertificateAuthority {
         SECRET_FILE.write(self.0.as_bytes())
     }
 
-    /// What its signatures are verified with.
+    /// Returns the key that its signatures are verified with.
     #[must_use]
     pub fn public_key(&self) -> AuthorityKey {
         AuthorityKey(self.0.verifying_key())

@@ -8,7 +8,8 @@ use ipnet::IpNet;
 use super::AuthorityKey;
 use crate::{
     crypto::{PeerId, TENANT_LEN, sha256},
-    record::{ADDRESS_LEN, IDENTITY_LEN, decode_address, encode_address, is_pod_address},
+    packet::is_tunnel_address,
+    record::{ADDRESS_LEN, IDENTITY_LEN, decode_address, encode_address},
 };
 
 /// Address prefixes that a certificate holds.
@@ -24,7 +25,7 @@ const FLAG_VNET: u8 = 1;
 const SIGNATURE_LEN: usize = 64;
 /// Bytes of the slot that are signed.
 const BODY_LEN: usize = 4 + TENANT_LEN + POD_ID_LEN + 4 + MAX_PREFIXES * ADDRESS_LEN;
-/// What a signature by an authority is about, so that it cannot be taken for another one.
+/// Purpose of a signature by an authority, so that it cannot be taken for another one.
 const CONTEXT: &[u8; 23] = b"tencrypt v1 certificate";
 const SIGNED_LEN: usize = CONTEXT.len() + 32 + BODY_LEN;
 
@@ -77,7 +78,7 @@ impl fmt::Display for PodName {
 #[error("no name of a pod: lower case letters, digits and hyphens, labels of at most 63 bytes, 253 in all")]
 pub struct PodNameError;
 
-/// What stands for a pod's name where there is no room for 253 bytes: the first 16 bytes of
+/// Stand-in for a pod's name where there is no room for 253 bytes: the first 16 bytes of
 /// SHA-256("tencrypt v1 pod" ‖ name). Finding another name for the id of a given one takes 2^128 attempts.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PodId([u8; POD_ID_LEN]);
@@ -111,8 +112,8 @@ impl fmt::Debug for PodId {
     }
 }
 
-/// Why a certificate is refused. On the wire it is a drop: `malformed` for one that is not spelt right, `certificate` for
-/// the rest.
+/// Reason for which a certificate is refused. On the wire it is a drop: `malformed` for one that is not spelt right,
+/// `certificate` for the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CertificateError {
@@ -240,7 +241,7 @@ impl Certificate {
         slot
     }
 
-    /// Whether `authority` has signed this for the static key `subject`.
+    /// Checks that `authority` has signed this for the static key `subject`.
     ///
     /// # Errors
     /// [`CertificateError::Signature`].
@@ -301,7 +302,7 @@ impl Certificate {
         body
     }
 
-    /// What is signed: context ‖ static key ‖ slot up to the signature, flags zero.
+    /// Bytes that are signed: context ‖ static key ‖ slot up to the signature, flags zero.
     fn message(&self, subject: &PeerId) -> [u8; SIGNED_LEN] {
         let mut message = [0; SIGNED_LEN];
         let (context, rest) = message.split_at_mut(CONTEXT.len());
@@ -327,7 +328,7 @@ fn decode_prefix(bytes: &[u8; ADDRESS_LEN]) -> Option<IpNet> {
     is_canonical(prefix).then_some(prefix)
 }
 
-/// Whether a prefix is of addresses that pods have, not of everything, and spelt the one way.
+/// Tells if a prefix is of addresses that pods have, not of everything, and spelt the one way.
 fn is_canonical(prefix: IpNet) -> bool {
-    prefix.prefix_len() > 0 && prefix.trunc() == prefix && is_pod_address(prefix.addr())
+    prefix.prefix_len() > 0 && prefix.trunc() == prefix && is_tunnel_address(prefix.addr())
 }

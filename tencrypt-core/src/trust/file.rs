@@ -13,7 +13,7 @@ pub const CERTIFICATE_FILE_LEN: usize = MAGIC.len() + 32 + IDENTITY_LEN + NAME_L
 
 const _: () = assert!(CERTIFICATE_FILE_LEN == 448);
 
-/// What is in a certificate file. The name is the one that was signed, by its id; the rest
+/// Content of a certificate file. The name is the one that was signed, by its id; the rest
 /// [`Trust::admit`](super::Trust::admit) has to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "the caller takes it apart")]
@@ -75,7 +75,7 @@ impl CertificateFile {
         bytes
     }
 
-    /// Whether bytes begin as a certificate file does: what may be replaced by a newer one.
+    /// Tells if bytes begin as a certificate file does: what may be replaced by a newer one.
     #[must_use]
     pub fn is_one(bytes: &[u8]) -> bool {
         bytes.len() == CERTIFICATE_FILE_LEN && bytes.starts_with(MAGIC)

@@ -2,7 +2,7 @@
 //!
 //! Without an authority a peer is a member because it holds the tenant's key, and an address is its own by what it has
 //! shown (`Tunnel`). With one it also needs a [`Certificate`] of the tenant, and speaks for the addresses in it alone.
-//! docs/wire-format.md has the bytes, docs/operations.md the life of a certificate.
+//! docs/wire-format.md, a file of this package, has the bytes.
 
 mod authority;
 mod certificate;
@@ -61,13 +61,13 @@ impl Trust {
         self.authority.as_ref()
     }
 
-    /// What was revoked.
+    /// Returns the revocation in force.
     #[must_use]
     pub fn revocation(&self) -> &Revocation {
         &self.revocation
     }
 
-    /// Whether a pod that holds the static key `subject` and presents `certificate` is a member of `tenant`.
+    /// Checks that a pod that holds the static key `subject` and presents `certificate` is a member of `tenant`.
     ///
     /// # Errors
     /// [`CertificateError`]; never without an authority.
@@ -96,7 +96,7 @@ impl Trust {
         self.revocation.admits(subject, certificate)
     }
 
-    /// Whether `address` is a service's, which no certificate lists.
+    /// Tells if `address` is a service's, which no certificate lists.
     pub(crate) fn is_service(&self, address: IpAddr) -> bool {
         self.services.iter().any(|range| range.contains(&address))
     }

@@ -1,4 +1,4 @@
-//! What no longer counts: generations, keys and pods.
+//! Revocation: generations, keys and pods that no longer count.
 
 use std::collections::BTreeSet;
 
@@ -15,8 +15,8 @@ const FIRST_LINE: &str = "tencrypt-revoked-v1";
 /// Longest file in bytes: some 13,000 keys. Whoever has more to deny raises the generation.
 const MAX_FILE: usize = 1 << 20;
 
-/// What was revoked: certificates below a generation, single static keys, single pods. No dates, so that a clock can
-/// neither lock anybody out nor bring anybody back.
+/// List of what was revoked: certificates below a generation, single static keys, single pods. No dates, so that a
+/// clock can neither lock anybody out nor bring anybody back.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Revocation {
     minimum_generation: u32,
@@ -92,7 +92,7 @@ impl Revocation {
         self.keys.len() + self.pods.len()
     }
 
-    /// Whether a certificate for `subject` still counts.
+    /// Tells if a certificate for `subject` still counts.
     pub(super) fn admits(&self, subject: &PeerId, certificate: &Certificate) -> Result<(), CertificateError> {
         let (found, minimum) = (certificate.generation(), self.minimum_generation);
         if found < minimum {

@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     crypto::{
         Seed, to_hex,
-        wycheproof::{Case, Expected, vectors},
+        wycheproof::{Case, Expected, cases},
     },
     record::IDENTITY_LEN,
 };
@@ -356,7 +356,7 @@ proptest! {
 #[test]
 fn signatures_are_accepted_and_refused_as_wycheproof_says() {
     let (mut accepted, mut refused, mut too_long_or_short) = (0, 0, 0);
-    for case in vectors!("ed25519") as Vec<Case<3>> {
+    for case in cases("ed25519") as Vec<Case<3>> {
         let text = format!("tencrypt-ca-public-v1\npublic {}\n", to_hex(&case.array::<32>(0)));
         let key = AuthorityKey::parse(&text).unwrap();
         let Ok(signature) = <[u8; 64]>::try_from(case.bytes(2)) else {

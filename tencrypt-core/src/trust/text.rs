@@ -7,7 +7,7 @@ use crate::crypto::hex::{self, HexError};
 /// Longest file of one key in bytes: comments included, what a human writes is far shorter.
 const MAX_KEY_FILE: usize = 4 << 10;
 
-/// Why a text is refused.
+/// Refusal of a text, with its line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {problem}")]
 pub struct TextError {
@@ -22,14 +22,14 @@ impl TextError {
         self.line
     }
 
-    /// What is wrong.
+    /// Problem of that line, or of the whole text.
     #[must_use]
     pub fn problem(&self) -> TextProblem {
         self.problem
     }
 }
 
-/// What is wrong with a text. Never holds any of it.
+/// Problem of a text. Never holds any of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TextProblem {

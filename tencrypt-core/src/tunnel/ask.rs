@@ -19,7 +19,7 @@ use crate::{
     record::SessionIndex,
 };
 
-/// Why a destination is asked.
+/// Purpose of asking a destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Purpose {
     /// Its traffic passes in plain on the word of DNS; an answer would end that.
@@ -57,7 +57,7 @@ pub(super) struct Flight {
 }
 
 impl Ask {
-    /// When the wait ends, `None` for a rekey, which lasts as long as its session.
+    /// Returns when the wait ends, `None` for a rekey, which lasts as long as its session.
     pub(super) fn gives_up_at(&self) -> Option<Instant> {
         (self.purpose != Purpose::Rekey).then(|| self.started + ASK_WAIT)
     }
@@ -89,7 +89,7 @@ struct Silent {
     length: Duration,
 }
 
-/// What became of a packet that was to be held.
+/// Outcome for a packet that was to be held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct HoldOutcome {
     /// The packet waits.
@@ -186,7 +186,7 @@ impl Asks {
         self.asked.values().map(|ask| ask.held.len() as u64).sum()
     }
 
-    /// Whether the destination left INIT unanswered and is not to be asked yet.
+    /// Tells if the destination left INIT unanswered and is not to be asked yet.
     pub(super) fn is_silent(&self, destination: IpAddr, now: Instant) -> bool {
         self.silent.get(&destination).is_some_and(|silent| now < silent.until)
     }

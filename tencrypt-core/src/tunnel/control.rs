@@ -21,7 +21,8 @@ use super::{
 use crate::{
     event::Event,
     handshake::{self, Confirmed, Established, Initiator, Local, Responder},
-    record::{self, Message, SessionIndex, is_pod_address},
+    packet::is_tunnel_address,
+    record::{self, Message, SessionIndex},
     stats::DropReason,
 };
 
@@ -121,7 +122,7 @@ impl Tunnel {
             self.found_own_vip(destination, now);
             return Ok(());
         }
-        // Our INIT goes to their lane of our number, if they have one; another lane of theirs knows nothing of it. Of an
+        // INIT from lane N is answered by lane N of the peer, if it has one; its other lanes know nothing of it. Of an
         // INIT under another epoch it is not known whether the other side can answer it: both go on.
         if init.sender.lane() == self.lane.0
             && let Some(flight) = self.asks.find(from.ip()).and_then(|ask| ask.flight.as_ref())
@@ -187,18 +188,36 @@ impl Tunnel {
 
         let peer_id = established.peer;
         let listed = is_listed(&established, asked.ip());
-        // Behind a VIP somebody else answers every time: the session moves to the pod's own address.
-        let address = if listed {
-            asked.ip()
-        } else {
-            let mut own = established.identity.addresses.iter().copied();
-            own.find(|address| address.is_ipv4() == asked.is_ipv4() && is_pod_address(*address))
-                .unwrap_or(asked.ip())
-        };
-        let endpoint = SocketAddr::new(address, port);
+        let endpoint = SocketAddr::new(own_address(&established, asked.ip()), port);
+        let key = self.confirm(established, Box::new(conf), endpoint, now);
+        // INIT went to this address and this peer answered.
+        if finished.purpose != Purpose::Rekey || listed {
+            self.make_owner(key, asked.ip());
+            self.succeed(key, asked.ip());
+        }
+        // This is the lane that our INIT goes to: the others are not sent to any more.
+        for address in self.peers.held_by_later_lanes(key, self.lane.0) {
+            self.make_owner(key, address);
+        }
+        self.peers.tell_owned(key);
+        debug_assert_eq!(self.peers.find(key).map(|peer| peer.id), Some(peer_id));
+        for packet in held {
+            self.queue_packet(key, packet);
+        }
+        Ok(())
+    }
+
+    /// Sends CONF and installs the session, which repeats CONF until the peer has sent a record.
+    fn confirm(
+        &mut self,
+        established: Established,
+        bytes: Box<[u8; record::CONF_LEN]>,
+        endpoint: SocketAddr,
+        now: Instant,
+    ) -> PeerKey {
         let jitter = REKEY_JITTER.mul_f64(f64::from(self.rng.u32()) / f64::from(u32::MAX));
         let conf = Conf {
-            bytes: Box::new(conf),
+            bytes,
             to: endpoint,
             attempt: 0,
             repeat_at: now + backoff(0, RETRY_FIRST, RETRY_MOST, self.rng.u32()),
@@ -216,21 +235,7 @@ impl Tunnel {
                 self.timers.arm(Timer::Peer(key), at);
             }
         }
-        // INIT went to this address and this peer answered.
-        if finished.purpose != Purpose::Rekey || listed {
-            self.make_owner(key, asked.ip());
-            self.succeed(key, asked.ip());
-        }
-        // This is the lane that our INIT goes to: the others are not sent to any more.
-        for address in self.peers.held_by_later_lanes(key, self.lane.0) {
-            self.make_owner(key, address);
-        }
-        self.peers.tell_owned(key);
-        debug_assert_eq!(self.peers.find(key).map(|peer| peer.id), Some(peer_id));
-        for packet in held {
-            self.queue_packet(key, packet);
-        }
-        Ok(())
+        key
     }
 
     fn handle_conf(
@@ -267,7 +272,7 @@ impl Tunnel {
         });
         self.resets.came_back(from.ip());
         if !self.addresses.contains(&asked)
-            && is_pod_address(asked)
+            && is_tunnel_address(asked)
             && self.view().is_protected(asked)
             && let Some(peer) = self.peers.find_mut(key)
         {
@@ -455,6 +460,16 @@ impl Tunnel {
             .map(|_| SessionIndex::random(self.lane.0, &mut self.rng))
             .find(|index| !self.peers.has_index(*index))
     }
+}
+
+/// Returns the address that a session goes to: behind a VIP somebody else answers every time, so it moves to the pod's own
+/// address, where the pod names one that can be used.
+fn own_address(established: &Established, asked: IpAddr) -> IpAddr {
+    if is_listed(established, asked) {
+        return asked;
+    }
+    let mut own = established.identity.addresses.iter().copied();
+    own.find(|address| address.is_ipv4() == asked.is_ipv4() && is_tunnel_address(*address)).unwrap_or(asked)
 }
 
 #[cfg(test)]

@@ -21,10 +21,10 @@ use crate::{
     stats::DropReason,
 };
 
-/// What the handshakes of others cost this side at the moment, and what it does about it.
+/// Cost of the handshakes of others at the moment, and what this side does about it.
 #[derive(Debug, Default)]
 pub(super) struct Load {
-    /// What cookies are made from, and since when.
+    /// Secret that cookies are made from, and since when.
     secret: Option<(CookieSecret, Instant)>,
     /// Public-key operations for others, and since when they are counted.
     operations: u32,
@@ -128,8 +128,8 @@ impl Tunnel {
         Ok(())
     }
 
-    /// Whether an INIT that is not known yet is worth public-key work. A source that has sent too many is asked to show
-    /// that it is not somebody else who claims its address.
+    /// Decides if an INIT that is not known yet is worth public-key work. A source that has sent too many is asked to
+    /// show that it is not somebody else who claims its address.
     fn judge_init(
         &mut self,
         from: SocketAddr,
@@ -210,7 +210,7 @@ impl Tunnel {
         Ok(())
     }
 
-    /// What becomes of an INIT that was answered before. From elsewhere it is a copy that somebody else sends: no answer.
+    /// Handles an INIT that was answered before. From elsewhere it is a copy that somebody else sends: no answer.
     pub(super) fn answer_known(
         &mut self,
         mac1: &[u8; 16],
@@ -226,7 +226,7 @@ impl Tunnel {
         Some(Ok(()))
     }
 
-    /// Whether this is an INIT in flight of our own.
+    /// Tells if this is an INIT in flight of our own.
     pub(super) fn is_own_init(&self, sender: SessionIndex, mac1: &[u8; 16]) -> bool {
         let Some(IndexUse::Ask(destination)) = self.peers.index(sender) else { return false };
         let flight = self.asks.find(destination).and_then(|ask| ask.flight.as_ref());

@@ -10,8 +10,8 @@ use super::{Tunnel, limits::CHANGE_SPREAD, peer::PeerKey, timer::Timer};
 use crate::{crypto::KeyRing, event::Event, record, stats::DropReason};
 
 impl Tunnel {
-    /// What is under an epoch that is no longer held ends now; sessions under one that is no longer sent are replaced
-    /// soon, each in its own time, while they go on.
+    /// Ends at once what is under an epoch that is no longer held; sessions under one that is no longer sent are
+    /// replaced soon, each in its own time, while they go on.
     #[inline(never)]
     pub(super) fn change_keys(&mut self, keys: Arc<KeyRing>, now: Instant) {
         let before = std::mem::replace(&mut self.keys, keys);
@@ -102,7 +102,8 @@ impl Tunnel {
     }
 }
 
-/// How long after a change a session goes on before it is replaced: the responder leaves its initiator the chance.
+/// Time after a change for which a session goes on before it is replaced: the responder leaves its initiator the
+/// chance.
 fn spread(initiated: bool, random: u32) -> Duration {
     let drawn = CHANGE_SPREAD.mul_f64(f64::from(random) / f64::from(u32::MAX));
     if initiated { drawn } else { CHANGE_SPREAD + drawn }

@@ -18,7 +18,7 @@ const CHUNK: usize = 1 << 20;
 /// Bits of the filter in front of the look-up.
 const FILTER: u32 = 22;
 
-/// What is searched for: byte strings, and what each of them is of.
+/// Byte strings that are searched for, and what each of them is of.
 pub(super) struct Patterns(BTreeMap<Vec<u8>, String>);
 
 impl Patterns {
@@ -69,7 +69,7 @@ impl Patterns {
 
 /// A secret that was found.
 pub(super) struct Found {
-    /// What is there.
+    /// Bytes that are there.
     pub(super) bytes: Vec<u8>,
     text: String,
 }
@@ -131,7 +131,7 @@ impl Memory {
         found
     }
 
-    /// How far below `address` the mapping that it is in was written to.
+    /// Returns how far below `address` the mapping that it is in was written to.
     pub(super) fn written_below(&self, address: u64) -> usize {
         let mappings = self.mappings();
         let mapping = mappings.iter().find(|mapping| (mapping.start..mapping.end).contains(&address));

@@ -1,4 +1,4 @@
-//! What is left of a session's secrets in the memory of the process once it has ended: nothing.
+//! Search for a session's secrets in the memory of the process once it has ended: nothing is left.
 //!
 //! A Tunnel does what seeds, packets and times say and nothing else, so two processes can do the very same. One of them,
 //! the parent, takes down every secret it makes. The other, its twin, takes down none and is not told any: its memory is
@@ -42,7 +42,7 @@ const NOBODY: &str = "10.0.0.3";
 /// Longest record that is sent here.
 const ROOM: usize = 2_048;
 
-/// How sessions end.
+/// Ways in which sessions end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     /// By their age.
@@ -123,7 +123,7 @@ fn leaves_nothing(test: &str, suite: CipherSuite) {
     }
 }
 
-/// What the wipes are for, and that the search sees stacks.
+/// Shows that the wipes are needed, and that the search sees stacks.
 #[test]
 fn without_the_wipes_secrets_are_left_on_the_stack() {
     let suite = CipherSuite::MlKem768Aes256Gcm;
@@ -305,7 +305,7 @@ impl Pair {
         }
     }
 
-    /// What may be left: what later sessions are made from.
+    /// Secrets that may be left: those that later sessions are made from.
     fn kept(&self) -> Vec<Noted> {
         let kept = self.tunnels.iter().flat_map(|tunnel| {
             let epochs = tunnel.keys.epochs().filter_map(|epoch| tunnel.keys.epoch(epoch));

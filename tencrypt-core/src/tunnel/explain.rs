@@ -1,4 +1,4 @@
-//! Why a packet meets the verdict it meets.
+//! Explanation of the verdict that a packet meets.
 
 use std::{
     fmt,
@@ -13,17 +13,17 @@ use crate::directory::{Fact, Standing};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Explanation {
-    /// Where the packet comes from.
+    /// Source of the packet.
     pub source: IpAddr,
-    /// Where it goes.
+    /// Destination of the packet.
     pub destination: IpAddr,
-    /// What would become of it.
+    /// Verdict on the packet.
     pub verdict: Verdict,
-    /// What the facts make of the destination.
+    /// Standing of the destination by the facts.
     pub standing: Standing,
     /// The statement that decided, if one did.
     pub fact: Option<Fact>,
-    /// How long that statement still stands; `None`: for good.
+    /// Time for which that statement still stands; `None`: for good.
     pub expires_in: Option<Duration>,
     /// The destination counts as internal because it was seen internal before.
     pub seen_internal: bool,

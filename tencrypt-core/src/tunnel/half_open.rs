@@ -17,15 +17,15 @@ pub(super) struct HalfOpen {
     pub(super) answered: Instant,
     mac1: [u8; 16],
     resp: Box<[u8]>,
-    /// When its INIT was answered first.
+    /// Time at which its INIT was answered first.
     pub(super) born: Instant,
     number: u64,
     source: Source,
-    /// Whether it has shown that it receives there.
+    /// True once it has shown that it receives there.
     shown: bool,
 }
 
-/// Where an INIT came from: the address, and the lane of its sender.
+/// Origin of an INIT: the address, and the lane of its sender.
 pub(super) type Source = (IpAddr, u8);
 
 /// All of them: by their index, by the mac1 of their INIT, and by age. Bounded in all, and per source address and
@@ -44,7 +44,7 @@ impl HalfOpens {
         self.by_index.get(self.by_mac1.get(mac1)?)
     }
 
-    /// Whether there are as many from `source` as may be.
+    /// Tells if there are as many from `source` as may be.
     pub(super) fn is_full(&self, source: Source) -> bool {
         self.per_source.get(&source).is_some_and(|count| *count >= MAX_HALF_OPEN_PER_SOURCE)
     }

@@ -13,8 +13,8 @@ use crate::{
     nat::{NatError, NatOutcome},
     news::{News, Told},
     offload::{Opened, VnetHdr},
-    packet::{IpPacket, Transport, combine_ecn},
-    record::{self, FLAG_CSUM_PARTIAL, Message, SessionIndex, is_pod_address},
+    packet::{IpPacket, Transport, combine_ecn, is_tunnel_address},
+    record::{self, FLAG_CSUM_PARTIAL, Message, SessionIndex},
     sink::{PacketSink, RecvMeta},
     stats::DropReason,
 };
@@ -26,7 +26,7 @@ pub(super) struct Queued {
     pub(super) bytes: Box<[u8]>,
 }
 
-/// What became of one record.
+/// Outcome for one record.
 enum Record {
     Opened,
     Control,
@@ -113,20 +113,32 @@ impl Tunnel {
             return Ok(Record::Control);
         }
         let opened = self.accept(key, meta.ecn, plain.bytes, plain.flags, now)?;
+        self.tell_flows(sink);
+        self.owe_acknowledgement(key, now);
+        sink.packet(opened).map_err(|_| DropReason::SinkFull)?;
+        Ok(Record::Opened)
+    }
+
+    /// Passes news of translated flows to the other lanes, ahead of the packet that made them.
+    #[inline]
+    fn tell_flows<'b>(&mut self, sink: &mut impl PacketSink<'b>) {
         while let Some(news) = self.nat.poll_news() {
             if sink.news(News { lane: self.lane.0, told: Told::Flow(news) }).is_err() {
                 self.nat.return_news(news);
                 break;
             }
         }
+    }
+
+    /// Sees to it that a peer hears something within [`KEEPALIVE`] of the packet it sent.
+    #[inline]
+    fn owe_acknowledgement(&mut self, key: PeerKey, now: Instant) {
         if let Some(peer) = self.peers.find_mut(key)
             && peer.unacknowledged_since.is_none()
         {
             peer.unacknowledged_since = Some(now);
             self.timers.arm(Timer::Peer(key), now + KEEPALIVE);
         }
-        sink.packet(opened).map_err(|_| DropReason::SinkFull)?;
-        Ok(Record::Opened)
     }
 
     /// The peer that a session is with, and the session's place there.
@@ -197,7 +209,7 @@ impl Tunnel {
             theirs = true;
             until = Some(now + MEMBER_BELIEVED);
         }
-        if !is_pod_address(source) || !self.view().is_protected(source) || !theirs {
+        if !is_tunnel_address(source) || !self.view().is_protected(source) || !theirs {
             return Err(DropReason::InnerSource);
         }
         if self.addresses.contains(&destination) {
@@ -221,7 +233,7 @@ impl Tunnel {
         }
     }
 
-    /// Whether another lane has found this member behind `address`.
+    /// Tells if another lane has found this member behind `address`.
     fn is_known_behind(&self, address: IpAddr, key: PeerKey, now: Instant) -> bool {
         self.peers.find(key).is_some_and(|peer| self.members.is_behind(address, peer.id, now))
     }
@@ -238,7 +250,7 @@ impl Tunnel {
     /// Gives `address` to the peer, which has proven that it is there.
     pub(super) fn make_owner(&mut self, key: PeerKey, address: IpAddr) {
         let before = self.peers.owner(address);
-        if is_pod_address(address)
+        if is_tunnel_address(address)
             && self.view().is_protected(address)
             && self.may_own(key, address)
             && self.peers.own(key, address)

@@ -1,4 +1,4 @@
-//! What a tunnel does when a key has sealed as much as it may, or met as many forgeries.
+//! Behaviour of a tunnel when a key has sealed as much as it may, or met as many forgeries.
 
 use std::{collections::BTreeSet, time::Duration};
 

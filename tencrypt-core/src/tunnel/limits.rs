@@ -32,7 +32,7 @@ pub(super) const RETRY_MOST: Duration = Duration::from_secs(5);
 /// CONF is repeated no longer than this.
 pub(super) const CONF_REPEATS: u32 = 8;
 
-/// How long a destination may leave INIT unanswered before its packets are judged by policy.
+/// Time for which a destination may leave INIT unanswered before its packets are judged by policy.
 pub(super) const ASK_WAIT: Duration = Duration::from_secs(1);
 /// An unanswered destination is not asked again for this long, doubling.
 pub(super) const SILENT_FIRST: Duration = Duration::from_secs(5);
@@ -89,7 +89,7 @@ pub(super) const RESET_INTERVAL: Duration = Duration::from_millis(100);
 /// searched from 512 entries on for what may go (`gc_thresh2`): a flood from 4,096 made-up addresses, answered 1,280 times
 /// a second, filled it and left established traffic a tenth of its throughput.
 pub(super) const MAX_RESETS: usize = 128;
-/// How long an address may take to answer; within a cluster, milliseconds.
+/// Time that an address may take to answer; within a cluster, milliseconds.
 pub(super) const RESET_WAIT: Duration = Duration::from_secs(1);
 /// A peer's RESET starts a handshake no more often than this.
 pub(super) const RESET_TAKEN: Duration = Duration::from_secs(1);
@@ -104,7 +104,7 @@ pub(super) const SIMULTANEOUS: Duration = Duration::from_secs(10);
 /// That a VIP leads back to this pod is asked again after this long: as long as an unanswered destination is left alone
 /// at most.
 pub(super) const OWN_VIP_BELIEVED: Duration = Duration::from_secs(60);
-/// What another lane has found out is looked up again after this long: it may have forgotten it.
+/// Time after which the finding of another lane is looked up again: it may have forgotten it.
 pub(super) const MEMBER_BELIEVED: Duration = Duration::from_secs(1);
 /// Members behind addresses that other lanes have told of: 100 bytes each.
 pub(super) const MAX_MEMBERS: usize = 16_384;

@@ -23,11 +23,11 @@ pub(super) struct Session {
     pub(super) opener: Opener,
     pub(super) suite: CipherSuite,
     pub(super) epoch: u8,
-    /// When INIT was answered, as each side knows it: sessions of one initiator have the same order on both.
+    /// Time at which INIT was answered, as each side knows it: sessions of one initiator have the same order on both.
     pub(super) born: Instant,
-    /// When its keys are to be erased.
+    /// Time at which its keys are to be erased.
     pub(super) expires: Instant,
-    /// When it is to be replaced.
+    /// Time at which it is to be replaced.
     pub(super) rekey_at: Instant,
     /// This side sent INIT.
     pub(super) initiated: bool,

@@ -1,4 +1,4 @@
-//! Which members other lanes of this pod have found behind which addresses. Behind a VIP different lanes may find
+//! Members that other lanes of this pod have found behind addresses. Behind a VIP different lanes may find
 //! different pods.
 
 use std::{collections::BTreeMap, net::IpAddr, time::Instant};
@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 use super::limits::{MAX_MEMBERS, REJECT_AFTER};
 use crate::crypto::PeerId;
 
-/// What was told, by which lane, and until when it is believed. A lane tells it anew with every handshake, and has no
+/// Findings: by which lane, and until when each is believed. A lane tells it anew with every handshake, and has no
 /// session that outlives [`REJECT_AFTER`].
 #[derive(Debug, Default)]
 pub(super) struct Members(BTreeMap<(IpAddr, PeerId, u8), Instant>);
@@ -24,12 +24,12 @@ impl Members {
         true
     }
 
-    /// Lane `lane` holds so no longer.
+    /// Removes what `lane` reported of `peer` at `address`.
     pub(super) fn lost(&mut self, address: IpAddr, peer: PeerId, lane: u8) {
         self.0.remove(&(address, peer, lane));
     }
 
-    /// Whether any other lane holds that `peer` is behind `address`.
+    /// Tells if any other lane holds that `peer` is behind `address`.
     pub(super) fn is_behind(&self, address: IpAddr, peer: PeerId, now: Instant) -> bool {
         self.0.range((address, peer, 0)..=(address, peer, u8::MAX)).any(|(_, until)| *until > now)
     }

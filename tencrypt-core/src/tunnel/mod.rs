@@ -88,13 +88,13 @@ pub use self::{
     packet::{HeldPacket, TunPacket},
 };
 use crate::{
-    config::{TunnelConfig, Unknown},
+    config::{TunnelConfig, UnansweredPolicy},
     crypto::{DEEP, Identity, KeyChangeError, KeyRing, Rng, Seed, wipe_stack},
     directory::{Delta, Directory, FactChange, Finding, PeerId, Standing},
     event::{Event, PathEvent, PeerInfo},
     nat::Nat,
     news::{News, Told},
-    record::is_pod_address,
+    packet::is_tunnel_address,
     sink::{DatagramSink, PacketSink, RecvMeta, Transmit},
     stats::{DropReason, Stats},
     trust::{Certificate, Trust},
@@ -115,7 +115,7 @@ pub struct Tunnel {
     rng: Rng,
     nat: Nat,
     peers: Peers,
-    /// What other lanes have found.
+    /// Findings of other lanes.
     members: Members,
     asks: Asks,
     half_open: HalfOpens,
@@ -332,8 +332,8 @@ impl Tunnel {
         self.released.pop_front()
     }
 
-    /// What the other lanes of the pod have to be told next, by their [`take_news`](Self::take_news). A lane that has no
-    /// [`sibling`](Self::sibling) has none.
+    /// Returns what the other lanes of the pod have to be told next, by their [`take_news`](Self::take_news). A lane
+    /// that has no [`sibling`](Self::sibling) has none.
     pub fn poll_news(&mut self) -> Option<News> {
         self.stats.untold += self.nat.take_lost_news() + self.peers.take_lost_news();
         let told = self.peers.poll_news().or_else(|| self.nat.poll_news().map(Told::Flow))?;
@@ -368,13 +368,13 @@ impl Tunnel {
         self.events.pop_front()
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) wants to be called; a time gone by means at once.
+    /// Returns when [`handle_timeout`](Self::handle_timeout) wants to be called; a time gone by means at once.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.queue.is_empty() { self.timers.next() } else { Some(self.now) }
     }
 
-    /// What would become of a packet to `destination`.
+    /// Returns what would become of a packet to `destination`.
     #[must_use]
     pub fn classify(&self, destination: IpAddr, now: Instant) -> Verdict {
         self.judge(destination, now).verdict
@@ -411,7 +411,7 @@ impl Tunnel {
         &self.stats
     }
 
-    /// Which lane of its pod this is.
+    /// Lane of its pod that this is.
     #[must_use]
     pub fn lane(&self) -> LaneId {
         self.lane
@@ -429,9 +429,11 @@ impl Tunnel {
         }
     }
 
-    /// Whether an unanswered destination may be spoken to in plain.
+    /// Tells if an unanswered destination may be spoken to in plain.
     fn may_go_plain(&self, finding: &Finding<'_>) -> bool {
-        self.config.unknown == Unknown::Plain && finding.standing == Standing::Unknown && !finding.sticky
+        self.config.unknown == UnansweredPolicy::Plain
+            && finding.standing == Standing::Unknown
+            && !finding.sticky
     }
 
     /// Tells the owner of a bypass, once a destination. One that only DNS calls external is asked all the same.
@@ -439,7 +441,7 @@ impl Tunnel {
         let finding = self.view().classify(destination, now);
         let (standing, until) = (finding.standing, finding.fact.and_then(|fact| fact.expires));
         if standing == Standing::Claimed
-            && is_pod_address(destination)
+            && is_tunnel_address(destination)
             && !self.asks.is_silent(destination, now)
         {
             let to = SocketAddr::new(destination, self.config.port);

@@ -18,13 +18,13 @@ use crate::{
     directory::{Finding, Standing, View},
     nat::{DnsOutcome, NatOutcome, Service},
     offload::{GsoType, Segments, VnetHdr},
-    packet::IpPacket,
-    record::{DATA_OVERHEAD, FLAG_CSUM_PARTIAL, is_pod_address},
+    packet::{IpPacket, is_tunnel_address},
+    record::{DATA_OVERHEAD, FLAG_CSUM_PARTIAL},
     sink::{DatagramSink, Train, TrainSlot},
     stats::DropReason,
 };
 
-/// What became of a look at the facts about a destination.
+/// Result of a look at the facts about a destination.
 pub(super) struct Judgement<'d> {
     pub(super) verdict: Verdict,
     /// The peer, for [`Verdict::Encrypt`].
@@ -34,7 +34,7 @@ pub(super) struct Judgement<'d> {
     until: Option<Instant>,
 }
 
-/// What a look at the headers decided.
+/// Decision after a look at the headers.
 enum Route {
     /// Encrypt to this peer.
     Peer(PeerKey),
@@ -74,13 +74,13 @@ impl Tunnel {
         View { base: &self.directory, delta: &self.delta, config: &self.config }
     }
 
-    /// What would become of a packet to `destination`.
+    /// Judges what would become of a packet to `destination`.
     pub(super) fn judge(&self, destination: IpAddr, now: Instant) -> Judgement<'_> {
         let finding = self.view().classify(destination, now);
         let mut until = finding.until;
         let mut peer = None;
         let verdict = match finding.standing {
-            _ if !is_pod_address(destination) => Verdict::Drop(DropReason::Policy),
+            _ if !is_tunnel_address(destination) => Verdict::Drop(DropReason::Policy),
             Standing::External | Standing::Exempt => Verdict::Bypass,
             // Nobody can be asked, so nothing but an authoritative fact lets a packet out.
             _ if self.lacks_certificate() => Verdict::Drop(DropReason::Certificate),
@@ -122,7 +122,7 @@ impl Tunnel {
         Outbound::Dropped(reason)
     }
 
-    /// Where a packet goes: by a decision that still holds, or by looking.
+    /// Finds where a packet goes: by a decision that still holds, or by looking.
     fn route(&mut self, packet: &mut TunPacket<'_>, now: Instant) -> Route {
         match self.known_route(packet, now) {
             Some(key) => Route::Peer(key),
@@ -159,24 +159,51 @@ impl Tunnel {
         }
         let partial = vnet.needs_csum;
         let (source, vip) = (inner.source(), inner.destination());
-        if !self.addresses.contains(&source) || !is_pod_address(vip) {
+        if !self.addresses.contains(&source) || !is_tunnel_address(vip) {
             return Route::Drop(DropReason::Policy);
         }
+        if let Some(route) = self.route_known_flow(&mut inner, partial, now) {
+            return route;
+        }
+        if let Some(route) = self.route_service(&mut inner, partial, vip, now) {
+            return route;
+        }
+        self.decide(source, inner.destination(), now)
+    }
+
+    /// Translates queries to the DNS proxy and packets of flows that a VIP has a part in. Returns their route if it ends
+    /// here.
+    fn route_known_flow(
+        &mut self,
+        inner: &mut IpPacket<&mut [u8]>,
+        partial: bool,
+        now: Instant,
+    ) -> Option<Route> {
         if let Some(dns) = &self.config.dns {
-            match dns.translate(&mut inner, partial) {
-                DnsOutcome::Translated => return Route::Hairpin,
-                DnsOutcome::Untranslatable => return Route::Drop(DropReason::Policy),
+            match dns.translate(inner, partial) {
+                DnsOutcome::Translated => return Some(Route::Hairpin),
+                DnsOutcome::Untranslatable => return Some(Route::Drop(DropReason::Policy)),
                 DnsOutcome::NotDns => {}
             }
         }
-        match self.nat.loop_reply(&mut inner, partial, now) {
-            NatOutcome::Rewritten => return Route::Hairpin,
-            NatOutcome::Refused => return Route::Drop(DropReason::Policy),
+        match self.nat.loop_reply(inner, partial, now) {
+            NatOutcome::Rewritten => return Some(Route::Hairpin),
+            NatOutcome::Refused => return Some(Route::Drop(DropReason::Policy)),
             NatOutcome::Untouched => {}
         }
-        if self.nat.reply(&mut inner, partial, now) == NatOutcome::Refused {
-            return Route::Drop(DropReason::Policy);
-        }
+        let refused = self.nat.reply(inner, partial, now) == NatOutcome::Refused;
+        refused.then_some(Route::Drop(DropReason::Policy))
+    }
+
+    /// Chooses the pod behind a service's address: this one, whose packets turn round here, or another, which becomes the
+    /// destination. Returns the route if it ends here.
+    fn route_service(
+        &mut self,
+        inner: &mut IpPacket<&mut [u8]>,
+        partial: bool,
+        vip: IpAddr,
+        now: Instant,
+    ) -> Option<Route> {
         self.doubt_own_vip(vip, now);
         let finding =
             View { base: &self.directory, delta: &self.delta, config: &self.config }.classify(vip, now);
@@ -186,23 +213,27 @@ impl Tunnel {
         if self.own_vips.contains_key(&vip) || self.addresses.contains(&vip) || only_own {
             let ports = service.map_or(&[][..], |fact| &fact.ports);
             let own = self.addresses.iter().copied().find(|own| own.is_ipv4() == vip.is_ipv4());
-            let Some(own) = own else { return Route::Drop(DropReason::Policy) };
-            return match self.nat.loop_back(&mut inner, partial, vip, own, ports, now) {
+            let Some(own) = own else { return Some(Route::Drop(DropReason::Policy)) };
+            return Some(match self.nat.loop_back(inner, partial, vip, own, ports, now) {
                 Ok(()) => Route::Hairpin,
                 Err(_) => Route::Drop(DropReason::NatFull),
-            };
+            });
         }
         if let (Some(fact), Standing::Internal) = (service, finding.standing) {
             // With other pods to choose from, a pod that serves the VIP itself does not choose itself.
             let service =
                 Service { vip, endpoints: &fact.endpoints, ports: &fact.ports, exclude: &self.addresses };
-            if self.nat.balance(&mut inner, partial, &service, now).is_err() {
-                return Route::Drop(DropReason::NatFull);
+            if self.nat.balance(inner, partial, &service, now).is_err() {
+                return Some(Route::Drop(DropReason::NatFull));
             }
         } else {
-            self.nat.note_direct(&inner, now);
+            self.nat.note_direct(inner, now);
         }
-        let destination = inner.destination();
+        None
+    }
+
+    /// Applies the verdict on a destination, and remembers the decision where it may hold for the next packet.
+    fn decide(&mut self, source: IpAddr, destination: IpAddr, now: Instant) -> Route {
         let Judgement { verdict, peer, finding, until } = self.judge(destination, now);
         let internal = finding.standing == Standing::Internal;
         match (verdict, peer) {
@@ -310,12 +341,12 @@ impl Tunnel {
     }
 }
 
-/// What was sealed of a packet.
+/// Part of a packet that was sealed.
 struct Sealed {
     records: u16,
     /// Bytes of the packets in them.
     bytes: usize,
-    /// Why the rest was not, and how many packets that is.
+    /// Reason for which the rest was not, and how many packets that is.
     rest: Option<(DropReason, u16)>,
 }
 
@@ -403,7 +434,7 @@ fn seal_train<S: DatagramSink>(
     sealed
 }
 
-/// Whether the checksum that `vnet` speaks of is the TCP or UDP checksum of the packet itself.
+/// Tells if the checksum that `vnet` speaks of is the TCP or UDP checksum of the packet itself.
 fn is_transport_checksum<B: AsRef<[u8]>>(packet: &IpPacket<B>, vnet: &VnetHdr) -> bool {
     let (start, offset) = (usize::from(vnet.csum_start), usize::from(vnet.csum_offset));
     let layout = packet.layout();

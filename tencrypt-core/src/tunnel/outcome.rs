@@ -1,8 +1,8 @@
-//! What a Tunnel says became of what it was given.
+//! Outcomes that a Tunnel reports for what it was given.
 
 use crate::{directory::PeerId, record::SessionIndex, stats::DropReason};
 
-/// Which lane of a pod a Tunnel is: `0..=15`, the top four bits of its session indices.
+/// Number of a pod's lane, and so of a Tunnel: `0..=15`, the top four bits of its session indices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LaneId(pub(super) u8);
 
@@ -23,7 +23,7 @@ impl LaneId {
     }
 }
 
-/// What became of a packet from the device.
+/// Outcome for a packet from the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 #[expect(clippy::exhaustive_enums, reason = "the owner acts on every case")]
@@ -43,7 +43,7 @@ pub enum Outbound {
     Dropped(DropReason),
 }
 
-/// What became of the records of a train.
+/// Outcomes for the records of a train.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[expect(clippy::exhaustive_structs, reason = "a plain sum")]
 pub struct Inbound {
@@ -55,7 +55,7 @@ pub struct Inbound {
     pub control: u16,
 }
 
-/// What is done with packets to a destination.
+/// Treatment of packets to a destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "every packet meets one of them")]
 pub enum Verdict {

@@ -95,7 +95,7 @@ impl HeldPacket {
         self.bytes.len()
     }
 
-    /// Whether it has no bytes.
+    /// Tells if it has no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()

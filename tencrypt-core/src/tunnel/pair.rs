@@ -27,7 +27,7 @@ pub(super) struct Pair {
     pub(super) tunnels: [Tunnel; 2],
     /// The wire carries.
     pub(super) connected: bool,
-    /// What each side has sent, with what was lost.
+    /// Datagrams that each side has sent, with what was lost.
     pub(super) sent: [Vec<Vec<u8>>; 2],
     /// Packets that came out at each side.
     pub(super) delivered: [usize; 2],

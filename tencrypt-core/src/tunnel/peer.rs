@@ -18,7 +18,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct PeerKey(u32);
 
-/// What a session index on the wire stands for.
+/// Use of a session index on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum IndexUse {
     /// A destination that was asked: a RESP is awaited.
@@ -38,18 +38,18 @@ pub(super) enum IndexUse {
 pub(super) struct Peer {
     pub(super) id: PeerId,
     pub(super) lane: u8,
-    /// Where records go, by outer family. IPv4 never travels over IPv6: its packets may be too long for it.
+    /// Destination of records, by outer family. IPv4 never travels over IPv6: its packets may be too long for it.
     endpoint_v4: Option<SocketAddr>,
     endpoint_v6: Option<SocketAddr>,
-    /// What it says of itself; worth nothing until proven.
+    /// Addresses that it says are its own; worth nothing until proven.
     pub(super) asserted: Box<[IpAddr]>,
-    /// What it has proven to own.
+    /// Addresses that it has proven to own.
     pub(super) owned: Vec<IpAddr>,
     /// VIPs under which it reached this pod.
     pub(super) served: Vec<IpAddr>,
     /// Its device takes unfinished checksums.
     pub(super) vnet: bool,
-    /// What it presented in its last handshake; with an authority, one that counts.
+    /// Certificate that it presented in its last handshake; with an authority, one that counts.
     pub(super) certificate: Option<Certificate>,
     pub(super) sessions: Vec<Session>,
     /// The session to send on.
@@ -60,7 +60,7 @@ pub(super) struct Peer {
     pub(super) unanswered_since: Option<Instant>,
     /// Data was received since and nothing was sent.
     pub(super) unacknowledged_since: Option<Instant>,
-    /// When its last RESET counted.
+    /// Time at which its last RESET counted.
     pub(super) reset_at: Option<Instant>,
     /// Packets for it that wait in `poll_transmit`.
     pub(super) queued: usize,
@@ -94,17 +94,17 @@ impl Peer {
         }
     }
 
-    /// Where a packet of this family goes.
+    /// Destination of a packet of this family.
     pub(super) fn endpoint(&self, inner_is_v4: bool) -> Option<SocketAddr> {
         if inner_is_v4 { self.endpoint_v4 } else { self.endpoint_v6.or(self.endpoint_v4) }
     }
 
-    /// Where control datagrams go.
+    /// Destination of control datagrams.
     pub(super) fn any_endpoint(&self) -> Option<SocketAddr> {
         self.endpoint_v4.or(self.endpoint_v6)
     }
 
-    /// Whether there was a handshake over the family of `address`.
+    /// Tells if there was a handshake over the family of `address`.
     fn was_reached_over(&self, address: IpAddr) -> bool {
         if address.is_ipv4() { self.endpoint_v4.is_some() } else { self.endpoint_v6.is_some() }
     }
@@ -179,7 +179,7 @@ pub(super) struct Peers {
     indices: HashMap<SessionIndex, IndexUse, KeyedState>,
     owners: HashMap<IpAddr, PeerKey, KeyedState>,
     tombstones: VecDeque<(Instant, SessionIndex)>,
-    /// Whether there are other lanes of this pod, and what they have to be told.
+    /// True if there are other lanes of this pod, which have to be told of changes.
     tells: bool,
     news: VecDeque<Told>,
     /// News that found no room.
@@ -224,7 +224,7 @@ impl Peers {
         std::mem::take(&mut self.lost_news)
     }
 
-    /// Whether keys were erased since this was asked last.
+    /// Tells if keys were erased since this was asked last.
     pub(super) fn take_erased(&mut self) -> bool {
         std::mem::take(&mut self.erased)
     }
@@ -272,13 +272,13 @@ impl Peers {
         self.by_id.range((id, 0)..=(id, u8::MAX)).map(|(_, key)| *key)
     }
 
-    /// Whether these are lanes of one member.
+    /// Tells if these are lanes of one member.
     pub(super) fn are_one_pod(&self, one: PeerKey, other: PeerKey) -> bool {
         one == other
             || matches!((self.find(one), self.find(other)), (Some(one), Some(other)) if one.id == other.id)
     }
 
-    /// Whether another lane of the same member holds `address` and can be sent to.
+    /// Tells if another lane of the same member holds `address` and can be sent to.
     pub(super) fn has_other_lane_for(&self, key: PeerKey, address: IpAddr, now: Instant) -> bool {
         self.owner(address).is_some_and(|owner| {
             owner != key
@@ -287,16 +287,16 @@ impl Peers {
         })
     }
 
-    /// The address at which to ask for `peer`: one that it still owns, where its records go if possible. At another one
-    /// somebody else has answered since: that would say nothing of what is still sent to this peer.
+    /// The address at which to ask for `peer`: one that it still owns, where its records go if possible. Not an address
+    /// that has moved to another peer since: an answer from there proves nothing about this one.
     pub(super) fn where_to_ask(&self, peer: &Peer) -> Option<IpAddr> {
         let endpoints = [peer.endpoint_v4, peer.endpoint_v6].into_iter().flatten().map(|to| to.ip());
         let mut owned = endpoints.filter(|to| peer.owned.contains(to)).chain(peer.owned.iter().copied());
         owned.next().or_else(|| Some(peer.any_endpoint()?.ip()))
     }
 
-    /// What lanes of the same member behind lane `last` own, of the families that it was reached over at `key` too:
-    /// there both sides know each other's addresses.
+    /// Addresses that lanes of the same member behind lane `last` own, of the families that it was reached over at
+    /// `key` too: there both sides know each other's addresses.
     pub(super) fn held_by_later_lanes(&self, key: PeerKey, last: u8) -> Vec<IpAddr> {
         let Some(peer) = self.find(key) else { return Vec::new() };
         let others = self.lanes(peer.id).filter(|other| *other != key).filter_map(|other| self.find(other));

@@ -9,7 +9,7 @@ use crate::record::SessionIndex;
 /// time, and what falls out costs a look-up.
 const ENTRIES: usize = 64;
 
-/// What was decided for packets between two addresses. An entry counts while nothing was changed that any decision
+/// Decisions for packets between two addresses. An entry counts while nothing was changed that any decision
 /// depends on ([`Recent::forget`]), and no longer than the facts that it rests on.
 #[derive(Debug)]
 pub(super) struct Recent {
@@ -37,7 +37,7 @@ impl Entry {
     }
 }
 
-/// Which way a packet goes.
+/// Direction of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
     /// To the network: sealed for the peer.
@@ -85,7 +85,7 @@ impl Recent {
         entries[slot(source, destination)] = Some(entry);
     }
 
-    /// Where the session `index` is: the slot of its peer, and its place there.
+    /// Finds the session `index`: the slot of its peer, and its place there.
     pub(super) fn session(&self, index: SessionIndex) -> Option<(PeerKey, usize)> {
         let (version, known, peer, at) = self.session?;
         (version == self.version && known == index).then_some((peer, at))
@@ -96,7 +96,7 @@ impl Recent {
     }
 }
 
-/// Where a pair is remembered: by the low bits of both addresses, in which those of a cluster differ. Pairs that meet
+/// Slot of a pair: by the low bits of both addresses, in which those of a cluster differ. Pairs that meet
 /// push each other out, which costs look-ups and nothing else.
 fn slot(source: IpAddr, destination: IpAddr) -> usize {
     let low = |address: IpAddr| match address {

@@ -1,4 +1,4 @@
-//! What holds a secret prints none of it and is not `Clone`.
+//! Types that hold a secret print none of it and are not `Clone`.
 
 use super::{
     TunPacket, Tunnel,

@@ -3,7 +3,11 @@
 use std::{collections::BTreeSet, time::Instant};
 
 use super::{
-    OwnCertificate, Tunnel, ask::Asks, half_open::HalfOpens, members::Members, timer::Timer, timer::Timers,
+    OwnCertificate, Tunnel,
+    ask::Asks,
+    half_open::HalfOpens,
+    members::Members,
+    timer::{Timer, Timers},
     transmit::Queue,
 };
 use crate::{

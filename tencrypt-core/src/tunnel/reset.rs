@@ -18,19 +18,16 @@ use super::{
     timer::Timer,
 };
 use crate::{
-    directory::Standing,
-    handshake,
-    record::{SessionIndex, is_pod_address},
-    stats::DropReason,
+    directory::Standing, handshake, packet::is_tunnel_address, record::SessionIndex, stats::DropReason,
 };
 
-/// What limits them.
+/// Limits of RESETs, sent and searched for.
 #[derive(Debug, Default)]
 pub(super) struct Resets {
     /// Addresses that were sent one within the last [`RESET_WAIT`] and have not answered it, and when that was last. Some
     /// may be older.
     sent: BTreeMap<IpAddr, Instant>,
-    /// When there is room among them again.
+    /// Time at which there is room among them again.
     full_until: Option<Instant>,
     /// Searches among all peers, and since when they are counted.
     searches: u32,
@@ -38,7 +35,7 @@ pub(super) struct Resets {
 }
 
 impl Resets {
-    /// Whether `to` may be sent one now; if so, it was.
+    /// Tells if `to` may be sent one now; if so, it was.
     fn may_send(&mut self, to: IpAddr, now: Instant) -> bool {
         let before = self.sent.get(&to).copied();
         if before.is_some_and(|at| now.saturating_duration_since(at) < RESET_INTERVAL)
@@ -70,7 +67,7 @@ impl Resets {
         }
     }
 
-    /// Whether all peers may be searched now; if so, they were.
+    /// Tells if all peers may be searched now; if so, they were.
     fn may_search(&mut self, now: Instant) -> bool {
         if self.searches_since.is_none_or(|since| now.saturating_duration_since(since) >= RESET_TAKEN) {
             (self.searches, self.searches_since) = (0, Some(now));
@@ -84,7 +81,7 @@ impl Tunnel {
     /// Tells the sender of a record, if it may be a member, that this side does not know its session.
     pub(super) fn disclaim(&mut self, index: SessionIndex, from: SocketAddr, now: Instant) {
         // Another lane's sessions are not known here, and there all the same.
-        if index.lane() != self.lane.0 || !is_pod_address(from.ip()) || self.lacks_certificate() {
+        if index.lane() != self.lane.0 || !is_tunnel_address(from.ip()) || self.lacks_certificate() {
             return;
         }
         let standing = self.view().classify(from.ip(), now).standing;
@@ -146,7 +143,7 @@ impl Tunnel {
         gone.into_iter().for_each(|key| self.disinherit(key));
     }
 
-    /// Whether somebody else has proven to be at the address that records to this peer go to, and can be sent to.
+    /// Tells if somebody else has proven to be at the address that records to this peer go to, and can be sent to.
     pub(super) fn has_heir(&self, key: PeerKey, endpoint: IpAddr, now: Instant) -> bool {
         let heir = self.peers.owner(endpoint).filter(|heir| !self.peers.are_one_pod(*heir, key));
         heir.and_then(|heir| self.peers.find(heir)).and_then(|heir| heir.sending(now)).is_some()

@@ -1,4 +1,4 @@
-//! What waits to be sent: handshake messages, keepalives, and packets that were held.
+//! Queue of what is to be sent: handshake messages, keepalives, and packets that were held.
 
 use std::{net::SocketAddr, time::Instant};
 
@@ -13,7 +13,7 @@ use crate::{
     stats::DropReason,
 };
 
-/// What waits in `poll_transmit`, in order.
+/// Entries that wait in `poll_transmit`, in order.
 pub(super) enum Queue {
     Datagram { to: SocketAddr, bytes: Box<[u8]>, from_tenant_port: bool },
     Empty { to: PeerKey, session: SessionIndex },

@@ -88,7 +88,7 @@ impl Tunnel {
         self.own_certificate()
     }
 
-    /// Whether this side itself is a member under what it trusts. If not, nothing of the tenant leaves or comes in.
+    /// Checks that this side itself is a member under what it trusts. If not, nothing of the tenant leaves or comes in.
     ///
     /// # Errors
     /// [`CertificateError`], the reason.
@@ -101,7 +101,7 @@ impl Tunnel {
         self.own.counts = self.own_certificate().is_ok();
     }
 
-    /// Whether certificates are asked for and this side has none that counts.
+    /// Tells if certificates are asked for and this side has none that counts.
     pub(super) fn lacks_certificate(&self) -> bool {
         self.trust.authority().is_some() && self.own.presented().is_none()
     }
@@ -110,12 +110,13 @@ impl Tunnel {
         self.trust.admit(self.keys.tenant_id(), &id, certificate).is_ok()
     }
 
-    /// Whether the other side of a finished handshake is a member.
+    /// Tells if the other side of a finished handshake is a member.
     pub(super) fn is_member(&self, established: &Established) -> bool {
         !self.lacks_certificate() && self.admits(established.peer, established.identity.certificate.as_ref())
     }
 
-    /// Whether it may also answer for the address that was asked: with certificates, for one in its own, or a service's.
+    /// Tells if it may also answer for the address that was asked: with certificates, for one in its own, or a
+    /// service's.
     pub(super) fn may_answer(&self, established: &Established, asked: IpAddr) -> bool {
         self.is_member(established)
             && (self.trust.authority().is_none()
@@ -123,8 +124,8 @@ impl Tunnel {
                 || self.trust.is_service(asked))
     }
 
-    /// Who answered holds the tenant's key, but must not speak for `asked`: the handshake is over, and the address is of
-    /// the tenant all the same, so that nothing goes there in plain.
+    /// Refuses an answer of a holder of the tenant's key that must not speak for `asked`: the handshake is over, and
+    /// the address is of the tenant all the same, so that nothing goes there in plain.
     pub(super) fn refuse_answer(&mut self, destination: IpAddr, asked: IpAddr, now: Instant) {
         if let Some(flight) = self.asks.find_mut(destination).and_then(|ask| ask.flight.take()) {
             self.peers.release_index(flight.index);
@@ -141,7 +142,7 @@ impl Tunnel {
         self.gave_up(destination, now);
     }
 
-    /// Whether an address may belong to this peer: with certificates, one in its own, or a service's.
+    /// Tells if an address may belong to this peer: with certificates, one in its own, or a service's.
     pub(super) fn may_own(&self, key: PeerKey, address: IpAddr) -> bool {
         if self.trust.authority().is_none() {
             return true;
@@ -201,7 +202,7 @@ impl Tunnel {
     }
 }
 
-/// Whether the other side names this address: alone, or by a range of its certificate.
+/// Tells if the other side names this address: alone, or by a range of its certificate.
 pub(super) fn is_listed(established: &Established, address: IpAddr) -> bool {
     let identity = &established.identity;
     identity.addresses.contains(&address)

@@ -1,10 +1,11 @@
-//! What is due of peers and of half-open handshakes.
+//! Timers of peers and of half-open handshakes.
 
 use std::{net::SocketAddr, time::Instant};
 
 use super::{
     Tunnel,
     limits::{CONF_REPEATS, DEAD_PEER, KEEPALIVE, MAX_ASKED, RETRY_FIRST, RETRY_MOST},
+    live::Session,
     peer::PeerKey,
     timer::{Timer, backoff},
 };
@@ -45,24 +46,8 @@ impl Tunnel {
         }
         let random = self.rng.u32();
         let Some(peer) = self.peers.find_mut(key) else { return };
-        let mut next = None::<Instant>;
+        let (repeats, mut next) = repeat_confs(&mut peer.sessions, now, random);
         let mut sooner = |at: Instant| next = Some(next.map_or(at, |set: Instant| set.min(at)));
-        let mut repeats: Vec<(SocketAddr, Vec<u8>)> = Vec::new();
-        for session in &mut peer.sessions {
-            sooner(session.expires);
-            if let Some(conf) = &mut session.conf {
-                if conf.repeat_at <= now {
-                    conf.attempt += 1;
-                    conf.repeat_at = now + backoff(conf.attempt, RETRY_FIRST, RETRY_MOST, random);
-                    repeats.push((conf.to, conf.bytes.to_vec()));
-                }
-                if conf.attempt >= CONF_REPEATS {
-                    session.conf = None;
-                } else {
-                    sooner(conf.repeat_at);
-                }
-            }
-        }
         let keepalive = peer.unacknowledged_since.map(|since| since + KEEPALIVE);
         let dead = peer.unanswered_since.map(|since| since + DEAD_PEER);
         let silent = dead.is_some_and(|at| at <= now);
@@ -106,4 +91,31 @@ impl Tunnel {
             self.timers.arm(Timer::HalfOpen, at);
         }
     }
+}
+
+/// Messages to send once more, and when the next is due.
+type Repeats = (Vec<(SocketAddr, Vec<u8>)>, Option<Instant>);
+
+/// Takes each CONF that is due again, gives up those that were repeated often enough, and finds when the next of the
+/// sessions' timers is due.
+fn repeat_confs(sessions: &mut [Session], now: Instant, random: u32) -> Repeats {
+    let mut next = None::<Instant>;
+    let mut sooner = |at: Instant| next = Some(next.map_or(at, |set: Instant| set.min(at)));
+    let mut repeats = Vec::new();
+    for session in sessions {
+        sooner(session.expires);
+        if let Some(conf) = &mut session.conf {
+            if conf.repeat_at <= now {
+                conf.attempt += 1;
+                conf.repeat_at = now + backoff(conf.attempt, RETRY_FIRST, RETRY_MOST, random);
+                repeats.push((conf.to, conf.bytes.to_vec()));
+            }
+            if conf.attempt >= CONF_REPEATS {
+                session.conf = None;
+            } else {
+                sooner(conf.repeat_at);
+            }
+        }
+    }
+    (repeats, next)
 }

@@ -1,4 +1,4 @@
-//! What datagrams cost in public-key operations: nothing, unless a member of the tenant made them and they are new.
+//! Cost of datagrams in public-key operations: nothing, unless a member of the tenant made them and they are new.
 
 use super::pair::{Pair, address, ring};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 const PEER: usize = 0;
 const POD: usize = 1;
 
-/// What a datagram to the pod costs, and what it is counted as.
+/// Cost of a datagram to the pod, and what it is counted as.
 fn cost(pair: &mut Pair, datagram: Vec<u8>) -> (u64, Stats) {
     let before = public_key_operations();
     pair.receive(POD, datagram);

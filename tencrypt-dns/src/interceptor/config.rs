@@ -1,4 +1,4 @@
-//! What an interceptor is told.
+//! Configuration of an interceptor.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -19,10 +19,10 @@ pub struct Config {
     /// Servers to ask, in this order. If there are none, the nameserver that the client asked comes first and then the
     /// others, on port 53.
     pub upstreams: Vec<SocketAddr>,
-    /// How long one server is waited for before the next is asked too. Default 1.5 s: below the 5 s in which libc
+    /// Time that one server is waited for before the next is asked too. Default 1.5 s: below the 5 s in which libc
     /// turns to its next server, above a recursion that takes long.
     pub fallback_after: Duration,
-    /// How long a query is waited for at all, from its arrival to the release of its answer. Default 8 s: a server
+    /// Time that a query is waited for at all, from its arrival to the release of its answer. Default 8 s: a server
     /// that takes 5 s is still heard; libc's own wait of 2 rounds of 5 s is not outlasted.
     pub give_up_after: Duration,
     /// Most attempts in flight, and most queries. Each attempt has a socket. Default 768: below the 1,024 open files
@@ -70,7 +70,7 @@ impl Config {
         self.upstreams.iter().copied().chain(own)
     }
 
-    /// How much time the bucket of the rate limit holds, and how much of it a query takes.
+    /// Time that the bucket of the rate limit holds, and how much of it a query takes.
     pub(super) fn bucket(&self) -> (Duration, Duration) {
         const CAPACITY: Duration = Duration::from_secs(1);
         (CAPACITY, CAPACITY / self.rate.max(1))

@@ -37,7 +37,7 @@ use crate::{
 #[expect(clippy::exhaustive_structs, reason = "callers make it")]
 pub struct ClientKey(pub u64);
 
-/// How a message travels. A query goes to the server the way it came.
+/// Transport of a message. A query goes to the server the way it came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "callers open a socket for each")]
 pub enum Transport {
@@ -66,7 +66,7 @@ pub struct Ticket(u64);
 pub struct Transmit {
     /// Names the socket.
     pub attempt: AttemptId,
-    /// How to send.
+    /// Transport to send by.
     pub transport: Transport,
     /// The server.
     pub to: SocketAddr,
@@ -74,7 +74,7 @@ pub struct Transmit {
     pub bytes: Arc<[u8]>,
 }
 
-/// What is to be done.
+/// Action for the driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
@@ -87,7 +87,7 @@ pub enum Event {
     },
     /// Send this message to the client.
     Answer {
-        /// Who asked.
+        /// Client that asked.
         client: ClientKey,
         /// The message, without a length.
         bytes: Arc<[u8]>,
@@ -99,7 +99,7 @@ pub enum Event {
     },
 }
 
-/// Why a query is dropped without an answer.
+/// Reason for which a query is dropped without an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -113,7 +113,7 @@ pub enum Refusal {
     RateLimited,
 }
 
-/// Why a datagram is not taken for a reply. The wait goes on.
+/// Reason for which a datagram is not taken for a reply. The wait goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unaccepted {
@@ -125,7 +125,7 @@ pub enum Unaccepted {
     Mismatch(crate::message::Mismatch),
 }
 
-/// What happened so far, in messages.
+/// Counts so far, in messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -156,14 +156,14 @@ pub struct Stats {
 pub struct Interceptor {
     config: Config,
     pending: BTreeMap<u64, Pending>,
-    /// When each pending query is to be looked at, one entry each.
+    /// Time at which each pending query is to be looked at, one entry each.
     deadlines: BTreeSet<(Instant, u64)>,
     next_query: u64,
     /// Attempts whose socket is open.
     open: usize,
     /// Bytes of queries and held replies.
     held_bytes: usize,
-    /// When the bucket of the rate limit would be full again.
+    /// Time at which the bucket of the rate limit would be full again.
     refilled: Option<Instant>,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
@@ -213,7 +213,6 @@ impl Interceptor {
     /// Takes in a query that `client` sent to the nameserver `asked`.
     ///
     /// # Errors
-    ///
     /// It is dropped, and there will be no answer.
     pub fn handle_query(
         &mut self,
@@ -245,7 +244,6 @@ impl Interceptor {
     /// Takes in what came from `from` to the socket of `attempt`.
     ///
     /// # Errors
-    ///
     /// It is not the reply, and changes nothing.
     pub fn handle_reply(
         &mut self,
@@ -298,7 +296,7 @@ impl Interceptor {
         }
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is due. Changes with every other call.
+    /// Returns when [`handle_timeout`](Self::handle_timeout) is due. Changes with every other call.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.deadlines.first().map(|(deadline, _)| *deadline)

@@ -15,7 +15,7 @@ pub(super) struct Pending {
     /// Servers to ask next.
     servers: VecDeque<SocketAddr>,
     give_up: Instant,
-    /// When the next server is asked.
+    /// Time at which the next server is asked.
     next_try: Option<Instant>,
     /// The time under which the query stands in the list of deadlines.
     scheduled: Instant,
@@ -71,7 +71,7 @@ impl Pending {
         self.scheduled
     }
 
-    /// When it is next to be looked at.
+    /// Returns when it is next to be looked at.
     pub(super) fn deadline(&self) -> Instant {
         self.next_try.map_or(self.give_up, |next_try| next_try.min(self.give_up))
     }
@@ -86,17 +86,17 @@ impl Pending {
         now >= self.give_up || (!self.has_next() && !self.is_waiting())
     }
 
-    /// Whether a further server can be asked.
+    /// Tells if a further server can be asked.
     pub(super) fn has_next(&self) -> bool {
         !self.servers.is_empty() && !matches!(self.stage, Stage::Held(_))
     }
 
-    /// Whether something is yet to come: a reply, or the word that facts stand.
+    /// Tells if something is yet to come: a reply, or the word that facts stand.
     pub(super) fn is_waiting(&self) -> bool {
         matches!(self.stage, Stage::Held(_)) || self.attempts.iter().any(|attempt| attempt.open)
     }
 
-    /// Whether a server other than that of attempt `index` may still answer.
+    /// Tells if a server other than that of attempt `index` may still answer.
     pub(super) fn has_other(&self, index: u8) -> bool {
         let others = self.attempts.iter().enumerate().filter(|(at, _)| *at != usize::from(index));
         self.has_next() || others.into_iter().any(|(_, attempt)| attempt.open)
@@ -116,7 +116,7 @@ impl Pending {
         Some((index, server))
     }
 
-    /// Whether the attempt was open until now.
+    /// Closes the attempt. Tells if it was open until now.
     pub(super) fn close(&mut self, index: u8) -> bool {
         self.attempts
             .get_mut(usize::from(index))

@@ -12,7 +12,7 @@ fn answered() -> Vec<u8> {
     wire::reply(&asked(), &[wire::address(ASKED, 30, "10.96.7.7")])
 }
 
-/// What is read from `bytes` as the reply to [`asked`].
+/// Reads `bytes` as the reply to [`asked`].
 fn records(bytes: &[u8]) -> Result<Vec<Record>, MessageError> {
     let query = Query::parse(&asked()).unwrap();
     query.verify(bytes).expect("id and question are right").records()

@@ -35,7 +35,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Marks the keys of connections; the others are of datagrams.
 const CONNECTION: u64 = 1 << 63;
 
-/// What clients do.
+/// Input of clients.
 #[derive(Debug)]
 pub(super) enum ClientInput {
     Datagram { listener: usize, peer: SocketAddr, bytes: Vec<u8> },
@@ -85,7 +85,7 @@ impl Clients {
         Ok(Self { inputs, sender, udp, datagrams, connections, next_key: 0, max_query, tasks })
     }
 
-    /// What a client does next. Cancel safe.
+    /// Waits for the next input of a client. Cancel safe.
     pub(super) async fn next(&mut self) -> ClientInput {
         match self.inputs.recv().await {
             Some(input) => input,
@@ -94,7 +94,7 @@ impl Clients {
         }
     }
 
-    /// What a client has done already.
+    /// Takes an input that a client has made already.
     pub(super) fn try_next(&mut self) -> Option<ClientInput> {
         self.inputs.try_recv().ok()
     }

@@ -69,7 +69,8 @@ impl<U: UpstreamSockets, S: FactSink> Driver<U, S> {
         }
     }
 
-    /// What is under way comes before what is new, so that a flood of queries delays no answer for good.
+    /// Runs until the end. Work under way comes before what is new, so that a flood of queries delays no answer for
+    /// good.
     pub(super) async fn run(mut self, mut configs: mpsc::Receiver<Config>) -> Result<Infallible, ProxyError> {
         let mut handles_left = true;
         loop {
@@ -99,7 +100,7 @@ impl<U: UpstreamSockets, S: FactSink> Driver<U, S> {
         }
     }
 
-    /// What else has come: one round through the select and one batch of facts serve many messages.
+    /// Takes what else has come: one round through the select and one batch of facts serve many messages.
     fn take_more(&mut self) {
         for _ in 0..BATCH {
             if let Ok(progress) = self.progressed.try_recv() {
@@ -160,7 +161,7 @@ impl<U: UpstreamSockets, S: FactSink> Driver<U, S> {
         }
     }
 
-    /// Whether there will be an answer.
+    /// Passes a query on. Tells if there will be an answer.
     fn ask(&mut self, client: ClientKey, transport: Transport, peer: SocketAddr, bytes: &[u8]) -> bool {
         let asked = peer.ip().to_canonical();
         match self.interceptor.handle_query(client, transport, asked, bytes, Instant::now()) {

@@ -29,16 +29,16 @@ use crate::interceptor::{Config, Stats};
 
 /// Most client connections; the one that was idle longest gives way.
 pub const MAX_CONNECTIONS: usize = 256;
-/// How long a client's connection may be idle, or take to deliver one message or take one answer in (RFC 7766
+/// Time that a client's connection may be idle, or take to deliver one message or take one answer in (RFC 7766
 /// section 6.2.3 asks for a few seconds). Above the default of [`Config::give_up_after`].
 pub const IDLE: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// Where facts go.
+/// Destination of facts.
 pub trait FactSink: Send + Sync + 'static {
     /// Makes the facts stand everywhere. The answer that they came with is released when this returns.
     fn apply(&self, facts: Vec<Fact>) -> impl Future<Output = ()> + Send;
 
-    /// Whether all of this stands already, for at least as long: the answer is then released without
+    /// Tells if all of this stands already, for at least as long: the answer is then released without
     /// [`apply`](Self::apply). Called for every answer with facts; must not block. By default nothing does.
     fn stands(&self, facts: &[Fact]) -> bool {
         let _ = facts;
@@ -75,7 +75,7 @@ pub struct Handle {
     own: Arc<HashSet<SocketAddr>>,
 }
 
-/// Why a proxy cannot run.
+/// Reason for which a proxy cannot run.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ProxyError {
@@ -94,7 +94,6 @@ impl<U: UpstreamSockets, S: FactSink> Proxy<U, S> {
     /// A proxy on these listeners.
     ///
     /// # Errors
-    ///
     /// A listener is not bound, or is named as an upstream server.
     pub fn new(config: Config, listeners: Listeners, upstream: U, sink: S) -> Result<Self, ProxyError> {
         let udp = listeners.udp.iter().map(UdpSocket::local_addr);
@@ -115,7 +114,6 @@ impl<U: UpstreamSockets, S: FactSink> Proxy<U, S> {
     /// Serves until dropped, on a tokio runtime with I/O and time. Nothing is left behind then.
     ///
     /// # Errors
-    ///
     /// A listener cannot be registered with the runtime. Later errors of sockets are passing: they are counted as
     /// queries without an answer, and listeners are tried again.
     pub async fn run(self) -> Result<std::convert::Infallible, ProxyError> {
@@ -136,7 +134,6 @@ impl Handle {
     /// Uses another configuration for the queries to come, as when `resolv.conf` changed.
     ///
     /// # Errors
-    ///
     /// An upstream server is the proxy itself, or the proxy has ended.
     pub async fn set_config(&self, config: Config) -> Result<(), ProxyError> {
         self.check(&config)?;

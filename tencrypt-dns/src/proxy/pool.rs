@@ -31,7 +31,7 @@ use crate::{
 const SOCKETS: usize = 16;
 /// Most queries that a socket takes.
 const QUERIES: u32 = 256;
-/// How long a socket takes queries.
+/// Time for which a socket takes queries.
 const LIFE: Duration = Duration::from_secs(2);
 /// Datagrams that a socket's task takes before the others have their turn.
 const BURST: usize = 32;

@@ -25,15 +25,13 @@ pub trait UpstreamSockets: Send + 'static {
     /// elsewhere, and a forger has to guess the port.
     ///
     /// # Errors
-    ///
-    /// What the kernel says; the attempt counts as failed.
+    /// Any error of socket(2) or bind(2); the attempt counts as failed.
     fn udp(&self, to: SocketAddr) -> io::Result<std::net::UdpSocket>;
 
     /// A TCP socket for a connection to `to`, not connected yet.
     ///
     /// # Errors
-    ///
-    /// What the kernel says; the attempt counts as failed.
+    /// Any error of socket(2) or its options; the attempt counts as failed.
     fn tcp(&self, to: SocketAddr) -> io::Result<Socket>;
 }
 
@@ -57,7 +55,7 @@ impl UpstreamSockets for PlainSockets {
     }
 }
 
-/// What comes from nameservers.
+/// Input from nameservers.
 #[derive(Debug)]
 pub(super) enum Progress {
     Reply {

@@ -14,13 +14,13 @@ type Change = Box<dyn Fn(&Member, &[u8]) -> Vec<u8>>;
 /// One way in which a good message is made wrong.
 pub(crate) struct Lie {
     pub(crate) what: String,
-    /// What it counts as.
+    /// The reason that it is counted under.
     pub(crate) reason: DropReason,
     make: Change,
 }
 
 impl Lie {
-    /// What it makes of a good message of this member's.
+    /// Makes it of a good message of this member's.
     pub(crate) fn of(&self, member: &Member, good: &[u8]) -> Vec<u8> {
         (self.make)(member, good)
     }

@@ -164,7 +164,7 @@ impl Wire {
         assert_eq!(self.world.model().violations(), [], "{what}");
     }
 
-    /// What the pod says to a datagram.
+    /// The pod's answer to a datagram.
     fn answer(&mut self, from: SocketAddr, datagram: Vec<u8>) -> Option<Vec<u8>> {
         self.world.captured();
         self.world.inject(self.pod, from, datagram);

@@ -23,12 +23,12 @@ use tencrypt::{
 };
 use tencrypt_sim::Tenant;
 
-/// Where Noise begins in a handshake message.
+/// The offset of Noise in a handshake message.
 pub(crate) const NOISE: usize = 12;
 /// mac1 and mac2.
 pub(crate) const MACS: usize = 32;
 
-/// Which of a member's X25519 keys is a point of low order.
+/// The one of a member's X25519 keys that is a point of low order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Weak {
     Static,
@@ -202,7 +202,7 @@ impl Member {
 }
 
 impl Answering {
-    /// Whether CONF is one that this RESP can be answered by.
+    /// Tells if CONF is one that this RESP can be answered by.
     pub(crate) fn reads(&mut self, conf: &[u8]) -> bool {
         self.noise.read_message(&conf[NOISE..conf.len() - MACS], &mut [0; IDENTITY_LEN]).is_ok()
     }

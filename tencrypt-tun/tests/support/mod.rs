@@ -3,15 +3,17 @@
 #![expect(unsafe_code, reason = "unshare, prctl and signals have no safe wrapper in the test's dependencies")]
 #![expect(dead_code, reason = "each test binary uses a part")]
 
-use std::ffi::CString;
-use std::io;
-use std::os::fd::AsRawFd as _;
-use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::{
+    ffi::CString,
+    io,
+    os::{fd::AsRawFd as _, unix::process::CommandExt as _},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use ipnet::IpNet;
-use tencrypt_tun::{CapturePlan, NetNs, UnknownSources};
+use tencrypt::UnansweredPolicy;
+use tencrypt_tun::{CapturePlan, NetNs};
 
 pub(crate) mod net;
 pub(crate) mod state;
@@ -39,7 +41,7 @@ pub(crate) fn isolated(test: &str, body: impl FnOnce()) {
     assert!(output.status.success() && shown.contains("1 passed"), "{test} inside a namespace: {shown}");
 }
 
-/// What this process plays.
+/// Role that this process plays.
 pub(crate) fn role() -> String {
     std::env::var(ROLE).unwrap_or_default()
 }
@@ -121,7 +123,7 @@ pub(crate) fn plan() -> CapturePlan {
         external: Vec::new(),
         internal: Vec::new(),
         nameservers: Vec::new(),
-        unknown: UnknownSources::Drop,
+        unknown: UnansweredPolicy::Drop,
         enforce: true,
         queue: CapturePlan::QUEUE,
     }

@@ -1,14 +1,18 @@
 //! Links and addresses through rtnetlink.
 
-use std::fs;
-use std::io::Read as _;
-use std::net::IpAddr;
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::{
+    fs,
+    io::Read as _,
+    net::IpAddr,
+    os::fd::{AsFd as _, AsRawFd as _},
+};
 
 use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
-use netlink_packet_route::address::AddressHeaderFlags;
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, State};
+use netlink_packet_route::{
+    address::AddressHeaderFlags,
+    link::{LinkAttribute, LinkFlags, LinkMessage, State},
+};
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use socket2::{Domain, Protocol, Socket, Type};
 use tencrypt_tun::NetNs;
@@ -29,7 +33,7 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    /// Whether any packet that came out since the last call holds these bytes. Packets on a veth arrive within
+    /// Tells if any packet that came out since the last call holds these bytes. Packets on a veth arrive within
     /// the call that sends them, or soon after.
     pub(crate) fn carried(&self, canary: &[u8]) -> bool {
         std::thread::sleep(std::time::Duration::from_millis(20));

@@ -1,23 +1,24 @@
-//! What the kernel has, as text: routes, rules, addresses, links, settings and nftables.
+//! State of the kernel as text: routes, rules, addresses, links, settings and nftables.
 
 use std::net::IpAddr;
 
 use futures_util::TryStreamExt as _;
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
-use netlink_packet_netfilter::nftables::{
-    ChainMessage, DataAttribute, ListAttribute, NfTablesMessage, RuleMessage, SetElementAttribute,
-    SetElementFlags, SetElementList, SetElementMessage, SetMessage, TableMessage,
-};
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+    nftables::{
+        ChainMessage, DataAttribute, ListAttribute, NfTablesMessage, RuleMessage, SetElementAttribute,
+        SetElementFlags, SetElementList, SetElementMessage, SetMessage, TableMessage,
+    },
 };
-use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::AddressAttribute;
-use netlink_packet_route::link::LinkAttribute;
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric};
-use netlink_packet_route::rule::{RuleAttribute, RuleFlags, RuleMessage as RoutingRule};
-use netlink_sys::protocols::NETLINK_NETFILTER;
-use netlink_sys::{Socket, SocketAddr};
+use netlink_packet_route::{
+    AddressFamily,
+    address::AddressAttribute,
+    link::LinkAttribute,
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric},
+    rule::{RuleAttribute, RuleFlags, RuleMessage as RoutingRule},
+};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use rtnetlink::IpVersion;
 
 use super::net::{Net, sysctl};

@@ -165,7 +165,7 @@ fn a_full_slab_refuses_until_it_is_cleared() {
     assert_eq!(put_one(&mut slab, 1), 0);
 }
 
-/// What a naive transport would have sent: per destination and mark, record after record.
+/// Datagrams that a naive transport would have sent: per destination and mark, record after record.
 #[derive(Default)]
 struct Model(HashMap<SocketAddr, Vec<(u8, Vec<u8>)>>);
 

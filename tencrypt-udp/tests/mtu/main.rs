@@ -1,4 +1,4 @@
-//! What happens where the kernel refuses, in a network namespace whose loopback device has an MTU of 1,500 bytes.
+//! Refusals of the kernel, in a network namespace whose loopback device has an MTU of 1,500 bytes.
 
 mod sys;
 

@@ -1,0 +1,41 @@
+//! What a README shows.
+
+/// The Rust program of a README.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Program {
+    pub(crate) source: String,
+    /// Compiled only: it wants privileges, or a pod.
+    pub(crate) no_run: bool,
+}
+
+/// The first block of Rust, which is a whole program.
+pub(crate) fn program(readme: &str) -> Option<Program> {
+    let mut lines = readme.lines();
+    let opening = lines.find_map(|line| line.strip_prefix("```rust"))?;
+    let source: String = lines.take_while(|line| *line != "```").flat_map(|line| [line, "\n"]).collect();
+    Some(Program { source, no_run: opening.split(',').any(|attribute| attribute == "no_run") })
+}
+
+/// Links that lead to files beside the README: in a package, and on a page made of it, there are none.
+pub(crate) fn local_links(readme: &str) -> Vec<&str> {
+    let targets = readme.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    targets.filter(|target| !target.starts_with("https://")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_block_of_rust_is_the_program() {
+        let readme = "# x\n```sh\nx\n```\n```rust,no_run\nfn main() {}\n```\n```rust\n```\n";
+        assert_eq!(program(readme), Some(Program { source: "fn main() {}\n".into(), no_run: true }));
+        assert_eq!(program("# x\n"), None);
+    }
+
+    #[test]
+    fn a_link_to_a_file_is_found() {
+        let readme = "[a](https://docs.rs/a) and [b](../docs/b.md)";
+        assert_eq!(local_links(readme), ["../docs/b.md"]);
+    }
+}

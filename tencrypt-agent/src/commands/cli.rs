@@ -1,0 +1,424 @@
+//! The command line.
+
+use std::{
+    ffi::OsString,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+use clap_complete::Shell;
+
+#[cfg(feature = "demo")]
+use crate::demo::Observation;
+use crate::{
+    commands::rotate::Step,
+    failure::{Exit, Failure},
+};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  it failed while running
+  2  the command line, the configuration or the key file is wrong
+  3  nothing runs in that namespace
+  4  not permitted
+  5  another `tencrypt up` holds the namespace
+
+Environment:
+  TENCRYPT_LOG      error, warn, info, debug or trace, where -v is not given
+  TENCRYPT_RUN_DIR  where control sockets live; default /run/tencrypt for root, else
+                    $XDG_RUNTIME_DIR/tencrypt, else /tmp/tencrypt-UID
+
+Examples:
+  tencrypt genkey tenant.key
+  tencrypt up --netns shop-1 --config tencrypt.toml
+  tencrypt status --netns shop-1";
+
+/// Encrypts the traffic between the pods of one tenant.
+#[derive(Debug, Parser)]
+#[command(name = "tencrypt", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// Say more: -v what happens, -vv with addresses and names, -vvv everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the tenant's certificate authority: make it, sign, look
+    #[command(
+        after_help = "A pod's key is made when `tencrypt up` starts, so its certificate is issued while it runs.
+
+Examples:
+  tencrypt ca init shop.ca
+  tencrypt ca issue --ca shop.ca --netns shop-1 --pod web-0 --out web-0.cert
+  tencrypt ca inspect web-0.cert --ca shop.ca.pub"
+    )]
+    Ca {
+        /// What to do.
+        #[command(subcommand)]
+        command: CaCommand,
+    },
+    /// Write a new tenant key file
+    #[command(
+        after_help = "The file is made with mode 0600 and never overwritten. Every pod of the tenant needs the same file.
+
+Examples:
+  tencrypt genkey tenant.key
+  tencrypt genkey /etc/tencrypt/shop.key --epoch 3"
+    )]
+    Genkey {
+        /// The file to make
+        file: PathBuf,
+        /// Generation of the key
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        epoch: u8,
+    },
+    /// Change the tenant's key, in three steps
+    #[command(
+        subcommand,
+        after_help = "The steps, each one taken in the file of every pod before the next: add, activate, retire. A running
+tencrypt takes the file up within a second; `tencrypt status` shows which epochs it accepts and sends,
+and which peers still use an old one. Retire an epoch when none does.
+
+Examples:
+  tencrypt rotate add tenant.key
+  tencrypt rotate activate tenant.key
+  tencrypt rotate retire tenant.key"
+    )]
+    Rotate(Rotation),
+    /// Protect a namespace, in the foreground until SIGTERM or SIGINT
+    #[command(after_help = "Prints \"ready\" once traffic is protected.
+
+Examples:
+  tencrypt up --netns shop-1 --config tencrypt.toml
+  tencrypt up --netns /proc/4711/ns/net --config /etc/tencrypt/shop.toml -v")]
+    Up {
+        /// The pod's network namespace: a name below /run/netns, or a path
+        #[arg(long, value_name = "NAME|PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+        netns: String,
+        /// The configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// End protection: stop what runs there, remove device, routes and rules
+    #[command(after_help = "Works too when the running tencrypt was killed.
+
+Examples:
+  tencrypt down --netns shop-1")]
+    Down {
+        /// The pod's network namespace: a name below /run/netns, or a path
+        #[arg(long, value_name = "NAME|PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+        netns: String,
+    },
+    /// Show project, MTU, peers and counters
+    #[command(after_help = "Examples:
+  tencrypt status --netns shop-1
+  tencrypt status --netns shop-1 --json")]
+    Status {
+        /// The pod's network namespace: a name below /run/netns, or a path
+        #[arg(long, value_name = "NAME|PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+        netns: String,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the pods with which there is a session
+    #[command(after_help = "Examples:
+  tencrypt peers --netns shop-1
+  tencrypt peers --netns /proc/4711/ns/net --json")]
+    Peers {
+        /// The pod's network namespace: a name below /run/netns, or a path
+        #[arg(long, value_name = "NAME|PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+        netns: String,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what would happen to a packet, and why
+    #[command(
+        allow_missing_positional = true,
+        after_help = "SRC is this pod's own address unless given.
+
+Examples:
+  tencrypt explain --netns shop-1 10.244.2.7
+  tencrypt explain --netns shop-1 10.244.1.5 10.96.0.10 --json"
+    )]
+    Explain {
+        /// The pod's network namespace: a name below /run/netns, or a path
+        #[arg(long, value_name = "NAME|PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+        netns: String,
+        /// Source address
+        #[arg(value_name = "SRC")]
+        source: Option<IpAddr>,
+        /// Destination address
+        #[arg(value_name = "DST")]
+        destination: IpAddr,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show it on this machine: pods, a service, an intruder, a sniffer; no root needed
+    #[cfg(feature = "demo")]
+    #[command(after_help = "Takes some 15 seconds. Exits 0 only if everything that is shown was observed.
+
+Examples:
+  tencrypt demo
+  tencrypt demo --json")]
+    Demo {
+        /// For programs: one object, at the end
+        #[arg(long)]
+        json: bool,
+        /// For tests of the demo itself: spoil an observation, which must then fail
+        #[arg(long = "break", value_name = "OBSERVATION", hide = true)]
+        spoil: Option<Observation>,
+    },
+    /// Print a completion script
+    #[command(after_help = "Examples:
+  tencrypt completions bash
+  tencrypt completions zsh
+  tencrypt completions fish")]
+    Completions {
+        /// For which shell
+        #[arg(value_parser = shell)]
+        shell: Shell,
+    },
+}
+
+/// What the authority is to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CaCommand {
+    /// Make an authority: FILE with its secret, FILE.pub for the pods' configuration
+    #[command(after_help = "FILE is made with mode 0600. Neither file is ever overwritten.
+
+Examples:
+  tencrypt ca init shop.ca")]
+    Init {
+        /// The file for the secret
+        file: PathBuf,
+    },
+    /// Sign a certificate for a pod
+    #[command(
+        group = clap::ArgGroup::new("whose").required(true).args(["netns", "public_key"]),
+        after_help = "What is there under the name of --out is replaced if it is a certificate, and left alone if not.
+
+Examples:
+  tencrypt ca issue --ca shop.ca --netns shop-1 --pod web-0 --out web-0.cert
+  tencrypt ca issue --ca shop.ca --netns shop-1 --pod web-0 --generation 2 --out web-0.cert
+  tencrypt ca issue --ca shop.ca --public-key 4ac3e9f60b2d75815e90c1a7d38f24b67c0d91e2a85b3f64d17c28e905ba6f43 --address 10.244.1.5 --address fd00::5 --tenant-key shop.key --pod web-0 --out web-0.cert"
+    )]
+    Issue {
+        /// The authority's file, with its secret
+        #[arg(long, value_name = "FILE")]
+        ca: PathBuf,
+        /// The pod's network namespace, where `tencrypt up` runs: a name below /run/netns, or a path
+        #[arg(long, value_name = "NAME|PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+        netns: Option<String>,
+        /// The pod's public key, as `tencrypt status` shows it
+        #[arg(long, value_name = "HEX", requires_all = ["tenant_key", "address"])]
+        public_key: Option<String>,
+        /// An address of the pod, or a range it stands for; two at most [default with --netns: the pod's own]
+        #[arg(long, value_name = "ADDRESS")]
+        address: Vec<String>,
+        /// The pod's name
+        #[arg(long, value_name = "NAME")]
+        pod: String,
+        /// The tenant's key file, for the tenant id
+        #[arg(long, value_name = "FILE", conflicts_with = "netns")]
+        tenant_key: Option<PathBuf>,
+        /// Generation of the certificate
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        generation: u32,
+        /// Where the certificate goes
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Show what is in a certificate
+    #[command(after_help = "Examples:
+  tencrypt ca inspect web-0.cert
+  tencrypt ca inspect web-0.cert --ca shop.ca.pub --json")]
+    Inspect {
+        /// The certificate
+        file: PathBuf,
+        /// The authority's public key, to verify the signature
+        #[arg(long, value_name = "FILE")]
+        ca: Option<PathBuf>,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// A step of a rotation.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Rotation {
+    /// Add an epoch with a fresh key: accepted, not sent
+    #[command(after_help = "Examples:
+  tencrypt rotate add tenant.key")]
+    Add {
+        /// The key file
+        file: PathBuf,
+    },
+    /// Send another epoch, once every pod accepts it
+    #[command(after_help = "Examples:
+  tencrypt rotate activate tenant.key
+  tencrypt rotate activate tenant.key --epoch 3")]
+    Activate {
+        /// The key file
+        file: PathBuf,
+        /// Which one; else the next after the one that is sent
+        #[arg(long, value_name = "N")]
+        epoch: Option<u8>,
+    },
+    /// Remove an epoch, once no pod uses it: who holds its key alone gets silence
+    #[command(after_help = "Examples:
+  tencrypt rotate retire tenant.key
+  tencrypt rotate retire tenant.key --epoch 1")]
+    Retire {
+        /// The key file
+        file: PathBuf,
+        /// Which one; else the oldest before the one that is sent
+        #[arg(long, value_name = "N")]
+        epoch: Option<u8>,
+    },
+}
+
+impl Rotation {
+    /// The file and what is done to it.
+    #[must_use]
+    pub(crate) fn step(&self) -> (&Path, Step) {
+        match self {
+            Self::Add { file } => (file, Step::Add),
+            Self::Activate { file, epoch } => (file, Step::Activate(*epoch)),
+            Self::Retire { file, epoch } => (file, Step::Retire(*epoch)),
+        }
+    }
+}
+
+/// The command line; `None` when help or version was asked for and printed.
+///
+/// # Errors
+/// A usage [`Failure`] of one line.
+pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<Cli>, Failure> {
+    match Cli::try_parse_from(arguments) {
+        Ok(cli) => Ok(Some(cli)),
+        Err(error) => match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                // A reader that has gone away is no failure.
+                let _ = error.print();
+                Ok(None)
+            }
+            _ => Err(Failure::new(Exit::Usage, one_line(&error))),
+        },
+    }
+}
+
+/// The completion script for `shell`.
+#[must_use]
+pub(crate) fn completions(shell: Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "tencrypt", &mut script);
+    String::from_utf8_lossy(&script).into_owned()
+}
+
+/// The shells that the project tests.
+fn shell(name: &str) -> Result<Shell, &'static str> {
+    match name {
+        "bash" => Ok(Shell::Bash),
+        "zsh" => Ok(Shell::Zsh),
+        "fish" => Ok(Shell::Fish),
+        _ => Err("expected bash, zsh or fish"),
+    }
+}
+
+/// clap's first paragraph, without its line ends.
+fn one_line(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "no command given; see `tencrypt --help`".to_owned();
+    }
+    let text = error.to_string();
+    let paragraph = text.split("\n\n").next().unwrap_or_default();
+    let words: Vec<&str> = paragraph.split_whitespace().collect();
+    let line = words.join(" ");
+    format!("{}; see `tencrypt --help`", line.strip_prefix("error: ").unwrap_or(&line))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_words(words: &[&str]) -> Result<Option<Cli>, Failure> {
+        parse(words.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_example_in_the_help_is_a_valid_command_line() {
+        let mut examples = 0;
+        let mut commands = vec![Cli::command()];
+        commands.extend(Cli::command().get_subcommands().cloned());
+        for command in commands {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let own = help.lines().filter(|line| line.starts_with("  tencrypt "));
+            let mut count = 0;
+            for line in own {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                assert!(parse_words(&words).is_ok(), "{line}");
+                count += 1;
+            }
+            assert!(count > 0, "{} has no example", command.get_name());
+            examples += count;
+        }
+        assert!(examples >= 15, "{examples}");
+    }
+
+    #[test]
+    fn explain_takes_one_address_or_two() {
+        let addresses = |words: &[&str]| {
+            let all = [&["tencrypt", "explain", "--netns", "x"], words].concat();
+            match parse_words(&all).unwrap().unwrap().command {
+                Command::Explain { source, destination, .. } => (source, destination),
+                other => panic!("{other:?}"),
+            }
+        };
+        let (one, two) = ("10.0.0.1".parse().unwrap(), "fd00::2".parse().unwrap());
+        assert_eq!(addresses(&["10.0.0.1"]), (None, one));
+        assert_eq!(addresses(&["10.0.0.1", "fd00::2"]), (Some(one), two));
+    }
+
+    #[test]
+    fn a_usage_error_is_one_line() {
+        for words in [
+            &["tencrypt"][..],
+            &["tencrypt", "nonsense"],
+            &["tencrypt", "up"],
+            &["tencrypt", "up", "--netns", "", "--config", "x"],
+            &["tencrypt", "explain", "--netns", "x", "not-an-address"],
+            &["tencrypt", "genkey", "x", "--epoch", "256"],
+            &["tencrypt", "completions", "tcsh"],
+        ] {
+            let failure = parse_words(words).unwrap_err();
+            assert_eq!(failure.exit, Exit::Usage, "{words:?}");
+            assert!(!failure.reason.contains('\n') && failure.reason.len() > 20, "{}", failure.reason);
+        }
+    }
+
+    #[test]
+    fn the_help_names_every_exit_code() {
+        for exit in
+            [Exit::Success, Exit::Runtime, Exit::Usage, Exit::NotRunning, Exit::NotPermitted, Exit::Held]
+        {
+            let code = format!("\n  {}  ", exit as u8);
+            assert!(EXIT_CODES.contains(&code), "{exit:?}");
+        }
+    }
+}

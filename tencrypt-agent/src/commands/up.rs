@@ -1,0 +1,115 @@
+//! `up` and `down`.
+
+use std::{
+    fs,
+    panic::resume_unwind,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use tencrypt::KeyRing;
+use tencrypt_tun::NetNs;
+
+use crate::{
+    config::Config,
+    control::{self, Reply, Request, client::ClientError},
+    failure::{Exit, Failure},
+    keys::credentials::Credentials,
+    keys::file as keyfile,
+    os::hardening::{self, Memory},
+    os::netns::NetNsRef,
+    os::rundir::{Hold, RunDir},
+    supervisor::dns::Names,
+    supervisor::uevents::Uevents,
+    supervisor::{self as protect, Protection},
+};
+
+/// How long `down` waits for a running `up` to undo its work.
+const FAREWELL: Duration = Duration::from_secs(10);
+/// How often it looks.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Protects the namespace `netns` until the process is told to end.
+///
+/// # Errors
+/// A [`Failure`]; nothing is left behind then.
+pub(crate) fn up(netns: &str, config: &Path) -> Result<(), Failure> {
+    #[cfg(tencrypt_null_cipher)]
+    tracing::error!("this build has no cipher: nothing is encrypted; it is for measuring alone");
+    let prepared = prepare(netns, config)?;
+    let Prepared { protection, namespace, hold } = prepared;
+    let protecting = namespace.spawn("control", move || protect::run(protection))?;
+    // This thread waits, no more.
+    hardening::give_up_all();
+    let outcome = protecting.join().unwrap_or_else(|panic| resume_unwind(panic));
+    drop(hold);
+    outcome
+}
+
+/// Ends protection of the namespace `netns`: of a running `up` by its control socket, of one that died by removing what
+/// it left.
+///
+/// # Errors
+/// A [`Failure`]; [`Exit::NotRunning`] if there was nothing to end.
+pub(crate) fn down(netns: &str) -> Result<(), Failure> {
+    let reference = NetNsRef::open(netns)?;
+    let stopped = match control::client::ask(&reference, &Request::Stop) {
+        Ok(Reply::Stopping) => true,
+        Ok(Reply::Refused(reason)) => return Err(Failure::runtime(reason)),
+        Ok(_) => return Err(ClientError::Garbled.into()),
+        Err(ClientError::NotRunning { .. }) => false,
+        Err(error) => return Err(error.into()),
+    };
+    let namespace = NetNs::open(netns)?;
+    refuse_host(&namespace)?;
+    let rundir = RunDir::create()?;
+    let limit = Instant::now() + FAREWELL;
+    let hold = loop {
+        match rundir.hold(reference.id()) {
+            Ok(hold) => break hold,
+            Err(_) if stopped && Instant::now() < limit => std::thread::sleep(LOOK),
+            Err(error) => return Err(error.into()),
+        }
+    };
+    let cleaned = namespace.run(protect::clean)??;
+    // Of a program that was killed: the hold shows that nobody listens there. Mostly there is none.
+    let _ = fs::remove_file(rundir.socket(reference.id()));
+    drop(hold);
+    if !stopped && cleaned.is_empty() {
+        return Err(Failure::new(Exit::NotRunning, format_args!("nothing of tencrypt is in `{netns}`")));
+    }
+    Ok(())
+}
+
+/// Everything that is checked before anything is touched.
+struct Prepared {
+    protection: Protection,
+    namespace: NetNs,
+    hold: Hold,
+}
+
+fn prepare(netns: &str, config: &Path) -> Result<Prepared, Failure> {
+    let memory = Memory::protect()
+        .map_err(|error| Failure::runtime(format_args!("cannot keep keys out of core dumps: {error}")))?;
+    let config = Config::read(config)?;
+    let keys: KeyRing = keyfile::read(&config.tenant.key_file)?;
+    let credentials = Credentials::read(&config.identity)?;
+    // Here and not in the pod's namespace, which the kernel does not tell.
+    let uevents = Uevents::open().inspect_err(|error| tracing::warn!(%error, "events of the kernel")).ok();
+    let reference = NetNsRef::open(netns)?;
+    let namespace = NetNs::open(netns)?;
+    refuse_host(&namespace)?;
+    let names = Names::find(&config, netns)?;
+    let rundir = RunDir::create()?;
+    let hold = rundir.hold(reference.id())?;
+    let control = rundir.socket(reference.id());
+    let protection = Protection { config, keys, credentials, names, control, memory, uevents };
+    Ok(Prepared { protection, namespace, hold })
+}
+
+fn refuse_host(namespace: &NetNs) -> Result<(), Failure> {
+    if namespace.is_own() || namespace.is_host() {
+        return Err(Failure::new(Exit::Usage, "this is the host's own network namespace; name a pod's"));
+    }
+    Ok(())
+}

@@ -1,0 +1,49 @@
+//! How much of segmentation and checksums is left to the kernel.
+
+use tencrypt::offload::Joins;
+use tencrypt_tun::{DeviceOffload, TunDevice};
+
+/// `[network] offload`: each step holds all before it. Everything but `All` is for measuring what a step brings, and for
+/// a kernel that gets one of them wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Offload {
+    /// One packet and one record a system call.
+    None,
+    /// Trains of records in one message (`UDP_SEGMENT`, `UDP_GRO`).
+    Udp,
+    /// And super-packets at the TUN device.
+    Tun,
+    /// And checksums that stay unfinished from one pod's application to the other's.
+    All,
+}
+
+impl Offload {
+    /// The names in the configuration file.
+    pub const NAMES: [(&str, Self); 4] =
+        [("none", Self::None), ("udp", Self::Udp), ("tun", Self::Tun), ("all", Self::All)];
+
+    /// Whether the transport joins records.
+    #[must_use]
+    pub fn transport(self) -> bool {
+        self >= Self::Udp
+    }
+
+    /// Returns what the device is asked for.
+    #[must_use]
+    pub fn device(self) -> DeviceOffload {
+        if self >= Self::Tun { DeviceOffload::ALL } else { DeviceOffload::NONE }
+    }
+
+    /// What `device`, made with these, takes in one write.
+    #[must_use]
+    pub fn joins(self, device: &TunDevice) -> Joins {
+        let wanted = self >= Self::Tun;
+        Joins { tcp: wanted && device.gso_writes(), udp: wanted && device.gso_udp_writes() }
+    }
+
+    /// Whether peers may leave checksums unfinished.
+    #[must_use]
+    pub fn checksums(self) -> bool {
+        self >= Self::All
+    }
+}

@@ -1,0 +1,5 @@
+//! The tenant's keys and this pod's certificate: their files, and following them while they change.
+
+pub(crate) mod credentials;
+pub mod file;
+pub(crate) mod source;

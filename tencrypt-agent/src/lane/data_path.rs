@@ -1,0 +1,317 @@
+//! The data path of a lane: device, transport and tunnel in one hand, and every packet run to completion.
+
+use std::{io, net::IpAddr, sync::Arc, time::Instant};
+
+use tencrypt::{
+    Event, Inbound, LaneId, Outbound, RecvMeta, TunPacket, Tunnel,
+    offload::VnetHdr,
+    record::{init_lane, layout::HEAD_LEN},
+};
+use tencrypt_tun::{RawSockets, Received, TunDevice};
+use tencrypt_udp::{Family, UdpTransport};
+use tokio::sync::mpsc;
+
+use super::{
+    bypass::Bypass,
+    channel::{Handed, Inbox, Lanes},
+    delivery::{DeviceSink, write_back},
+    freshness::Freshness,
+    pod_status::PodStatus,
+};
+use crate::config::offload::Offload;
+
+/// Packets and datagrams taken in one turn before the other side gets its own.
+const BURST: usize = 32;
+
+/// Bytes of the largest datagram, which any record fits.
+const DATAGRAM: usize = 65_535;
+
+/// The device and the sockets of a lane.
+pub(crate) struct Ports {
+    /// The lane's queue of the device.
+    pub device: Arc<TunDevice>,
+    /// The lane's sockets for datagrams.
+    pub transport: UdpTransport,
+    /// Sockets for packets that leave as they are.
+    pub raw: RawSockets,
+}
+
+/// The channels of a lane, to the control plane and to other lanes.
+pub(crate) struct Links {
+    /// All lanes of the pod, for news and handshake messages.
+    pub lanes: Lanes,
+    /// Commands from the control plane, and whatever other lanes send.
+    pub inbox: Inbox,
+    /// Events for the control plane.
+    pub events: mpsc::Sender<Event>,
+}
+
+/// The parts that all lanes of a pod have in common.
+#[derive(Clone)]
+pub(crate) struct Common {
+    /// The share of segmentation and checksums that is left to the kernel.
+    pub offload: Offload,
+    /// The part of `status` that no lane counts.
+    pub status: PodStatus,
+    /// The pod's own addresses, for `explain`.
+    pub addresses: Vec<IpAddr>,
+    /// The generation of keys that may be used.
+    pub freshness: Arc<Freshness>,
+}
+
+/// Everything that a lane owns.
+pub(crate) struct DataPath {
+    pub(super) lane: LaneId,
+    pub(super) lanes: Lanes,
+    pub(super) device: Arc<TunDevice>,
+    pub(super) offload: Offload,
+    pub(super) transport: UdpTransport,
+    pub(super) tunnel: Tunnel,
+    pub(super) bypass: Bypass,
+    pub(super) inbox: Inbox,
+    events: mpsc::Sender<Event>,
+    pub(super) status: PodStatus,
+    pub(super) addresses: Vec<IpAddr>,
+    freshness: Arc<Freshness>,
+    /// The generation of the keys in use.
+    pub(super) generation: u64,
+    /// The outcome of the last [`Self::check_fresh`]. While it is false, nothing is read, and nothing leaves.
+    pub(super) fresh: bool,
+    /// Room for what the tunnel sends of its own accord: [`DATAGRAM`] bytes.
+    transmit: Box<[u8]>,
+}
+
+impl DataPath {
+    /// Joins the parts of a lane whose keys are of the first generation.
+    pub(crate) fn new(tunnel: Tunnel, ports: Ports, links: Links, common: Common) -> Self {
+        let Ports { device, transport, raw } = ports;
+        let Links { lanes, inbox, events } = links;
+        let Common { offload, status, addresses, freshness } = common;
+        Self {
+            lane: tunnel.lane(),
+            lanes,
+            device,
+            offload,
+            transport,
+            tunnel,
+            bypass: Bypass::new(raw),
+            inbox,
+            events,
+            status,
+            addresses,
+            freshness,
+            generation: 0,
+            fresh: true,
+            transmit: vec![0; DATAGRAM].into(),
+        }
+    }
+
+    /// The number of this lane.
+    pub(crate) fn lane(&self) -> LaneId {
+        self.lane
+    }
+
+    /// Updates whether the keys may still be used: no system call, some 45 ns each time, once or twice a wake-up.
+    pub(super) fn check_fresh(&mut self) -> bool {
+        self.fresh = self.freshness.is_current(self.generation, super::freshness::boot_clock());
+        self.fresh
+    }
+
+    /// Moves packets from the device to the network. Returns the bytes read, `None` when the device is gone.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        let now = Instant::now();
+        let mut moved = 0;
+        for _ in 0..BURST {
+            let (vnet, len) = match self.device.read(buffer)? {
+                Received::Packet { vnet, len } => (vnet, len),
+                Received::Empty => break,
+                Received::Malformed => continue,
+                Received::Gone => return Ok(None),
+                _ => break,
+            };
+            moved += VnetHdr::LEN + len;
+            // Whatever lanes have done that this packet answers, they said before.
+            self.handle_lane_news();
+            let Some(bytes) = buffer.get_mut(VnetHdr::LEN..VnetHdr::LEN + len) else { continue };
+            let mut packet = TunPacket::new(vnet, bytes);
+            let outcome = self.tunnel.handle_outbound(&mut packet, now, &mut self.transport);
+            self.send_lane_news();
+            match outcome {
+                Outbound::Sent { .. } | Outbound::Dropped(_) => {}
+                Outbound::Hairpin => {
+                    if !write_back(&self.device, &packet) {
+                        self.tunnel.undelivered(1);
+                    }
+                }
+                Outbound::Bypass => {
+                    // First, so that the control plane has been told of a new destination.
+                    self.drain(now);
+                    let bypass = &mut self.bypass;
+                    packet.finish_segments(|segment| bypass.send(segment));
+                }
+                Outbound::Held => self.drain(now),
+            }
+        }
+        self.transport.flush();
+        self.drain(now);
+        Ok(Some(moved))
+    }
+
+    /// Moves datagrams from the network to the device. Returns the bytes received; an empty datagram counts as one.
+    pub(super) fn receive(&mut self, family: Family, buffer: &mut [u8]) -> usize {
+        let mut moved = 0;
+        for _ in 0..BURST {
+            let (meta, len) = match self.transport.recv_from_family(family, buffer) {
+                Ok(Some(received)) => received,
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::debug!(%error, "receive");
+                    break;
+                }
+            };
+            moved += len.max(1);
+            let now = Instant::now();
+            self.handle_lane_news();
+            let Some(train) = buffer.get_mut(..len) else { continue };
+            let mut head = [0; HEAD_LEN];
+            let known = len.min(HEAD_LEN);
+            head[..known].copy_from_slice(&train[..known]);
+            let head = &head[..known];
+            let records = len.div_ceil(usize::from(meta.stride).max(1)).min(u16::MAX.into()) as u16;
+            if self.hands_over(&meta, train) {
+                self.transport.note_received(meta.from, head, records, 0, now);
+                continue;
+            }
+            let inbound = self.open(&meta, train, now);
+            self.transport.note_received(meta.from, head, records, inbound.opened + inbound.control, now);
+            if inbound.control > 0 {
+                // A CONF counts before the DATA right behind it.
+                if self.tunnel.poll_timeout().is_some_and(|due| due <= now) {
+                    self.tunnel.handle_timeout(now);
+                }
+                self.drain(now);
+            }
+        }
+        if moved > 0 {
+            self.drain(Instant::now());
+        }
+        moved
+    }
+
+    /// Has the tunnel open a train, and writes its packets to the device.
+    fn open(&mut self, meta: &RecvMeta, train: &mut [u8], now: Instant) -> Inbound {
+        let joins = self.offload.joins(&self.device);
+        let mut sink = DeviceSink::new(&self.device, joins, &self.lanes, self.lane);
+        let inbound = self.tunnel.handle_datagrams(meta, train, now, &mut sink);
+        let lost = sink.finish();
+        self.tunnel.undelivered(lost.packets);
+        self.tunnel.not_told(lost.news);
+        inbound
+    }
+
+    /// Hands INITs that are another lane's to that one. They come to the tenant's port, and a train is of one sender.
+    fn hands_over(&mut self, meta: &RecvMeta, train: &[u8]) -> bool {
+        if self.lanes.count() == 1 || self.lane != LaneId::ZERO {
+            return false;
+        }
+        let first = train.get(..meta.stride.into()).unwrap_or(train);
+        let Some(number) = init_lane(first).map(|lane| usize::from(lane) % self.lanes.count()) else {
+            return false;
+        };
+        let Some(lane) = self.lanes.lane(number).filter(|_| number != 0) else { return false };
+        let init = Handed::Init { from: meta.from, stride: meta.stride, bytes: train.into() };
+        if !lane.hand_over(init) {
+            self.tunnel.not_handed_over(1);
+        }
+        true
+    }
+
+    /// Applies the news of other lanes.
+    pub(super) fn handle_lane_news(&mut self) {
+        if self.lanes.count() == 1 {
+            return;
+        }
+        while let Some(news) = self.inbox.next_news() {
+            self.tunnel.take_news(&news, Instant::now());
+        }
+    }
+
+    /// Handles the handshake messages that other lanes hand over.
+    pub(super) fn handle_handed_over(&mut self) {
+        let mut all = Vec::new();
+        self.inbox.drain_handed(|handed| all.push(handed));
+        for handed in all {
+            match handed {
+                Handed::Init { from, stride, mut bytes } => {
+                    let meta = RecvMeta { from, stride, ecn: 0 };
+                    // Its outcome is in the counters: a handshake message brings no packet.
+                    let _ = self.open(&meta, &mut bytes, Instant::now());
+                }
+                Handed::Answer { to, bytes } => self.transport.send(to, &bytes, 0),
+            }
+        }
+    }
+
+    /// Brings everything that the tunnel has to say where it belongs; later, while its keys may not be used.
+    pub(super) fn drain(&mut self, now: Instant) {
+        if !self.fresh {
+            return;
+        }
+        self.send_lane_news();
+        self.send_transmits(now);
+        self.send_events();
+        while let Some(mut held) = self.tunnel.poll_released() {
+            let bypass = &mut self.bypass;
+            held.as_packet().finish_segments(|segment| bypass.send(segment));
+        }
+    }
+
+    /// Sends handshake messages and keepalives. Those that must leave from the tenant's port are the first lane's to send.
+    fn send_transmits(&mut self, now: Instant) {
+        while self.tunnel.next_transmit_len() > 0 {
+            let Some(transmit) = self.tunnel.poll_transmit(&mut self.transmit, now) else { break };
+            if let Some(bytes) = self.transmit.get(..transmit.len) {
+                let first = self.lanes.first();
+                if let Some(first) = first.filter(|_| transmit.from_tenant_port && self.lane != LaneId::ZERO)
+                {
+                    // An answer that is lost is asked for again.
+                    let _ = first.hand_over(Handed::Answer { to: transmit.to, bytes: bytes.into() });
+                } else {
+                    self.transport.send(transmit.to, bytes, transmit.ecn);
+                }
+            }
+        }
+    }
+
+    /// Passes events on to the control plane.
+    fn send_events(&mut self) {
+        while let Some(event) = self.tunnel.poll_event() {
+            let external = match event {
+                Event::External { destination, .. } => Some(destination),
+                Event::Internal { destination } => {
+                    // What waited to leave as it is must not any more.
+                    self.bypass.discard(destination);
+                    None
+                }
+                _ => None,
+            };
+            match (self.events.try_send(event), external) {
+                (Ok(()), Some(destination)) => self.bypass.begin(destination),
+                // A control plane that is far behind learns of a destination again with its next packet.
+                (Err(_), Some(destination)) => self.tunnel.external_ended(destination),
+                (_, None) => {}
+            }
+        }
+    }
+
+    /// Brings this lane's news to the others.
+    fn send_lane_news(&mut self) {
+        if self.lanes.count() == 1 {
+            return;
+        }
+        while let Some(news) = self.tunnel.poll_news() {
+            let lost = self.lanes.send_news(self.lane, news);
+            self.tunnel.not_told(lost);
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The run directory: for each namespace held by a `tencrypt up`, its control socket and its lock.
+
+use std::{
+    env,
+    fs::{self, File, OpenOptions, TryLockError},
+    io,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use crate::{os::netns::NetNsId, os::sys};
+
+/// The variable that names the directory.
+pub(crate) const VARIABLE: &str = "TENCRYPT_RUN_DIR";
+
+/// Why there is no run directory, or no lock in it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunDirError {
+    /// It is not this user's alone.
+    #[error("run directory {}: {reason}", path.display())]
+    Unsafe {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The kernel refused.
+    #[error("run directory {}: {source}", path.display())]
+    Io {
+        /// The directory or the file in it.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Another process holds the namespace.
+    #[error("another `tencrypt up` holds this namespace")]
+    Held,
+}
+
+impl RunDirError {
+    /// Whether rights are missing.
+    #[must_use]
+    pub fn is_permission(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
+}
+
+/// The run directory, known to belong to this user alone.
+#[derive(Debug, Clone)]
+pub(crate) struct RunDir {
+    path: PathBuf,
+}
+
+/// The hold on one namespace; released, and its file removed, when dropped.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    path: PathBuf,
+    _file: File,
+}
+
+impl RunDir {
+    /// The directory of this user, made if it is absent.
+    ///
+    /// # Errors
+    /// It cannot be made, or others may write to it.
+    pub(crate) fn create() -> Result<Self, RunDirError> {
+        let path = locate();
+        let mut builder = fs::DirBuilder::new();
+        match builder.mode(0o700).create(&path) {
+            Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(RunDirError::Io { path, source });
+            }
+            _ => {}
+        }
+        Self::at(path)
+    }
+
+    /// The directory of this user, if it exists.
+    ///
+    /// # Errors
+    /// Others may write to it: what answers there is not to be believed.
+    pub(crate) fn existing() -> Result<Option<Self>, RunDirError> {
+        match Self::at(locate()) {
+            Ok(directory) => Ok(Some(directory)),
+            Err(RunDirError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn at(path: PathBuf) -> Result<Self, RunDirError> {
+        let metadata = match fs::symlink_metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(source) => return Err(RunDirError::Io { path, source }),
+        };
+        let reason = if !metadata.is_dir() {
+            "is not a directory"
+        } else if metadata.uid() != sys::effective_uid() {
+            "belongs to another user"
+        } else if metadata.mode() & 0o077 != 0 {
+            "others than its owner may enter it; use `chmod 700`"
+        } else {
+            return Ok(Self { path });
+        };
+        Err(RunDirError::Unsafe { path, reason })
+    }
+
+    /// Where the control socket of the namespace is.
+    #[must_use]
+    pub(crate) fn socket(&self, namespace: NetNsId) -> PathBuf {
+        self.path.join(format!("{namespace}.sock"))
+    }
+
+    /// Takes the namespace for this process. The kernel lets go of it when the process ends, however that happens.
+    ///
+    /// # Errors
+    /// [`RunDirError::Held`], or what the kernel says.
+    pub(crate) fn hold(&self, namespace: NetNsId) -> Result<Hold, RunDirError> {
+        let path = self.path.join(format!("{namespace}.lock"));
+        let failed = |source| RunDirError::Io { path: path.clone(), source };
+        // Bounded: a holder that ends between our open and our lock has removed the file we opened.
+        for _ in 0..100 {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .custom_flags(libc::O_NOFOLLOW)
+                .open(&path)
+                .map_err(failed)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(RunDirError::Held),
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
+            }
+            if is_still(&path, &file) {
+                return Ok(Hold { path, _file: file });
+            }
+        }
+        Err(RunDirError::Held)
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Whether `path` still names the open `file`.
+fn is_still(path: &Path, file: &File) -> bool {
+    match (fs::symlink_metadata(path), file.metadata()) {
+        (Ok(named), Ok(open)) => named.dev() == open.dev() && named.ino() == open.ino(),
+        _ => false,
+    }
+}
+
+/// `$TENCRYPT_RUN_DIR`; for the machine's root /run/tencrypt; else `$XDG_RUNTIME_DIR/tencrypt`; else one below /tmp.
+fn locate() -> PathBuf {
+    let named = |variable| env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(path) = named(VARIABLE) {
+        return path;
+    }
+    let uid = outer_uid(&fs::read_to_string("/proc/self/uid_map").unwrap_or_default(), sys::effective_uid());
+    if uid == 0 {
+        return PathBuf::from("/run/tencrypt");
+    }
+    match named("XDG_RUNTIME_DIR") {
+        Some(path) => path.join("tencrypt"),
+        None => PathBuf::from(format!("/tmp/tencrypt-{uid}")),
+    }
+}
+
+/// The user id that `uid` stands for outside of this user namespace (user_namespaces(7): inside, outside, length), so
+/// that root of a user's own namespace does not take itself for the machine's.
+fn outer_uid(map: &str, uid: u32) -> u32 {
+    for line in map.lines() {
+        let fields: Vec<u32> = line.split_whitespace().map_while(|field| field.parse().ok()).collect();
+        if let [inside, outside, count] = *fields
+            && let Some(offset) = uid.checked_sub(inside)
+            && offset < count
+        {
+            return outside.saturating_add(offset);
+        }
+    }
+    uid
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory(name: &str) -> RunDir {
+        let path = env::temp_dir().join(format!("tencrypt-rundir-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::DirBuilder::new().mode(0o700).create(&path).unwrap();
+        RunDir::at(path).unwrap()
+    }
+
+    #[test]
+    fn a_namespace_is_held_by_one_and_free_again_afterwards() {
+        let directory = directory("hold");
+        let (one, other) = (NetNsId { device: 4, inode: 1 }, NetNsId { device: 4, inode: 2 });
+        let hold = directory.hold(one).unwrap();
+        assert!(matches!(directory.hold(one), Err(RunDirError::Held)));
+        let _unrelated = directory.hold(other).unwrap();
+        drop(hold);
+        assert!(!directory.path.join("4-1.lock").exists());
+        let _again = directory.hold(one).unwrap();
+        fs::remove_dir_all(&directory.path).unwrap();
+    }
+
+    #[test]
+    fn a_directory_open_to_others_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = directory("open").path;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o711)).unwrap();
+        assert!(matches!(RunDir::at(path.clone()), Err(RunDirError::Unsafe { .. })));
+        let link = path.with_extension("link");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(matches!(RunDir::at(link.clone()), Err(RunDirError::Unsafe { .. })));
+        fs::remove_file(link).unwrap();
+        fs::remove_dir(path).unwrap();
+    }
+
+    #[test]
+    fn root_of_a_user_namespace_is_not_the_machines_root() {
+        assert_eq!(outer_uid("         0          0 4294967295\n", 0), 0);
+        assert_eq!(outer_uid("         0       1000          1\n", 0), 1000);
+        assert_eq!(outer_uid("0 1000 1\n1 100000 65536\n", 5), 100_004);
+        assert_eq!(outer_uid("", 7), 7);
+    }
+}

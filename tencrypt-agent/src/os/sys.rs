@@ -1,0 +1,223 @@
+//! The system calls that the standard library does not cover.
+#![expect(
+    unsafe_code,
+    reason = "eventfd, inotify, memfd_secret, fstatfs, ioctl, getsockopt, ppoll, geteuid and readiness of a descriptor in tokio have no safe form here"
+)]
+
+use std::{
+    ffi::CString,
+    fs::File,
+    io,
+    mem::MaybeUninit,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::unix::ffi::OsStrExt as _,
+    path::Path,
+    ptr,
+    time::Duration,
+};
+
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// The effective user id.
+#[must_use]
+pub(crate) fn effective_uid() -> u32 {
+    // SAFETY: geteuid has no arguments and cannot fail.
+    unsafe { libc::geteuid() }
+}
+
+/// Whether `file` is a network namespace: nsfs answers NS_GET_NSTYPE with CLONE_NEWNET (ioctl_nsfs(2)).
+#[must_use]
+pub(crate) fn is_network_namespace(file: &File) -> bool {
+    let mut filesystem = MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: fstatfs writes a whole statfs to the pointer when it returns 0, and only then it is read. The ioctl
+    // takes no argument, and is asked of nsfs alone, where its number means this.
+    unsafe {
+        libc::fstatfs(file.as_raw_fd(), filesystem.as_mut_ptr()) == 0
+            && i128::from(filesystem.assume_init().f_type) == i128::from(libc::NSFS_MAGIC)
+            && libc::ioctl(file.as_raw_fd(), libc::NS_GET_NSTYPE as _) == libc::CLONE_NEWNET
+    }
+}
+
+/// A counter that wakes a poll (eventfd(2)).
+///
+/// # Errors
+/// What the kernel says.
+pub(crate) fn event_counter() -> io::Result<File> {
+    // SAFETY: eventfd returns a descriptor that nobody else owns, or a negative number, which is not wrapped.
+    unsafe {
+        let fd = checked(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?;
+        Ok(File::from(OwnedFd::from_raw_fd(fd)))
+    }
+}
+
+/// Becomes readable when something in the directory at `path` appears, goes, or was written or renamed (inotify(7)).
+///
+/// # Errors
+/// What the kernel says; it allows a user a limited number of these.
+pub(crate) fn watch_directory(path: &Path) -> io::Result<File> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mask = libc::IN_CREATE | libc::IN_CLOSE_WRITE | libc::IN_MOVE | libc::IN_DELETE | libc::IN_ATTRIB;
+    // SAFETY: inotify_init1 returns a descriptor that nobody else owns, or a negative number, which is not wrapped;
+    // inotify_add_watch reads a path that ends in zero and outlives the call.
+    unsafe {
+        let fd = OwnedFd::from_raw_fd(checked(libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK))?);
+        checked(libc::inotify_add_watch(fd.as_raw_fd(), path.as_ptr(), mask))?;
+        Ok(File::from(fd))
+    }
+}
+
+/// The user id of the process at the other end of a connected Unix socket (SO_PEERCRED, unix(7)).
+///
+/// # Errors
+/// What the kernel says.
+pub(crate) fn peer_uid(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut peer = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: getsockopt writes at most `len` bytes to `peer`, which has that many.
+    unsafe {
+        checked(libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut len,
+        ))?;
+    }
+    Ok(peer.uid)
+}
+
+/// A descriptor whose being readable a tokio runtime waits for. Must be called within one.
+///
+/// # Errors
+/// What the kernel says.
+pub(crate) fn watch_readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is open, is handed over, is always the same one, and is closed with what owns it.
+    unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }.map_err(io::Error::from)
+}
+
+/// What a descriptor is ready for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Ready {
+    /// Reading does not block.
+    pub readable: bool,
+    /// The error queue holds something, or the device is gone.
+    pub error: bool,
+}
+
+/// Waits until one of `descriptors` is ready or `timeout` has passed (`None`: for ever); `None` among them is never
+/// ready. A signal ends the wait too, with nothing ready.
+///
+/// # Errors
+/// What the kernel says, other than the signal.
+pub(crate) fn poll<const N: usize>(
+    descriptors: [Option<BorrowedFd<'_>>; N],
+    timeout: Option<Duration>,
+) -> io::Result<[Ready; N]> {
+    let mut polled = descriptors.map(|descriptor| libc::pollfd {
+        // A negative descriptor is passed over (poll(2)).
+        fd: descriptor.map_or(-1, |descriptor| descriptor.as_raw_fd()),
+        events: libc::POLLIN,
+        revents: 0,
+    });
+    let timeout = timeout.map(|timeout| libc::timespec {
+        tv_sec: timeout.as_secs().min(i32::MAX as u64) as libc::time_t,
+        tv_nsec: timeout.subsec_nanos() as libc::c_long,
+    });
+    let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
+    // SAFETY: `polled` holds N entries, which the kernel writes to during the call only; `timeout` is null or refers
+    // to a timespec that outlives the call; a null signal mask is allowed.
+    let result = unsafe { libc::ppoll(polled.as_mut_ptr(), N as libc::nfds_t, timeout, ptr::null()) };
+    match checked(result) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok([Ready::default(); N]),
+        Err(error) => Err(error),
+        Ok(_) => Ok(polled.map(|entry| Ready {
+            readable: entry.revents & libc::POLLIN != 0,
+            error: entry.revents & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) != 0,
+        })),
+    }
+}
+
+/// Makes a child that ends at once, and waits for it: for a test that it cannot be made.
+///
+/// # Errors
+/// What the kernel says.
+#[cfg(test)]
+pub(crate) fn fork() -> io::Result<()> {
+    // SAFETY: the child calls nothing but _exit, which is safe after a fork of a process with threads
+    // (signal-safety(7)); waitpid may be given no place for the status.
+    unsafe {
+        match libc::fork() {
+            0 => libc::_exit(0),
+            child => {
+                checked(child)?;
+                checked(libc::waitpid(child, ptr::null_mut(), 0)).map(drop)
+            }
+        }
+    }
+}
+
+/// A clone3 without arguments, which makes nothing (EINVAL, clone(2)): for a test that the kernel is not even asked.
+///
+/// # Errors
+/// What the kernel says, always.
+#[cfg(test)]
+pub(crate) fn clone3_of_nothing() -> io::Result<()> {
+    // SAFETY: arguments of size 0 are refused before they are looked at.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, ptr::null_mut::<libc::c_void>(), 0_usize) };
+    checked(result as i32).map(drop)
+}
+
+/// Memory that the kernel itself has not mapped (memfd_secret(2)).
+pub(crate) struct SecretMapping {
+    start: *mut libc::c_void,
+    len: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone, and no thread has a part in it.
+unsafe impl Send for SecretMapping {}
+// SAFETY: through a shared reference it can only be read.
+unsafe impl Sync for SecretMapping {}
+
+impl SecretMapping {
+    /// `len` bytes, zero.
+    ///
+    /// # Errors
+    /// What the kernel says: ENOSYS without `memfd_secret`, EAGAIN beyond the limit on locked memory.
+    pub(crate) fn new(len: usize) -> io::Result<Self> {
+        // SAFETY: memfd_secret takes flags and returns a descriptor nobody else owns, or -1, which is not wrapped.
+        let memory = unsafe {
+            let fd = libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC);
+            File::from(OwnedFd::from_raw_fd(checked(fd as i32)?))
+        };
+        memory.set_len(len as u64)?;
+        let (protection, fd) = (libc::PROT_READ | libc::PROT_WRITE, memory.as_raw_fd());
+        // SAFETY: a new mapping, at an address of the kernel's choice, touches no memory there is.
+        let start = unsafe { libc::mmap(ptr::null_mut(), len, protection, libc::MAP_SHARED, fd, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self { start, len })
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: `len` bytes are mapped and initialised (zero) as long as self lives; the descriptor is closed, so
+        // nobody else can write to them or make them fewer.
+        unsafe { std::slice::from_raw_parts(self.start.cast(), self.len) }
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`; self is borrowed for writing, so no other reference to them exists.
+        unsafe { std::slice::from_raw_parts_mut(self.start.cast(), self.len) }
+    }
+}
+
+impl Drop for SecretMapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's, and nothing borrows from it any more.
+        unsafe { libc::munmap(self.start, self.len) };
+    }
+}
+
+fn checked(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

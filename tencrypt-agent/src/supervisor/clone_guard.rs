@@ -1,0 +1,188 @@
+//! Keys made anew while the program runs: when its machine was cloned or restored, or stood still.
+//!
+//! A copy of a virtual machine has the keys and counters of the original, and would seal other packets under them. So at
+//! either sign, the kernel's word or a gap of the boot clock, the pod gets another static key, every lane fresh randomness
+//! of the kernel, and no session survives. Lanes look for both signs themselves ([`Freshness`]): from the moment that the
+//! control plane has seen one, or that the boot clock shows a gap, they move no packet until they have new keys.
+
+use std::{
+    net::IpAddr,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tencrypt::{Identity, Seed, crypto::PeerId};
+use tokio::{
+    io::unix::AsyncFd,
+    time::{Interval, MissedTickBehavior},
+};
+
+use super::uevents::{self, Notice, Uevents};
+use crate::{
+    failure::Failure,
+    lane::{
+        channel::{Command, Lanes, NewIdentity},
+        freshness::{Freshness, LOOK_INTERVAL, boot_clock},
+        pod_status::Shared,
+    },
+    os::sys,
+    report::{RenewalReason, RenewalReport},
+};
+
+/// A sign that keys are to be made anew: their generation, and the reason.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sign {
+    generation: u64,
+    reason: RenewalReason,
+}
+
+/// Watches for signs, and replaces the pod's identity at each.
+pub(super) struct CloneGuard {
+    freshness: Arc<Freshness>,
+    uevents: Option<AsyncFd<OwnedFd>>,
+    look: Interval,
+    report: Shared<RenewalReport>,
+}
+
+impl CloneGuard {
+    /// Makes a guard that hears the kernel's events, if there is a socket of them. Must be called within a tokio runtime.
+    pub(crate) fn new(uevents: Option<Uevents>) -> Self {
+        let told = uevents.is_some() && Uevents::are_delivered_here();
+        let uevents = uevents.and_then(|uevents| sys::watch_readable(uevents.into_fd()).ok());
+        let clones_told = told && uevents.is_some();
+        let report = RenewalReport { clones_told, ..RenewalReport::default() };
+        let mut look = tokio::time::interval(LOOK_INTERVAL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let freshness = Arc::new(Freshness::new(boot_clock()));
+        Self { freshness, uevents, look, report: Arc::new(Mutex::new(report)) }
+    }
+
+    /// Returns the generation that the lanes look at.
+    pub(crate) fn freshness(&self) -> Arc<Freshness> {
+        self.freshness.clone()
+    }
+
+    /// Returns the part of `status` about it, kept up to date.
+    pub(crate) fn report(&self) -> Shared<RenewalReport> {
+        self.report.clone()
+    }
+
+    /// Waits for a sign. From its return on no lane seals anything until [`Self::replace_identity`] is called with it. May
+    /// be cancelled.
+    pub(super) async fn next_sign(&mut self) -> Sign {
+        let demanded = |freshness: &Freshness, reason| Sign { generation: freshness.want(), reason };
+        loop {
+            // In turns: events without end must not keep the clock from being looked at.
+            tokio::select! {
+                notice = next_notice(self.uevents.as_ref()) => match notice {
+                    Some(Notice::Cloned) => return demanded(&self.freshness, RenewalReason::Clone),
+                    Some(Notice::Lost) => return demanded(&self.freshness, RenewalReason::Unknown),
+                    Some(Notice::Nothing) => {}
+                    None => {
+                        self.uevents = None;
+                        self.report.lock().unwrap_or_else(PoisonError::into_inner).clones_told = false;
+                    }
+                },
+                _ = self.look.tick() => {
+                    if let Some(generation) = self.freshness.look(boot_clock()) {
+                        return Sign { generation, reason: RenewalReason::Pause };
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives all lanes one new identity, and each fresh randomness. Returns its public key.
+    ///
+    /// The kernel's own generator was seeded anew before it said that the machine was cloned (drivers/char/random.c,
+    /// `add_vmfork_randomness`), and when it woke up (`random_pm_notification`); so copies are given different seeds.
+    ///
+    /// # Errors
+    /// The kernel gives no randomness. The lanes move no packet then.
+    pub(super) async fn replace_identity(
+        &self,
+        Sign { generation, reason }: Sign,
+        addresses: &[IpAddr],
+        lanes: &Lanes,
+    ) -> Result<PeerId, Failure> {
+        let identity = Identity::generate(random_seed()?, addresses);
+        for lane in lanes.iter() {
+            let (identity, seed) = (identity.for_another_lane(), random_seed()?);
+            // One that has ended takes all others with it.
+            let _ = lane
+                .send(Command::ReplaceIdentity(Box::new(NewIdentity { generation, identity, seed })))
+                .await;
+        }
+        tracing::warn!("{}: all sessions have ended, and this pod has another key", reason.as_str());
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        (report.count, report.reason) = (generation, Some(reason));
+        Ok(identity.peer_id())
+    }
+}
+
+/// Waits for the kernel's next notice, for ever without a socket; `None`: it cannot be heard any more.
+async fn next_notice(uevents: Option<&AsyncFd<OwnedFd>>) -> Option<Notice> {
+    let Some(uevents) = uevents else { return std::future::pending().await };
+    loop {
+        let mut ready = uevents.readable().await.ok()?;
+        match uevents::read(uevents.get_ref()) {
+            Ok(Some(notice)) => return Some(notice),
+            Ok(None) => ready.clear_ready(),
+            Err(error) => {
+                tracing::warn!(%error, "events of the kernel; clones of the machine are not noticed any more");
+                return None;
+            }
+        }
+    }
+}
+
+/// The reason why a program without randomness goes no further.
+pub(crate) const NO_RANDOMNESS: &str = "the kernel gives no randomness";
+
+/// Draws a seed from the kernel, written where it stays: whoever finds a seed has every ephemeral that is drawn from it.
+///
+/// # Errors
+/// The kernel gives no randomness.
+pub(crate) fn random_seed() -> Result<Seed, Failure> {
+    Seed::try_filled(|seed| getrandom::fill(seed)).map_err(|_| Failure::runtime(NO_RANDOMNESS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lane::channel::channel;
+
+    #[test]
+    fn all_lanes_are_given_one_identity_and_seeds_of_their_own() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (handles, inboxes): (Vec<_>, Vec<_>) = (0..3).map(|_| channel().unwrap()).unzip();
+            let guard = CloneGuard::new(None);
+            let address = IpAddr::from([10, 0, 0, 1]);
+            let generation = guard.freshness().want();
+            let lanes = Lanes::new(handles);
+            let own = guard
+                .replace_identity(Sign { generation, reason: RenewalReason::Clone }, &[address], &lanes)
+                .await
+                .unwrap();
+            let mut seeds = Vec::new();
+            for inbox in &inboxes {
+                let mut given = Vec::new();
+                inbox.drain(|command| given.push(command));
+                let [Command::ReplaceIdentity(new)] = &given[..] else { panic!("{given:?}") };
+                assert_eq!((new.generation, new.identity.peer_id()), (1, own));
+                assert_eq!(new.identity.addresses(), [address]);
+                let Some(Command::ReplaceIdentity(new)) = given.pop() else { unreachable!("it was matched") };
+                seeds.push(tencrypt::crypto::Rng::new(new.seed).u64());
+            }
+            assert!(seeds[0] != seeds[1] && seeds[1] != seeds[2] && seeds[0] != seeds[2], "{seeds:?}");
+            let report = guard.report().lock().unwrap().clone();
+            assert_eq!(
+                (report.count, report.reason, report.clones_told),
+                (1, Some(RenewalReason::Clone), false)
+            );
+            let again = Sign { generation: guard.freshness().want(), reason: RenewalReason::Pause };
+            assert_ne!(guard.replace_identity(again, &[address], &lanes).await.unwrap(), own);
+        });
+    }
+}

@@ -1,0 +1,45 @@
+//! The capture, undone unless set-up comes to its end.
+
+use std::num::NonZeroU8;
+
+use tencrypt_tun::{Capture, CapturePlan};
+
+use crate::{config::offload::Offload, failure::Failure};
+
+/// A capture that is removed when this is dropped. A namespace that a program which died had left closed stays closed.
+pub(super) struct Installed(Option<Capture>);
+
+impl Installed {
+    /// Installs `plan` with a queue for each lane.
+    ///
+    /// # Errors
+    /// A [`Failure`]; nothing is installed then.
+    pub(super) fn new(plan: CapturePlan, offload: Offload, lanes: NonZeroU8) -> Result<Self, Failure> {
+        Ok(Self(Some(Capture::install_queues(plan, offload.device(), lanes)?)))
+    }
+
+    /// Returns the capture while it may still be undone.
+    pub(super) fn capture(&self) -> &Capture {
+        match &self.0 {
+            Some(capture) => capture,
+            None => unreachable!("only `keep`, which consumes this, and `drop` take it"),
+        }
+    }
+
+    /// Keeps it: set-up has come to its end.
+    pub(super) fn keep(mut self) -> Capture {
+        match self.0.take() {
+            Some(capture) => capture,
+            None => unreachable!("only this, which consumes it, and `drop` take it"),
+        }
+    }
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        let Some(capture) = self.0.take().filter(|capture| !capture.took_over()) else { return };
+        if let Err(error) = capture.remove() {
+            tracing::warn!(%error, "could not undo the capture");
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Keeping a protected namespace in line: with what the lane learns, and with what the kernel changes.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::IpAddr,
+    sync::PoisonError,
+    thread,
+    time::{Duration, Instant},
+};
+
+use tencrypt::{
+    Event,
+    directory::{Class, Fact, FactChange, FactSource},
+};
+use tencrypt_tun::{Capture, Change, Followed, Monitor, SocketTable};
+use tokio::sync::mpsc;
+
+use super::{
+    externals::{Due, Externals},
+    suite_fit::SuiteFit,
+};
+use crate::{
+    failure::Failure,
+    lane::{
+        channel::{Command, Lanes},
+        pod_status::Shared,
+    },
+    report::{ChainsReport, SuiteReport},
+};
+
+/// Events of the lanes, and changes of the namespace, that wait for the supervisor.
+pub(super) const EVENTS: usize = 1_024;
+/// The interval at which facts are folded, and destinations whose time is over looked for.
+pub(super) const TICK: Duration = Duration::from_secs(1);
+
+/// A captured namespace, kept in line with what the lanes say and what the kernel changes.
+pub(super) struct Namespace {
+    capture: Capture,
+    lanes: Lanes,
+    externals: Externals,
+    addresses: Vec<IpAddr>,
+    fit: SuiteFit,
+    suite: Shared<SuiteReport>,
+    chains: Shared<ChainsReport>,
+}
+
+/// The consequence of a change for the rest of the supervisor.
+pub(super) enum Next {
+    /// None.
+    Nothing,
+    /// The pod has other addresses.
+    Addresses,
+    /// The device is gone.
+    Over,
+}
+
+impl Namespace {
+    /// Follows `capture`; `suite` and `chains` are kept up to date for `status`.
+    pub(super) fn new(
+        capture: Capture,
+        lanes: Lanes,
+        addresses: Vec<IpAddr>,
+        (fit, suite): (SuiteFit, Shared<SuiteReport>),
+        chains: Shared<ChainsReport>,
+    ) -> Self {
+        Self { capture, lanes, externals: Externals::default(), addresses, fit, suite, chains }
+    }
+
+    /// Returns the pod's addresses.
+    pub(super) fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// Removes everything that the capture installed.
+    ///
+    /// # Errors
+    /// A [`Failure`].
+    pub(super) fn remove(self) -> Result<(), Failure> {
+        Ok(self.capture.remove()?)
+    }
+
+    /// Handles an event of a lane.
+    pub(super) fn handle_event(&mut self, event: Event) {
+        let outcome = match event {
+            Event::External { destination, until } => {
+                let lease = self.externals.allow(destination, until, Instant::now());
+                let outcome = self.capture.allow_external(destination, lease);
+                self.send_to_lanes(move || Command::ExternalOpened(destination));
+                outcome
+            }
+            Event::Internal { destination } => {
+                self.externals.deny(destination);
+                self.tell_internal(destination);
+                self.capture.add_internal(destination)
+            }
+            Event::PeerUp { peer, endpoint, .. } => {
+                tracing::debug!(%peer, %endpoint, "peer up");
+                Ok(())
+            }
+            Event::PeerDown { peer } => {
+                tracing::debug!(%peer, "peer down");
+                Ok(())
+            }
+            Event::HandshakeFailed { to } => {
+                tracing::debug!(%to, "no answer");
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        if let Err(error) = outcome {
+            // Fails closed: without its route a destination's packets go through the tunnel and out by the raw socket.
+            tracing::warn!(%error, "destination");
+        }
+    }
+
+    fn send_to_lanes(&self, command: impl Fn() -> Command + Send + Sync + 'static) {
+        let lanes = self.lanes.clone();
+        tokio::spawn(async move { lanes.send_all(command).await });
+    }
+
+    /// Tells all lanes that `destination`, found by one of them, is of the tenant: none speaks to it in plain any more. That
+    /// sticks, however short the fact itself lives.
+    fn tell_internal(&self, destination: IpAddr) {
+        if self.lanes.count() == 1 {
+            return;
+        }
+        let until = Some(Instant::now() + TICK);
+        let fact = Fact::new(destination, Class::Internal, FactSource::Handshake, until);
+        // Nobody waits for it to stand.
+        self.send_to_lanes(move || {
+            let (done, _) = tokio::sync::oneshot::channel();
+            Command::Facts { changes: vec![FactChange::Learn(fact.clone())], done }
+        });
+    }
+
+    /// Handles a change that the kernel reports.
+    pub(super) fn handle_change(&mut self, change: Change) -> Next {
+        match self.capture.follow(change) {
+            Ok(Followed::Changed) => {
+                let addresses = self.capture.addresses();
+                let has_new_mtu = self.fit.set_mtu(self.capture.mtu());
+                let suite = self.fit.report(&addresses);
+                if let Some(problem) = suite.problem.as_ref().filter(|_| has_new_mtu) {
+                    tracing::error!("no new sessions: {problem}");
+                }
+                *self.suite.lock().unwrap_or_else(PoisonError::into_inner) = suite;
+                if addresses == self.addresses {
+                    return Next::Nothing;
+                }
+                self.addresses = addresses.clone();
+                self.send_to_lanes(move || Command::Addresses(addresses.clone()));
+                Next::Addresses
+            }
+            Ok(Followed::DeviceGone) => Next::Over,
+            Ok(_) => Next::Nothing,
+            Err(error) => {
+                tracing::warn!(%error, "following a change of the namespace");
+                Next::Nothing
+            }
+        }
+    }
+
+    /// Reads what the chains have dropped, for `status`.
+    fn count(&mut self) {
+        match self.capture.counters() {
+            Ok(counters) => {
+                let now = ChainsReport { plain_in: counters.plain_in, leak: counters.leak };
+                *self.chains.lock().unwrap_or_else(PoisonError::into_inner) = now;
+            }
+            Err(error) => tracing::warn!(%error, "counters of the chains"),
+        }
+    }
+
+    /// Reads the counters, ends destinations whose time is over, and renews the leases of the others if `renew` says so.
+    pub(super) async fn handle_tick(&mut self, now: Instant, renew: bool, table: &mut SocketTable) {
+        self.count();
+        if self.externals.is_empty() {
+            return;
+        }
+        let in_use = table.destinations().unwrap_or_else(|error| {
+            tracing::warn!(%error, "sock_diag");
+            BTreeSet::new()
+        });
+        for due in self.externals.due(now, &in_use) {
+            let outcome = match due {
+                Due::Renew(destination, lease) if renew => self.capture.allow_external(destination, lease),
+                Due::Renew(..) => Ok(()),
+                Due::End(destination) => {
+                    let _ = self.lanes.send_all(|| Command::ExternalEnded(destination)).await;
+                    self.capture.deny_external(destination)
+                }
+            };
+            if let Err(error) = outcome {
+                tracing::warn!(%error, "destination");
+            }
+        }
+    }
+}
+
+/// Starts a thread that waits for changes of the namespace, and ends when nobody listens.
+///
+/// # Errors
+/// The kernel refuses another thread.
+pub(super) fn monitor_changes(mut monitor: Monitor) -> io::Result<mpsc::Receiver<Change>> {
+    let (sender, receiver) = mpsc::channel(EVENTS);
+    thread::Builder::new().name("tencrypt-watch".to_owned()).spawn(move || {
+        while !sender.is_closed() {
+            match monitor.wait(TICK) {
+                Ok(None) => {}
+                // A receiver that is far behind looks at everything again anyway.
+                Ok(Some(change)) => drop(sender.try_send(change)),
+                Err(error) => {
+                    tracing::warn!(%error, "netlink");
+                    thread::sleep(TICK);
+                }
+            }
+        }
+    })?;
+    Ok(receiver)
+}

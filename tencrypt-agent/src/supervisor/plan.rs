@@ -1,0 +1,76 @@
+//! The configuration file as the adapters take it: what is captured, which facts are static, where a lane is bound.
+
+use std::{io, net::IpAddr};
+
+use ipnet::IpNet;
+use socket2::Socket;
+use tencrypt::directory::{Class, Fact, FactSource};
+use tencrypt_tun::{CapturePlan, InterfaceName, mark_socket};
+use tencrypt_udp::{BindError, UdpTransport};
+
+use super::{dns::Names, errors::chain};
+use crate::{
+    config::Config,
+    failure::{Exit, Failure},
+};
+
+/// Plans the capture.
+///
+/// # Errors
+/// A [`Failure`] with [`Exit::Usage`]: an interface that cannot be called so.
+pub(super) fn plan(config: &Config, names: &Names) -> Result<CapturePlan, Failure> {
+    let of_class = |class: Class| -> Vec<IpNet> {
+        config.facts.iter().filter(|fact| fact.class == class).map(|fact| fact.prefix).collect()
+    };
+    let mut exempt = config.network.exempt.clone();
+    exempt.extend(of_class(Class::Exempt));
+    Ok(CapturePlan {
+        interface: interface(&config.network.interface)?,
+        tun: interface(&config.network.tun)?,
+        port: config.network.port,
+        protected: config.network.protected.clone(),
+        exempt,
+        external: of_class(Class::External),
+        internal: of_class(Class::Internal),
+        nameservers: names.nameservers.clone(),
+        unknown: config.policy.unknown,
+        enforce: config.policy.enforce,
+        queue: CapturePlan::QUEUE,
+    })
+}
+
+/// Parses the name of an interface.
+///
+/// # Errors
+/// A [`Failure`] with [`Exit::Usage`].
+pub(super) fn interface(name: &str) -> Result<InterfaceName, Failure> {
+    name.parse().map_err(|error| Failure::new(Exit::Usage, error))
+}
+
+/// Lists the facts that the configuration gives, and those of the next hops, which are exempt.
+pub(super) fn static_facts(config: &Config, gateways: &[IpAddr]) -> Vec<Fact> {
+    let exempt =
+        config.network.exempt.iter().copied().chain(gateways.iter().map(|gateway| IpNet::from(*gateway)));
+    let exempt = exempt.map(|prefix| Fact::new(prefix, Class::Exempt, FactSource::Static, None));
+    config.facts.iter().cloned().chain(exempt).collect()
+}
+
+/// Binds the transport of a lane: its port is the tenant's plus its number.
+///
+/// # Errors
+/// A [`Failure`]: the port is taken, or rights are missing.
+pub(super) fn transport(config: &Config, lane: u8) -> Result<UdpTransport, Failure> {
+    let port = config.network.port.saturating_add(lane.into());
+    let bound = UdpTransport::bind(port, |socket: &Socket| mark_socket(socket));
+    let mut transport = bound.map_err(|error| {
+        let exit = match &error {
+            BindError::SetUp { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Exit::NotPermitted
+            }
+            _ => Exit::Runtime,
+        };
+        Failure::new(exit, chain(&error))
+    })?;
+    transport.set_offload(config.network.offload.transport());
+    Ok(transport)
+}

@@ -1,0 +1,256 @@
+//! Setting up: what may fail for a reason of its own first, the capture next, the lanes last. A failure undoes what was
+//! done until then.
+
+use std::{
+    io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use tencrypt::{Event, KeyRing, Tunnel, crypto::TENANT_LEN};
+use tencrypt_tun::{Capture, InterfaceName, Monitor, RawSockets, SocketTable};
+use tencrypt_udp::UdpTransport;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+use super::{
+    clone_guard::{CloneGuard, NO_RANDOMNESS},
+    dns::{LaneSink, Names, Sockets},
+    dns_proxy::DnsProxy,
+    errors::io_failure,
+    fact_base::FactBase,
+    installed::Installed,
+    namespace::{EVENTS, Namespace, monitor_changes},
+    plan::{plan, static_facts, transport},
+    run::{Facts, Signals, Supervisor, Tasks},
+    suite_fit::SuiteFit,
+    tunnels::{tunnel_config, tunnels},
+    uevents::Uevents,
+};
+use crate::{
+    config::Config,
+    control::server::ControlSocket,
+    failure::{Exit, Failure},
+    keys::{
+        credentials::Credentials,
+        source::{KeyFault, KeySource},
+    },
+    lane::{
+        channel::{self, Inbox, Lanes},
+        data_path::{Common, DataPath, Links, Ports},
+        pod_status::{PodStatus, Shared},
+        threads::Threads,
+    },
+    os::hardening::{self, Memory},
+    report::{ChainsReport, SuiteReport},
+};
+
+/// Everything that is known before anything is touched.
+pub(crate) struct Protection {
+    /// The configuration.
+    pub config: Config,
+    /// The tenant's keys.
+    pub keys: KeyRing,
+    /// The authority, revocations, and this pod's certificate.
+    pub(crate) credentials: Credentials,
+    /// The pod's DNS.
+    pub names: Names,
+    /// The path of the control socket.
+    pub control: PathBuf,
+    /// The memory's protection, from before the keys came into it.
+    pub memory: Memory,
+    /// The kernel's events, where it tells them.
+    pub(crate) uevents: Option<Uevents>,
+}
+
+/// Protects the calling thread's namespace. Must be called within a tokio runtime.
+///
+/// # Errors
+/// A [`Failure`]; nothing is left of what was done.
+pub(super) fn set_up(protection: Protection) -> Result<Supervisor, Failure> {
+    let Protection { config, keys, mut credentials, names, control, memory, uevents } = protection;
+    let tenant = *keys.tenant_id();
+    let keys = Arc::new(keys);
+    let resources = Resources::open(&config, &control)?;
+    let pod = Pod::capture(&config, &names)?;
+    let tunnels = pod.tunnels(&config, &names, &keys)?;
+    let tunnels = present(tunnels, &mut credentials, tenant);
+    let guard = CloneGuard::new(uevents);
+    let key_fault = KeyFault::default();
+    let chains = Shared::<ChainsReport>::default();
+    let common = Common {
+        offload: config.network.offload,
+        status: PodStatus {
+            project: project_name(&config, &names),
+            suite: pod.suite.clone(),
+            chains: chains.clone(),
+            identity: credentials.report(),
+            key_fault: key_fault.clone(),
+            renewal: guard.report(),
+            unknown: config.policy.unknown.name(),
+            enforce: config.policy.enforce,
+            hardening: hardening::keep_network(memory),
+        },
+        addresses: pod.addresses.clone(),
+        freshness: guard.freshness(),
+    };
+    let Resources { signals, ports, monitor, table, control } = resources;
+    let Started { lanes, threads, events } = pod.start(tunnels, ports, &common)?;
+    let changes = monitor_changes(monitor).map_err(|error| io_failure("thread", error))?;
+
+    let sink = LaneSink::new(lanes.clone(), pod.facts.base.clone());
+    let mut dns = DnsProxy::new(names, sink, pod.proxy_port(), pod.tun);
+    dns.start(pod.sockets);
+    let key_source = KeySource::new(config.tenant.key_file, keys, key_fault);
+    let tasks = Tasks::spawn(control, key_source, &lanes);
+    let namespace =
+        Namespace::new(pod.installed.keep(), lanes.clone(), pod.addresses, (pod.fit, pod.suite), chains);
+    Ok(Supervisor {
+        signals,
+        threads,
+        lanes,
+        events,
+        namespace,
+        changes,
+        table,
+        guard,
+        credentials,
+        tenant,
+        facts: pod.facts,
+        dns,
+        tasks,
+    })
+}
+
+/// Everything that is opened before the capture touches anything.
+struct Resources {
+    signals: Signals,
+    /// Of each lane.
+    ports: Vec<(UdpTransport, RawSockets)>,
+    monitor: Monitor,
+    table: SocketTable,
+    control: ControlSocket,
+}
+
+impl Resources {
+    fn open(config: &Config, control: &Path) -> Result<Self, Failure> {
+        let signal = |kind| signal(kind).map_err(|error| io_failure("signal", error));
+        let ports = |lane| {
+            let raw = RawSockets::open().map_err(|error| io_failure("raw socket", error))?;
+            Ok((transport(config, lane)?, raw))
+        };
+        Ok(Self {
+            signals: Signals {
+                terminate: signal(SignalKind::terminate())?,
+                interrupt: signal(SignalKind::interrupt())?,
+            },
+            ports: (0..config.network.lanes.get()).map(ports).collect::<Result<_, Failure>>()?,
+            monitor: Monitor::open().map_err(|error| io_failure("netlink", error))?,
+            table: SocketTable::open().map_err(|error| io_failure("sock_diag", error))?,
+            control: ControlSocket::bind(control).map_err(|error| io_failure("control socket", error))?,
+        })
+    }
+}
+
+/// A pod whose traffic is captured, and stays so once set-up has come to its end.
+struct Pod {
+    installed: Installed,
+    tun: InterfaceName,
+    addresses: Vec<IpAddr>,
+    fit: SuiteFit,
+    suite: Shared<SuiteReport>,
+    /// Of the DNS proxy, if the pod's queries are captured.
+    sockets: Option<Sockets>,
+    facts: Facts,
+}
+
+impl Pod {
+    fn capture(config: &Config, names: &Names) -> Result<Self, Failure> {
+        let plan = plan(config, names)?;
+        let tun = plan.tun;
+        let installed = Installed::new(plan, config.network.offload, config.network.lanes)?;
+        let capture: &Capture = installed.capture();
+        let addresses = capture.addresses();
+        let fit = SuiteFit::new(config.tenant.suite, &config.network.interface, capture.mtu());
+        let suite = fit.report(&addresses);
+        if let Some(reason) = suite.problem {
+            return Err(Failure::new(Exit::Usage, reason));
+        }
+        let sockets = match names.nameservers.is_empty() {
+            true => None,
+            false => {
+                Some(Sockets::listen(&addresses, tun, 0).map_err(|error| io_failure("DNS listener", error))?)
+            }
+        };
+        let hash_key = getrandom::u64().map_err(|_| Failure::runtime(NO_RANDOMNESS))?;
+        let facts = Facts::new(FactBase::new(static_facts(config, capture.gateways())), hash_key);
+        Ok(Self { installed, tun, addresses, fit, suite: Arc::new(Mutex::new(suite)), sockets, facts })
+    }
+
+    /// Returns the port that the pod's queries are redirected to; 0 if they are not.
+    fn proxy_port(&self) -> u16 {
+        self.sockets.as_ref().map_or(0, |sockets| sockets.port)
+    }
+
+    fn tunnels(&self, config: &Config, names: &Names, keys: &Arc<KeyRing>) -> Result<Vec<Tunnel>, Failure> {
+        let tunnel = tunnel_config(config, names, self.proxy_port());
+        tunnels(tunnel, config.network.lanes, keys.clone(), &self.addresses, self.facts.directory())
+    }
+
+    /// Starts a lane for each of `tunnels`.
+    fn start(
+        &self,
+        tunnels: Vec<Tunnel>,
+        ports: Vec<(UdpTransport, RawSockets)>,
+        common: &Common,
+    ) -> Result<Started, Failure> {
+        let (lanes, inboxes) = channels(tunnels.len())?;
+        let (sender, events) = mpsc::channel(EVENTS);
+        let queues = self.installed.capture().queues();
+        let mut paths = Vec::with_capacity(tunnels.len());
+        for (((device, (mut transport, raw)), tunnel), inbox) in
+            queues.iter().zip(ports).zip(tunnels).zip(inboxes)
+        {
+            // Errors from before belong to whoever had the port.
+            transport.drain_path_errors();
+            let ports = Ports { device: device.clone(), transport, raw };
+            let links = Links { lanes: lanes.clone(), inbox, events: sender.clone() };
+            paths.push(DataPath::new(tunnel, ports, links, common.clone()));
+        }
+        let threads = Threads::start(paths, &lanes).map_err(|error| io_failure("thread", error))?;
+        Ok(Started { lanes, threads, events })
+    }
+}
+
+/// Lanes that run.
+struct Started {
+    lanes: Lanes,
+    threads: Threads,
+    events: mpsc::Receiver<Event>,
+}
+
+/// Tells the tunnels whom to trust and which certificate to present.
+fn present(mut tunnels: Vec<Tunnel>, credentials: &mut Credentials, tenant: [u8; TENANT_LEN]) -> Vec<Tunnel> {
+    if let Some(own) = tunnels.first().map(Tunnel::peer_id) {
+        for update in credentials.attach(own, tenant) {
+            tunnels.iter_mut().for_each(|tunnel| update.clone().apply(tunnel));
+        }
+    }
+    tunnels
+}
+
+/// Returns the project's name, where the configuration or resolv.conf says it.
+fn project_name(config: &Config, names: &Names) -> Option<String> {
+    let found = || names.project.as_ref().map(|project| project.namespace().to_owned());
+    config.tenant.project.clone().or_else(found)
+}
+
+/// Makes the channels of `count` lanes.
+fn channels(count: usize) -> Result<(Lanes, Vec<Inbox>), Failure> {
+    let channels = (0..count).map(|_| channel::channel()).collect::<io::Result<(Vec<_>, Vec<_>)>>();
+    let (handles, inboxes) = channels.map_err(|error| io_failure("wake-up", error))?;
+    Ok((Lanes::new(handles), inboxes))
+}
