@@ -7,8 +7,6 @@ use std::{
     ffi::c_void,
 };
 
-use crate::alloc::Allocated;
-
 /// The system's allocator, counting per thread. To be declared as `#[global_allocator]` by the program that counts.
 #[derive(Debug, Clone, Copy, Default)]
 #[expect(clippy::exhaustive_structs, reason = "stands in statics of other crates")]
@@ -16,11 +14,20 @@ pub struct CountingAllocator;
 
 thread_local! {
     // Const and without a destructor: neither the first nor the last use allocates.
-    static ALLOCATED: Cell<Allocated> = const { Cell::new(Allocated { times: 0, bytes: 0 }) };
+    static ALLOCATED: Cell<Count> = const { Cell::new(Count { times: 0, bytes: 0 }) };
 }
 
-/// Allocations of this thread so far.
-pub(crate) fn allocated() -> Allocated {
+/// Blocks and bytes of one thread so far, as `Allocated` has them of some work.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Count {
+    /// Blocks allocated, and blocks whose size was changed.
+    pub(crate) times: u64,
+    /// Bytes in use.
+    pub(crate) bytes: i64,
+}
+
+/// The count of this thread.
+pub(crate) fn allocated() -> Count {
     ALLOCATED.get()
 }
 
@@ -29,7 +36,7 @@ fn taken(block: *mut c_void, count: u64) {
     // SAFETY: `block` is null, which counts as empty, or came from the C library's allocator and is still in use.
     let bytes = unsafe { libc::malloc_usable_size(block) };
     let before = ALLOCATED.get();
-    ALLOCATED.set(Allocated { times: before.times + count, bytes: before.bytes + bytes as i64 });
+    ALLOCATED.set(Count { times: before.times + count, bytes: before.bytes + bytes as i64 });
 }
 
 /// Counts a block that is about to be given back.
@@ -37,7 +44,7 @@ fn given_back(block: *mut c_void) {
     // SAFETY: as in `taken`.
     let bytes = unsafe { libc::malloc_usable_size(block) };
     let before = ALLOCATED.get();
-    ALLOCATED.set(Allocated { bytes: before.bytes - bytes as i64, ..before });
+    ALLOCATED.set(Count { bytes: before.bytes - bytes as i64, ..before });
 }
 
 // SAFETY: every call goes to `System` unchanged, whose blocks on Unix are those of the C library's malloc, so that

@@ -1,13 +1,16 @@
-//! The features of the program: the demo, and with it the laboratory, is of this workspace and not of the package.
+//! The manifests: the demo, and with it the laboratory, is of this workspace and not of the program's package; options of
+//! `cargo bench` reach the benchmarks alone.
 
-use std::process::Command;
+use std::{collections::BTreeSet, fs, process::Command};
+
+use tencrypt_checks::{root, sources};
 
 /// The packages that the program links, by `arguments` of `cargo tree`.
 fn linked(arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO"))
         .args(["tree", "--offline", "--locked", "-e", "normal", "--prefix", "none", "-f", "{p}"])
         .args(arguments)
-        .current_dir(tencrypt_checks::root())
+        .current_dir(root())
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -20,4 +23,33 @@ fn the_released_program_does_not_link_the_laboratory() {
     assert!(released.contains("tencrypt-tun "), "{released}");
     assert!(!released.contains("tencrypt-lab "), "{released}");
     assert!(linked(&["-p", "tencrypt-agent", "--features", "demo"]).contains("tencrypt-lab "));
+}
+
+#[test]
+fn cargo_bench_runs_the_benchmarks_alone() {
+    for package in sources::packages(root()) {
+        let text = fs::read_to_string(root().join(&package.folder).join("Cargo.toml")).unwrap();
+        let manifest: toml::Table = text.parse().unwrap();
+        let is_none =
+            |target: &toml::Value| target.get("bench").and_then(toml::Value::as_bool) == Some(false);
+        let programs: Vec<&toml::Value> =
+            manifest.get("bin").and_then(toml::Value::as_array).into_iter().flatten().collect();
+        let named: BTreeSet<&str> = programs.iter().filter_map(|program| program["name"].as_str()).collect();
+        let roots = sources::crate_roots(root(), &package);
+        // A program of another name has its path in the manifest.
+        for path in roots.iter().filter(|path| !path.ends_with("lib.rs")) {
+            let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            let is_named = named.contains(stem)
+                || text.contains(&*path.strip_prefix(&package.folder).unwrap().to_string_lossy());
+            assert!(is_named, "{} has no [[bin]] with `bench = false`", path.display());
+        }
+        assert!(programs.into_iter().all(is_none), "a program of {} lacks `bench = false`", package.name);
+        if roots.iter().any(|path| path.ends_with("lib.rs")) {
+            assert!(
+                manifest.get("lib").is_some_and(is_none),
+                "the library of {} lacks `bench = false`",
+                package.name
+            );
+        }
+    }
 }

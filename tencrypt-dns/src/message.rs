@@ -3,7 +3,7 @@
 //! Messages are forwarded as the bytes they are. hickory-proto reads a copy, and nothing is ever encoded again, except
 //! for the SERVFAIL that a client gets when no upstream server answers.
 //!
-//! Behaviour of hickory-proto 0.26.3 with hostile names was read in its source (`rr/domain/name.rs`, `read_inner`): a
+//! Behaviour of hickory-proto 0.26.3 with hostile names was read in its source (`Name`, its `read_inner`): a
 //! loop without recursion; a pointer must lead to before the name or name part that it ends, so there is no loop of
 //! pointers; a name may have 255 bytes. Left open are pointers into the header (the copy has a header that no pointer
 //! can use, see [`Reply::records`]) and long runs of pointers to pointers, which cost a walk for every name that uses

@@ -161,6 +161,12 @@ fn wire(input: &mut Input<'_>) {
         }
         assert_sound(&world, &strays);
     }
+    assert_find_each_other(&mut world, pods, addresses);
+    assert_sound(&world, &strays);
+}
+
+/// Packets of each pod arrive at the other one, at the first two of `addresses`, once nobody disturbs them.
+fn assert_find_each_other(world: &mut World, pods: [PodId; 2], addresses: [IpAddr; 3]) {
     // 60 s: the longest that a destination is not asked again. 15 s: a dead session is noticed.
     let mut last = [0; 2];
     for _ in 0..10 {
@@ -169,7 +175,6 @@ fn wire(input: &mut Input<'_>) {
         }
         world.run_for(Duration::from_secs(9));
     }
-    assert_sound(&world, &strays);
     assert!(
         last.iter().all(|number| world.model().is_delivered(*number)),
         "the pods did not find each other"
@@ -253,21 +258,26 @@ fn alone(input: &mut Input<'_>) {
                 tunnel.handle_timeout(now);
             }
         }
-        while let Some(transmit) = tunnel.poll_transmit(&mut buffer, now) {
-            // Nobody was answered, so INIT is all there is to say, and that a record's session is unknown.
-            match record::parse(&buffer[..transmit.len]) {
-                Ok(Message::Init(_)) => assert_eq!(transmit.to.port(), PORT),
-                Ok(Message::Reset(_)) => {}
-                message => panic!("sent: {message:?}"),
-            }
-            assert!(protected.iter().any(|range| range.contains(&transmit.to.ip())));
-        }
-        assert!(tunnel.poll_released().is_none(), "unknown destinations are dropped here");
-        while let Some(event) = tunnel.poll_event() {
-            assert!(matches!(event, Event::HandshakeFailed { .. } | Event::External { .. }), "{event:?}");
-        }
-        assert_eq!(tunnel.peers(now).count(), 0);
+        assert_alone(&mut tunnel, protected, &mut buffer, now);
     }
+}
+
+/// Drains a tunnel that nobody has answered, and finds nothing but its own questions.
+fn assert_alone(tunnel: &mut Tunnel, protected: [ipnet::IpNet; 2], buffer: &mut [u8], now: Instant) {
+    while let Some(transmit) = tunnel.poll_transmit(buffer, now) {
+        // Nobody was answered, so INIT is all there is to say, and that a record's session is unknown.
+        match record::parse(&buffer[..transmit.len]) {
+            Ok(Message::Init(_)) => assert_eq!(transmit.to.port(), PORT),
+            Ok(Message::Reset(_)) => {}
+            message => panic!("sent: {message:?}"),
+        }
+        assert!(protected.iter().any(|range| range.contains(&transmit.to.ip())));
+    }
+    assert!(tunnel.poll_released().is_none(), "unknown destinations are dropped here");
+    while let Some(event) = tunnel.poll_event() {
+        assert!(matches!(event, Event::HandshakeFailed { .. } | Event::External { .. }), "{event:?}");
+    }
+    assert_eq!(tunnel.peers(now).count(), 0);
 }
 
 /// Makes the source one of the pod's own: others are refused at once.

@@ -91,7 +91,11 @@ fn rewriting(input: &mut Input<'_>) {
         assert_eq!(without_checksums(packet.bytes()), without_checksums(&ecn_set));
     }
 
-    let (start, offset) = (layout.transport_offset() as u16, if input.flag() { 16 } else { 6 });
+    finishing(&mut packet, layout.transport_offset() as u16, if input.flag() { 16 } else { 6 });
+}
+
+/// A checksum over what begins at `start`, and lies `offset` bytes behind, is finished.
+fn finishing(packet: &mut IpPacket<&mut [u8]>, start: u16, offset: u16) {
     let unfinished = packet.bytes().to_vec();
     if packet.finish_checksum(start, offset).is_ok() {
         // What was there as a partial sum is now the complement of everything.

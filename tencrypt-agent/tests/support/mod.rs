@@ -1,7 +1,7 @@
 //! Fixtures of the end-to-end tests: two pods of one tenant in a network, the program running in them, and the leak
 //! probe on every node.
 
-#![allow(dead_code, clippy::allow_attributes, reason = "each test binary uses a part")]
+#![expect(dead_code, reason = "each test binary uses a part")]
 
 use std::ffi::OsString;
 use std::fs;

@@ -12,7 +12,7 @@ const SEALED_LEN: usize = COOKIE_SECRET_LEN + TAG_LEN;
 /// Bytes of COOKIE: header, nonce, sealed cookie.
 pub const COOKIE_LEN: usize = HEADER_LEN + COOKIE_NONCE_LEN + SEALED_LEN;
 
-// The size of docs/wire-format.md; it answers INIT and CONF, which are longer.
+// docs/wire-format.md section 1.6 fixes it; it answers INIT and CONF, which are longer.
 const _: () = assert!(COOKIE_LEN == 64);
 
 /// COOKIE: receiver, nonce, and the sealed cookie.

@@ -57,7 +57,7 @@ pub const FLAG_CSUM_PARTIAL: u8 = 1;
 /// The flags that have a meaning. A record with any other bit set is malformed.
 pub const KNOWN_FLAGS: u8 = FLAG_CSUM_PARTIAL;
 
-// Sizes of docs/wire-format.md.
+// docs/wire-format.md section 1 fixes these.
 const _: () = assert!(CONF_LEN == 252 && DATA_OVERHEAD == 32);
 
 /// Message that a datagram claims to be.

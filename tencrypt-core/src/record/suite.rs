@@ -115,7 +115,7 @@ impl CipherSuite {
     }
 }
 
-// Sizes of docs/wire-format.md: within 1,280 bytes over IPv6, hybrid within 1,420.
+// docs/wire-format.md section 2 fixes these: within 1,280 bytes over IPv6, hybrid within 1,420.
 const _: () = assert!(CipherSuite::Aes256Gcm.init_len() == 284 && CipherSuite::Aes256Gcm.resp_len() == 284);
 const _: () = assert!(CipherSuite::MlKem768Aes256Gcm.init_len() == 1_372);
 const _: () = assert!(CipherSuite::MlKem768Aes256Gcm.resp_len() == 1_372);

@@ -1,7 +1,7 @@
 //! Namespaces of the tests' own: every test runs again in a child process that has left the host's namespace.
 
 #![expect(unsafe_code, reason = "unshare, prctl and signals have no safe wrapper in the test's dependencies")]
-#![allow(dead_code, clippy::allow_attributes, reason = "each test binary uses a part")]
+#![expect(dead_code, reason = "each test binary uses a part")]
 
 use std::{
     ffi::CString,

@@ -11,7 +11,7 @@ use crate::{
 };
 
 const WIDTH: f64 = 760.0;
-/// Where bars start, and how long the longest is.
+/// The start of the bars, and the length of the longest.
 const LEFT: f64 = 130.0;
 const LONGEST: f64 = 500.0;
 const BAR: f64 = 16.0;

@@ -36,7 +36,7 @@ impl Spent {
         Ok(Self { processes: sum, machine: all_processes + interrupts, all_processes })
     }
 
-    /// What was spent since `earlier`.
+    /// The time spent since `earlier`.
     pub(crate) fn since(self, earlier: Self) -> Self {
         Self {
             processes: self.processes.saturating_sub(earlier.processes),

@@ -4,6 +4,7 @@
 //! It starts itself again in namespaces of its own. All processes die with the one that started them, and the
 //! namespaces with the last process, however the program ends.
 
+mod against;
 mod chart;
 mod contender;
 mod cpu;
@@ -12,15 +13,16 @@ mod machine;
 mod measure;
 mod network;
 mod options;
+mod outcome;
 mod pattern;
 mod program;
 mod report;
 mod results;
 mod samples;
+mod start;
 mod wireguard;
 
 use std::{
-    error::Error,
     fs::{self, OpenOptions},
     io::{self, Write as _},
     path::Path,
@@ -33,16 +35,13 @@ use tencrypt_lab::{Entered, enter, inside};
 
 use crate::{
     contender::Contender, cpu::Spent, load::latency, measure::measure, network::Scene, options::Options,
-    program::Programs, report::Setting, results::Results,
+    outcome::Outcome, program::Programs, report::Setting, results::Results,
 };
 
 const DOCUMENT: &str = "performance.md";
 const CHART: &str = "performance.svg";
 /// Part of the machine's processors that other processes may use: more than this shows in the numbers.
 const QUIET: f64 = 0.05;
-
-/// The result of what is only reported to the user.
-type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -62,7 +61,7 @@ fn run(options: &Options) -> Outcome<ExitCode> {
     match enter(limit(options))? {
         Entered::Inside => {
             wireguard::prepare()?;
-            let programs = Programs::find()?;
+            let programs = Programs::find(options.against.as_deref())?;
             let busy = cpu::busy(Duration::from_secs(2))?;
             if busy > QUIET {
                 println!("the machine is not quiet: {:.0} % of it is busy already", 100.0 * busy);
@@ -75,14 +74,17 @@ fn run(options: &Options) -> Outcome<ExitCode> {
     }
 }
 
-/// What has to be outside of the namespaces: building may need the network.
+/// Does the work that has to be outside of the namespaces: building may need the network.
 fn prepare(options: &Options) -> Outcome<()> {
     let device = Path::new("/dev/net/tun");
     if let Err(error) = OpenOptions::new().read(true).write(true).open(device) {
         let hint = "a tunnel needs it; run as root, or have it open to all (mode 0666, as udev makes it)";
         return Err(format!("{}: {error}: {hint}", device.display()).into());
     }
-    if !options.dry_run {
+    if let Some(path) = options.against.as_ref().filter(|path| !path.is_file()) {
+        return Err(format!("--against {}: no such program", path.display()).into());
+    }
+    if options.writes() {
         // Before the time is spent.
         fs::create_dir_all(&options.out).map_err(|error| format!("{}: {error}", options.out.display()))?;
         replaced(options, "")?;
@@ -100,7 +102,7 @@ fn prepare(options: &Options) -> Outcome<()> {
     Ok(())
 }
 
-/// When a run that hangs is killed: every wait is bounded, so this is for what nobody thought of.
+/// The time after which a run that hangs is killed: every wait is bounded, so this is for what nobody thought of.
 fn limit(options: &Options) -> Duration {
     let contenders = options.scenes().iter().map(|scene| options.contenders(*scene).len()).sum();
     options.estimate(contenders) * 3 + Duration::from_secs(300)
@@ -123,6 +125,7 @@ fn measure_all(options: &Options, programs: &Programs) -> Outcome<Results> {
     let minutes = options.estimate(count).as_secs_f64() / 60.0;
     println!("{} rounds of {count} contenders, about {minutes:.1} minutes", options.rounds);
     for round in 0..options.rounds {
+        results.begin_round();
         for (scene, contenders) in &mut turns {
             // Another first one in every round: whoever comes first meets the coolest machine.
             for &contender in contenders.iter() {
@@ -142,7 +145,7 @@ fn measure_all(options: &Options, programs: &Programs) -> Outcome<Results> {
 fn turn(options: &Options, programs: &Programs, scene: Scene, contender: Contender, results: &mut Results) {
     let mut all = || -> Outcome<()> {
         let network = scene.build()?;
-        let mut running = contender.start(programs, scene, &network)?;
+        let mut running = start::start(contender, programs, scene, &network)?;
         latency::wait_for_answer(&network, running.target, contender::LIMIT)
             .map_err(|error| format!("{error}; the tunnel printed: {}", running.last_words()))?;
         for pattern in options.patterns() {
@@ -213,7 +216,10 @@ fn write(options: &Options, programs: &Programs, results: &Results, busy: f64) -
     }
     let measured = report::measured(results, &options.scenes(), &setting);
     println!("\n{measured}");
-    if options.dry_run {
+    if options.against.is_some() {
+        println!("{}", against::report(results, &options.scenes(), &options.patterns()));
+    }
+    if !options.writes() {
         return Ok(());
     }
     let path = options.out.join(DOCUMENT);

@@ -6,13 +6,13 @@ use std::{
 };
 
 use crate::{
-    Outcome,
-    contender::Running,
     cpu::Spent,
     load::{Flow, latency, tcp, udp},
     network::Network,
+    outcome::Outcome,
     pattern::{Metric, Pattern},
     samples::quantile,
+    start::Running,
 };
 
 /// Load before the measured time, for TCP's window to open.
@@ -66,7 +66,7 @@ pub(crate) fn measure(
     })
 }
 
-/// What happened in the measured time of a load.
+/// The measured time of a load.
 struct Window {
     elapsed: Duration,
     sent: u64,

@@ -6,7 +6,7 @@ use tencrypt_lab::{self as lab, NetNs, Node, PLAIN_MTU, Pod, VXLAN_MTU};
 
 use crate::contender::Contender;
 
-/// What lies between the two ends.
+/// A network between two ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Scene {
     /// Two namespaces and a veth pair, MTU 1500.
@@ -18,11 +18,11 @@ pub(crate) enum Scene {
 }
 
 impl Scene {
-    /// Who is measured here, in the order of the tables.
+    /// The contenders measured here, in the order of the tables.
     pub(crate) fn contenders(self) -> &'static [Contender] {
         match self {
             Self::Cable => &Contender::ALL,
-            Self::Vxlan | Self::External => &[Contender::Plain, Contender::Tencrypt],
+            Self::Vxlan | Self::External => &[Contender::Plain, Contender::Tencrypt, Contender::Against],
         }
     }
 

@@ -39,6 +39,10 @@ pub(crate) struct Options {
     /// Also tencrypt without encryption, for the price of the ciphers: builds the program once more, for this alone
     #[arg(long)]
     pub(crate) null_cipher: bool,
+    /// Also tencrypt from another program, such as that of the state before a change: in turns, with the ratio of each round;
+    /// writes nothing, and measures the two alone if there is no --only
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) against: Option<PathBuf>,
     /// Directory of performance.md and performance.svg
     #[arg(long, value_name = "DIR", default_value = "docs")]
     pub(crate) out: PathBuf,
@@ -48,7 +52,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// How long a pattern is measured.
+    /// The time that a pattern is measured.
     pub(crate) fn duration(&self) -> Duration {
         Duration::from_secs(self.seconds)
     }
@@ -61,9 +65,19 @@ impl Options {
 
     /// The contenders wanted in a network, installed or not.
     pub(crate) fn contenders(&self, scene: Scene) -> Vec<Contender> {
-        let named = |contender: &Contender| self.only.is_empty() || self.only.contains(contender);
+        let is_compared = self.against.is_some();
+        let named = |contender: &Contender| match contender {
+            Contender::Against => is_compared,
+            Contender::Tencrypt if is_compared => true,
+            contender => self.only.contains(contender) || self.only.is_empty() && !is_compared,
+        };
         let built = |contender: &Contender| *contender != Contender::NullCipher || self.null_cipher;
         scene.contenders().iter().copied().filter(named).filter(built).collect()
+    }
+
+    /// Tells if the report is written to files.
+    pub(crate) fn writes(&self) -> bool {
+        !self.dry_run && self.against.is_none()
     }
 
     /// The patterns wanted, in the order of the tables.
@@ -101,6 +115,18 @@ mod tests {
     fn the_null_cipher_is_measured_on_request_alone() {
         assert!(!options(&[]).contenders(Scene::Cable).contains(&Contender::NullCipher));
         assert!(options(&["--null-cipher"]).contenders(Scene::Cable).contains(&Contender::NullCipher));
+    }
+
+    #[test]
+    fn another_program_is_compared_with_this_one_alone_unless_more_is_asked_for() {
+        let both = [Contender::Tencrypt, Contender::Against];
+        let against = options(&["--against", "/old/tencrypt", "--vxlan"]);
+        assert_eq!(against.contenders(Scene::Cable), both);
+        assert_eq!(against.contenders(Scene::Vxlan), both);
+        assert!(!against.writes() && options(&[]).writes());
+        let more = options(&["--against", "/old/tencrypt", "--only", "plain"]);
+        assert_eq!(more.contenders(Scene::Cable), [&[Contender::Plain][..], &both].concat());
+        assert!(!options(&[]).contenders(Scene::Cable).contains(&Contender::Against));
     }
 
     #[test]

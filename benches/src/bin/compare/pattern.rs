@@ -1,4 +1,4 @@
-//! What is done to a network, and what is measured of it.
+//! Loads on a network, and the numbers that are taken of them.
 
 use clap::ValueEnum;
 
@@ -25,6 +25,19 @@ impl Pattern {
     /// All of them, in the order they are run.
     pub(crate) const ALL: [Self; 7] =
         [Self::Tcp1, Self::Tcp10, Self::Reverse, Self::Udp1200, Self::Udp64, Self::Idle, Self::Loaded];
+
+    /// The numbers that it gives.
+    pub(crate) fn metrics(self) -> &'static [Metric] {
+        match self {
+            Self::Tcp1 => &[Metric::Tcp1, Metric::TunnelCpu, Metric::MachineCpu],
+            Self::Tcp10 => &[Metric::Tcp10],
+            Self::Reverse => &[Metric::Reverse],
+            Self::Udp1200 => &[Metric::Udp1200, Metric::Udp1200Sent],
+            Self::Udp64 => &[Metric::Udp64, Metric::Udp64Sent],
+            Self::Idle => &[Metric::IdleMedian, Metric::IdleTail],
+            Self::Loaded => &[Metric::LoadedMedian, Metric::LoadedTail, Metric::LoadedLost],
+        }
+    }
 }
 
 /// One number of a measurement.
@@ -61,7 +74,7 @@ pub(crate) enum Metric {
 }
 
 impl Metric {
-    /// What the column of a table says.
+    /// The heading of its column.
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Tcp1 => "TCP, 1 stream",
@@ -92,7 +105,7 @@ impl Metric {
         }
     }
 
-    /// Whether more is better.
+    /// Tells if more is better.
     pub(crate) fn more_is_better(self) -> bool {
         matches!(
             self,

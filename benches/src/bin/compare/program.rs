@@ -8,32 +8,34 @@ use std::{
     process::Command,
 };
 
-use tencrypt_lab::run_program;
+use tencrypt_lab::{Program, run_program};
 
 use crate::{
-    Outcome,
     contender::{Contender, LIMIT},
+    outcome::Outcome,
 };
 
 /// Compiles the core without encryption.
 const NULL_CIPHER: &str = "--cfg tencrypt_null_cipher";
 
-/// What is installed.
+/// The programs that are installed.
 pub(crate) struct Programs {
     paths: BTreeMap<Contender, PathBuf>,
 }
 
 impl Programs {
-    /// Looks for tencrypt in the directory of this program's build, for the others in PATH and `$PEERS/bin`.
+    /// Looks for tencrypt in the directory of this program's build, for the others in PATH and `$PEERS/bin`; `against` is the
+    /// program of [`Contender::Against`].
     ///
     /// # Errors
     ///
     /// This program's own path is not known.
-    pub(crate) fn find() -> Outcome<Self> {
+    pub(crate) fn find(against: Option<&Path>) -> Outcome<Self> {
         let target = target_directory()?;
         let tencrypt = target.join("release/tencrypt");
         let mut paths: BTreeMap<Contender, PathBuf> =
             [(Contender::NullCipher, null_cipher(&target).join("release/tencrypt"))].into();
+        paths.insert(Contender::Against, against.unwrap_or(Path::new("")).to_owned());
         for contender in Contender::ALL.into_iter().filter(|contender| contender.is_tencrypt()) {
             paths.entry(contender).or_insert_with(|| tencrypt.clone());
         }
@@ -52,7 +54,7 @@ impl Programs {
         self.paths.get(&contender).map(PathBuf::as_path)
     }
 
-    /// What a contender's program says of its version, in one line.
+    /// The version of a contender, in one line, as its program says it.
     pub(crate) fn version(&self, contender: Contender) -> Option<String> {
         let said = run_program(self.of(contender)?, ["--version"], None, LIMIT).ok()?;
         said.stdout.lines().find(|line| !line.trim().is_empty()).map(|line| line.trim().to_owned())
@@ -125,4 +127,11 @@ fn search_path() -> Vec<PathBuf> {
 
 fn find(name: &str, directories: &[PathBuf]) -> Option<PathBuf> {
     directories.iter().map(|directory| directory.join(name)).find(|path| path.is_file())
+}
+
+/// The last line that a program printed.
+pub(crate) fn last_words(program: &Program) -> String {
+    let (errors, output) = (program.stderr(), program.stdout());
+    let last = errors.lines().last().or_else(|| output.lines().last());
+    last.unwrap_or("nothing").to_owned()
 }

@@ -15,7 +15,7 @@ pub(crate) const BEGIN: &str = "<!-- measured -->";
 /// The line behind it.
 pub(crate) const END: &str = "<!-- /measured -->";
 
-/// Of which the tables are.
+/// The columns of the tables.
 const TCP: [Metric; 5] =
     [Metric::Tcp1, Metric::Tcp10, Metric::Reverse, Metric::TunnelCpu, Metric::MachineCpu];
 const UDP: [Metric; 4] = [Metric::Udp1200, Metric::Udp1200Sent, Metric::Udp64, Metric::Udp64Sent];
@@ -31,11 +31,11 @@ const COMPARED: [Metric; 7] = [
     Metric::LoadedTail,
 ];
 
-/// How it was measured.
+/// The conditions of a measurement.
 pub(crate) struct Setting {
     /// The machine, in a line.
     pub(crate) machine: String,
-    /// Whether performance.svg is written as well.
+    /// Performance.svg is written as well.
     pub(crate) has_chart: bool,
     /// The part of its processors that was busy before.
     pub(crate) busy: f64,
@@ -64,6 +64,22 @@ pub(crate) fn new_document(measured: &str) -> String {
 /// The tables, as Markdown.
 pub(crate) fn measured(results: &Results, scenes: &[Scene], setting: &Setting) -> String {
     let mut text = String::new();
+    conditions(&mut text, results, setting);
+    for &scene in scenes {
+        part(&mut text, results, scene);
+    }
+    let failures: Vec<_> = results.failures().collect();
+    if !failures.is_empty() {
+        text.push_str("\n### Failed\n\n");
+        for (scene, contender, reason) in failures {
+            let _ = writeln!(text, "- {} ({}): {}", contender.name(), scene.title(), escape(reason));
+        }
+    }
+    text
+}
+
+/// The machine, the command, the rounds, and the versions.
+fn conditions(text: &mut String, results: &Results, setting: &Setting) {
     if setting.has_chart {
         text.push_str("![tencrypt beside the plain network and other tunnels](performance.svg)\n\n");
     }
@@ -89,31 +105,25 @@ pub(crate) fn measured(results: &Results, scenes: &[Scene], setting: &Setting) -
     for (contender, version) in &setting.versions {
         let _ = writeln!(text, "- {}: {}", contender.name(), escape(version));
     }
-    for &scene in scenes {
-        let of = |wanted: fn(&Contender) -> bool| -> Vec<Contender> {
-            scene.contenders().iter().copied().filter(wanted).filter(|one| results.has(scene, *one)).collect()
-        };
-        if !scene.contenders().iter().any(|contender| results.has(scene, *contender)) {
-            continue;
-        }
-        let _ = writeln!(text, "\n### {}\n", scene.title());
-        let main = of(|contender| !contender.is_variant());
-        tables(&mut text, results, scene, &main);
-        ratios(&mut text, results, scene, &main);
-        let variants = of(|contender| contender.is_tencrypt());
-        if variants.len() > 1 || variants.iter().any(|contender| contender.is_variant()) {
-            text.push_str("\n#### What each part of tencrypt is worth\n\n");
-            tables(&mut text, results, scene, &variants);
-        }
+}
+
+/// The tables of one network; nothing if nothing was measured there.
+fn part(text: &mut String, results: &Results, scene: Scene) {
+    let of = |wanted: fn(&Contender) -> bool| -> Vec<Contender> {
+        scene.contenders().iter().copied().filter(wanted).filter(|one| results.has(scene, *one)).collect()
+    };
+    if !scene.contenders().iter().any(|contender| results.has(scene, *contender)) {
+        return;
     }
-    let failures: Vec<_> = results.failures().collect();
-    if !failures.is_empty() {
-        text.push_str("\n### Failed\n\n");
-        for (scene, contender, reason) in failures {
-            let _ = writeln!(text, "- {} ({}): {}", contender.name(), scene.title(), escape(reason));
-        }
+    let _ = writeln!(text, "\n### {}\n", scene.title());
+    let main = of(|contender| !contender.is_variant());
+    tables(text, results, scene, &main);
+    ratios(text, results, scene, &main);
+    let variants = of(|contender| contender.is_tencrypt());
+    if variants.len() > 1 || variants.iter().any(|contender| contender.is_variant()) {
+        text.push_str("\n#### What each part of tencrypt is worth\n\n");
+        tables(text, results, scene, &variants);
     }
-    text
 }
 
 fn tables(text: &mut String, results: &Results, scene: Scene, contenders: &[Contender]) {
@@ -133,7 +143,7 @@ fn tables(text: &mut String, results: &Results, scene: Scene, contenders: &[Cont
     }
 }
 
-/// How many times better tencrypt is, by the medians.
+/// The factors by which tencrypt is better, by the medians.
 fn ratios(text: &mut String, results: &Results, scene: Scene, contenders: &[Contender]) {
     let others: Vec<Contender> =
         contenders.iter().copied().filter(|contender| *contender != Contender::Tencrypt).collect();

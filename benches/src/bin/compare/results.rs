@@ -1,4 +1,4 @@
-//! What was measured, as it comes in.
+//! The numbers that were measured, as they come in.
 
 use std::collections::BTreeMap;
 
@@ -7,16 +7,23 @@ use crate::{contender::Contender, network::Scene, pattern::Metric, samples::Spre
 /// Everything that was measured.
 #[derive(Debug, Default)]
 pub(crate) struct Results {
-    samples: BTreeMap<(Scene, Contender, Metric), Vec<f64>>,
+    /// With the round of each.
+    samples: BTreeMap<(Scene, Contender, Metric), Vec<(u64, f64)>>,
+    round: u64,
     failures: BTreeMap<(Scene, Contender), String>,
     disturbed: u32,
     patterns: u32,
 }
 
 impl Results {
-    /// Takes a number of one round.
+    /// Begins another round.
+    pub(crate) fn begin_round(&mut self) {
+        self.round += 1;
+    }
+
+    /// Takes a number of this round.
     pub(crate) fn add(&mut self, scene: Scene, contender: Contender, metric: Metric, value: f64) {
-        self.samples.entry((scene, contender, metric)).or_default().push(value);
+        self.samples.entry((scene, contender, metric)).or_default().push((self.round, value));
     }
 
     /// Takes note of the first failure of a contender.
@@ -30,22 +37,34 @@ impl Results {
         self.disturbed += u32::from(disturbed);
     }
 
-    /// How many patterns other processes disturbed, and of how many.
+    /// The number of patterns that other processes disturbed, and the number of all.
     pub(crate) fn disturbed(&self) -> (u32, u32) {
         (self.disturbed, self.patterns)
     }
 
     /// The numbers of all rounds.
     pub(crate) fn spread(&self, scene: Scene, contender: Contender, metric: Metric) -> Option<Spread> {
-        self.samples.get(&(scene, contender, metric)).and_then(|samples| Spread::of(samples))
+        Spread::of(&self.of(scene, contender, metric).map(|(_, value)| value).collect::<Vec<_>>())
     }
 
-    /// Whether there is any number of this contender there.
+    /// The quotients of two contenders' numbers, a round each in which both have one.
+    pub(crate) fn quotients(&self, scene: Scene, [over, under]: [Contender; 2], metric: Metric) -> Vec<f64> {
+        let of_round = |round| self.of(scene, under, metric).find(|(other, _)| *other == round);
+        let of_both =
+            self.of(scene, over, metric).filter_map(|(round, value)| Some(value / of_round(round)?.1));
+        of_both.filter(|quotient| quotient.is_finite()).collect()
+    }
+
+    fn of(&self, scene: Scene, contender: Contender, metric: Metric) -> impl Iterator<Item = (u64, f64)> {
+        self.samples.get(&(scene, contender, metric)).into_iter().flatten().copied()
+    }
+
+    /// Tells if there is any number of this contender there.
     pub(crate) fn has(&self, scene: Scene, contender: Contender) -> bool {
         self.samples.keys().any(|&(in_scene, of, _)| (in_scene, of) == (scene, contender))
     }
 
-    /// What failed, with the first reason.
+    /// The failures, with the first reason of each.
     pub(crate) fn failures(&self) -> impl Iterator<Item = (Scene, Contender, &str)> {
         self.failures.iter().map(|(&(scene, contender), reason)| (scene, contender, reason.as_str()))
     }

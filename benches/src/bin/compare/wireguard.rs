@@ -13,11 +13,11 @@ use std::{
 
 use tencrypt_lab::{self as lab, Program};
 
-use crate::{Outcome, contender::LIMIT, network::Network};
+use crate::{contender::LIMIT, network::Network, outcome::Outcome, program::last_words};
 
-/// Where the tunnels make their sockets.
+/// The directory in which the tunnels make their sockets.
 pub(crate) const SOCKETS: &str = "/var/run/wireguard";
-/// What WireGuard recommends below an MTU of 1500, bytes: room for IPv6, UDP and its own header and tag.
+/// WireGuard's recommendation below an MTU of 1500, bytes: room for IPv6, UDP and its own header and tag.
 const MTU: u32 = 1420;
 const PORT: u16 = 51820;
 
@@ -53,8 +53,7 @@ pub(crate) fn start(program: &Path, arguments: &[&str], network: &Network) -> Ou
             configure(stream, &settings(end, network.addresses[1 - end]))?;
             netns.set_up_device(&device, net, MTU).map_err(io::Error::other)
         });
-        configured
-            .map_err(|error| format!("{error}; it printed: {}", crate::contender::last_words(&tunnel)))?;
+        configured.map_err(|error| format!("{error}; it printed: {}", last_words(&tunnel)))?;
         running.push(tunnel);
     }
     Ok(running)

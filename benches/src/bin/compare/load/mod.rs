@@ -16,7 +16,7 @@ use std::{
 
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How often a thread that waits looks whether it should end.
+/// The interval at which a thread that waits looks for its end.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// A load that runs until it is finished or dropped.
@@ -39,12 +39,12 @@ impl Shared {
 }
 
 impl Flow {
-    /// What the receivers have received: bytes of TCP, datagrams of UDP.
+    /// The amount that the receivers have received: bytes of TCP, datagrams of UDP.
     pub(crate) fn received(&self) -> u64 {
         self.shared.received.load(Ordering::Relaxed)
     }
 
-    /// What the senders' sockets have taken.
+    /// The amount that the senders' sockets have taken.
     pub(crate) fn sent(&self) -> u64 {
         self.shared.sent.load(Ordering::Relaxed)
     }
@@ -91,7 +91,7 @@ fn spawn(shared: &Arc<Shared>, work: impl Work) -> JoinHandle<io::Result<()>> {
 trait Work: FnOnce(&Shared) -> io::Result<()> + Send + 'static {}
 impl<F: FnOnce(&Shared) -> io::Result<()> + Send + 'static> Work for F {}
 
-/// Whether an operation is to be tried again after a look around.
+/// Tells if an operation is to be tried again after a look around.
 fn is_passing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
 }

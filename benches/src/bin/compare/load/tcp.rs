@@ -13,10 +13,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::{CONNECT, Flow, LOOK, Shared, is_passing};
 use crate::network::Network;
 
-/// What is written and read at once, bytes: as much as iperf3 does.
+/// The length of one write or read, bytes: as much as iperf3 does.
 const CHUNK: usize = 128 << 10;
 
-/// Which way the content goes.
+/// The direction of the content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
     /// From the client to the server.
@@ -90,7 +90,7 @@ fn serve(
     Ok(())
 }
 
-/// Whether the end of a connection is the flow's; the two threads see the flag a moment apart.
+/// Tells if the end of a connection is the flow's; the two threads see the flag a moment apart.
 fn ended(shared: &Shared) -> io::Result<()> {
     thread::sleep(LOOK / 10);
     if shared.stopped() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
