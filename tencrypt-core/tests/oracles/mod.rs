@@ -66,7 +66,7 @@ impl Fields {
         }
     }
 
-    /// What each oracle reads, with its name.
+    /// The reading of each oracle, with its name.
     pub(crate) fn by_oracles(bytes: &[u8]) -> [(&'static str, Option<Self>); 2] {
         [("etherparse", by_etherparse::fields(bytes)), ("pnet_packet", by_pnet::fields(bytes))]
     }
