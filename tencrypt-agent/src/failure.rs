@@ -1,12 +1,8 @@
-//! How the program ends.
+//! The end of the program: its exit codes, and the line that says why it ended early.
 
-use std::{fmt, process::ExitCode};
+use std::{error::Error, fmt, io, process::ExitCode};
 
-use crate::{
-    commands::ca::AuthorityError, commands::rotate::RotateError, config::ConfigError,
-    control::client::ClientError, keys::file::KeyFileError, os::escape::Escaped, os::netns::NetNsError,
-    os::rundir::RunDirError,
-};
+use crate::escape::Escaped;
 
 /// Exit codes. `--help` lists them; they are part of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,16 +21,25 @@ pub enum Exit {
     Held = 5,
 }
 
+impl Exit {
+    /// Tells a lack of rights from other failures of a system call.
+    pub(crate) fn of_io(error: &io::Error) -> Self {
+        if error.kind() == io::ErrorKind::PermissionDenied { Self::NotPermitted } else { Self::Runtime }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
     }
 }
 
-/// Why the program ends before its job is done.
+/// An end of the program before its job is done.
+///
+/// Errors become failures by a `From` that stands beside the error's own type.
 #[derive(Debug)]
 pub struct Failure {
-    /// How it exits.
+    /// Exit code of the process.
     pub exit: Exit,
     /// One line for a human.
     pub reason: String,
@@ -51,7 +56,12 @@ impl Failure {
         Self::new(Exit::Runtime, reason)
     }
 
-    /// One line on standard error, with nothing in it that a terminal would act upon.
+    /// A failure with `exit` for an error whose own text leaves its causes out: they follow it on the same line.
+    pub(crate) fn from_error(exit: Exit, error: &dyn Error) -> Self {
+        Self { exit, reason: chain(error) }
+    }
+
+    /// Prints one line on standard error, with nothing in it that a terminal would act upon.
     pub fn report(&self) {
         eprintln!("{self}");
     }
@@ -63,69 +73,28 @@ impl fmt::Display for Failure {
     }
 }
 
-impl From<ConfigError> for Failure {
-    fn from(error: ConfigError) -> Self {
-        Self::new(Exit::Usage, error)
+/// An error and its causes, outermost first, on one line.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
     }
+    text
 }
 
-impl From<KeyFileError> for Failure {
-    fn from(error: KeyFileError) -> Self {
-        let exit = match &error {
-            KeyFileError::Write { .. } | KeyFileError::Random => Exit::Runtime,
-            _ => Exit::Usage,
-        };
-        Self::new(exit, error)
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl From<AuthorityError> for Failure {
-    fn from(error: AuthorityError) -> Self {
-        let exit = match &error {
-            AuthorityError::Write { .. } | AuthorityError::Random => Exit::Runtime,
-            _ => Exit::Usage,
-        };
-        Self::new(exit, error)
-    }
-}
-
-impl From<RotateError> for Failure {
-    fn from(error: RotateError) -> Self {
-        match error {
-            RotateError::File(error) => error.into(),
-            RotateError::Locked(_) => Self::new(Exit::Runtime, error),
-            _ => Self::new(Exit::Usage, error),
-        }
-    }
-}
-
-impl From<NetNsError> for Failure {
-    fn from(error: NetNsError) -> Self {
-        let exit = if error.is_permission() { Exit::NotPermitted } else { Exit::Runtime };
-        Self::new(exit, error)
-    }
-}
-
-impl From<RunDirError> for Failure {
-    fn from(error: RunDirError) -> Self {
-        let exit = match &error {
-            RunDirError::Held => Exit::Held,
-            error if error.is_permission() => Exit::NotPermitted,
-            _ => Exit::Runtime,
-        };
-        Self::new(exit, error)
-    }
-}
-
-impl From<ClientError> for Failure {
-    fn from(error: ClientError) -> Self {
-        match error {
-            ClientError::NotRunning { .. } => Self::new(Exit::NotRunning, error),
-            ClientError::RunDir(error) => error.into(),
-            ClientError::Io { ref source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-                Self::new(Exit::NotPermitted, error)
-            }
-            _ => Self::new(Exit::Runtime, error),
-        }
+    #[test]
+    fn causes_follow_on_the_same_line() {
+        let denied = io::Error::from_raw_os_error(libc::EACCES);
+        assert_eq!(Exit::of_io(&denied), Exit::NotPermitted);
+        let failure = Failure::from_error(Exit::of_io(&denied), &tencrypt_tun::NetNsError::Enter(denied));
+        let line = failure.to_string();
+        assert!(line.starts_with("tencrypt: cannot enter the namespace: Permission denied"), "{line}");
+        assert!(!line.contains('\n'));
     }
 }

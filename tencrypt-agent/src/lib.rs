@@ -9,6 +9,7 @@ pub mod config;
 mod control;
 #[cfg(feature = "demo")]
 mod demo;
+mod escape;
 #[doc(hidden)]
 pub mod failure;
 #[doc(hidden)]

@@ -5,14 +5,14 @@ use tracing::level_filters::LevelFilter;
 use crate::failure::{Exit, Failure};
 
 /// The variable that sets the level where `-v` is not given.
-pub(crate) const VARIABLE: &str = "TENCRYPT_LOG";
+pub(crate) const LEVEL_VARIABLE: &str = "TENCRYPT_LOG";
 
-/// Starts logging for this process; without `-v` and [`VARIABLE`] warnings and errors only.
+/// Starts logging for this process; without `-v` and [`LEVEL_VARIABLE`] warnings and errors only.
 ///
 /// # Errors
 /// A usage [`Failure`] if the variable holds no level.
 pub(crate) fn start(verbose: u8) -> Result<(), Failure> {
-    let level = level(verbose, std::env::var_os(VARIABLE).as_deref())?;
+    let level = level(verbose, std::env::var_os(LEVEL_VARIABLE).as_deref())?;
     // A second start in one process (tests) leaves the first in place.
     let _ = tracing_subscriber::fmt()
         .with_max_level(level)
@@ -37,7 +37,7 @@ fn level(verbose: u8, variable: Option<&std::ffi::OsStr>) -> Result<LevelFilter,
             Some("trace") => Ok(LevelFilter::TRACE),
             _ => Err(Failure::new(
                 Exit::Usage,
-                format_args!("{VARIABLE}: expected error, warn, info, debug or trace, found {name:?}"),
+                format_args!("{LEVEL_VARIABLE}: expected error, warn, info, debug or trace, found {name:?}"),
             )),
         },
     }

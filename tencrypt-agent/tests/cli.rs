@@ -349,8 +349,9 @@ fn an_answer_that_makes_no_sense_is_a_failure() {
 fn usage_errors_are_one_line_and_exit_with_2() {
     let place = Place::new("usage");
     for (arguments, reason) in [
-        (&[][..], "no command given"),
-        (&["frobnicate"], "frobnicate"),
+        (&["frobnicate"][..], "frobnicate"),
+        (&["staus"], "; did you mean `status`? See `tencrypt --help`"),
+        (&["status", "--netns", "x", "--josn"], "; did you mean `--json`?"),
         (&["up"], "--netns"),
         (&["up", "--netns", "x"], "--config"),
         (&["status", "--netns", "x", "--jsno"], "--jsno"),
@@ -363,6 +364,18 @@ fn usage_errors_are_one_line_and_exit_with_2() {
     let output = place.command(&["genkey", "k"]).env("TENCRYPT_LOG", "loud").output().unwrap();
     assert_refused(&output, 2, "TENCRYPT_LOG");
     assert!(place.listing().is_empty());
+}
+
+#[test]
+fn a_command_that_is_left_out_is_answered_by_help_on_standard_error() {
+    let place = Place::new("bare");
+    for (arguments, line) in [(&[][..], "Usage: tencrypt [OPTIONS] <COMMAND>"), (&["ca"], "  inspect")] {
+        let output = place.tencrypt(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(line) && said.contains("Examples:\n  tencrypt "), "{said}");
+        assert!(output.stdout.is_empty());
+    }
 }
 
 #[test]
@@ -391,6 +404,48 @@ fn completion_scripts_are_accepted_by_their_shells() {
             check.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
             assert!(check.wait().unwrap().success(), "{shell}");
         }
+    }
+}
+
+/// Names that the completion script for `shell` offers after `--netns`, or paths, for a word that begins with `start`.
+/// The script is read with `names` in the place of /run/netns.
+fn offered(place: &Place, shell: &str, names: &Path, start: &str) -> Vec<String> {
+    let script =
+        text(&place.tencrypt(&["completions", shell])).replace("/run/netns", names.to_str().unwrap());
+    fs::write(place.path("script"), script).unwrap();
+    let ask = match shell {
+        "bash" => format!(
+            "source ./script; COMP_WORDS=(tencrypt status --netns '{start}'); COMP_CWORD=3\n\
+             _tencrypt tencrypt '{start}' --netns; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        ),
+        _ => format!("source ./script; complete -C 'tencrypt status --netns {start}'"),
+    };
+    let mut command = Command::new(shell);
+    let output = command.args(["-c", &ask]).current_dir(&place.0).env("HOME", &place.0).output().unwrap();
+    let lines = text(&output);
+    let mut words: Vec<String> =
+        lines.lines().filter_map(|line| line.split('\t').next()).map(str::to_owned).collect();
+    words.sort();
+    words
+}
+
+#[test]
+fn namespaces_are_offered_where_one_is_asked_for() {
+    let place = Place::new("offered");
+    let names = place.path("names");
+    fs::create_dir(&names).unwrap();
+    for name in ["shop-1", "shop-2", "other"] {
+        fs::write(names.join(name), "").unwrap();
+    }
+    for shell in ["bash", "fish"] {
+        if !Path::new("/usr/bin").join(shell).exists() {
+            continue;
+        }
+        assert_eq!(offered(&place, shell, &names, "shop"), ["shop-1", "shop-2"], "{shell}");
+        assert_eq!(offered(&place, shell, &names, "").len(), 3, "{shell}");
+        let path = offered(&place, shell, &names, "./nam");
+        assert!(matches!(&path[..], [path] if path.trim_end_matches('/') == "./names"), "{shell}: {path:?}");
+        assert!(!offered(&place, shell, &place.path("absent"), "sh").contains(&"shop-1".to_owned()));
     }
 }
 

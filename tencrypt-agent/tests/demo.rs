@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-/// What has to be observed, in its order.
+/// The observations, in their order.
 const OBSERVATIONS: [&str; 7] =
     ["readable", "unreadable", "other-project", "intruder", "bypass", "throughput", "restored"];
 

@@ -11,7 +11,7 @@ use support::{Cluster, Running};
 use tencrypt_lab::{Pod, UdpEcho, test, udp_echo};
 
 const PORT: u16 = 9001;
-/// How long revocation may take. Nothing here depends on it but the last assertion of that test.
+/// Longest time that a revocation may take. Nothing here depends on it but the last assertion of that test.
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A cluster with an authority.
@@ -80,7 +80,7 @@ impl Certified {
         ]);
     }
 
-    /// Whether a datagram of pod `from` reaches pod `b` and is answered, tried for a while.
+    /// Tells if a datagram of pod `from` reaches pod `b` and is answered, tried for a while.
     fn reaches(&self, from: &Pod, tries: u32) -> bool {
         let to = SocketAddr::new(self.cluster.b.v4(), PORT);
         (0..tries).any(|_| {

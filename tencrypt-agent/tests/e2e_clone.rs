@@ -17,9 +17,9 @@ use support::{Cluster, Running};
 use tencrypt_lab::{Pod, Signal, UdpEcho, test, test_within, udp_echo};
 
 const PORT: u16 = 9001;
-/// How long traffic may be away.
+/// Longest interruption of traffic.
 const SECOND: Duration = Duration::from_secs(1);
-/// What the kernel sends when the machine was cloned (drivers/virt/vmgenid.c, lib/kobject_uevent.c).
+/// The kernel's message when the machine was cloned (drivers/virt/vmgenid.c, lib/kobject_uevent.c).
 const CLONED: &str =
     "change@/devices/test\0ACTION=change\0DEVPATH=/devices/test\0SUBSYSTEM=acpi\0NEW_VMGENID=1\0";
 

@@ -12,7 +12,7 @@ use tencrypt_lab::{
     udp_echo,
 };
 
-/// What tencrypt adds to a packet over IPv4, bytes: 20 IP, 8 UDP, 16 header, 16 tag (docs/wire-format.md).
+/// Bytes that tencrypt adds to a packet over IPv4: 20 IP, 8 UDP, 16 header, 16 tag (docs/wire-format.md).
 const OVER_V4: u32 = 60;
 /// Over IPv6: 20 more.
 const OVER_V6: u32 = 80;

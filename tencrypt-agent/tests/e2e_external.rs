@@ -64,7 +64,7 @@ impl Named {
         udp_echo(self.cluster.a.netns(), to, [100], wait).unwrap().is_empty()
     }
 
-    /// Whether table 8362 leaves this address to the main table.
+    /// Tells if table 8362 leaves this address to the main table.
     fn has_route_around(&self, address: IpAddr) -> bool {
         let (family, bits) = if address.is_ipv4() { ("v4", 32) } else { ("v6", 128) };
         let line = format!("route {family} table 8362 {address}/{bits} throw");

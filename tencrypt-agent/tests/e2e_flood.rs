@@ -28,12 +28,12 @@ const NOBODY: &str = "10.129.0.0/16";
 /// Datagrams a second in trains while the leak probe listens, which has to see all of them: many times what a lane lets
 /// in. With a packet each, from made-up sources, it sees what a sender can.
 const SEEN: u32 = 600_000;
-/// What a lane may have handled a second, and once more in the moment before the screen is up: several times what it lets
+/// Most datagrams that a lane may have handled a second, and once more before the filter is up: several times what that lets
 /// in on the whole.
 const HANDLED: f64 = 250_000.0;
-/// How long such a flood lasts at least.
+/// Shortest duration of such a flood.
 const LEAST: Duration = Duration::from_secs(2);
-/// What the program may grow in a flood, KiB: buffers that are written to for the first time, and nothing that lasts.
+/// Most growth of the program in a flood, KiB: buffers that are written to for the first time, and nothing that lasts.
 const GROWTH: u64 = 8 << 10;
 /// Bytes of Ethernet, IPv4 and UDP headers.
 const HEADERS: usize = 42;

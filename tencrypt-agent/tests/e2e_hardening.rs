@@ -1,4 +1,4 @@
-//! What a running `up` has given up, as the kernel says it, and that `status` says the same.
+//! Rights that a running `up` has given up, as the kernel says it, and that `status` says the same.
 
 mod support;
 

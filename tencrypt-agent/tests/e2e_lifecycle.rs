@@ -1,11 +1,13 @@
-//! How protection ends: by `down`, by a signal, by a kill. Whatever it is, nothing of the tenant leaves in plain, and
+//! The end of protection: by `down`, by a signal, by a kill. Whatever it is, nothing of the tenant leaves in plain, and
 //! after `down` the namespace is as it was.
 
 mod support;
 
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::os::unix::fs::symlink;
+use std::process::Command;
 use std::time::Duration;
 
 use support::{CANARY, Cluster, HTTP, LIMIT};
@@ -70,6 +72,35 @@ fn a_program_that_was_told_to_end_leaves_the_namespace_closed_until_down() {
 fn a_program_that_was_killed_leaves_the_namespace_closed_until_down() {
     test("a_program_that_was_killed_leaves_the_namespace_closed_until_down", || {
         closed_until_down(Signal::Kill);
+    });
+}
+
+#[test]
+fn a_name_that_comes_to_mean_another_namespace_while_up_starts_changes_nothing() {
+    test("a_name_that_comes_to_mean_another_namespace_while_up_starts_changes_nothing", || {
+        let cluster = Cluster::on_one_node();
+        let [name, pipe] = ["shop-a", "resolv.conf"].map(|name| cluster.directory.join(name));
+        symlink(cluster.a.netns().path(), &name).unwrap();
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let before = [&cluster.a, &cluster.b].map(|pod| Snapshot::take(pod.netns()).unwrap());
+        // It has opened the namespace when it opens resolv.conf, and goes on when it has read that to its end.
+        let extra = format!("[dns]\ncapture = false\nresolv_conf = \"{}\"\n", pipe.display());
+        let running = cluster.start_named(&cluster.a, &name, &extra);
+        let mut writer = File::options().write(true).open(&pipe).unwrap();
+        fs::remove_file(&name).unwrap();
+        symlink(cluster.b.netns().path(), &name).unwrap();
+        writer.write_all(b"nameserver 172.30.0.53\n").unwrap();
+        drop(writer);
+        running.program.wait_ready(LIMIT).unwrap_or_else(|error| panic!("{error}\n{}", running.log()));
+
+        // Device, rules and lock are where the name led when it was opened, and nothing is where it leads now.
+        let [a, b] = [&cluster.a, &cluster.b].map(|pod| Snapshot::take(pod.netns()).unwrap());
+        assert!(!before[0].difference(&a).is_empty());
+        assert!(before[1].difference(&b).is_empty());
+        assert_eq!(running.status_by(&name).status.code(), Some(NOT_RUNNING));
+        assert!(running.status_by(&cluster.a.netns().path()).status.success());
+        assert_done(&cluster.down(&cluster.a));
+        assert_as_it_was(&cluster.a, &before[0]);
     });
 }
 

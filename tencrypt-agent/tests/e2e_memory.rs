@@ -1,4 +1,4 @@
-//! What is in the memory of a running `up`: the keys of the sessions there are, and none of those that have ended.
+//! The memory of a running `up`: the keys of the sessions there are, and none of those that have ended.
 //!
 //! The tests know no key. They know packets and, from the wire, the records these became, and try all of the program's
 //! memory as the keys that would have sealed them.
@@ -141,7 +141,7 @@ impl Sealed {
         })
     }
 
-    /// Whether this key has sealed it.
+    /// Tells if this key has sealed it.
     fn is_by(&self, key: &Aes256Dec) -> bool {
         let open = |block: [u8; BLOCK]| {
             let mut block = block.into();
@@ -181,7 +181,7 @@ impl Epoch {
         Self { root: [root, hex.into_bytes()], derived }
     }
 
-    /// How many of the derived keys, and of the root's spellings, are there.
+    /// Counts the derived keys, and the root's spellings, that are there.
     fn found_in(&self, memory: &[Vec<u8>]) -> (usize, usize) {
         let is_there = |key: &&Vec<u8>| {
             let is_in = |mapping: &&Vec<u8>| mapping.windows(key.len()).any(|bytes| bytes == *key);
@@ -197,7 +197,7 @@ fn hmac(key: &[u8], text: &[u8]) -> Vec<u8> {
     mac.finalize().into_bytes().to_vec()
 }
 
-/// What a pod's program has in memory, at one moment.
+/// Memory of a pod's program at one moment.
 fn memory(pod: &mut Running) -> Vec<Vec<u8>> {
     pod.program.signal(Signal::Stop).unwrap();
     let memory = read(pod.program.id());
@@ -205,7 +205,7 @@ fn memory(pod: &mut Running) -> Vec<Vec<u8>> {
     memory
 }
 
-/// Which of the records' keys are there. A key schedule begins with the key itself.
+/// Finds those of the records' keys that are there. A key schedule begins with the key itself.
 fn search(memory: &[Vec<u8>], sealed: &[Sealed]) -> Vec<bool> {
     let begun = Instant::now();
     let pieces: Vec<&[u8]> = memory.iter().flat_map(|mapping| pieces(mapping)).collect();
@@ -222,7 +222,7 @@ fn search(memory: &[Vec<u8>], sealed: &[Sealed]) -> Vec<bool> {
     found
 }
 
-/// What the program can write to, and what it has no file for: each mapping that no file on disk holds as well.
+/// Reads what the program can write to, and what it has no file for: each mapping that no file on disk holds as well.
 fn read(pid: u32) -> Vec<Vec<u8>> {
     let maps =
         fs::read_to_string(format!("/proc/{pid}/maps")).expect("the test is root where the program is");

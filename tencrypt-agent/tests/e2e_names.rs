@@ -44,7 +44,7 @@ struct Named {
     _pods: [Pod; 2],
 }
 
-/// Where the pod's nameserver is.
+/// Place of the pod's nameserver.
 #[derive(Clone, Copy)]
 enum Nameserver {
     /// Behind an IPv4 service, as in most clusters.
@@ -105,7 +105,7 @@ impl Named {
         running
     }
 
-    /// What the system's resolver says in pod `a`.
+    /// Answer of the system's resolver in pod `a`.
     fn resolve(&self, name: &str) -> Vec<IpAddr> {
         let found = resolve(self.cluster.a.netns(), &self.resolv_conf, name, LIMIT);
         let mut found = found.unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -199,6 +199,31 @@ fn names_decide_with_a_nameserver_behind_a_service() {
 #[test]
 fn names_decide_with_an_ipv6_nameserver() {
     test("names_decide_with_an_ipv6_nameserver", || names_decide(Nameserver::PodV6));
+}
+
+#[test]
+fn without_a_search_domain_the_settings_say_which_names_are_the_tenants() {
+    test("without_a_search_domain_the_settings_say_which_names_are_the_tenants", || {
+        let net = Named::new(Nameserver::Service);
+        // As a pod of `ip netns` has it: a nameserver and nothing else.
+        let resolv_conf = net.cluster.directory.join("plain.conf");
+        fs::write(&resolv_conf, format!("nameserver {}\n", net.nameserver.ip())).unwrap();
+        let extra = format!(
+            "[tenant]\nproject = \"shop\"\ncluster_domain = \"k8s.corp\"\nkey_file = \"{}\"\n\
+             [dns]\nresolv_conf = \"{}\"\n",
+            net.cluster.key_file.display(),
+            resolv_conf.display()
+        );
+        let running = [net.cluster.up(&net.cluster.a, &extra), net.cluster.up(&net.cluster.b, "")];
+        net.probe.reset();
+        assert_eq!(running[0].status()["project"], "shop");
+        for address in net.resolve("web.shop.svc.k8s.corp") {
+            net.assert_encrypted(address);
+        }
+        for address in net.resolve("web.other.svc.k8s.corp") {
+            net.assert_plain(address);
+        }
+    });
 }
 
 #[test]

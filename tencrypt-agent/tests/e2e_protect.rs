@@ -1,4 +1,4 @@
-//! What protection keeps out and keeps in: other tenants, injected records, plaintext from inside, and programs of the
+//! Traffic that protection keeps out and keeps in: other tenants, injected records, plaintext from inside, and programs of the
 //! pod that choose the device themselves.
 
 mod support;
@@ -15,7 +15,7 @@ use tencrypt_lab::{
 
 const UDP: u16 = 9001;
 
-/// Longer than a destination is asked, 1 s.
+/// Longer than a destination is asked, 1 s (docs/packet-path.md).
 const UNHEARD: Duration = Duration::from_millis(1_500);
 
 /// Waits for what happens soon.

@@ -28,7 +28,7 @@ const BACK_WITHIN: Duration = Duration::from_secs(1);
 struct Caller {
     socket: UdpSocket,
     calls: AtomicBool,
-    /// When answers came, and when their requests had left.
+    /// The times at which answers came, and at which their requests had left.
     answers: Mutex<Vec<(Instant, Instant)>>,
 }
 

@@ -1,4 +1,4 @@
-//! What a train costs, counted at the running program, with all offloads and with none.
+//! Cost of a train, counted at the running program, with all offloads and with none.
 
 mod support;
 

@@ -38,7 +38,7 @@ impl Place {
         self.command(arguments).output().unwrap()
     }
 
-    /// What a step says.
+    /// Output of a step.
     fn rotate(&self, arguments: &[&str]) -> String {
         let output = self.tencrypt(&[&["rotate"], arguments].concat());
         assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");

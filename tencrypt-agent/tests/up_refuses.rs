@@ -1,4 +1,4 @@
-//! What `tencrypt up` refuses: one line on standard error, an exit code that says what kind of trouble it is, and
+//! Refusals of `tencrypt up`: one line on standard error, an exit code that says what kind of trouble it is, and
 //! nothing left behind.
 
 mod support;
@@ -73,6 +73,29 @@ fn an_interface_that_is_not_there_is_refused() {
         let cluster = Cluster::on_one_node();
         let network = format!("[network]\ninterface = \"eth7\"\nprotected = {PROTECTED}\n");
         assert_up_refused(&cluster, &cluster.a, &network, RUNTIME, "interface eth7 does not exist");
+    });
+}
+
+#[test]
+fn names_that_nothing_makes_the_tenants_are_refused_and_the_settings_named() {
+    lab::test("names_that_nothing_makes_the_tenants_are_refused_and_the_settings_named", || {
+        let cluster = Cluster::on_one_node();
+        let resolv_conf = cluster.directory.join("resolv.conf");
+        fs::write(&resolv_conf, "nameserver 172.30.0.53\n").unwrap();
+        let with = |project: &str| {
+            let key_file = cluster.key_file.display();
+            let resolv_conf = resolv_conf.display();
+            format!("[tenant]\n{project}key_file = \"{key_file}\"\n[dns]\nresolv_conf = \"{resolv_conf}\"\n")
+        };
+        for (project, missing) in [
+            ("project = \"shop\"\n", "`cluster_domain` in [tenant]"),
+            ("cluster_domain = \"cluster.local\"\n", "`project` in [tenant]"),
+            ("", "`project` and `cluster_domain` in [tenant]"),
+        ] {
+            assert_up_refused(&cluster, &cluster.a, &with(project), USAGE, missing);
+            assert_up_refused(&cluster, &cluster.a, &with(project), USAGE, "`resolv_conf` of [dns]");
+        }
+        drop(cluster.up(&cluster.a, &with("project = \"shop\"\ncluster_domain = \"cluster.local\"\n")));
     });
 }
 

@@ -15,15 +15,13 @@ const SOURCES: [(&str, &[&str]); 5] = [
     (
         "tencrypt-agent/src",
         &[
-            // Whether a key file is so young that it may have changed again within one tick of its file system.
-            "keys/source.rs",
             // The list of system calls that are not refused.
             "os/hardening/syscalls.rs",
         ],
     ),
 ];
 
-/// What leads to the wall clock, or to a time that was taken from it.
+/// Words that lead to the wall clock, or to a time that was taken from it.
 const WALL_CLOCK: [&str; 10] = [
     "SystemTime",
     "UNIX_EPOCH",

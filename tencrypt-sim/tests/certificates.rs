@@ -297,7 +297,7 @@ fn a_service_is_served_by_whoever_is_certified() {
     assert_eq!(cluster.world.tunnel_of(b).stats().decrypted, 2);
 }
 
-/// Lines that revoke pod 1, and lines that do not.
+/// Lines of a revocation file, each of which revokes pod 1.
 fn revocations(cluster: &Cluster, a: PodId) -> Vec<String> {
     let key = cluster.world.tunnel_of(a).peer_id();
     let key: String = key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();

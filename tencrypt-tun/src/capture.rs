@@ -61,8 +61,8 @@ impl Cleaned {
     }
 }
 
-/// An installed capture. Dropping it, and all clones of its [`device`](Self::device), closes the device only: chains and unreachable routes stay, so that nothing
-/// leaves in plain; [`remove`](Self::remove) takes them away.
+/// An installed capture. Dropping it, and all clones of its [`device`](Self::device), closes the device only: chains
+/// and unreachable routes stay, so that nothing leaves in plain; [`remove`](Self::remove) takes them away.
 ///
 /// A capture belongs to the namespace it was installed in; its methods may be called from any thread.
 #[derive(Debug)]
@@ -256,8 +256,9 @@ impl Capture {
         self.nft.counters().at(Step::Counters, self.plan.interface)
     }
 
-    /// Lets a destination that the plan says nothing else of leave in plain for `ttl`, or for `ttl` from now where it does already: the kernel ends it in
-    /// the set by itself, while the route stays until [`deny_external`](Self::deny_external).
+    /// Lets a destination that the plan says nothing else of leave in plain for `ttl`, or for `ttl` from now where it
+    /// does already: the kernel ends it in the set by itself, while the route stays until
+    /// [`deny_external`](Self::deny_external).
     ///
     /// # Errors
     /// [`CaptureError::ExternalLimit`]; [`CaptureError::Failed`] or [`CaptureError::Permission`], where a set or a route

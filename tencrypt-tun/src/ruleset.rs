@@ -1,4 +1,4 @@
-//! The rules of the two chains (each was tried by hand).
+//! The rules of the two chains.
 
 use netlink_packet_netfilter::nftables::{InetHookNumber, MetaKey, NfTablesMessage};
 use tencrypt::UnansweredPolicy;

@@ -53,7 +53,7 @@ const MAX_SESSIONS: usize = 64;
 /// Handshakes whose answers pass in any case: those that this side sent something for last.
 const MAX_HANDSHAKES: usize = 32;
 
-/// The state of a filter, without the sockets.
+/// Decides what a filter has to keep out; the sockets are the transport's.
 #[derive(Debug)]
 pub(crate) struct FloodFilter {
     /// Odd factors of the hash, drawn at random: nobody can pick addresses that share their hash with another's.
@@ -313,7 +313,7 @@ mod tests {
     use super::*;
     use crate::sys;
 
-    const INIT: [u8; 284] = [1; 284];
+    const INIT: [u8; 284] = [layout::INIT; 284];
     /// Cost of a datagram of one record.
     const ONE: u64 = CALL_COST + RECORD_COST;
 
@@ -326,7 +326,7 @@ mod tests {
     /// A handshake message to this index.
     fn message(receiver: u8) -> Vec<u8> {
         let mut message = INIT.to_vec();
-        message[8..12].fill(receiver);
+        message[RECEIVER].fill(receiver);
         message
     }
 
@@ -334,7 +334,7 @@ mod tests {
         SocketAddr::from((number.to_be_bytes(), 8_362))
     }
 
-    /// A flood of `datagrams` a window from each source, of which the filter's own filter lets in some, for a while, beside
+    /// A flood of `datagrams` a window from each source, of which the program lets in some, for a while, beside
     /// `genuine` records a window. How many are let in.
     fn flood(
         filter: &mut FloodFilter,
@@ -443,7 +443,7 @@ mod tests {
         }
     }
 
-    /// Sends each of `datagrams` from `from` to a socket with the filter's filter; which of them arrived.
+    /// Sends each of `datagrams` from `from` to a socket with the program; returns which of them arrived.
     pub(super) fn passed(filter: &FloodFilter, from: &str, datagrams: &[&[u8]]) -> Vec<bool> {
         let socket = UdpSocket::bind((from, 0)).unwrap();
         let family = Family::of(socket.local_addr().unwrap());
@@ -506,9 +506,9 @@ mod tests {
         let mut sent = INIT;
         for number in 0..100_u8 {
             // DATA, CONF and COOKIE await no answer.
-            for kind in [1, 2, 3, DATA, 5] {
+            for kind in [layout::INIT, layout::RESP, layout::CONF, DATA, layout::COOKIE] {
                 sent[0] = kind;
-                sent[4..8].fill(if layout::is_answered_at_index(kind) { number } else { 100 + number });
+                sent[INDEX].fill(if layout::is_answered_at_index(kind) { number } else { 100 + number });
                 filter.note_sent(&sent);
             }
         }

@@ -13,8 +13,8 @@
 //! Several messages that wait leave in one system call. Where a path takes no trains the records go one by one.
 //! [`set_offload`](UdpTransport::set_offload) switches all of that off.
 //!
-//! Whoever says of what it received how much was genuine ([`note_received`](UdpTransport::note_received)) has the kernel keep out most of
-//! a flood of the rest.
+//! Whoever says of what it received how much was genuine ([`note_received`](UdpTransport::note_received)) has the
+//! kernel keep out most of a flood of the rest.
 //!
 //! Nothing that a remote party or the network does is an `Err`: datagrams that do not fit are dropped and counted in
 //! [`UdpStats`], what the kernel learns about a path comes out of

@@ -13,11 +13,11 @@
 //! | ten messages of 5 x 1,472 + 700 bytes waiting | 0.89 to 1.09, median 1.01 |
 //! | ten messages of 3 x 100 + 60 bytes waiting | 0.96 to 1.13, median 0.98 |
 //!
-//! So it is equal where bytes count, and `sendmmsg` gains nothing to speak of; what a lone record saves are probably the
-//! packet information and the time stamp that quinn-udp has the kernel add to each, which was not measured apart. (A train without offload takes 11 to 21
-//! times as long.) What it lacks decides: its error queue names who reports and not the destination it is about, which
-//! of many peers on one socket is the question; one path that refuses trains ends them for the whole socket; and it
-//! leaves no choice of the options it sets.
+//! So it is equal where bytes count, and `sendmmsg` gains nothing to speak of; what a lone record saves are probably
+//! the packet information and the time stamp that quinn-udp has the kernel add to each, which was not measured apart.
+//! (A train without offload takes 11 to 21 times as long.) What it lacks decides: its error queue names who reports and
+//! not the destination it is about, which of many peers on one socket is the question; one path that refuses trains
+//! ends them for the whole socket; and it leaves no choice of the options it sets.
 #![expect(unsafe_code, reason = "recvmsg, sendmsg, sendmmsg and the options have no safe form here")]
 
 use std::{

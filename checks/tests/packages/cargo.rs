@@ -31,7 +31,8 @@ pub(crate) fn run(folder: &Path, arguments: &[&str]) -> String {
         .env("CARGO_TERM_COLOR", "never")
         .output()
         .expect("cargo starts");
-    let line = format!("{:6.1} s  cargo {}\n", start.elapsed().as_secs_f32(), arguments.join(" "));
+    let (took, place) = (start.elapsed().as_secs_f32(), folder.file_name().unwrap_or_default().display());
+    let line = format!("{took:6.1} s  {place}: cargo {}\n", arguments.join(" "));
     // Written past the capture: a test that takes minutes should say on what. Lost output is no failure.
     let _ = io::stderr().write_all(line.as_bytes());
     let said = String::from_utf8_lossy(&output.stderr);

@@ -8,6 +8,7 @@ use tencrypt::{
     directory::{Class, FactSource},
 };
 use tencrypt_agent::{config::Config, failure::Failure};
+use tencrypt_dns::{Name, Project};
 
 use crate::input::Input;
 
@@ -50,6 +51,12 @@ fn configuration(text: &str) {
     };
     let network = &config.network;
     assert!(config.tenant.key_file.is_absolute());
+    if let Some(domain) = &config.tenant.cluster_domain {
+        // A name that every project can lie below, and that prints as it was written.
+        let project = config.tenant.project.clone().unwrap_or_else(|| "a".repeat(63));
+        assert!(Project::new(&project, domain.clone()).is_ok());
+        assert_eq!(Name::from_text(&domain.to_string()).as_ref(), Ok(domain));
+    }
     assert!(config.dns.resolv_conf.is_none_or(|path| path.is_absolute()));
     assert!(!network.protected.is_empty() && network.port != 0);
     assert!(network.interface != network.tun);

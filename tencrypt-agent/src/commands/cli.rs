@@ -6,13 +6,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+use clap::{
+    Args, Parser, Subcommand,
+    builder::NonEmptyStringValueParser,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 use clap_complete::Shell;
+use tencrypt_tun::{NetNs, NetNsError};
 
 #[cfg(feature = "demo")]
 use crate::demo::Observation;
 use crate::{
-    commands::rotate::Step,
+    commands::{ca::IssueArguments, rotate::Step},
     failure::{Exit, Failure},
 };
 
@@ -27,8 +32,8 @@ Exit codes:
 
 Environment:
   TENCRYPT_LOG      error, warn, info, debug or trace, where -v is not given
-  TENCRYPT_RUN_DIR  where control sockets live; default /run/tencrypt for root, else
-                    $XDG_RUNTIME_DIR/tencrypt, else /tmp/tencrypt-UID
+  TENCRYPT_RUN_DIR  directory of the control sockets; default /run/tencrypt for
+                    root, else $XDG_RUNTIME_DIR/tencrypt, else /tmp/tencrypt-UID
 
 Examples:
   tencrypt genkey tenant.key
@@ -42,36 +47,34 @@ pub(crate) struct Cli {
     /// Say more: -v what happens, -vv with addresses and names, -vvv everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
-    /// What to do.
+    /// The task.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// A task of the program.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the tenant's certificate authority: make it, sign, look
-    #[command(
-        after_help = "A pod's key is made when `tencrypt up` starts, so its certificate is issued while it runs.
+    #[command(after_help = "A pod's key is made when `tencrypt up` starts, so its certificate is issued
+while it runs.
 
 Examples:
   tencrypt ca init shop.ca
   tencrypt ca issue --ca shop.ca --netns shop-1 --pod web-0 --out web-0.cert
-  tencrypt ca inspect web-0.cert --ca shop.ca.pub"
-    )]
+  tencrypt ca inspect web-0.cert --ca shop.ca.pub")]
     Ca {
-        /// What to do.
+        /// The task.
         #[command(subcommand)]
         command: CaCommand,
     },
     /// Write a new tenant key file
-    #[command(
-        after_help = "The file is made with mode 0600 and never overwritten. Every pod of the tenant needs the same file.
+    #[command(after_help = "The file is made with mode 0600 and never overwritten. Every pod of the tenant
+needs the same file.
 
 Examples:
   tencrypt genkey tenant.key
-  tencrypt genkey /etc/tencrypt/shop.key --epoch 3"
-    )]
+  tencrypt genkey /etc/tencrypt/shop.key --epoch 3")]
     Genkey {
         /// The file to make
         file: PathBuf,
@@ -82,9 +85,10 @@ Examples:
     /// Change the tenant's key, in three steps
     #[command(
         subcommand,
-        after_help = "The steps, each one taken in the file of every pod before the next: add, activate, retire. A running
-tencrypt takes the file up within a second; `tencrypt status` shows which epochs it accepts and sends,
-and which peers still use an old one. Retire an epoch when none does.
+        after_help = "The steps, each one taken in the file of every pod before the next: add,
+activate, retire. A running tencrypt takes the file up within a second;
+`tencrypt status` shows which epochs it accepts and sends, and which peers still
+use an old one. Retire an epoch when none does.
 
 Examples:
   tencrypt rotate add tenant.key
@@ -99,9 +103,9 @@ Examples:
   tencrypt up --netns shop-1 --config tencrypt.toml
   tencrypt up --netns /proc/4711/ns/net --config /etc/tencrypt/shop.toml -v")]
     Up {
-        /// The pod's network namespace: a name below /run/netns, or a path
-        #[arg(long, value_name = "NAME|PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
-        netns: String,
+        /// The pod's network namespace.
+        #[command(flatten)]
+        namespace: Namespace,
         /// The configuration file
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
@@ -112,18 +116,18 @@ Examples:
 Examples:
   tencrypt down --netns shop-1")]
     Down {
-        /// The pod's network namespace: a name below /run/netns, or a path
-        #[arg(long, value_name = "NAME|PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
-        netns: String,
+        /// The pod's network namespace.
+        #[command(flatten)]
+        namespace: Namespace,
     },
     /// Show project, MTU, peers and counters
     #[command(after_help = "Examples:
   tencrypt status --netns shop-1
   tencrypt status --netns shop-1 --json")]
     Status {
-        /// The pod's network namespace: a name below /run/netns, or a path
-        #[arg(long, value_name = "NAME|PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
-        netns: String,
+        /// The pod's network namespace.
+        #[command(flatten)]
+        namespace: Namespace,
         /// For programs
         #[arg(long)]
         json: bool,
@@ -133,9 +137,9 @@ Examples:
   tencrypt peers --netns shop-1
   tencrypt peers --netns /proc/4711/ns/net --json")]
     Peers {
-        /// The pod's network namespace: a name below /run/netns, or a path
-        #[arg(long, value_name = "NAME|PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
-        netns: String,
+        /// The pod's network namespace.
+        #[command(flatten)]
+        namespace: Namespace,
         /// For programs
         #[arg(long)]
         json: bool,
@@ -150,9 +154,9 @@ Examples:
   tencrypt explain --netns shop-1 10.244.1.5 10.96.0.10 --json"
     )]
     Explain {
-        /// The pod's network namespace: a name below /run/netns, or a path
-        #[arg(long, value_name = "NAME|PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
-        netns: String,
+        /// The pod's network namespace.
+        #[command(flatten)]
+        namespace: Namespace,
         /// Source address
         #[arg(value_name = "SRC")]
         source: Option<IpAddr>,
@@ -184,13 +188,31 @@ Examples:
   tencrypt completions zsh
   tencrypt completions fish")]
     Completions {
-        /// For which shell
+        /// The shell: bash, zsh or fish
         #[arg(value_parser = shell)]
         shell: Shell,
     },
 }
 
-/// What the authority is to do.
+/// The option that names a namespace.
+#[derive(Debug, Args)]
+pub(crate) struct Namespace {
+    /// The pod's network namespace: a name below /run/netns, a path, or a process id
+    #[arg(long, value_name = "NAME|PATH|PID", value_parser = NonEmptyStringValueParser::new())]
+    netns: String,
+}
+
+impl Namespace {
+    /// Opens the namespace.
+    ///
+    /// # Errors
+    /// There is none of that name, or it cannot be opened.
+    pub(crate) fn open(&self) -> Result<NetNs, NetNsError> {
+        NetNs::open(&self.netns)
+    }
+}
+
+/// A task of the authority.
 #[derive(Debug, Subcommand)]
 pub(crate) enum CaCommand {
     /// Make an authority: FILE with its secret, FILE.pub for the pods' configuration
@@ -203,42 +225,18 @@ Examples:
         file: PathBuf,
     },
     /// Sign a certificate for a pod
-    #[command(
-        group = clap::ArgGroup::new("whose").required(true).args(["netns", "public_key"]),
-        after_help = "What is there under the name of --out is replaced if it is a certificate, and left alone if not.
+    #[command(after_help = "A file that is there under the name of --out is replaced if it is a certificate,
+and left alone if not.
 
 Examples:
   tencrypt ca issue --ca shop.ca --netns shop-1 --pod web-0 --out web-0.cert
-  tencrypt ca issue --ca shop.ca --netns shop-1 --pod web-0 --generation 2 --out web-0.cert
-  tencrypt ca issue --ca shop.ca --public-key 4ac3e9f60b2d75815e90c1a7d38f24b67c0d91e2a85b3f64d17c28e905ba6f43 --address 10.244.1.5 --address fd00::5 --tenant-key shop.key --pod web-0 --out web-0.cert"
-    )]
-    Issue {
-        /// The authority's file, with its secret
-        #[arg(long, value_name = "FILE")]
-        ca: PathBuf,
-        /// The pod's network namespace, where `tencrypt up` runs: a name below /run/netns, or a path
-        #[arg(long, value_name = "NAME|PATH", value_parser = clap::builder::NonEmptyStringValueParser::new())]
-        netns: Option<String>,
-        /// The pod's public key, as `tencrypt status` shows it
-        #[arg(long, value_name = "HEX", requires_all = ["tenant_key", "address"])]
-        public_key: Option<String>,
-        /// An address of the pod, or a range it stands for; two at most [default with --netns: the pod's own]
-        #[arg(long, value_name = "ADDRESS")]
-        address: Vec<String>,
-        /// The pod's name
-        #[arg(long, value_name = "NAME")]
-        pod: String,
-        /// The tenant's key file, for the tenant id
-        #[arg(long, value_name = "FILE", conflicts_with = "netns")]
-        tenant_key: Option<PathBuf>,
-        /// Generation of the certificate
-        #[arg(long, value_name = "N", default_value_t = 1)]
-        generation: u32,
-        /// Where the certificate goes
-        #[arg(long, value_name = "FILE")]
-        out: PathBuf,
-    },
-    /// Show what is in a certificate
+  tencrypt ca issue --ca shop.ca --netns shop-1 --pod web-0 --generation 2 \\
+    --out web-0.cert
+  tencrypt ca issue --ca shop.ca --tenant-key shop.key --pod web-0 \\
+    --address 10.244.1.5 --address fd00::5 --out web-0.cert --public-key \\
+    4ac3e9f60b2d75815e90c1a7d38f24b67c0d91e2a85b3f64d17c28e905ba6f43")]
+    Issue(IssueArguments),
+    /// Show the content of a certificate
     #[command(after_help = "Examples:
   tencrypt ca inspect web-0.cert
   tencrypt ca inspect web-0.cert --ca shop.ca.pub --json")]
@@ -271,7 +269,7 @@ pub(crate) enum Rotation {
     Activate {
         /// The key file
         file: PathBuf,
-        /// Which one; else the next after the one that is sent
+        /// The epoch to send; else the next after the one that is sent
         #[arg(long, value_name = "N")]
         epoch: Option<u8>,
     },
@@ -282,7 +280,7 @@ pub(crate) enum Rotation {
     Retire {
         /// The key file
         file: PathBuf,
-        /// Which one; else the oldest before the one that is sent
+        /// The epoch to remove; else the oldest before the one that is sent
         #[arg(long, value_name = "N")]
         epoch: Option<u8>,
     },
@@ -300,33 +298,36 @@ impl Rotation {
     }
 }
 
-/// The command line; `None` when help or version was asked for and printed.
+/// A command line that was read.
+#[derive(Debug)]
+pub(crate) enum Parsed {
+    /// It asks for a task.
+    Command(Cli),
+    /// Help or version is printed; the program is to exit with this code.
+    Printed(Exit),
+}
+
+/// Reads the command line. Help that was asked for goes to standard output; where a command was left out, its help goes
+/// to standard error, and it is a mistake.
 ///
 /// # Errors
 /// A usage [`Failure`] of one line.
-pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Option<Cli>, Failure> {
-    match Cli::try_parse_from(arguments) {
-        Ok(cli) => Ok(Some(cli)),
-        Err(error) => match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-                // A reader that has gone away is no failure.
-                let _ = error.print();
-                Ok(None)
-            }
-            _ => Err(Failure::new(Exit::Usage, one_line(&error))),
-        },
-    }
+pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, Failure> {
+    let error = match Cli::try_parse_from(arguments) {
+        Ok(cli) => return Ok(Parsed::Command(cli)),
+        Err(error) => error,
+    };
+    let exit = match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Success,
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Exit::Usage,
+        _ => return Err(Failure::new(Exit::Usage, one_line(&error))),
+    };
+    // A reader that has gone away is no failure.
+    let _ = error.print();
+    Ok(Parsed::Printed(exit))
 }
 
-/// The completion script for `shell`.
-#[must_use]
-pub(crate) fn completions(shell: Shell) -> String {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "tencrypt", &mut script);
-    String::from_utf8_lossy(&script).into_owned()
-}
-
-/// The shells that the project tests.
+/// Reads the name of a shell that the project tests.
 fn shell(name: &str) -> Result<Shell, &'static str> {
     match name {
         "bash" => Ok(Shell::Bash),
@@ -336,23 +337,39 @@ fn shell(name: &str) -> Result<Shell, &'static str> {
     }
 }
 
-/// clap's first paragraph, without its line ends.
+/// clap's first paragraph without its line ends, and its suggestions.
 fn one_line(error: &clap::Error) -> String {
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "no command given; see `tencrypt --help`".to_owned();
-    }
     let text = error.to_string();
     let paragraph = text.split("\n\n").next().unwrap_or_default();
     let words: Vec<&str> = paragraph.split_whitespace().collect();
     let line = words.join(" ");
-    format!("{}; see `tencrypt --help`", line.strip_prefix("error: ").unwrap_or(&line))
+    let line = line.strip_prefix("error: ").unwrap_or(&line);
+    let suggestions = suggestions(error);
+    if suggestions.is_empty() {
+        format!("{line}; see `tencrypt --help`")
+    } else {
+        format!("{line}; did you mean {}? See `tencrypt --help`", suggestions.join(" or "))
+    }
+}
+
+/// Words that are like a mistyped one, each in backticks.
+fn suggestions(error: &clap::Error) -> Vec<String> {
+    let kinds = [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg, ContextKind::SuggestedValue];
+    let words = kinds.iter().filter_map(|kind| error.get(*kind)).flat_map(|value| match value {
+        ContextValue::String(word) => vec![word.clone()],
+        ContextValue::Strings(words) => words.clone(),
+        _ => Vec::new(),
+    });
+    words.map(|word| format!("`{word}`")).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
 
-    fn parse_words(words: &[&str]) -> Result<Option<Cli>, Failure> {
+    fn parse_words(words: &[&str]) -> Result<Parsed, Failure> {
         parse(words.iter().map(OsString::from))
     }
 
@@ -361,32 +378,54 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// Every command, however deep, with its words.
+    fn commands(command: &clap::Command, words: &[String]) -> Vec<(Vec<String>, clap::Command)> {
+        let words = [words, &[command.get_name().to_owned()]].concat();
+        let below = command.get_subcommands().flat_map(|sub| commands(sub, &words)).collect::<Vec<_>>();
+        [vec![(words, command.clone())], below].concat()
+    }
+
+    /// The command lines of a help text, a line with a backslash at its end together with the next.
+    fn examples(help: &str) -> Vec<String> {
+        let (_, examples) = help.split_once("Examples:\n").unwrap_or_default();
+        let joined = examples.replace("\\\n", " ");
+        joined.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    }
+
     #[test]
-    fn every_example_in_the_help_is_a_valid_command_line() {
-        let mut examples = 0;
-        let mut commands = vec![Cli::command()];
-        commands.extend(Cli::command().get_subcommands().cloned());
-        for command in commands {
+    fn every_example_in_the_help_is_a_valid_command_line_of_its_command() {
+        let mut count = 0;
+        for (words, command) in commands(&Cli::command(), &[]) {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            let own = help.lines().filter(|line| line.starts_with("  tencrypt "));
-            let mut count = 0;
-            for line in own {
-                let words: Vec<&str> = line.split_whitespace().collect();
-                assert!(parse_words(&words).is_ok(), "{line}");
-                count += 1;
+            let examples = examples(&help);
+            assert!(!examples.is_empty(), "{words:?} has no example");
+            for example in &examples {
+                let split: Vec<&str> = example.split_whitespace().collect();
+                assert!(matches!(parse_words(&split), Ok(Parsed::Command(_))), "{example}");
+                assert!(split.iter().zip(&words).all(|(found, word)| found == word), "{example}");
             }
-            assert!(count > 0, "{} has no example", command.get_name());
-            examples += count;
+            count += examples.len();
         }
-        assert!(examples >= 15, "{examples}");
+        assert!(count >= 25, "{count}");
+    }
+
+    #[test]
+    fn no_line_below_the_options_is_wrapped_at_80_columns() {
+        for (words, command) in commands(&Cli::command(), &[]) {
+            let below = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let help = command.term_width(80).render_help().to_string();
+            assert!(help.trim_end().ends_with(below.trim_end()), "{words:?}: {help}");
+        }
     }
 
     #[test]
     fn explain_takes_one_address_or_two() {
         let addresses = |words: &[&str]| {
             let all = [&["tencrypt", "explain", "--netns", "x"], words].concat();
-            match parse_words(&all).unwrap().unwrap().command {
-                Command::Explain { source, destination, .. } => (source, destination),
+            match parse_words(&all).unwrap() {
+                Parsed::Command(Cli { command: Command::Explain { source, destination, .. }, .. }) => {
+                    (source, destination)
+                }
                 other => panic!("{other:?}"),
             }
         };
@@ -398,8 +437,8 @@ mod tests {
     #[test]
     fn a_usage_error_is_one_line() {
         for words in [
-            &["tencrypt"][..],
-            &["tencrypt", "nonsense"],
+            &["tencrypt", "nonsense"][..],
+            &["tencrypt", "-v"],
             &["tencrypt", "up"],
             &["tencrypt", "up", "--netns", "", "--config", "x"],
             &["tencrypt", "explain", "--netns", "x", "not-an-address"],
@@ -410,6 +449,31 @@ mod tests {
             assert_eq!(failure.exit, Exit::Usage, "{words:?}");
             assert!(!failure.reason.contains('\n') && failure.reason.len() > 20, "{}", failure.reason);
         }
+    }
+
+    #[test]
+    fn a_command_that_is_left_out_is_a_mistake_answered_by_help() {
+        for words in [&["tencrypt"][..], &["tencrypt", "ca"], &["tencrypt", "rotate"]] {
+            assert!(matches!(parse_words(words), Ok(Parsed::Printed(Exit::Usage))), "{words:?}");
+        }
+        for words in [&["tencrypt", "--help"][..], &["tencrypt", "ca", "--help"], &["tencrypt", "--version"]]
+        {
+            assert!(matches!(parse_words(words), Ok(Parsed::Printed(Exit::Success))), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn a_mistyped_word_is_answered_by_the_one_that_was_meant() {
+        for (words, meant) in [
+            (&["tencrypt", "staus"][..], "`status`"),
+            (&["tencrypt", "status", "--netns", "x", "--josn"], "`--json`"),
+            (&["tencrypt", "rotate", "actvate", "k"], "`activate`"),
+        ] {
+            let reason = parse_words(words).unwrap_err().reason;
+            assert!(reason.contains(&format!("; did you mean {meant}? See ")), "{reason}");
+        }
+        let reason = parse_words(&["tencrypt", "zzzzzz"]).unwrap_err().reason;
+        assert!(!reason.contains("did you mean"), "{reason}");
     }
 
     #[test]

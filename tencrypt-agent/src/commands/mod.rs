@@ -2,19 +2,21 @@
 
 pub(crate) mod ca;
 pub(crate) mod cli;
+mod completions;
 pub(crate) mod output;
 pub(crate) mod rotate;
 pub(crate) mod up;
 
 use std::{ffi::OsString, process::ExitCode};
 
-use self::cli::{Cli, Command};
+use tencrypt_tun::NetNsError;
+
+use self::cli::{CaCommand, Cli, Command, Namespace, Parsed};
 use crate::{
     control::{self, Reply, Request},
     failure::{Exit, Failure},
     keys::file as keyfile,
     logging,
-    os::netns,
 };
 
 /// Runs the program with the arguments of this process.
@@ -25,8 +27,13 @@ pub fn run() -> ExitCode {
 
 /// Runs the program with `arguments`, the first of which is its name. A failure is one line on standard error.
 pub(crate) fn run_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    match cli::parse(arguments).and_then(|parsed| parsed.map_or(Ok(()), execute)) {
-        Ok(()) => Exit::Success.into(),
+    let outcome = match cli::parse(arguments) {
+        Ok(Parsed::Command(cli)) => execute(cli).map(|()| Exit::Success),
+        Ok(Parsed::Printed(exit)) => Ok(exit),
+        Err(failure) => Err(failure),
+    };
+    match outcome {
+        Ok(exit) => exit.into(),
         Err(failure) => {
             failure.report();
             failure.exit.into()
@@ -37,41 +44,45 @@ pub(crate) fn run_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCod
 fn execute(cli: Cli) -> Result<(), Failure> {
     logging::start(cli.verbose)?;
     match cli.command {
-        Command::Ca { command } => ca::run(command),
+        Command::Ca { command } => match command {
+            CaCommand::Init { file } => ca::init(&file),
+            CaCommand::Issue(arguments) => ca::issue(&arguments),
+            CaCommand::Inspect { file, ca, json } => ca::inspect(&file, ca.as_deref(), json),
+        },
         Command::Genkey { file, epoch } => keyfile::generate(&file, epoch).map_err(Failure::from),
         Command::Rotate(step) => {
             let (file, step) = step.step();
             output::print(&rotate::rotate(file, step)?)
         }
-        Command::Up { netns, config } => up::up(&netns, &config),
-        Command::Down { netns } => up::down(&netns),
-        Command::Status { netns, json } => match ask(&netns, &Request::Status)? {
+        Command::Up { namespace, config } => up::up(&namespace, &config),
+        Command::Down { namespace } => up::down(&namespace.open()?),
+        Command::Status { namespace, json } => match ask(&namespace, &Request::Status)? {
             Reply::Status(status) => output::print(&output::status(&status, json)),
-            other => Err(unexpected(other)),
+            other => Err(other.unexpected()),
         },
-        Command::Peers { netns, json } => match ask(&netns, &Request::Peers)? {
+        Command::Peers { namespace, json } => match ask(&namespace, &Request::Peers)? {
             Reply::Peers(peers) => output::print(&output::peers(&peers, json)),
-            other => Err(unexpected(other)),
+            other => Err(other.unexpected()),
         },
-        Command::Explain { netns, source, destination, json } => {
-            match ask(&netns, &Request::Explain { source, destination })? {
+        Command::Explain { namespace, source, destination, json } => {
+            match ask(&namespace, &Request::Explain { source, destination })? {
                 Reply::Explanation(explanation) => output::print(&output::explanation(&explanation, json)),
-                other => Err(unexpected(other)),
+                other => Err(other.unexpected()),
             }
         }
         #[cfg(feature = "demo")]
         Command::Demo { json, spoil } => crate::demo::run(crate::demo::Options { json, spoil }),
-        Command::Completions { shell } => output::print(&cli::completions(shell)),
+        Command::Completions { shell } => output::print(&completions::script(shell)),
     }
 }
 
-fn ask(netns: &str, request: &Request) -> Result<Reply, Failure> {
-    Ok(control::client::ask(&netns::NetNsRef::open(netns)?, request)?)
+fn ask(namespace: &Namespace, request: &Request) -> Result<Reply, Failure> {
+    Ok(control::client::ask(&namespace.open()?, request)?)
 }
 
-fn unexpected(reply: Reply) -> Failure {
-    match reply {
-        Reply::Refused(reason) => Failure::runtime(reason),
-        _ => Failure::runtime("the running tencrypt answered something else: another version?"),
+impl From<NetNsError> for Failure {
+    fn from(error: NetNsError) -> Self {
+        let exit = if error.is_permission() { Exit::NotPermitted } else { Exit::Runtime };
+        Self::from_error(exit, &error)
     }
 }

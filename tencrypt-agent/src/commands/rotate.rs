@@ -12,14 +12,15 @@ use tencrypt::crypto::{KeyRing, MAX_EPOCHS, write_epoch};
 use zeroize::Zeroizing;
 
 use crate::{
+    failure::{Exit, Failure},
     keys::file::{self as keyfile, KeyFileError},
-    os::files,
+    os::files::{self, Access, MakeError, ReadError},
 };
 
-/// How long a rotation waits for another one of the same file.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How often it looks.
-const LOOK: Duration = Duration::from_millis(5);
+/// Time that a rotation waits for another one of the same file.
+const LOCK_LIMIT: Duration = Duration::from_secs(5);
+/// Pause between attempts to lock the file meanwhile.
+const LOCK_RETRY: Duration = Duration::from_millis(5);
 
 /// One step of a rotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +33,7 @@ pub(crate) enum Step {
     Retire(Option<u8>),
 }
 
-/// Why the file stays as it is.
+/// A step that is not taken: the file stays as it is.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RotateError {
@@ -62,6 +63,16 @@ pub enum RotateError {
     Locked(PathBuf),
 }
 
+impl From<RotateError> for Failure {
+    fn from(error: RotateError) -> Self {
+        match error {
+            RotateError::File(error) => error.into(),
+            RotateError::Locked(_) => Self::new(Exit::Runtime, error),
+            _ => Self::new(Exit::Usage, error),
+        }
+    }
+}
+
 /// Takes one step of a rotation of the key file at `path`. Returns a line about it.
 ///
 /// The new text stands in a file of its own, synced, with the mode and owner of the old one, before it takes that one's
@@ -71,11 +82,12 @@ pub enum RotateError {
 /// # Errors
 /// [`RotateError`]; the file is as it was.
 pub(crate) fn rotate(path: &Path, step: Step) -> Result<String, RotateError> {
-    let unwritable = |source| KeyFileError::Write { path: path.to_owned(), source };
-    let target = fs::canonicalize(path).map_err(|error| keyfile::unreadable(path, error))?;
+    let unreadable = |error| KeyFileError::unreadable(path, error);
+    let unwritable = |source| KeyFileError::Make(MakeError::Write { path: path.to_owned(), source });
+    let target = fs::canonicalize(path).map_err(ReadError::from).map_err(unreadable)?;
     let mut file = lock(path, &target)?;
     let metadata = file.metadata().map_err(unwritable)?;
-    keyfile::check_mode(path, &metadata)?;
+    Access::OwnerAlone.check(&metadata).map_err(unreadable)?;
     let (text, ring) = read(path, &mut file, metadata.len())?;
     let (edited, done) = edit(&text, &ring, step)?;
     let after =
@@ -87,11 +99,10 @@ pub(crate) fn rotate(path: &Path, step: Step) -> Result<String, RotateError> {
 
 /// The file at `target`, which stays this process's to edit until it is closed.
 fn lock(path: &Path, target: &Path) -> Result<File, RotateError> {
-    let failed = |error| keyfile::unreadable(path, error);
-    let end = Instant::now() + PATIENCE;
+    let failed = |error: io::Error| KeyFileError::unreadable(path, error);
+    let end = Instant::now() + LOCK_LIMIT;
     loop {
-        let file =
-            files::open_regular(target).map_err(|error| failed(io::Error::other(error.to_string())))?;
+        let file = files::open_regular(target).map_err(|error| KeyFileError::unreadable(path, error))?;
         match file.try_lock() {
             Ok(()) => {
                 // Another rotation may have put a new file in the place of the one that was opened.
@@ -101,7 +112,7 @@ fn lock(path: &Path, target: &Path) -> Result<File, RotateError> {
                 }
             }
             Err(fs::TryLockError::Error(error)) => return Err(failed(error).into()),
-            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(LOOK),
+            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(LOCK_RETRY),
         }
         if Instant::now() >= end {
             return Err(RotateError::Locked(path.to_owned()));
@@ -110,13 +121,16 @@ fn lock(path: &Path, target: &Path) -> Result<File, RotateError> {
 }
 
 fn read(path: &Path, file: &mut File, len: u64) -> Result<(Zeroizing<String>, KeyRing), RotateError> {
-    let failed = |error| keyfile::unreadable(path, error);
-    if len > keyfile::LIMIT {
-        return Err(failed(io::ErrorKind::FileTooLarge.into()).into());
+    if len > keyfile::MAX_FILE_LEN {
+        let limit = keyfile::MAX_FILE_LEN;
+        return Err(KeyFileError::unreadable(path, ReadError::TooLong { limit }).into());
     }
     // Room for all of it at once: nothing of a secret is left where it was outgrown.
-    let mut text = Zeroizing::new(String::with_capacity(keyfile::LIMIT as usize + 1));
-    file.take(keyfile::LIMIT).read_to_string(&mut text).map_err(failed)?;
+    let mut text = Zeroizing::new(String::with_capacity(keyfile::MAX_FILE_LEN as usize + 1));
+    file.take(keyfile::MAX_FILE_LEN).read_to_string(&mut text).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => KeyFileError::unreadable(path, ReadError::NotText),
+        _ => KeyFileError::unreadable(path, error),
+    })?;
     let ring =
         KeyRing::parse(&text).map_err(|source| KeyFileError::Content { path: path.to_owned(), source })?;
     Ok((text, ring))
@@ -132,7 +146,7 @@ fn edit(text: &str, ring: &KeyRing, step: Step) -> Result<(Zeroizing<String>, St
                 return Err(RotateError::Full);
             }
             let mut root = Zeroizing::new([0; 32]);
-            getrandom::fill(&mut *root).map_err(|_| KeyFileError::Random)?;
+            getrandom::fill(&mut *root).map_err(|_| KeyFileError::Make(MakeError::Random))?;
             let epoch = ring.vacant_epoch();
             (None, Some(write_epoch(epoch, &root)), sent, format!("added epoch {epoch}"))
         }

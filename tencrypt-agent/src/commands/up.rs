@@ -11,32 +11,32 @@ use tencrypt::KeyRing;
 use tencrypt_tun::NetNs;
 
 use crate::{
+    commands::cli::Namespace,
     config::Config,
     control::{self, Reply, Request, client::ClientError},
     failure::{Exit, Failure},
     keys::credentials::Credentials,
     keys::file as keyfile,
     os::hardening::{self, Memory},
-    os::netns::NetNsRef,
     os::rundir::{Hold, RunDir},
     supervisor::dns::Names,
     supervisor::uevents::Uevents,
     supervisor::{self as protect, Protection},
 };
 
-/// How long `down` waits for a running `up` to undo its work.
-const FAREWELL: Duration = Duration::from_secs(10);
-/// How often it looks.
-const LOOK: Duration = Duration::from_millis(20);
+/// Time that `down` gives a running `up` to undo its work and let go of the namespace.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// Pause between attempts to take hold of the namespace meanwhile.
+const HOLD_RETRY: Duration = Duration::from_millis(20);
 
-/// Protects the namespace `netns` until the process is told to end.
+/// Protects the namespace until the process is told to end.
 ///
 /// # Errors
 /// A [`Failure`]; nothing is left behind then.
-pub(crate) fn up(netns: &str, config: &Path) -> Result<(), Failure> {
+pub(crate) fn up(namespace: &Namespace, config: &Path) -> Result<(), Failure> {
     #[cfg(tencrypt_null_cipher)]
     tracing::error!("this build has no cipher: nothing is encrypted; it is for measuring alone");
-    let prepared = prepare(netns, config)?;
+    let prepared = prepare(namespace, config)?;
     let Prepared { protection, namespace, hold } = prepared;
     let protecting = namespace.spawn("control", move || protect::run(protection))?;
     // This thread waits, no more.
@@ -46,49 +46,48 @@ pub(crate) fn up(netns: &str, config: &Path) -> Result<(), Failure> {
     outcome
 }
 
-/// Ends protection of the namespace `netns`: of a running `up` by its control socket, of one that died by removing what
+/// Ends protection of the namespace: of a running `up` by its control socket, of one that died by removing what
 /// it left.
 ///
 /// # Errors
 /// A [`Failure`]; [`Exit::NotRunning`] if there was nothing to end.
-pub(crate) fn down(netns: &str) -> Result<(), Failure> {
-    let reference = NetNsRef::open(netns)?;
-    let stopped = match control::client::ask(&reference, &Request::Stop) {
+pub(crate) fn down(namespace: &NetNs) -> Result<(), Failure> {
+    let stopped = match control::client::ask(namespace, &Request::Stop) {
         Ok(Reply::Stopping) => true,
         Ok(Reply::Refused(reason)) => return Err(Failure::runtime(reason)),
         Ok(_) => return Err(ClientError::Garbled.into()),
         Err(ClientError::NotRunning { .. }) => false,
         Err(error) => return Err(error.into()),
     };
-    let namespace = NetNs::open(netns)?;
-    refuse_host(&namespace)?;
+    refuse_host(namespace)?;
     let rundir = RunDir::create()?;
-    let limit = Instant::now() + FAREWELL;
+    let limit = Instant::now() + STOP_LIMIT;
     let hold = loop {
-        match rundir.hold(reference.id()) {
+        match rundir.hold(namespace.id()) {
             Ok(hold) => break hold,
-            Err(_) if stopped && Instant::now() < limit => std::thread::sleep(LOOK),
+            Err(_) if stopped && Instant::now() < limit => std::thread::sleep(HOLD_RETRY),
             Err(error) => return Err(error.into()),
         }
     };
     let cleaned = namespace.run(protect::clean)??;
     // Of a program that was killed: the hold shows that nobody listens there. Mostly there is none.
-    let _ = fs::remove_file(rundir.socket(reference.id()));
+    let _ = fs::remove_file(rundir.socket(namespace.id()));
     drop(hold);
     if !stopped && cleaned.is_empty() {
-        return Err(Failure::new(Exit::NotRunning, format_args!("nothing of tencrypt is in `{netns}`")));
+        let reason = format_args!("nothing of tencrypt is in `{}`", namespace.name());
+        return Err(Failure::new(Exit::NotRunning, reason));
     }
     Ok(())
 }
 
-/// Everything that is checked before anything is touched.
+/// Parts of a start that are checked before anything is touched.
 struct Prepared {
     protection: Protection,
     namespace: NetNs,
     hold: Hold,
 }
 
-fn prepare(netns: &str, config: &Path) -> Result<Prepared, Failure> {
+fn prepare(namespace: &Namespace, config: &Path) -> Result<Prepared, Failure> {
     let memory = Memory::protect()
         .map_err(|error| Failure::runtime(format_args!("cannot keep keys out of core dumps: {error}")))?;
     let config = Config::read(config)?;
@@ -96,13 +95,13 @@ fn prepare(netns: &str, config: &Path) -> Result<Prepared, Failure> {
     let credentials = Credentials::read(&config.identity)?;
     // Here and not in the pod's namespace, which the kernel does not tell.
     let uevents = Uevents::open().inspect_err(|error| tracing::warn!(%error, "events of the kernel")).ok();
-    let reference = NetNsRef::open(netns)?;
-    let namespace = NetNs::open(netns)?;
+    // Opened once: lock, socket, names and capture are of this namespace, whatever the name comes to mean.
+    let namespace = namespace.open()?;
     refuse_host(&namespace)?;
-    let names = Names::find(&config, netns)?;
+    let names = Names::find(&config, &namespace)?;
     let rundir = RunDir::create()?;
-    let hold = rundir.hold(reference.id())?;
-    let control = rundir.socket(reference.id());
+    let hold = rundir.hold(namespace.id())?;
+    let control = rundir.socket(namespace.id());
     let protection = Protection { config, keys, credentials, names, control, memory, uevents };
     Ok(Prepared { protection, namespace, hold })
 }

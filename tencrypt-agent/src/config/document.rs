@@ -10,7 +10,7 @@ use toml::{
 use super::error::{ConfigError, line_after};
 
 /// Longest list: comparing each entry with all others stays within milliseconds.
-const LIST: usize = 1_024;
+const MAX_LIST: usize = 1_024;
 
 /// The text and the file it is from.
 #[derive(Clone, Copy)]
@@ -94,8 +94,8 @@ impl<'d> Section<'d> {
     /// As [`elements`](Self::elements), for a list each of whose entries is compared with all others.
     pub(super) fn list(&self, key: &str) -> Result<Vec<Value<'d>>, ConfigError> {
         let elements = self.elements(key)?;
-        match elements.get(LIST) {
-            Some(value) => Err(value.refuse(format_args!("more than {LIST} entries"))),
+        match elements.get(MAX_LIST) {
+            Some(value) => Err(value.refuse(format_args!("more than {MAX_LIST} entries"))),
             None => Ok(elements),
         }
     }

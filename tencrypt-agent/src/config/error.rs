@@ -1,9 +1,11 @@
-//! What is wrong with a configuration.
+//! Mistakes in a configuration.
 
 use std::{
     fmt,
     path::{Path, PathBuf},
 };
+
+use crate::failure::{Exit, Failure};
 
 /// One mistake in a configuration file, as `file:line: field: reason`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +38,7 @@ impl ConfigError {
         &self.field
     }
 
-    /// What is wrong.
+    /// The mistake, without file, line and field.
     #[must_use]
     pub fn reason(&self) -> &str {
         &self.reason
@@ -57,6 +59,12 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::new(Exit::Usage, error)
+    }
+}
 
 /// The line, from 1, of what follows `before`.
 pub(super) fn line_after(before: &[u8]) -> usize {

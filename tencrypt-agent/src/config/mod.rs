@@ -5,6 +5,7 @@
 mod document;
 mod error;
 pub mod offload;
+mod project;
 mod sections;
 
 use std::{
@@ -15,13 +16,14 @@ use std::{
 
 use ipnet::IpNet;
 use tencrypt::{CipherSuite, ExternalAuthority, UnansweredPolicy, directory::Fact};
+use tencrypt_dns::Name;
 
 pub use self::error::ConfigError;
 use self::offload::Offload;
-use crate::os::files::{self, ReadError};
+use crate::os::files::{self, Access};
 
 /// Longest configuration file in bytes: some 10,000 facts.
-pub const LIMIT: u64 = 1 << 20;
+pub const MAX_FILE_LEN: u64 = 1 << 20;
 
 /// A whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,18 +42,20 @@ pub struct Config {
     pub facts: Vec<Fact>,
 }
 
-/// Whose pod it is.
+/// The tenant of the pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tenant {
     /// The project's name; `None`: the pod's resolv.conf says.
     pub project: Option<String>,
+    /// The cluster domain; `None`: the pod's resolv.conf says.
+    pub cluster_domain: Option<Name>,
     /// The key file; relative paths start at the configuration file.
     pub key_file: PathBuf,
     /// The cipher of every session; the same in all pods of the tenant.
     pub suite: CipherSuite,
 }
 
-/// What is captured where.
+/// The traffic that is captured, and the interface it passes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {
     /// The pod's interface.
@@ -66,40 +70,40 @@ pub struct Network {
     pub protected: Vec<IpNet>,
     /// Addresses in them that are left alone.
     pub exempt: Vec<IpNet>,
-    /// What is left to the kernel.
+    /// The share of work that is left to the kernel.
     pub offload: Offload,
 }
 
-/// How pods prove who they are. Relative paths start at the configuration file.
+/// Proof of who a pod is. Relative paths start at the configuration file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Identity {
     /// The authority's public key; `None`: the tenant's key is all that is asked for.
     pub ca: Option<PathBuf>,
     /// This pod's certificate, which may come later.
     pub certificate: Option<PathBuf>,
-    /// What was revoked.
+    /// The revocation.
     pub revoked: Option<PathBuf>,
     /// Ranges of services, whose addresses no certificate lists.
     pub services: Vec<IpNet>,
 }
 
-/// What is done with what nobody classified.
+/// Treatment of destinations that nobody classified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
     /// Destinations inside the protected ranges that do not answer.
     pub unknown: UnansweredPolicy,
-    /// Who may declare a protected address external.
+    /// Authority to declare a protected address external.
     pub external: ExternalAuthority,
-    /// Whether nftables hold what routes alone do not.
+    /// nftables hold what routes alone do not.
     pub enforce: bool,
 }
 
-/// How DNS is watched.
+/// Interception of DNS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dns {
-    /// Whether the pod's queries pass through the proxy.
+    /// The pod's queries pass through the proxy.
     pub capture: bool,
-    /// Where queries go; empty: the nameservers of resolv.conf.
+    /// Servers that queries go to; empty: the nameservers of resolv.conf.
     pub upstream: Vec<SocketAddr>,
     /// The pod's resolv.conf; `None`: looked for. Relative paths start at the configuration file.
     pub resolv_conf: Option<PathBuf>,
@@ -119,9 +123,9 @@ impl Config {
     /// Reads the configuration file at `path`.
     ///
     /// # Errors
-    /// It is absent, no regular file, longer than [`LIMIT`], not UTF-8, or [`parse`](Self::parse) refuses it.
+    /// It is absent, no regular file, longer than [`MAX_FILE_LEN`], not UTF-8, or [`parse`](Self::parse) refuses it.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let bytes = files::read_regular::<ReadError>(path, LIMIT, |_| Ok(()))
+        let bytes = files::read_regular(path, MAX_FILE_LEN, Access::Anyone)
             .map_err(|error| ConfigError::of_file(path, error))?;
         match std::str::from_utf8(&bytes) {
             Ok(text) => Self::parse(text, path),

@@ -1,4 +1,4 @@
-//! How much of segmentation and checksums is left to the kernel.
+//! The share of segmentation and checksums that is left to the kernel.
 
 use tencrypt::offload::Joins;
 use tencrypt_tun::{DeviceOffload, TunDevice};
@@ -22,7 +22,7 @@ impl Offload {
     pub const NAMES: [(&str, Self); 4] =
         [("none", Self::None), ("udp", Self::Udp), ("tun", Self::Tun), ("all", Self::All)];
 
-    /// Whether the transport joins records.
+    /// Tells if the transport joins records.
     #[must_use]
     pub fn transport(self) -> bool {
         self >= Self::Udp
@@ -34,14 +34,14 @@ impl Offload {
         if self >= Self::Tun { DeviceOffload::ALL } else { DeviceOffload::NONE }
     }
 
-    /// What `device`, made with these, takes in one write.
+    /// Returns what `device`, made with these, takes in one write.
     #[must_use]
     pub fn joins(self, device: &TunDevice) -> Joins {
         let wanted = self >= Self::Tun;
         Joins { tcp: wanted && device.gso_writes(), udp: wanted && device.gso_udp_writes() }
     }
 
-    /// Whether peers may leave checksums unfinished.
+    /// Tells if peers may leave checksums unfinished.
     #[must_use]
     pub fn checksums(self) -> bool {
         self >= Self::All

@@ -14,7 +14,7 @@ use tencrypt::{
     record::SessionIndex,
 };
 
-use tencrypt_dns::interceptor::Config as ProxyConfig;
+use tencrypt_dns::{Name, Project, interceptor::Config as ProxyConfig};
 
 use super::{
     Config, ConfigError, Dns, Identity, Network, Policy, Tenant,
@@ -26,7 +26,7 @@ use crate::config::offload::Offload;
 const DNS_PORT: u16 = 53;
 
 /// Longest name of an interface in bytes: IFNAMSIZ less the NUL (include/uapi/linux/if.h).
-const INTERFACE_NAME: usize = 15;
+const MAX_INTERFACE_NAME: usize = 15;
 
 pub(super) fn config(text: &str, path: &Path) -> Result<Config, ConfigError> {
     let document = Document { text, path };
@@ -38,7 +38,7 @@ pub(super) fn config(text: &str, path: &Path) -> Result<Config, ConfigError> {
     )?;
     // Keys first, everywhere: a mistyped one explains why another is missing.
     let sections = [
-        root.section("tenant", &["project", "key_file", "suite"])?,
+        root.section("tenant", &["project", "cluster_domain", "key_file", "suite"])?,
         root.section("network", &["interface", "tun", "port", "protected", "exempt", "lanes", "offload"])?,
         root.section("identity", &["ca", "certificate", "revoked", "services"])?,
         root.section("policy", &["unknown", "external", "enforce"])?,
@@ -66,13 +66,14 @@ fn lanes(value: &Value<'_>, port: u16) -> Result<NonZeroU8, ConfigError> {
 
 fn read_tenant(section: &Section<'_>, path: &Path) -> Result<Tenant, ConfigError> {
     let project = section.value("project").map(|value| label(&value)).transpose()?;
+    let cluster_domain = section.value("cluster_domain").map(|value| domain(&value)).transpose()?;
     let key_file = section.required("key_file")?;
     if key_file.string()?.is_empty() {
         return Err(key_file.refuse("is empty"));
     }
     let suites = CipherSuite::ALL.map(|suite| (suite.name(), suite));
     let suite = section.value("suite").map_or(Ok(CipherSuite::default()), |value| value.one_of(&suites))?;
-    Ok(Tenant { project, key_file: beside(path, key_file.string()?), suite })
+    Ok(Tenant { project, cluster_domain, key_file: beside(path, key_file.string()?), suite })
 }
 
 fn read_network(section: &Section<'_>) -> Result<Network, ConfigError> {
@@ -303,7 +304,7 @@ fn interface_name(value: &Value<'_>) -> Result<String, ConfigError> {
     let name = value.string()?;
     let reason = if name.is_empty() {
         "is empty"
-    } else if name.len() > INTERFACE_NAME {
+    } else if name.len() > MAX_INTERFACE_NAME {
         "is longer than 15 bytes"
     } else if [".", "..", "all", "default", "lo"].contains(&name)
         || !name.bytes().all(|byte| byte.is_ascii_graphic() && !b"/:%".contains(&byte))
@@ -318,12 +319,31 @@ fn interface_name(value: &Value<'_>) -> Result<String, ConfigError> {
 /// A name of a Kubernetes namespace: a DNS label (RFC 1123 section 2.1), lower case.
 fn label(value: &Value<'_>) -> Result<String, ConfigError> {
     let name = value.string()?;
-    let plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
-    if plain && (1..=63).contains(&name.len()) && !name.starts_with('-') && !name.ends_with('-') {
+    if is_label(name) {
         Ok(name.to_owned())
     } else {
         Err(value.refuse(format_args!("{name:?} is no name of a project (lower case, digits, hyphens)")))
     }
+}
+
+/// A DNS name of labels as [`label`] takes them, short enough for the services of every project below it.
+fn domain(value: &Value<'_>) -> Result<Name, ConfigError> {
+    let text = value.string()?;
+    let labels = text.strip_suffix('.').unwrap_or(text).split('.');
+    let name = Name::from_labels(labels.clone()).ok().filter(|_| labels.clone().all(is_label));
+    let longest = "a".repeat(Name::MAX_LABEL);
+    match name.map(|name| (Project::new(&longest, name.clone()), name)) {
+        Some((Ok(_), name)) => Ok(name),
+        Some((Err(error), _)) => Err(value.refuse(error)),
+        None => Err(value.refuse(format_args!(
+            "{text:?} is no domain name (labels of lower case, digits, hyphens, as in \"cluster.local\")"
+        ))),
+    }
+}
+
+fn is_label(text: &str) -> bool {
+    let plain = text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    plain && (1..=Name::MAX_LABEL).contains(&text.len()) && !text.starts_with('-') && !text.ends_with('-')
 }
 
 /// `name`, from the directory of the configuration file at `path`.

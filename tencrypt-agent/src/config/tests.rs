@@ -41,6 +41,7 @@ fn the_smallest_configuration_gets_the_documented_defaults() {
         Config {
             tenant: Tenant {
                 project: None,
+                cluster_domain: None,
                 key_file: "/etc/tencrypt/k".into(),
                 suite: CipherSuite::MlKem768Aes256Gcm,
             },
@@ -95,12 +96,11 @@ fn the_identity_is_read_and_judged() {
     }
 }
 
-#[test]
-fn every_key_is_read() {
-    let config = parse(
-        r#"
+/// Every key there is.
+const EVERY_KEY: &str = r#"
 [tenant]
 project = "shop"
+cluster_domain = "k8s.corp.example"
 key_file = "/run/secrets/tenant.key"
 suite = "chacha20-poly1305"
 [network]
@@ -108,7 +108,7 @@ interface = "net1"
 tun = "tun7"
 port = 0x2001
 protected = ["10.96.0.0/12", "10.244.0.0/16"]
-exempt = ["10.244.1.2", "10.244.1.0/31"]
+exempt = ["10.244.1.0/31"]
 lanes = 16
 offload = "udp"
 [policy]
@@ -131,12 +131,16 @@ ports = { 443 = 8443, 80 = 8080 }
 [[fact]]
 prefix = "0.0.0.0/0"
 class = "external"
-"#
-        .replace("\"10.244.1.2\", ", "")
-        .as_str(),
-    )
-    .unwrap();
+"#;
+
+#[test]
+fn every_key_is_read() {
+    let config = parse(EVERY_KEY).unwrap();
     assert_eq!(config.tenant.project.as_deref(), Some("shop"));
+    assert_eq!(
+        config.tenant.cluster_domain.map(|name| name.to_string()).as_deref(),
+        Some("k8s.corp.example")
+    );
     assert_eq!(config.tenant.key_file, Path::new("/run/secrets/tenant.key"));
     assert_eq!((config.network.interface.as_str(), config.network.tun.as_str()), ("net1", "tun7"));
     assert_eq!((config.network.port, config.network.exempt.len()), (0x2001, 1));
@@ -174,7 +178,12 @@ fn unknown_keys_are_named_with_those_that_are_known() {
     assert_refused(
         &[
             ("tenants = 1\n", 1, "tenants", "known here: tenant, network"),
-            ("[tenant]\nkey_file = \"k\"\nproyect = \"shop\"\n", 3, "tenant.proyect", "project, key_file"),
+            (
+                "[tenant]\nkey_file = \"k\"\nproyect = \"shop\"\n",
+                3,
+                "tenant.proyect",
+                "project, cluster_domain, key_file",
+            ),
             (&with_fact("[policy]\nunkown = \"drop\"\n"), 6, "policy.unkown", "unknown, external, enforce"),
             (&with_fact("[dns]\nserver = \"x\"\n"), 6, "dns.server", "upstream"),
             (&with_fact("[[fact]]\nprefix = \"10.0.0.1\"\nkind = 1\n"), 7, "fact[1].kind", "class"),
@@ -332,6 +341,30 @@ fn projects_that_are_no_label_are_refused() {
         assert_refused(&[(&text, 2, "tenant.project", "no name of a project")]);
     }
     assert_refused(&[(&SMALLEST.replace("\"k\"", "\"\""), 2, "tenant.key_file", "is empty")]);
+}
+
+#[test]
+fn cluster_domains_that_are_no_name_are_refused() {
+    let with = |domain: &str| SMALLEST.replace("key_file", &format!("cluster_domain = {domain}\nkey_file"));
+    for domain in
+        ["", ".", "Cluster.local", "a..b", ".a", "a_b", "-a.b", "a-", "a b", "\\u001b[2J", "a\\\\.b"]
+    {
+        assert_refused(&[(
+            &with(&format!("{domain:?}").replace("\\\\", "\\")),
+            2,
+            "tenant.cluster_domain",
+            "no domain name",
+        )]);
+    }
+    let [label, long] = [64, 60].map(|len| "a".repeat(len));
+    assert_refused(&[
+        (&with(&format!("\"{label}\"")), 2, "tenant.cluster_domain", "no domain name"),
+        (&with(&format!("\"{}\"", [&*long; 4].join("."))), 2, "tenant.cluster_domain", "too long"),
+        (&with("7"), 2, "tenant.cluster_domain", "expected a string, found integer"),
+    ]);
+    for domain in ["cluster.local", "cluster.local.", "local", "1.2"] {
+        assert!(parse(&with(&format!("{domain:?}"))).is_ok(), "{domain}");
+    }
 }
 
 #[test]

@@ -5,9 +5,11 @@ use std::{
     os::unix::net::UnixStream,
 };
 
+use tencrypt_tun::NetNs;
+
 use super::{REPLY_LIMIT, Reply, Request, TIMEOUT};
 use crate::{
-    os::netns::NetNsRef,
+    failure::{Exit, Failure},
     os::rundir::{RunDir, RunDirError},
 };
 
@@ -36,11 +38,23 @@ pub enum ClientError {
     Garbled,
 }
 
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let exit = match error {
+            ClientError::RunDir(error) => return error.into(),
+            ClientError::NotRunning { .. } => Exit::NotRunning,
+            ClientError::Io { ref source } => Exit::of_io(source),
+            ClientError::Garbled => Exit::Runtime,
+        };
+        Self::new(exit, error)
+    }
+}
+
 /// Sends `request` to the `tencrypt up` of `namespace`.
 ///
 /// # Errors
 /// See [`ClientError`].
-pub(crate) fn ask(namespace: &NetNsRef, request: &Request) -> Result<Reply, ClientError> {
+pub(crate) fn ask(namespace: &NetNs, request: &Request) -> Result<Reply, ClientError> {
     let not_running = || ClientError::NotRunning { namespace: namespace.name().to_owned() };
     let directory = RunDir::existing()?.ok_or_else(not_running)?;
     let stream = match UnixStream::connect(directory.socket(namespace.id())) {

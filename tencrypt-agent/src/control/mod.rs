@@ -8,7 +8,10 @@ use std::{net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::report::{ExplainReport, PeerReport, StatusReport};
+use crate::{
+    failure::Failure,
+    report::{ExplainReport, PeerReport, StatusReport},
+};
 
 /// Longest request in bytes.
 const REQUEST_LIMIT: u64 = 4 << 10;
@@ -53,4 +56,14 @@ pub(crate) enum Reply {
     Stopping,
     /// It cannot be done, and why.
     Refused(String),
+}
+
+impl Reply {
+    /// The failure of whoever asked for another reply than this one.
+    pub(crate) fn unexpected(self) -> Failure {
+        match self {
+            Self::Refused(reason) => Failure::runtime(reason),
+            _ => Failure::runtime("the running tencrypt answered something else: another version?"),
+        }
+    }
 }

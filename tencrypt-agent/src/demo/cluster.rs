@@ -22,13 +22,13 @@ pub(super) const WEB: u16 = 80;
 pub(super) const ECHO: u16 = 7;
 /// Port for bulk transfer in pod `web`.
 pub(super) const BULK: u16 = 5201;
-/// What `web` is called.
+/// Name of `web`.
 pub(super) const WEB_NAME: &str = "web.shop.svc.cluster.local";
-/// What `api` is called.
+/// Name of `api`.
 pub(super) const API_NAME: &str = "api.other.svc.cluster.local";
-/// What the application of the tenant says.
+/// Plaintext of the tenant's application.
 pub(super) const SECRET: &str = "session=canary-4bd1e7";
-/// What it says to the other project.
+/// Its plaintext for the other project.
 pub(super) const OTHER_SECRET: &str = "visitor=magpie-90c2fa";
 
 /// The whole figure. It goes when it is dropped.
@@ -147,7 +147,12 @@ impl Cluster {
     /// This executable as an operator would start it, with a run directory that no other demonstration shares.
     fn start(&self, arguments: &[&OsStr]) -> tencrypt_lab::Result<Program> {
         let run = self.directory.join("run");
-        Program::start_with(&self.program, arguments, &[(crate::os::rundir::VARIABLE, run.as_ref())], None)
+        Program::start_with(
+            &self.program,
+            arguments,
+            &[(crate::os::rundir::DIRECTORY_VARIABLE, run.as_ref())],
+            None,
+        )
     }
 
     fn write(&self, name: &str, text: &str) -> tencrypt_lab::Result<()> {

@@ -18,7 +18,7 @@ use self::{report::Report, scratch::Scratch};
 use crate::failure::{Exit, Failure};
 
 /// The time after which the demonstration is taken for stuck and its world killed. It takes some 15 s.
-const LIMIT: Duration = Duration::from_secs(120);
+const WORLD_LIMIT: Duration = Duration::from_secs(120);
 
 /// Runs the demonstration. The process that the user started only waits for the one that has namespaces of its own, and
 /// ends with that one's exit code if it is not zero.
@@ -29,7 +29,7 @@ pub(crate) fn run(options: Options) -> Result<(), Failure> {
     // The resolver of the pods is this program too, and does not return from here.
     lab::init();
     let scratch = if lab::inside() { None } else { Some(Scratch::create()?) };
-    let entered = lab::enter(LIMIT);
+    let entered = lab::enter(WORLD_LIMIT);
     drop(scratch);
     match entered.map_err(|error| Failure::new(exit_of(&error), format_args!("demo: {error}")))? {
         Entered::Inside => demonstrate(options),

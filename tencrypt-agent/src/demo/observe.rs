@@ -18,14 +18,14 @@ use super::{
 use crate::failure::Failure;
 
 /// Longest wait for what works.
-const LIMIT: Duration = Duration::from_secs(10);
-/// How long to wait for an answer that must not come. Plain answers take well under a millisecond.
+const STEP_LIMIT: Duration = Duration::from_secs(10);
+/// Wait for an answer that must not come. Plain answers take well under a millisecond.
 const SILENCE: Duration = Duration::from_millis(400);
-/// How long the bridge has to be quiet before the sniffer's report counts as complete.
+/// Time that the bridge has to be quiet before the sniffer's report counts as complete.
 const QUIET: Duration = Duration::from_millis(80);
-/// How long one stream sends.
+/// Time that one stream sends.
 const STREAM: Duration = Duration::from_millis(1000);
-/// How long `status` may lag behind the kernel's counters: it takes them over once a second.
+/// Time that `status` may lag behind the kernel's counters: it takes them over once a second.
 const COUNTED: Duration = Duration::from_secs(4);
 /// Bytes of a frame that are shown.
 const SHOWN: usize = 96;
@@ -105,7 +105,7 @@ impl Stage<'_> {
         self.measure()
     }
 
-    /// What is to be refused later works now: else its refusal would show nothing.
+    /// Checks that what is to be refused later works now: else its refusal would show nothing.
     fn controls(&self, sniffer: &Sniffer) -> Result<(), Unseen> {
         let cluster = &self.cluster;
         for to in cluster.web.addresses() {
@@ -143,7 +143,7 @@ impl Stage<'_> {
             }
         }
         for program in &running {
-            program.wait_ready(LIMIT).map_err(|error| {
+            program.wait_ready(STEP_LIMIT).map_err(|error| {
                 let said = program.stderr();
                 unseen(HERE, format!("`tencrypt up` is not ready: {error}; it says: {}", said.trim()))
             })?;
@@ -259,7 +259,7 @@ impl Stage<'_> {
             }
             let down = cluster.ask(pod, "down").map_err(in_(HERE))?;
             check(HERE, down.status.success(), || format!("down: {}", down.stderr.trim()))?;
-            let ended = program.wait(LIMIT).map_err(in_(HERE))?;
+            let ended = program.wait(STEP_LIMIT).map_err(in_(HERE))?;
             check(HERE, ended.status.success(), || {
                 format!("`tencrypt up` ended with {}: {}", ended.status, ended.stderr.trim())
             })?;
@@ -284,7 +284,7 @@ impl Stage<'_> {
     /// Asks the system's resolver in the pod `client`.
     fn look_up(&self, here: Observation, name: &str, wanted: IpAddr) -> Result<IpAddr, Unseen> {
         let cluster = &self.cluster;
-        let found = lab::resolve(cluster.client.netns(), &cluster.resolv_conf(), name, LIMIT)
+        let found = lab::resolve(cluster.client.netns(), &cluster.resolv_conf(), name, STEP_LIMIT)
             .map_err(|error| unseen(here, format!("{name} has no address: {error}")))?;
         check(here, found == [wanted], || format!("{name} is {found:?}, not {wanted}"))?;
         Ok(wanted)
@@ -293,7 +293,7 @@ impl Stage<'_> {
     /// A request of the application in `client`.
     fn get(&self, here: Observation, to: IpAddr, secret: &str) -> Result<(), Unseen> {
         let (to, from) = (SocketAddr::new(to, WEB), self.cluster.client.netns());
-        let body = lab::http_get(from, to, WEB_NAME, secret, LIMIT)
+        let body = lab::http_get(from, to, WEB_NAME, secret, STEP_LIMIT)
             .map_err(|error| unseen(here, format!("no answer from {to}: {error}")))?;
         check(here, !body.is_empty(), || format!("an empty answer from {to}"))
     }
@@ -335,7 +335,7 @@ impl Stage<'_> {
     }
 }
 
-/// What a pod got for its plaintext.
+/// Answers that a pod got to its plaintext.
 #[derive(Debug)]
 struct Attempt {
     connected: bool,
@@ -381,7 +381,7 @@ fn evade(cluster: &Cluster, binding: Binding) -> Result<(), Unseen> {
 }
 
 fn settled(here: Observation, sniffer: &Sniffer) -> Result<Seen, Unseen> {
-    check(here, sniffer.settle(QUIET, LIMIT), || "the bridge does not become quiet".to_owned())?;
+    check(here, sniffer.settle(QUIET, STEP_LIMIT), || "the bridge does not become quiet".to_owned())?;
     let seen = sniffer.report();
     check(here, seen.lost == 0, || format!("the sniffer missed frames: {seen}"))?;
     Ok(seen)

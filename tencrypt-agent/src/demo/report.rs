@@ -1,4 +1,4 @@
-//! What the demonstration says: text as it goes, or one JSON object at its end.
+//! The demonstration's report: text as it goes, or one JSON object at its end.
 
 use std::{
     io::{self, Write as _},

@@ -28,7 +28,7 @@ impl Scratch {
         Ok(Self { path })
     }
 
-    /// Where it is, for the world: its parent made it.
+    /// Path of the directory, for the world: its parent made it.
     pub(super) fn of_parent() -> PathBuf {
         path_for(parent_id())
     }

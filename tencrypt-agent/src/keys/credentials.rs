@@ -1,12 +1,11 @@
-//! What proves who this pod is and decides who others are: the authority's key, the certificate, what is revoked.
+//! The pod's proof of who it is and its rule for others: the authority's key, the certificate, the revocation.
 //!
-//! Certificate and revocation are files that change while the program runs. They are looked at four times a second; one
-//! that cannot be read leaves what was in force before, and `status` says so.
+//! Certificate and revocation are files that change while the program runs. One that cannot be read leaves in force what
+//! was so before, and `status` says so.
 
 use std::{
-    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use tencrypt::{
@@ -16,26 +15,24 @@ use tencrypt::{
 };
 
 use crate::{
-    commands::ca::{self as authority, AuthorityError},
     config,
-    lane::channel::Command,
-    os::escape::Escaped,
-    os::files::Stamp,
+    escape::Escaped,
+    keys::certificates::{self, AuthorityFileError},
+    os::followed::{Changes, FollowedFile},
     report::{CertificateReport, IdentityReport},
 };
 
-/// How often the files are looked at: a revocation takes effect within a second, work of the lane included.
-pub(crate) const LOOK: Duration = Duration::from_millis(250);
-
-/// What the tunnels are to be told.
+/// A change for the tunnels.
 #[derive(Clone)]
 pub(crate) enum Update {
+    /// The rule for whom to take for a member.
     Trust(Arc<Trust>),
+    /// This pod's certificate.
     Certificate(Box<Certificate>),
 }
 
 impl Update {
-    /// Tells a tunnel that does not run yet.
+    /// Applies the change to a tunnel that does not run yet.
     pub(crate) fn apply(self, tunnel: &mut Tunnel) {
         let now = Instant::now();
         match self {
@@ -46,90 +43,58 @@ impl Update {
     }
 }
 
-impl From<Update> for Command {
-    fn from(update: Update) -> Self {
-        match update {
-            Update::Trust(trust) => Self::Trust(trust),
-            Update::Certificate(certificate) => Self::Certificate(certificate),
-        }
-    }
-}
-
-/// A file that is followed.
-#[derive(Debug)]
-struct Followed {
-    path: PathBuf,
-    /// As it was when it was last read, if it was there; `None`: it is to be read.
-    seen: Option<Option<Stamp>>,
-}
-
-impl Followed {
-    fn new(path: PathBuf) -> Self {
-        Self { path, seen: None }
-    }
-
-    /// Whether it has changed since the last call.
-    fn has_changed(&mut self) -> bool {
-        let now = Some(Stamp::of(&self.path));
-        let changed = self.seen != now;
-        // Taken before it is read: what changes meanwhile is read once more.
-        self.seen = now;
-        changed
-    }
-}
-
-/// All of it.
+/// Trust and certificate, the files they come from, and the report about them.
 #[derive(Debug)]
 pub(crate) struct Credentials {
     trust: Trust,
-    revoked: Option<Followed>,
-    file: Option<Followed>,
+    revoked: Option<FollowedFile>,
+    file: Option<FollowedFile>,
     subject: PeerId,
     tenant: [u8; TENANT_LEN],
     in_force: Option<CertificateFile>,
+    /// The tunnels have `in_force`, and have judged it under `trust`.
+    handed_over: bool,
     report: Arc<Mutex<IdentityReport>>,
 }
 
 impl Credentials {
-    /// Reads the authority's key and what is revoked. The certificate may come later.
+    /// Reads the authority's key and the revocation. The certificate may come later.
     ///
     /// # Errors
-    /// [`AuthorityError`].
-    pub(crate) fn read(config: &config::Identity) -> Result<Self, AuthorityError> {
+    /// [`AuthorityFileError`].
+    pub(crate) fn read(config: &config::Identity) -> Result<Self, AuthorityFileError> {
         let trust = match &config.ca {
             Some(path) => {
-                Trust::certificates(authority::read_public_key(path)?, config.services.iter().copied())
+                Trust::certificates(certificates::read_public_key(path)?, config.services.iter().copied())
             }
             None => Trust::key_only(),
         };
-        let mut revoked = config.revoked.clone().map(Followed::new);
+        let mut revoked = config.revoked.clone().map(FollowedFile::new);
         let trust = match &mut revoked {
             Some(file) => {
-                file.has_changed();
-                trust.with_revocation(authority::read_revocation(&file.path)?)
+                file.is_due();
+                trust.with_revocation(certificates::read_revocation(file.path())?)
             }
             None => trust,
         };
         Ok(Self {
             trust,
             revoked,
-            file: config.certificate.clone().map(Followed::new),
+            file: config.certificate.clone().map(FollowedFile::new),
             subject: PeerId::from_bytes([0; 32]),
             tenant: [0; TENANT_LEN],
             in_force: None,
+            handed_over: false,
             report: Arc::default(),
         })
     }
 
-    /// The static key is made, for the first time or anew: then a certificate that was in force is another key's. Returns
-    /// what its tunnel is to be told first.
+    /// Takes over the static key that was made, for the first time or anew: a certificate that was in force is another
+    /// key's then. Returns the first updates of its tunnels.
     pub(crate) fn attach(&mut self, subject: PeerId, tenant: [u8; TENANT_LEN]) -> Vec<Update> {
         (self.subject, self.tenant) = (subject, tenant);
         self.in_force = None;
-        if let Some(file) = &mut self.file {
-            file.seen = None;
-        }
-        let mut updates = vec![Update::Trust(Arc::new(self.trust.clone()))];
+        let mut updates = vec![self.trust_update()];
         {
             let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
             let mode = if self.trust.authority().is_some() { "certificate" } else { "key-only" };
@@ -137,49 +102,65 @@ impl Credentials {
             report.public_key = to_hex(subject.as_bytes());
             report.tenant = to_hex(&tenant);
         }
-        updates.extend(self.look_at_certificate());
-        self.tell(None);
+        updates.extend(self.read_certificate());
+        self.update_report();
         updates
     }
 
-    /// What `status` says, kept up to date.
+    /// The part of `status` that is about identity, kept up to date.
     pub(crate) fn report(&self) -> Arc<Mutex<IdentityReport>> {
         self.report.clone()
     }
 
-    /// Looks at the files again. Returns what the tunnel is to be told.
-    pub(crate) fn look(&mut self) -> Vec<Update> {
+    /// Watches the files: after each [`Changes::next`], [`read_changes`](Self::read_changes) is to be called. Must be
+    /// called within a tokio runtime.
+    pub(crate) fn changes(&self) -> Changes {
+        Changes::of(self.revoked.iter().chain(&self.file).map(FollowedFile::path))
+    }
+
+    /// Reads the files that may have changed. Returns the updates for the tunnels.
+    pub(crate) fn read_changes(&mut self) -> Vec<Update> {
         let mut updates = Vec::new();
-        let mut revocation_problem = None;
-        if let Some(file) = &mut self.revoked
-            && file.has_changed()
-        {
-            let read = authority::read_revocation(&file.path);
-            if let Ok(revocation) = &read
-                && revocation != self.trust.revocation()
-            {
-                self.trust = self.trust.clone().with_revocation(revocation.clone());
-                updates.push(Update::Trust(Arc::new(self.trust.clone())));
-                // The same certificate may be judged otherwise now.
-                if let Some(file) = &mut self.file {
-                    file.seen = None;
-                }
-            }
-            revocation_problem = Some(read.err().map(|error| error.to_string()));
-        }
-        updates.extend(self.look_at_certificate());
-        if !updates.is_empty() || revocation_problem.is_some() {
-            self.tell(revocation_problem);
+        updates.extend(self.read_revocation());
+        updates.extend(self.read_certificate());
+        if !updates.is_empty() {
+            self.update_report();
         }
         updates
     }
 
-    fn look_at_certificate(&mut self) -> Option<Update> {
-        let file = self.file.as_mut().filter(|file| file.seen != Some(Stamp::of(&file.path)))?;
-        file.has_changed();
-        let read = authority::read_certificate(&file.path).and_then(|found| match self.judge(&found) {
+    fn read_revocation(&mut self) -> Option<Update> {
+        let path = self.revoked.as_mut().and_then(FollowedFile::path_if_due)?;
+        match certificates::read_revocation(path) {
+            Ok(revocation) => {
+                self.report_revocation(None);
+                if revocation == *self.trust.revocation() {
+                    return None;
+                }
+                self.trust = self.trust.clone().with_revocation(revocation);
+                Some(self.trust_update())
+            }
+            Err(error) => {
+                self.report_revocation(Some(error.to_string()));
+                None
+            }
+        }
+    }
+
+    /// The trust, under which the same certificate may be judged otherwise than before: it is read again.
+    fn trust_update(&mut self) -> Update {
+        self.handed_over = false;
+        if let Some(file) = &mut self.file {
+            file.read_again();
+        }
+        Update::Trust(Arc::new(self.trust.clone()))
+    }
+
+    fn read_certificate(&mut self) -> Option<Update> {
+        let path = self.file.as_mut().and_then(FollowedFile::path_if_due)?.to_owned();
+        let read = certificates::read_certificate(&path).and_then(|found| match self.judge(&found) {
             Ok(()) => Ok(found),
-            Err(source) => Err(AuthorityError::Certificate { path: self.certificate_path(), source }),
+            Err(source) => Err(AuthorityFileError::certificate(&path, source)),
         });
         let problem = read.as_ref().err().map(|error| {
             let kept = match self.in_force.as_ref().map(|kept| self.judge(kept)) {
@@ -189,15 +170,16 @@ impl Credentials {
             };
             format!("{error}{kept}")
         });
-        self.say(problem);
+        self.report_certificate(problem);
         let found = read.ok()?;
+        // A file that has changed is read several times.
+        if self.handed_over && self.in_force.as_ref() == Some(&found) {
+            return None;
+        }
+        tracing::info!("certificate taken");
         let certificate = Box::new(found.certificate.clone());
-        self.in_force = Some(found);
+        (self.in_force, self.handed_over) = (Some(found), true);
         Some(Update::Certificate(certificate))
-    }
-
-    fn certificate_path(&self) -> PathBuf {
-        self.file.as_ref().map(|file| file.path.clone()).unwrap_or_default()
     }
 
     fn judge(&self, file: &CertificateFile) -> Result<(), CertificateError> {
@@ -210,30 +192,159 @@ impl Credentials {
         self.trust.admit(&self.tenant, &self.subject, Some(&file.certificate))
     }
 
-    /// A new state of the certificate file, on standard error and in `status`.
-    fn say(&self, problem: Option<String>) {
+    /// Notes the fault of the certificate file, or that it has none, in `status`; a new fault on standard error too.
+    fn report_certificate(&self, problem: Option<String>) {
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
-        match &problem {
-            Some(problem) if report.problem.as_ref() != Some(problem) => {
-                tracing::warn!("{}; public key {}", Escaped(problem), to_hex(self.subject.as_bytes()));
-            }
-            Some(_) => {}
-            None => tracing::info!("certificate taken"),
+        if let Some(problem) = problem.as_ref().filter(|problem| report.problem.as_ref() != Some(problem)) {
+            tracing::warn!("{}; public key {}", Escaped(problem), to_hex(self.subject.as_bytes()));
         }
         report.problem = problem;
     }
 
-    fn tell(&self, revocation_problem: Option<Option<String>>) {
+    /// Notes the fault of the revocation file, as [`report_certificate`](Self::report_certificate) does.
+    fn report_revocation(&self, problem: Option<String>) {
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = report.revocation_problem.as_ref();
+        if let Some(problem) = problem.as_ref().filter(|problem| known != Some(problem)) {
+            tracing::warn!("{}; the revocation before stays in force", Escaped(problem));
+        }
+        report.revocation_problem = problem;
+    }
+
+    fn update_report(&self) {
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         let counts = self.in_force.as_ref().filter(|file| self.judge(file).is_ok());
         report.certificate = counts.map(CertificateReport::from);
         report.minimum_generation = self.trust.revocation().minimum_generation();
         report.denied = self.trust.revocation().denied();
-        if let Some(problem) = revocation_problem {
-            if let Some(problem) = &problem {
-                tracing::warn!("{}; the revocation before stays in force", Escaped(problem));
-            }
-            report.revocation_problem = problem;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::PathBuf};
+
+    use tencrypt::{
+        Seed,
+        trust::{CertificateAuthority, Request},
+    };
+
+    use super::*;
+
+    const TENANT: [u8; TENANT_LEN] = [7; TENANT_LEN];
+
+    /// A directory with an authority's public key, a revocation and a certificate; removed at the end of the test.
+    struct Place {
+        path: PathBuf,
+        authority: CertificateAuthority,
+        subject: PeerId,
+    }
+
+    impl Place {
+        fn new(name: &str) -> Self {
+            let path =
+                std::env::temp_dir().join(format!("tencrypt-credentials-{}-{name}", std::process::id()));
+            let _ = fs::remove_dir_all(&path);
+            fs::create_dir(&path).unwrap();
+            let seed = Seed::try_filled(|seed| getrandom::fill(seed)).unwrap();
+            let place = Self {
+                path,
+                authority: CertificateAuthority::from_seed(&seed),
+                subject: PeerId::from_bytes([9; 32]),
+            };
+            fs::write(place.path.join("ca.pub"), &*place.authority.public_key().write()).unwrap();
+            place.revoke_below(0);
+            place.issue(1);
+            place
         }
+
+        /// Writes a certificate in place: always as many bytes.
+        fn issue(&self, generation: u32) {
+            let pod = "web-0".parse().unwrap();
+            let prefixes = ["10.244.1.5/32".parse().unwrap()];
+            let request =
+                Request { tenant: TENANT, subject: self.subject, pod: &pod, generation, prefixes: &prefixes };
+            let certificate = self.authority.issue(&request).unwrap();
+            let file = CertificateFile { subject: self.subject, pod, certificate };
+            fs::write(self.path.join("cert"), file.to_bytes()).unwrap();
+        }
+
+        /// Writes a revocation in place.
+        fn revoke_below(&self, generation: u32) {
+            let text = format!("tencrypt-revoked-v1\nmin-generation {generation}\n");
+            fs::write(self.path.join("revoked"), text).unwrap();
+        }
+
+        fn credentials(&self) -> Credentials {
+            let identity = config::Identity {
+                ca: Some(self.path.join("ca.pub")),
+                certificate: Some(self.path.join("cert")),
+                revoked: Some(self.path.join("revoked")),
+                services: Vec::new(),
+            };
+            let mut credentials = Credentials::read(&identity).unwrap();
+            let updates = credentials.attach(self.subject, TENANT);
+            assert!(matches!(updates[..], [Update::Trust(_), Update::Certificate(_)]));
+            credentials
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+
+    fn report(credentials: &Credentials) -> IdentityReport {
+        credentials.report.lock().unwrap().clone()
+    }
+
+    #[test]
+    fn a_certificate_that_is_rewritten_in_place_within_a_tick_is_taken_up_once() {
+        let place = Place::new("certificate");
+        let mut credentials = place.credentials();
+        // Again and again without a pause: most of these writes leave the file's times as they were.
+        for generation in 2..50 {
+            place.issue(generation);
+            let updates = credentials.read_changes();
+            let [Update::Certificate(certificate)] = &updates[..] else { panic!("one update") };
+            assert_eq!(certificate.generation(), generation);
+            assert!(credentials.read_changes().is_empty(), "it is the same");
+        }
+        assert_eq!(report(&credentials).certificate.map(|certificate| certificate.generation), Some(49));
+    }
+
+    #[test]
+    fn a_revocation_that_is_rewritten_in_place_within_a_tick_is_taken_up_once() {
+        let place = Place::new("revocation");
+        let mut credentials = place.credentials();
+        for generation in [1, 2].into_iter().cycle().take(50) {
+            place.revoke_below(generation);
+            let updates = credentials.read_changes();
+            let [Update::Trust(trust), rest @ ..] = &updates[..] else { panic!("an update of trust") };
+            assert_eq!(trust.revocation().minimum_generation(), generation);
+            // The pod's own certificate, of generation 1, counts under the one and not under the other.
+            assert_eq!(rest.len(), usize::from(generation == 1));
+            assert_eq!(report(&credentials).certificate.is_some(), generation == 1);
+            assert!(credentials.read_changes().is_empty(), "it is the same");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_wrong_leaves_in_force_what_was_before_and_is_reported() {
+        let place = Place::new("wrong");
+        let mut credentials = place.credentials();
+        fs::write(place.path.join("cert"), "no certificate").unwrap();
+        fs::write(place.path.join("revoked"), "tencrypt-revoked-v1\nmin-gen").unwrap();
+        assert!(credentials.read_changes().is_empty());
+        let wrong = report(&credentials);
+        assert!(wrong.problem.is_some_and(|problem| problem.ends_with("; the one before is in use")));
+        assert!(wrong.revocation_problem.is_some_and(|problem| problem.contains("line 2")));
+        assert!(wrong.certificate.is_some());
+        place.issue(1);
+        place.revoke_below(0);
+        assert!(credentials.read_changes().is_empty(), "as before");
+        let right = report(&credentials);
+        assert_eq!((right.problem, right.revocation_problem), (None, None));
     }
 }

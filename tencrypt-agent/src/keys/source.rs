@@ -1,88 +1,57 @@
-//! The key file of a running program: looked at when its directory changes and by the clock, taken up if it may be.
+//! The key file of a running program: read when it may have changed, its keys taken up if they may be.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
 };
 
 use tencrypt::KeyRing;
-use tokio::{net::unix::pipe::Receiver, time::MissedTickBehavior};
 
 use crate::{
+    escape::Escaped,
     keys::file as keyfile,
-    lane::channel::{Command, Lanes},
-    os::files::Stamp,
-    os::sys,
+    os::followed::{Changes, FollowedFile},
 };
 
-/// How often the file is looked at without a sign of a change: links that lead elsewhere, network file systems.
-const TICK: Duration = Duration::from_millis(500);
-/// Pause after a sign, so that a busy directory costs little.
-const PAUSE: Duration = Duration::from_millis(10);
-/// A file changed this recently is read again although it looks the same: times of files are as coarse as a tick of the
-/// kernel, on some file systems a second.
-const YOUNG: Duration = Duration::from_secs(3);
-
-/// Why the key file is not in force, as `status` shows it; `None`: it is.
+/// The reason why the key file is not in force, as `status` shows it; none if it is.
 pub(crate) type KeyFault = Arc<Mutex<Option<String>>>;
 
 /// A key file, and the keys that were last taken from it.
 pub(crate) struct KeySource {
-    path: PathBuf,
+    file: FollowedFile,
+    changes: Option<Changes>,
     keys: Arc<KeyRing>,
     fault: KeyFault,
-    seen: Option<Stamp>,
-    young: bool,
-}
-
-/// Whether it may have changed again since without another stamp.
-fn is_young(stamp: &Stamp) -> bool {
-    let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(stamp.changed.0.max(0).unsigned_abs());
-    // A clock that was put back makes every file young: it is read twice a second then.
-    SystemTime::now().duration_since(changed).is_ok_and(|age| age <= YOUNG) || SystemTime::now() < changed
 }
 
 impl KeySource {
     /// The file at `path`, of which `keys` are in force.
     pub(crate) fn new(path: PathBuf, keys: Arc<KeyRing>, fault: KeyFault) -> Self {
-        Self { path, keys, fault, seen: None, young: false }
+        Self { file: FollowedFile::new(path), changes: None, keys, fault }
     }
 
-    /// Hands the lanes new keys as they come, until it is cancelled.
-    pub(crate) async fn follow(mut self, lanes: Lanes) {
-        let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        // As with a pipe: read what there is, or wait.
-        let watch =
-            sys::watch_directory(directory.unwrap_or(Path::new("."))).and_then(Receiver::from_file_unchecked);
-        let watch = watch.inspect_err(|error| tracing::debug!(%error, "watching the key file")).ok();
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    /// Waits for other keys than before that may take their place. May be cancelled. Must be called within a tokio
+    /// runtime.
+    pub(crate) async fn next(&mut self) -> Arc<KeyRing> {
         loop {
-            tokio::select! {
-                _ = tick.tick() => {}
-                () = sign(watch.as_ref()) => tokio::time::sleep(PAUSE).await,
-            }
-            if let Some(keys) = self.look()
-                && lanes.send_all(|| Command::Keys(keys.clone())).await.is_err()
-            {
-                return;
+            let changes = self.changes.get_or_insert_with(|| Changes::of([self.file.path()]));
+            changes.next().await;
+            if let Some(keys) = self.read_change() {
+                return keys;
             }
         }
     }
 
-    /// Looks at the file. Returns its keys if they are others than before and may take their place.
-    fn look(&mut self) -> Option<Arc<KeyRing>> {
-        let stamp = Stamp::of(&self.path);
-        if stamp.is_some() && stamp == self.seen && !self.young {
+    /// Reads the file if it may have changed. Returns its keys if they are others than before and may take their place.
+    fn read_change(&mut self) -> Option<Arc<KeyRing>> {
+        if !self.file.is_due() {
             return None;
         }
-        self.seen = stamp;
-        self.young = stamp.as_ref().is_some_and(is_young);
-        let read = keyfile::read(&self.path).map_err(|error| error.to_string());
+        let path = self.file.path();
+        let read = keyfile::read(path).map_err(|error| error.to_string());
         let admitted = read.and_then(|keys| match self.keys.check_change(&keys) {
             Ok(()) => Ok(keys),
-            Err(error) => Err(format!("key file {}: {error}", self.path.display())),
+            Err(error) => Err(format!("key file {}: {error}", path.display())),
         });
         let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         match admitted {
@@ -97,7 +66,7 @@ impl KeySource {
             }
             Err(reason) => {
                 if fault.as_ref() != Some(&reason) {
-                    tracing::error!("{}; the keys in force stay", crate::os::escape::Escaped(&reason));
+                    tracing::error!("{}; the keys in force stay", Escaped(&reason));
                 }
                 *fault = Some(reason);
                 None
@@ -106,24 +75,16 @@ impl KeySource {
     }
 }
 
-/// Waits for something to happen in the directory, for ever if that cannot be watched.
-async fn sign(watch: Option<&Receiver>) {
-    let Some(watch) = watch else { return std::future::pending().await };
-    // What happened does not matter: the file is looked at.
-    let mut events = [0; 4096];
-    match watch.readable().await {
-        Ok(()) => while watch.try_read(&mut events).is_ok_and(|read| read > 0) {},
-        Err(_) => std::future::pending().await,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::{
+        fs,
+        os::unix::fs::{PermissionsExt as _, symlink},
+    };
+
+    use tencrypt::crypto::write_epoch;
 
     use super::*;
-    use crate::commands::rotate::{Step, rotate};
 
     struct Place(PathBuf);
 
@@ -139,6 +100,23 @@ mod tests {
         fn source(&self, name: &str) -> KeySource {
             let keys = Arc::new(keyfile::read(&self.0.join(name)).unwrap());
             KeySource::new(self.0.join(name), keys, KeyFault::default())
+        }
+
+        fn text(&self) -> String {
+            fs::read_to_string(self.0.join("k")).unwrap()
+        }
+
+        /// The steps of a rotation to epoch 2, with the text of the key file after each.
+        fn steps(&self) -> [(String, &'static [u8], u8); 3] {
+            let (first, second) = (self.text(), write_epoch(2, &std::array::from_fn(|at| at as u8)));
+            let retired = first.lines().filter(|line| !line.starts_with("epoch 1 ")).collect::<Vec<_>>();
+            let retired = format!("{}\n{}send 2\n", retired.join("\n"), *second);
+            let both = format!("{first}{}", *second);
+            [
+                (format!("{both}send 1\n"), &[1, 2], 1),
+                (format!("{both}send 2\n"), &[1, 2], 2),
+                (retired, &[2], 2),
+            ]
         }
 
         fn write(&self, name: &str, text: &str) {
@@ -161,14 +139,12 @@ mod tests {
     fn each_step_of_a_rotation_is_taken_up_once() {
         let place = Place::new("steps");
         let mut source = place.source("k");
-        assert!(source.look().is_none());
-        for (step, epochs, send) in
-            [(Step::Add, &[1, 2][..], 1), (Step::Activate(None), &[1, 2], 2), (Step::Retire(None), &[2], 2)]
-        {
-            rotate(&place.0.join("k"), step).unwrap();
-            let keys = source.look().expect("other keys");
+        assert!(source.read_change().is_none());
+        for (text, epochs, send) in place.steps() {
+            place.write("k", &text);
+            let keys = source.read_change().expect("other keys");
             assert_eq!((keys.epochs().collect::<Vec<_>>(), keys.send_epoch()), (epochs.to_vec(), send));
-            assert!(source.look().is_none());
+            assert!(source.read_change().is_none());
         }
         assert_eq!(fault(&source), None);
     }
@@ -191,37 +167,51 @@ mod tests {
             (String::new(), "line 1: expected `tencrypt-key-v1`"),
         ] {
             place.write("k", &text);
-            assert!(source.look().is_none());
+            assert!(source.read_change().is_none());
             let said = fault(&source).expect("a reason");
             assert!(said.contains(reason), "{said}");
             assert!(!said.contains(&root[..8]) && said.lines().count() == 1, "{said}");
         }
         place.write("k", &good);
-        assert!(source.look().is_none() && fault(&source).is_none(), "the file is as it was");
+        assert!(source.read_change().is_none() && fault(&source).is_none(), "the file is as it was");
         fs::set_permissions(place.0.join("k"), fs::Permissions::from_mode(0o640)).unwrap();
-        assert!(source.look().is_none() && fault(&source).is_some_and(|said| said.contains("chmod 600")));
+        assert!(
+            source.read_change().is_none() && fault(&source).is_some_and(|said| said.contains("chmod 600"))
+        );
         fs::remove_file(place.0.join("k")).unwrap();
         assert!(
-            source.look().is_none() && fault(&source).is_some_and(|said| said.contains("does not exist"))
+            source.read_change().is_none()
+                && fault(&source).is_some_and(|said| said.contains("does not exist"))
         );
+    }
+
+    #[tokio::test]
+    async fn other_keys_end_the_wait_and_the_same_ones_do_not() {
+        let place = Place::new("wait");
+        let mut source = place.source("k");
+        place.write("k", &place.text());
+        let limit = std::time::Duration::from_secs(1);
+        tokio::time::timeout(limit, source.next()).await.expect_err("the same keys");
+        let [(added, ..), ..] = place.steps();
+        place.write("k", &added);
+        let keys = tokio::time::timeout(limit * 10, source.next()).await.expect("other keys");
+        assert_eq!(keys.epochs().collect::<Vec<_>>(), [1, 2]);
     }
 
     #[test]
     fn a_volume_whose_link_is_swapped_is_seen() {
         let place = Place::new("volume");
-        for (directory, epochs) in [("first", 1), ("second", 2)] {
+        let [(added, ..), ..] = place.steps();
+        for (directory, text) in [("first", place.text()), ("second", added)] {
             fs::create_dir(place.0.join(directory)).unwrap();
-            if epochs == 2 {
-                rotate(&place.0.join("k"), Step::Add).unwrap();
-            }
-            fs::copy(place.0.join("k"), place.0.join(directory).join("tenant.key")).unwrap();
+            place.write(&format!("{directory}/tenant.key"), &text);
         }
         symlink("first", place.0.join("..data")).unwrap();
         symlink("..data/tenant.key", place.0.join("tenant.key")).unwrap();
         let mut source = place.source("tenant.key");
-        assert!(source.look().is_none());
+        assert!(source.read_change().is_none());
         symlink("second", place.0.join("..data_tmp")).unwrap();
         fs::rename(place.0.join("..data_tmp"), place.0.join("..data")).unwrap();
-        assert_eq!(source.look().expect("other keys").epochs().collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(source.read_change().expect("other keys").epochs().collect::<Vec<_>>(), [1, 2]);
     }
 }

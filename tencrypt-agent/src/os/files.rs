@@ -8,70 +8,162 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::os::secret_memory::SecretBytes;
+use zeroize::Zeroizing;
 
-/// Why a file was not read.
+use crate::{failure::Exit, os::secret_memory::SecretBytes};
+
+/// A file that was not read. Its path is in the error that wraps this one.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ReadError {
+#[non_exhaustive]
+pub enum ReadError {
+    /// No such file.
     #[error("does not exist")]
     Absent,
+    /// A directory, a pipe, a device, a socket.
     #[error("is not a regular file")]
     NotRegular,
+    /// Longer than its reader takes.
     #[error("is longer than {limit} bytes")]
-    TooLong { limit: u64 },
+    TooLong {
+        /// Most bytes.
+        limit: u64,
+    },
+    /// Others than the owner of a secret may read or write it.
+    #[error("mode {mode:04o} lets others than the owner at it; use `chmod 600`")]
+    Exposed {
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Not UTF-8.
+    #[error("is not text")]
+    NotText,
+    /// The kernel's answer.
     #[error("{0}")]
     Io(io::Error),
 }
 
-/// A regular file's bytes, at most `limit` of them, and what it is.
+/// A file that was not made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MakeError {
+    /// The name is taken.
+    #[error("{} exists already; it is never overwritten", .0.display())]
+    Exists(PathBuf),
+    /// The kernel refused.
+    #[error("cannot make {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The kernel gives no randomness.
+    #[error("the kernel gives no randomness")]
+    Random,
+}
+
+impl MakeError {
+    /// A mistake of the user's if the name was taken, else a failure at run time.
+    pub(crate) fn exit(&self) -> Exit {
+        if matches!(self, Self::Exists(_)) { Exit::Usage } else { Exit::Runtime }
+    }
+}
+
+/// Users to whom a file's mode may give access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// All of them.
+    Anyone,
+    /// The owner and nobody else: the file is a secret.
+    OwnerAlone,
+}
+
+impl Access {
+    /// Refuses a file whose mode gives access to more users than these.
+    ///
+    /// # Errors
+    /// [`ReadError::Exposed`].
+    pub(crate) fn check(self, metadata: &Metadata) -> Result<(), ReadError> {
+        match metadata.mode() & 0o7777 {
+            mode if self == Self::OwnerAlone && mode & 0o077 != 0 => Err(ReadError::Exposed { mode }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Reads a regular file of at most `limit` bytes.
 ///
 /// It is opened once and asked through its descriptor, so that a file exchanged meanwhile (the `..data` link of a
 /// Kubernetes volume) is read whole, old or new. Links are followed. Opening a FIFO or a device does not block.
-/// `admit` looks at the file before anything of it is read.
-pub(crate) fn read_regular<E: From<ReadError>>(
-    path: &Path,
-    limit: u64,
-    admit: impl FnOnce(&Metadata) -> Result<(), E>,
-) -> Result<Vec<u8>, E> {
+/// `access` is checked before anything of it is read.
+///
+/// # Errors
+/// See [`ReadError`].
+pub(crate) fn read_regular(path: &Path, limit: u64, access: Access) -> Result<Vec<u8>, ReadError> {
     let file = open_regular(path)?;
-    let metadata = file.metadata().map_err(ReadError::from)?;
-    admit(&metadata)?;
-    Ok(read_limited(file, metadata.len(), limit)?)
+    let metadata = file.metadata()?;
+    access.check(&metadata)?;
+    read_limited(file, metadata.len(), limit)
 }
 
-/// The same for a secret: its bytes are in memory that is erased after use, hidden where the kernel can, and their number.
-pub(crate) fn read_secret<E: From<ReadError>>(
-    path: &Path,
-    limit: u64,
-    admit: impl FnOnce(&Metadata) -> Result<(), E>,
-) -> Result<(SecretBytes, usize), E> {
+/// Reads a regular file of UTF-8 text, of at most `limit` bytes, as [`read_regular`] does; it is erased after use.
+///
+/// # Errors
+/// See [`ReadError`].
+pub(crate) fn read_text(path: &Path, limit: u64, access: Access) -> Result<Zeroizing<String>, ReadError> {
+    let bytes = read_regular(path, limit, access)?;
+    String::from_utf8(bytes).map(Zeroizing::new).map_err(|error| {
+        drop(Zeroizing::new(error.into_bytes()));
+        ReadError::NotText
+    })
+}
+
+/// Reads a secret of at most `limit` bytes, which its owner alone may have access to, as [`read_regular`] does: into
+/// memory that is erased after use, hidden where the kernel can. Returns it with the number of bytes read.
+///
+/// # Errors
+/// See [`ReadError`].
+pub(crate) fn read_secret(path: &Path, limit: u64) -> Result<(SecretBytes, usize), ReadError> {
     let mut file = open_regular(path)?;
-    admit(&file.metadata().map_err(ReadError::from)?)?;
+    Access::OwnerAlone.check(&file.metadata()?)?;
     let mut bytes = SecretBytes::new(limit as usize + 1);
     let mut len = 0;
     while let Some(room) = bytes.get_mut(len..).filter(|room| !room.is_empty()) {
-        match file.read(room).map_err(ReadError::from)? {
+        match file.read(room)? {
             0 => return Ok((bytes, len)),
             some => len += some,
         }
     }
-    Err(ReadError::TooLong { limit }.into())
+    Err(ReadError::TooLong { limit })
 }
 
 /// Writes a file whole, in place of what is there. A crash leaves the old one or the new one.
+///
+/// # Errors
+/// The kernel's answer.
 pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     write_whole(path, &random_suffix()?, mode, content, |_| Ok(()), |hidden| fs::rename(hidden, path))
 }
 
-/// Makes a file that is not there yet, mode 0600, whole or not at all.
-pub(crate) fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
-    let suffix = random_suffix()?;
-    hidden(path, &suffix)?;
-    // What has a name is asked for first, for the sake of the message; the link below decides.
-    if fs::symlink_metadata(path).is_ok() {
-        return Err(io::ErrorKind::AlreadyExists.into());
-    }
-    write_whole(path, &suffix, 0o600, content, |_| Ok(()), |hidden| fs::hard_link(hidden, path))
+/// Makes a file that is not there yet, mode 0600, whole or not at all: written under a temporary name, synced, and linked
+/// to its own, which fails if that is taken.
+///
+/// # Errors
+/// See [`MakeError`].
+pub(crate) fn write_new(path: &Path, content: &[u8]) -> Result<(), MakeError> {
+    let write = || {
+        let suffix = random_suffix()?;
+        hidden(path, &suffix)?;
+        // Asked first, for the sake of the message; the link below decides.
+        if fs::symlink_metadata(path).is_ok() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        write_whole(path, &suffix, 0o600, content, |_| Ok(()), |hidden| fs::hard_link(hidden, path))
+    };
+    write().map_err(|source: io::Error| match source.kind() {
+        io::ErrorKind::AlreadyExists => MakeError::Exists(path.to_owned()),
+        _ => MakeError::Write { path: path.to_owned(), source },
+    })
 }
 
 /// Writes a file under the hidden name `.NAME.SUFFIX` beside `path`, syncs it, has `place` give it its own name, and syncs
@@ -103,8 +195,8 @@ pub(crate) fn hidden(path: &Path, suffix: &str) -> io::Result<PathBuf> {
     Ok(directory(path).join(hidden))
 }
 
-/// Where `path` is.
-fn directory(path: &Path) -> &Path {
+/// The directory that holds `path`.
+pub(crate) fn directory(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
@@ -124,18 +216,17 @@ fn random_suffix() -> io::Result<String> {
     Ok(format!("{:016x}", u64::from_ne_bytes(suffix)))
 }
 
-/// What changes when a file does, or another one takes its place.
+/// Properties that change when a file does, or when another one takes its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
     file: (u64, u64),
     size: u64,
     written: (i64, i64),
-    /// Seconds since 1970, and nanoseconds.
-    pub(crate) changed: (i64, i64),
+    changed: (i64, i64),
 }
 
 impl Stamp {
-    /// Of what is at `path`, links followed; `None`: nothing that can be looked at.
+    /// Takes the stamp of the file at `path`, links followed; `None` if there is none, or none that can be seen.
     pub(crate) fn of(path: &Path) -> Option<Self> {
         let file = fs::metadata(path).ok()?;
         Some(Self {
@@ -147,7 +238,10 @@ impl Stamp {
     }
 }
 
-/// A regular file, open for reading.
+/// Opens a regular file for reading.
+///
+/// # Errors
+/// See [`ReadError`].
 pub(crate) fn open_regular(path: &Path) -> Result<File, ReadError> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
     if file.metadata()?.is_file() { Ok(file) } else { Err(ReadError::NotRegular) }

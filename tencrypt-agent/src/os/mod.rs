@@ -1,9 +1,8 @@
-//! The operating system, and nothing of tencrypt: files, memory, namespaces, privileges.
+//! The operating system, and nothing of tencrypt: files, memory, privileges.
 
-pub(crate) mod escape;
 pub(crate) mod files;
+pub(crate) mod followed;
 pub(crate) mod hardening;
-pub(crate) mod netns;
 pub(crate) mod rundir;
 pub(crate) mod secret_memory;
 pub(crate) mod sys;

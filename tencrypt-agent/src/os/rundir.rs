@@ -8,12 +8,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{os::netns::NetNsId, os::sys};
+use tencrypt_tun::NetNsId;
+
+use crate::{
+    failure::{Exit, Failure},
+    os::sys,
+};
 
 /// The variable that names the directory.
-pub(crate) const VARIABLE: &str = "TENCRYPT_RUN_DIR";
+pub(crate) const DIRECTORY_VARIABLE: &str = "TENCRYPT_RUN_DIR";
 
-/// Why there is no run directory, or no lock in it.
+/// A run directory, or a lock in it, that cannot be had.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunDirError {
@@ -22,7 +27,7 @@ pub enum RunDirError {
     Unsafe {
         /// The directory.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault of it.
         reason: &'static str,
     },
     /// The kernel refused.
@@ -30,7 +35,7 @@ pub enum RunDirError {
     Io {
         /// The directory or the file in it.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's answer.
         source: io::Error,
     },
     /// Another process holds the namespace.
@@ -39,10 +44,21 @@ pub enum RunDirError {
 }
 
 impl RunDirError {
-    /// Whether rights are missing.
+    /// Tells a lack of rights from other failures.
     #[must_use]
     pub fn is_permission(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
+}
+
+impl From<RunDirError> for Failure {
+    fn from(error: RunDirError) -> Self {
+        let exit = match &error {
+            RunDirError::Held => Exit::Held,
+            error if error.is_permission() => Exit::NotPermitted,
+            _ => Exit::Runtime,
+        };
+        Self::new(exit, error)
     }
 }
 
@@ -105,7 +121,7 @@ impl RunDir {
         Err(RunDirError::Unsafe { path, reason })
     }
 
-    /// Where the control socket of the namespace is.
+    /// Path of the namespace's control socket.
     #[must_use]
     pub(crate) fn socket(&self, namespace: NetNsId) -> PathBuf {
         self.path.join(format!("{namespace}.sock"))
@@ -114,7 +130,7 @@ impl RunDir {
     /// Takes the namespace for this process. The kernel lets go of it when the process ends, however that happens.
     ///
     /// # Errors
-    /// [`RunDirError::Held`], or what the kernel says.
+    /// [`RunDirError::Held`], [`RunDirError::Io`].
     pub(crate) fn hold(&self, namespace: NetNsId) -> Result<Hold, RunDirError> {
         let path = self.path.join(format!("{namespace}.lock"));
         let failed = |source| RunDirError::Io { path: path.clone(), source };
@@ -148,7 +164,7 @@ impl Drop for Hold {
     }
 }
 
-/// Whether `path` still names the open `file`.
+/// Tells if `path` still names the open `file`.
 fn is_still(path: &Path, file: &File) -> bool {
     match (fs::symlink_metadata(path), file.metadata()) {
         (Ok(named), Ok(open)) => named.dev() == open.dev() && named.ino() == open.ino(),
@@ -159,7 +175,7 @@ fn is_still(path: &Path, file: &File) -> bool {
 /// `$TENCRYPT_RUN_DIR`; for the machine's root /run/tencrypt; else `$XDG_RUNTIME_DIR/tencrypt`; else one below /tmp.
 fn locate() -> PathBuf {
     let named = |variable| env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
-    if let Some(path) = named(VARIABLE) {
+    if let Some(path) = named(DIRECTORY_VARIABLE) {
         return path;
     }
     let uid = outer_uid(&fs::read_to_string("/proc/self/uid_map").unwrap_or_default(), sys::effective_uid());
@@ -201,7 +217,7 @@ mod tests {
     #[test]
     fn a_namespace_is_held_by_one_and_free_again_afterwards() {
         let directory = directory("hold");
-        let (one, other) = (NetNsId { device: 4, inode: 1 }, NetNsId { device: 4, inode: 2 });
+        let (one, other) = (NetNsId::new(4, 1), NetNsId::new(4, 2));
         let hold = directory.hold(one).unwrap();
         assert!(matches!(directory.hold(one), Err(RunDirError::Held)));
         let _unrelated = directory.hold(other).unwrap();

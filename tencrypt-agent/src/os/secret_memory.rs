@@ -24,7 +24,7 @@ impl SecretBytes {
         })
     }
 
-    /// Whether the kernel hides them.
+    /// Tells if the kernel hides them.
     pub(crate) fn is_hidden(&self) -> bool {
         matches!(self.0, Place::Secret(_))
     }

@@ -1,14 +1,13 @@
 //! The system calls that the standard library does not cover.
 #![expect(
     unsafe_code,
-    reason = "eventfd, inotify, memfd_secret, fstatfs, ioctl, getsockopt, ppoll, geteuid and readiness of a descriptor in tokio have no safe form here"
+    reason = "eventfd, inotify, memfd_secret, getsockopt, ppoll, geteuid and readiness of a descriptor in tokio have no safe form here"
 )]
 
 use std::{
     ffi::CString,
     fs::File,
     io,
-    mem::MaybeUninit,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     os::unix::ffi::OsStrExt as _,
     path::Path,
@@ -25,23 +24,10 @@ pub(crate) fn effective_uid() -> u32 {
     unsafe { libc::geteuid() }
 }
 
-/// Whether `file` is a network namespace: nsfs answers NS_GET_NSTYPE with CLONE_NEWNET (ioctl_nsfs(2)).
-#[must_use]
-pub(crate) fn is_network_namespace(file: &File) -> bool {
-    let mut filesystem = MaybeUninit::<libc::statfs>::uninit();
-    // SAFETY: fstatfs writes a whole statfs to the pointer when it returns 0, and only then it is read. The ioctl
-    // takes no argument, and is asked of nsfs alone, where its number means this.
-    unsafe {
-        libc::fstatfs(file.as_raw_fd(), filesystem.as_mut_ptr()) == 0
-            && i128::from(filesystem.assume_init().f_type) == i128::from(libc::NSFS_MAGIC)
-            && libc::ioctl(file.as_raw_fd(), libc::NS_GET_NSTYPE as _) == libc::CLONE_NEWNET
-    }
-}
-
 /// A counter that wakes a poll (eventfd(2)).
 ///
 /// # Errors
-/// What the kernel says.
+/// The kernel's answer.
 pub(crate) fn event_counter() -> io::Result<File> {
     // SAFETY: eventfd returns a descriptor that nobody else owns, or a negative number, which is not wrapped.
     unsafe {
@@ -50,26 +36,34 @@ pub(crate) fn event_counter() -> io::Result<File> {
     }
 }
 
-/// Becomes readable when something in the directory at `path` appears, goes, or was written or renamed (inotify(7)).
+/// Opens a descriptor that becomes readable when something happens in a directory that [`watch_directory`] adds to it
+/// (inotify(7)).
 ///
 /// # Errors
-/// What the kernel says; it allows a user a limited number of these.
-pub(crate) fn watch_directory(path: &Path) -> io::Result<File> {
+/// The kernel's answer; it allows a user a limited number of these.
+pub(crate) fn directory_events() -> io::Result<File> {
+    // SAFETY: inotify_init1 returns a descriptor that nobody else owns, or a negative number, which is not wrapped.
+    unsafe {
+        let fd = checked(libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK))?;
+        Ok(File::from(OwnedFd::from_raw_fd(fd)))
+    }
+}
+
+/// Makes `events` tell when something in the directory at `path` appears, goes, is written or renamed.
+///
+/// # Errors
+/// The kernel's answer.
+pub(crate) fn watch_directory(events: &File, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mask = libc::IN_CREATE | libc::IN_CLOSE_WRITE | libc::IN_MOVE | libc::IN_DELETE | libc::IN_ATTRIB;
-    // SAFETY: inotify_init1 returns a descriptor that nobody else owns, or a negative number, which is not wrapped;
-    // inotify_add_watch reads a path that ends in zero and outlives the call.
-    unsafe {
-        let fd = OwnedFd::from_raw_fd(checked(libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK))?);
-        checked(libc::inotify_add_watch(fd.as_raw_fd(), path.as_ptr(), mask))?;
-        Ok(File::from(fd))
-    }
+    // SAFETY: inotify_add_watch reads a path that ends in zero and outlives the call.
+    checked(unsafe { libc::inotify_add_watch(events.as_raw_fd(), path.as_ptr(), mask) }).map(drop)
 }
 
 /// The user id of the process at the other end of a connected Unix socket (SO_PEERCRED, unix(7)).
 ///
 /// # Errors
-/// What the kernel says.
+/// The kernel's answer.
 pub(crate) fn peer_uid(socket: BorrowedFd<'_>) -> io::Result<u32> {
     let mut peer = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
     let mut len = size_of::<libc::ucred>() as libc::socklen_t;
@@ -89,13 +83,13 @@ pub(crate) fn peer_uid(socket: BorrowedFd<'_>) -> io::Result<u32> {
 /// A descriptor whose being readable a tokio runtime waits for. Must be called within one.
 ///
 /// # Errors
-/// What the kernel says.
+/// The kernel's answer.
 pub(crate) fn watch_readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: the descriptor is open, is handed over, is always the same one, and is closed with what owns it.
     unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }.map_err(io::Error::from)
 }
 
-/// What a descriptor is ready for.
+/// Readiness of a descriptor.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Ready {
     /// Reading does not block.
@@ -108,7 +102,7 @@ pub(crate) struct Ready {
 /// ready. A signal ends the wait too, with nothing ready.
 ///
 /// # Errors
-/// What the kernel says, other than the signal.
+/// The kernel's answer, other than the signal.
 pub(crate) fn poll<const N: usize>(
     descriptors: [Option<BorrowedFd<'_>>; N],
     timeout: Option<Duration>,
@@ -140,7 +134,7 @@ pub(crate) fn poll<const N: usize>(
 /// Makes a child that ends at once, and waits for it: for a test that it cannot be made.
 ///
 /// # Errors
-/// What the kernel says.
+/// The kernel's answer.
 #[cfg(test)]
 pub(crate) fn fork() -> io::Result<()> {
     // SAFETY: the child calls nothing but _exit, which is safe after a fork of a process with threads
@@ -159,7 +153,7 @@ pub(crate) fn fork() -> io::Result<()> {
 /// A clone3 without arguments, which makes nothing (EINVAL, clone(2)): for a test that the kernel is not even asked.
 ///
 /// # Errors
-/// What the kernel says, always.
+/// The kernel's answer, always.
 #[cfg(test)]
 pub(crate) fn clone3_of_nothing() -> io::Result<()> {
     // SAFETY: arguments of size 0 are refused before they are looked at.
@@ -182,7 +176,7 @@ impl SecretMapping {
     /// `len` bytes, zero.
     ///
     /// # Errors
-    /// What the kernel says: ENOSYS without `memfd_secret`, EAGAIN beyond the limit on locked memory.
+    /// The kernel's answer: ENOSYS without `memfd_secret`, EAGAIN beyond the limit on locked memory.
     pub(crate) fn new(len: usize) -> io::Result<Self> {
         // SAFETY: memfd_secret takes flags and returns a descriptor nobody else owns, or -1, which is not wrapped.
         let memory = unsafe {

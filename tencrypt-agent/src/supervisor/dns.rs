@@ -18,7 +18,7 @@ use tencrypt_dns::{
     interceptor::Config as ProxyConfig,
     proxy::{FactSink, Listeners, Proxy, UpstreamSockets},
 };
-use tencrypt_tun::{InterfaceName, bind_to_interface, mark_socket};
+use tencrypt_tun::{InterfaceName, NetNs, bind_to_interface, mark_socket};
 
 use crate::{
     config::Config,
@@ -51,8 +51,8 @@ impl Names {
     ///
     /// # Errors
     /// DNS is to be captured and it cannot be said whose: no project, no nameserver, or one that cannot be captured.
-    pub(crate) fn find(config: &Config, netns: &str) -> Result<Self, Failure> {
-        let path = config.dns.resolv_conf.clone().unwrap_or_else(|| locate(netns));
+    pub(crate) fn find(config: &Config, namespace: &NetNs) -> Result<Self, Failure> {
+        let path = config.dns.resolv_conf.clone().unwrap_or_else(|| locate(namespace));
         let usage = |reason: String| Failure::new(Exit::Usage, reason);
         let resolv_conf = match read(&path) {
             Ok(bytes) => {
@@ -63,16 +63,14 @@ impl Names {
             }
             Err(error) => return Err(usage(format!("{}: {error}", path.display()))),
         };
-        let project = match &config.tenant.project {
-            Some(name) => Project::named(name, &resolv_conf.search),
-            None => Project::from_search(&resolv_conf.search),
-        };
+        let project = config.tenant.project_among(&resolv_conf.search);
         let rate = config.dns.rate;
         if !config.dns.capture {
             return Ok(Self { project: project.ok(), nameservers: Vec::new(), upstreams: Vec::new(), rate });
         }
         let project = project.map_err(|error| {
-            usage(format!("{}: {error}; or set `capture = false` in [dns]", path.display()))
+            let others = "name another file by `resolv_conf` of [dns], or set `capture = false` there";
+            usage(format!("{}: {error}; or {others}", path.display()))
         })?;
         let mut nameservers = resolv_conf.capturable();
         let upstreams = config.dns.upstream.clone();
@@ -263,24 +261,21 @@ impl FactSink for LaneSink {
     }
 }
 
-/// The pod's resolv.conf: by the process that a path below /proc names, by the name `ip netns` gave (ip-netns(8)), or
-/// this host's.
-fn locate(netns: &str) -> PathBuf {
-    let process =
-        netns.strip_prefix("/proc/").and_then(|rest| rest.split_once("/ns/")).map(|(process, _)| process);
-    if let Some(process) = process {
-        let path = Path::new("/proc").join(process).join("root/etc/resolv.conf");
-        if path.exists() {
-            return path;
-        }
+/// Finds the pod's resolv.conf: by the process in whose directory below /proc the namespace was opened, by the name that
+/// `ip netns` gave it (ip-netns(8)), or else this host's.
+fn locate(namespace: &NetNs) -> PathBuf {
+    let found = namespace.path().and_then(own_resolv_conf).filter(|path| path.exists());
+    found.unwrap_or_else(|| PathBuf::from("/etc/resolv.conf"))
+}
+
+/// Path of the resolv.conf that belongs to the namespace whose file is at `path`, if it is of a kind that has one.
+fn own_resolv_conf(path: &Path) -> Option<PathBuf> {
+    if let Ok(below) = path.strip_prefix("/proc") {
+        let (process, _) = below.to_str()?.split_once("/ns/")?;
+        return Some(Path::new("/proc").join(process).join("root/etc/resolv.conf"));
     }
-    if !netns.contains('/') {
-        let path = Path::new("/etc/netns").join(netns).join("resolv.conf");
-        if path.exists() {
-            return path;
-        }
-    }
-    PathBuf::from("/etc/resolv.conf")
+    let name = path.strip_prefix("/run/netns").or_else(|_| path.strip_prefix("/var/run/netns")).ok()?;
+    Some(Path::new("/etc/netns").join(name).join("resolv.conf"))
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
@@ -298,6 +293,16 @@ mod tests {
     fn fact(address: &str, class: Class, expires: Instant) -> Fact {
         let address: IpAddr = address.parse().unwrap();
         Fact::new(address, class, FactSource::Dns("a.test".into()), Some(expires))
+    }
+
+    #[test]
+    fn the_resolv_conf_of_a_namespace_is_known_by_its_process_or_its_name() {
+        let of = |path: &str| own_resolv_conf(Path::new(path)).map(|path| path.display().to_string());
+        assert_eq!(of("/proc/4711/ns/net").as_deref(), Some("/proc/4711/root/etc/resolv.conf"));
+        assert_eq!(of("/proc/self/task/9/ns/net").as_deref(), Some("/proc/self/task/9/root/etc/resolv.conf"));
+        assert_eq!(of("/run/netns/shop-1").as_deref(), Some("/etc/netns/shop-1/resolv.conf"));
+        assert_eq!(of("/var/run/netns/shop-1").as_deref(), Some("/etc/netns/shop-1/resolv.conf"));
+        assert_eq!(of("/tmp/namespace"), None);
     }
 
     #[test]

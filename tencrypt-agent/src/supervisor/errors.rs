@@ -4,13 +4,11 @@ use std::io;
 
 use tencrypt_tun::CaptureError;
 
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, chain};
 
 /// Makes a failure of an I/O error; `what` is what failed.
 pub(super) fn io_failure(what: &str, error: io::Error) -> Failure {
-    let exit =
-        if error.kind() == io::ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::Runtime };
-    Failure::new(exit, format_args!("{what}: {error}"))
+    Failure::new(Exit::of_io(&error), format_args!("{what}: {error}"))
 }
 
 impl From<CaptureError> for Failure {
@@ -26,31 +24,8 @@ impl From<CaptureError> for Failure {
             }
             _ => Exit::Runtime,
         };
-        Self::new(exit, chain(&error))
+        Self::from_error(exit, &error)
     }
-}
-
-impl From<tencrypt_tun::NetNsError> for Failure {
-    fn from(error: tencrypt_tun::NetNsError) -> Self {
-        let exit = match &error {
-            tencrypt_tun::NetNsError::Enter(source) if source.kind() == io::ErrorKind::PermissionDenied => {
-                Exit::NotPermitted
-            }
-            _ => Exit::Runtime,
-        };
-        Self::new(exit, chain(&error))
-    }
-}
-
-/// An error with its causes, on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

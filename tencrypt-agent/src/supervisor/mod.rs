@@ -9,6 +9,7 @@ pub(crate) mod fact_base;
 mod installed;
 pub(crate) mod namespace;
 mod plan;
+mod rotation;
 mod run;
 mod setup;
 pub(crate) mod suite_fit;

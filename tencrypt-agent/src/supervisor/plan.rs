@@ -8,7 +8,7 @@ use tencrypt::directory::{Class, Fact, FactSource};
 use tencrypt_tun::{CapturePlan, InterfaceName, mark_socket};
 use tencrypt_udp::{BindError, UdpTransport};
 
-use super::{dns::Names, errors::chain};
+use super::dns::Names;
 use crate::{
     config::Config,
     failure::{Exit, Failure},
@@ -69,7 +69,7 @@ pub(super) fn transport(config: &Config, lane: u8) -> Result<UdpTransport, Failu
             }
             _ => Exit::Runtime,
         };
-        Failure::new(exit, chain(&error))
+        Failure::from_error(exit, &error)
     })?;
     transport.set_offload(config.network.offload.transport());
     Ok(transport)

@@ -21,19 +21,18 @@ use super::{
     externals::LEASE_RENEWAL,
     fact_base::FactBase,
     namespace::{Namespace, Next, TICK},
+    rotation,
 };
 use crate::{
     control::server::ControlSocket,
     failure::Failure,
-    keys::{
-        credentials::{self, Credentials},
-        source::KeySource,
-    },
+    keys::{credentials::Credentials, source::KeySource},
     lane::{
         channel::{Command, Lanes},
         run::Ended,
         threads::Threads,
     },
+    os::followed::Changes,
 };
 
 /// The signals that end the program.
@@ -73,7 +72,7 @@ impl Tasks {
     pub(super) fn spawn(control: ControlSocket, key_source: KeySource, lanes: &Lanes) -> Self {
         let asked = lanes.clone();
         let serving = tokio::spawn(async move { control.serve(asked).await });
-        Self([serving, tokio::spawn(key_source.follow(lanes.clone()))])
+        Self([serving, tokio::spawn(rotation::follow_keys(key_source, lanes.clone()))])
     }
 }
 
@@ -114,7 +113,7 @@ enum Input {
 /// The loop's clocks.
 struct Clocks {
     tick: Interval,
-    credentials: Interval,
+    credentials: Changes,
     leases_renewed: Instant,
 }
 
@@ -127,7 +126,7 @@ impl Supervisor {
         announce();
         let mut clocks = Clocks {
             tick: interval(TICK),
-            credentials: interval(credentials::LOOK),
+            credentials: self.credentials.changes(),
             leases_renewed: Instant::now(),
         };
         let over = loop {
@@ -170,7 +169,7 @@ impl Supervisor {
             event = self.events.recv() => Input::LaneEvent(event),
             Some(change) = self.changes.recv() => Input::Change(change),
             sign = self.guard.next_sign() => Input::Sign(sign),
-            _ = clocks.credentials.tick() => Input::Credentials,
+            () = clocks.credentials.next() => Input::Credentials,
             _ = clocks.tick.tick() => Input::Tick,
         }
     }
@@ -205,7 +204,7 @@ impl Supervisor {
 
     /// Tells the lanes what has changed of certificate and revocation.
     async fn apply_credentials(&mut self) {
-        for update in self.credentials.look() {
+        for update in self.credentials.read_changes() {
             let _ = self.lanes.send_all(|| update.clone().into()).await;
         }
     }

@@ -1,4 +1,4 @@
-//! What the end-to-end tests share: two pods of one tenant in a network, the program running in them, and the leak
+//! Fixtures of the end-to-end tests: two pods of one tenant in a network, the program running in them, and the leak
 //! probe on every node.
 
 #![expect(dead_code, reason = "each test binary uses a part")]
@@ -16,7 +16,7 @@ use tencrypt_lab::{Finished, HttpServer, Node, Pod, Ports, Program, Report, Sign
 
 /// The program.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_tencrypt");
-/// What no frame may show.
+/// Plaintext that no frame may show.
 pub(crate) const CANARY: &str = "canary-7f3a90c1e5";
 /// Longest wait for anything that works.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
@@ -115,7 +115,12 @@ impl Cluster {
 
     /// [`Cluster::up`] without waiting for `ready`.
     pub(crate) fn start(&self, pod: &Pod, extra: &str) -> Running {
-        let netns = pod.netns().path();
+        self.start_named(pod, &pod.netns().path(), extra)
+    }
+
+    /// [`Cluster::start`] with the namespace of the pod given by another name.
+    pub(crate) fn start_named(&self, pod: &Pod, netns: &Path, extra: &str) -> Running {
+        let netns = netns.to_owned();
         let config = self.directory.join(format!("{}.toml", pod.v4()));
         fs::write(&config, self.configuration(extra)).unwrap();
         let arguments: [OsString; 5] =
@@ -174,7 +179,7 @@ impl Cluster {
         self.probe_with(addresses.into_iter().fold(self.watch(), Watch::address))
     }
 
-    /// What the leak probe looks for.
+    /// The frames that the leak probe looks for.
     pub(crate) fn watch(&self) -> Watch {
         Watch::new([&self.a, &self.b], CANARY.as_bytes()).lanes(lanes())
     }
@@ -236,13 +241,18 @@ impl Running {
         self.ask(&["peers", "--json"])
     }
 
+    /// `tencrypt status` of the namespace called `netns`.
+    pub(crate) fn status_by(&self, netns: &Path) -> Finished {
+        run(self.variable.clone(), ["status".into(), "--netns".into(), netns.into()])
+    }
+
     /// One of the counters in `packets` of the status.
     pub(crate) fn packets(&self, name: &str) -> u64 {
         let status = self.status();
         status["packets"][name].as_u64().unwrap_or_else(|| panic!("no packets.{name} in {status}"))
     }
 
-    /// How often packets were dropped for this reason.
+    /// Number of packets dropped for this reason.
     pub(crate) fn drops(&self, reason: &str) -> u64 {
         let status = self.status();
         status["drops"][reason].as_u64().unwrap_or_else(|| panic!("no drops.{reason} in {status}"))
@@ -265,7 +275,7 @@ impl Running {
         self.program.wait(LIMIT).unwrap()
     }
 
-    /// What it has printed, for messages.
+    /// Everything it has printed, for messages.
     pub(crate) fn log(&self) -> String {
         format!("--- stdout\n{}--- stderr\n{}", self.program.stdout(), self.program.stderr())
     }
@@ -277,7 +287,7 @@ pub(crate) struct Probe {
 }
 
 impl Probe {
-    /// What was seen since the last [`Probe::reset`], once the network is silent; frames on two nodes count twice.
+    /// Frames seen since the last [`Probe::reset`], once the network is silent; frames on two nodes count twice.
     pub(crate) fn report(&self) -> Report {
         let mut sum = Report::default();
         for sniffer in &self.sniffers {

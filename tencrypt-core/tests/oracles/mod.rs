@@ -66,7 +66,7 @@ impl Fields {
         }
     }
 
-    /// The reading of each oracle, with its name.
+    /// Readings of all oracles, each with its name.
     pub(crate) fn by_oracles(bytes: &[u8]) -> [(&'static str, Option<Self>); 2] {
         [("etherparse", by_etherparse::fields(bytes)), ("pnet_packet", by_pnet::fields(bytes))]
     }

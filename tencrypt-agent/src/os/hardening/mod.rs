@@ -1,4 +1,4 @@
-//! What the program gives up so that a flaw in it is worth less: being looked into, its capabilities, most system calls.
+//! Rights that the program gives up so that a flaw in it is worth less: being looked into, its capabilities, most system calls.
 //!
 //! In the order of a start: [`Memory::protect`] before any key is read; [`give_up_all`] in every thread that needs no
 //! capability; [`keep_network`] in the control plane's thread once everything is set up, where the lanes' threads begin
@@ -17,7 +17,7 @@ use crate::{os::secret_memory::SecretBytes, report::HardeningReport};
 
 mod syscalls;
 
-/// What was done for the memory, before keys came into it.
+/// The protection of the memory, as it was before keys came into it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Memory {
     locked: bool,
@@ -30,7 +30,7 @@ impl Memory {
     /// memory can be lifted. With a limit it is left alone: an allocation beyond it would fail later.
     ///
     /// # Errors
-    /// What the kernel says, of all but the lock.
+    /// The kernel's answer, to all but the lock.
     pub(crate) fn protect() -> io::Result<Self> {
         set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
         setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;

@@ -8,7 +8,7 @@ use seccompiler::{
     apply_filter_all_threads,
 };
 
-/// What the data path, the control plane, and libc and the runtime below them call once everything is set up: taken
+/// System calls of the data path, the control plane, libc and the runtime once everything is set up: taken
 /// from traces of a program's life, and from what these would use beside it (another allocation size, another kernel).
 /// Above all no `fork`, `execve`, `ptrace`, `process_vm_readv`, `mount`, `setns`, `unshare`, `bpf`, `io_uring_setup`,
 /// `init_module`, `perf_event_open`, `open_by_handle_at`.
