@@ -1,4 +1,4 @@
-//! What the examples share: a tenant's key, a pod's tunnel, the smallest sink, an application's packets.
+//! Parts that the examples share: a tenant's key, a pod's tunnel, the smallest sink, an application's packets.
 
 use std::{
     error::Error,
