@@ -1,8 +1,7 @@
 //! The shape of the source: small files and functions, no circle among the files of a crate, doc comments that say and do not
 //! ask, references that lead somewhere, nothing silenced.
 //!
-//! `cargo test -p tencrypt-checks --test shape -- --nocapture` prints the files, arrows and circles of each crate, and all
-//! offences of the packages in [`PENDING`].
+//! `cargo test -p tencrypt-checks --test shape -- --nocapture` prints the files, arrows and circles of each crate.
 
 use std::{
     fs,
@@ -17,59 +16,8 @@ use tencrypt_checks::{
     syntax, tokens,
 };
 
-/// Folders and files in which a rule does not hold yet.
-const PENDING: [(Rule, &[&str]); 6] = [
-    (Rule::Functions, &["tencrypt-core", "tencrypt-tun", "tencrypt-agent"]),
-    (
-        Rule::Circles,
-        &["tencrypt-core", "tencrypt-tun", "tencrypt-dns", "tencrypt-agent", "tencrypt-lab", "tencrypt-sim"],
-    ),
-    (Rule::Sizes, &[]),
-    (
-        Rule::Docs,
-        &[
-            "tencrypt-core",
-            "tencrypt-tun",
-            "tencrypt-udp",
-            "tencrypt-dns",
-            "tencrypt-agent",
-            "tencrypt-lab",
-            "tencrypt-sim",
-            "examples",
-            "benches/benches",
-            "benches/src",
-            "benches/tests",
-        ],
-    ),
-    (Rule::References, &["tencrypt-agent"]),
-    (Rule::Words, &["tencrypt-tun/tests"]),
-];
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rule {
-    Functions,
-    Circles,
-    Sizes,
-    Docs,
-    References,
-    Words,
-}
-
-impl Rule {
-    /// Fails with all offences but those of pending folders, which it prints.
-    fn enforce(self, offences: Vec<Offence>) {
-        let (_, pending) = PENDING.iter().find(|(rule, _)| *rule == self).expect("an entry for each rule");
-        let (pending, offences): (Vec<_>, Vec<_>) = offences
-            .into_iter()
-            .partition(|offence| pending.iter().any(|folder| offence.file.starts_with(folder)));
-        for offence in pending {
-            println!("{self:?} pending: {offence}");
-        }
-        assert_none(&offences);
-    }
-}
-
-fn assert_none(offences: &[Offence]) {
+fn assert_none(offences: impl IntoIterator<Item = Offence>) {
+    let offences: Vec<Offence> = offences.into_iter().collect();
     let said: Vec<String> = offences.iter().map(ToString::to_string).collect();
     assert!(offences.is_empty(), "{} offences\n{}", offences.len(), said.join("\n"));
 }
@@ -101,8 +49,7 @@ fn crates() -> Vec<(PathBuf, Vec<Room>)> {
 #[test]
 fn no_function_is_longer_than_60_lines() {
     let rooms = crates().into_iter().flat_map(|(_, rooms)| rooms).filter(|room| !room.is_test_only);
-    Rule::Functions
-        .enforce(rooms.flat_map(|room| syntax::long_functions(&room.path, &room.syntax)).collect());
+    assert_none(rooms.flat_map(|room| syntax::long_functions(&room.path, &room.syntax)));
 }
 
 #[test]
@@ -113,7 +60,7 @@ fn there_is_no_circle_among_the_files_of_a_crate() {
         println!("{}: {}", path.display(), plan.summary());
         offences.extend(plan.offences());
     }
-    Rule::Circles.enforce(offences);
+    assert_none(offences);
 }
 
 #[test]
@@ -130,22 +77,22 @@ fn no_file_is_longer_than_500_lines_nor_800_with_its_tests() {
     let too_long = |(path, text): (PathBuf, String)| {
         lines::too_long(&path, &text, &syntax::parse(&path, &text), is_test(&path))
     };
-    Rule::Sizes.enforce(rust().into_iter().filter_map(too_long).collect());
+    assert_none(rust().into_iter().filter_map(too_long));
 }
 
 #[test]
 fn no_doc_comment_begins_with_a_question() {
-    Rule::Docs.enforce(rust().iter().flat_map(|(path, text)| comments::questions(path, text)).collect());
+    assert_none(rust().iter().flat_map(|(path, text)| comments::questions(path, text)));
 }
 
 #[test]
 fn every_reference_to_a_document_leads_to_one() {
     let read = |path: PathBuf| fs::read_to_string(root().join(&path)).ok().map(|text| (path, text));
     let texts = sources::files(root()).into_iter().filter_map(read);
-    Rule::References.enforce(texts.flat_map(|(path, text)| references::dead(root(), &path, &text)).collect());
+    assert_none(texts.flat_map(|(path, text)| references::dead(root(), &path, &text)));
 }
 
 #[test]
 fn unsafe_code_has_its_file_and_nothing_is_silenced_or_left_to_be_written() {
-    Rule::Words.enforce(rust().iter().flat_map(|(path, text)| tokens::misplaced(path, text)).collect());
+    assert_none(rust().iter().flat_map(|(path, text)| tokens::misplaced(path, text)));
 }

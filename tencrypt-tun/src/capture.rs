@@ -7,7 +7,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 
 use crate::{
     device::{DeviceError, DeviceOffload, TunDevice},
-    enforce::{Counters, Enforcement, Saved, Set},
+    enforce::{Counters, Enforcement, Saved},
     error::{At as _, CaptureError, Occupied, Step},
     link,
     monitor::Change,
@@ -18,6 +18,7 @@ use crate::{
     routing::{self, Kind, Route, Via},
     ruleset::Policy,
     sysctl,
+    table::Set,
     underlay::{Link, Mtu, Underlay},
 };
 

@@ -22,45 +22,11 @@ use crate::{
     nft,
     ranges::{Range, Ranges, paint},
     ruleset::{self, Features, Policy},
+    table::{LEAK, PLAIN_IN, Set, TABLE},
 };
-
-/// The table's name; its family is `inet`.
-pub(crate) const TABLE: &str = "tencrypt";
-
-/// Counter of plaintext that came in from protected sources and was dropped.
-pub(crate) const PLAIN_IN: &str = "plain_in";
-
-/// Counter of packets that would have left in plain and were dropped.
-pub(crate) const LEAK: &str = "leak";
 
 /// Ranges in one message: an IPv6 range takes about 100 bytes and an attribute holds 65,535.
 const RANGES_A_MESSAGE: usize = 256;
-
-/// The sets, one of each family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Set {
-    Protected,
-    Exempt,
-    External,
-    Internal,
-}
-
-impl Set {
-    const ALL: [Self; 4] = [Self::Protected, Self::Exempt, Self::External, Self::Internal];
-
-    pub(crate) fn name(self, v4: bool) -> &'static str {
-        match (self, v4) {
-            (Self::Protected, true) => "protected4",
-            (Self::Protected, false) => "protected6",
-            (Self::Exempt, true) => "exempt4",
-            (Self::Exempt, false) => "exempt6",
-            (Self::External, true) => "external4",
-            (Self::External, false) => "external6",
-            (Self::Internal, true) => "internal4",
-            (Self::Internal, false) => "internal6",
-        }
-    }
-}
 
 /// First content of the sets.
 #[derive(Debug, Clone, Copy)]

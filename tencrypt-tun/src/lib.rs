@@ -39,6 +39,7 @@ mod sockets;
 mod steering;
 mod sys;
 mod sysctl;
+mod table;
 mod underlay;
 
 pub use capture::{Capture, Cleaned, Followed};

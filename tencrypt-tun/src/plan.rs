@@ -8,11 +8,7 @@ use std::{
 use ipnet::IpNet;
 use tencrypt::{UnansweredPolicy, packet::is_link_local};
 
-use crate::{
-    enforce::{Prefixes, Set},
-    name::InterfaceName,
-    routing::Purpose,
-};
+use crate::{enforce::Prefixes, name::InterfaceName, routing::Purpose, table::Set};
 
 /// Plan of a capture.
 #[derive(Debug, Clone)]

@@ -5,12 +5,12 @@ use tencrypt::UnansweredPolicy;
 
 use crate::{
     MARK,
-    enforce::{LEAK, PLAIN_IN, Set, TABLE},
     name::InterfaceName,
     nft::{
         Base, Expression, Fate, chain, count, destination_type, differs, equal, in_set, masked, meta,
         payload, rule, socket_mark, verdict,
     },
+    table::{LEAK, PLAIN_IN, Set, TABLE},
 };
 
 /// Before everything else that looks at incoming packets, connection tracking's -200 included (`NF_IP_PRI_RAW`).

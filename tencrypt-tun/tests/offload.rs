@@ -95,7 +95,7 @@ fn next_to(device: &TunDevice, to: IpAddr, buf: &mut [u8]) -> (VnetHdr, usize) {
 /// A socket whose sends are cut to datagrams of `size` bytes.
 fn segmenting(from: &str, size: i32) -> UdpSocket {
     let socket = UdpSocket::bind(SocketAddr::new(from.parse().unwrap(), 0)).expect("binds");
-    support::set_option(
+    support::sys::set_option(
         &socket2::Socket::from(socket.try_clone().expect("clones")),
         libc::IPPROTO_UDP,
         UDP_SEGMENT,

@@ -194,7 +194,7 @@ fn a_super_packet_waits_where_its_flow_does() {
             let socket = UdpSocket::bind("10.128.1.5:0").expect("binds");
             socket.send_to(b"single", to).expect("sends");
             let (queue, _, _) = find(&devices, b"single");
-            support::set_option(
+            support::sys::set_option(
                 &Socket::from(socket.try_clone().expect("clones")),
                 libc::IPPROTO_UDP,
                 103,

@@ -289,7 +289,7 @@ fn sockets_bound_to_the_interface_leak_nothing() {
                     IpAddr::V4(_) => (libc::IPPROTO_IP, 50),
                     IpAddr::V6(_) => (libc::IPPROTO_IPV6, 76),
                 };
-                support::set_option(&socket, level, name, &interface.to_be_bytes());
+                support::sys::set_option(&socket, level, name, &interface.to_be_bytes());
                 socket.send_to(CANARY, &SocketAddr::new(to, 7777).into())
             });
         }

@@ -17,7 +17,7 @@ use std::{fs, path::Path, sync::LazyLock};
 
 use crate::{made::Package, outside::Outside};
 
-/// What is published, in no order; everything else says `publish = false`.
+/// The packages that are published, in no order; everything else says `publish = false`.
 const PUBLISHED: [&str; 6] =
     ["tencrypt", "tencrypt-agent", "tencrypt-dns", "tencrypt-lab", "tencrypt-tun", "tencrypt-udp"];
 

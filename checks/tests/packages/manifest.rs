@@ -1,4 +1,4 @@
-//! What manifests say.
+//! Statements of manifests.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! What a README shows.
+//! The parts of a README.
 
 /// The Rust program of a README.
 #[derive(Debug, PartialEq, Eq)]

@@ -235,16 +235,8 @@ fn alone(input: &mut Input<'_>) {
                     write_source(&mut bytes, own);
                 }
                 let mut packet = TunPacket::new(vnet, &mut bytes);
-                match tunnel.handle_outbound(&mut packet, now, &mut Nothing) {
-                    Outbound::Bypass => {
-                        packet.finish_segments(|bytes| assert!(IpPacket::parse(bytes).is_ok()));
-                        let passed = IpPacket::parse(packet.bytes()).expect("a packet passes");
-                        let to = passed.destination();
-                        assert!(!protected.iter().any(|range| range.contains(&to)), "{to} passed in plain");
-                    }
-                    Outbound::Sent { .. } => panic!("sealed for nobody"),
-                    Outbound::Hairpin | Outbound::Held | Outbound::Dropped(_) => {}
-                }
+                let outbound = tunnel.handle_outbound(&mut packet, now, &mut Nothing);
+                assert_not_sent(outbound, packet, protected);
             }
             2 => {
                 let to = SocketAddr::new(input.address(true), input.word());
@@ -259,6 +251,20 @@ fn alone(input: &mut Input<'_>) {
             }
         }
         assert_alone(&mut tunnel, protected, &mut buffer, now);
+    }
+}
+
+/// A packet of the pod was sealed for nobody, and passes in plain only if its destination is not protected.
+fn assert_not_sent(outbound: Outbound, mut packet: TunPacket<'_>, protected: [ipnet::IpNet; 2]) {
+    match outbound {
+        Outbound::Bypass => {
+            packet.finish_segments(|bytes| assert!(IpPacket::parse(bytes).is_ok()));
+            let passed = IpPacket::parse(packet.bytes()).expect("a packet passes");
+            let to = passed.destination();
+            assert!(!protected.iter().any(|range| range.contains(&to)), "{to} passed in plain");
+        }
+        Outbound::Sent { .. } => panic!("sealed for nobody"),
+        Outbound::Hairpin | Outbound::Held | Outbound::Dropped(_) => {}
     }
 }
 

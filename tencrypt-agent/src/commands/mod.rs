@@ -25,7 +25,7 @@ pub fn run() -> ExitCode {
     run_with(std::env::args_os())
 }
 
-/// Runs the program with `arguments`, the first of which is its name. A failure is one line on standard error.
+/// Runs the program with `arguments`, the first of which is its name. A failure is one line on standard error, a command left out its help.
 pub(crate) fn run_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = match cli::parse(arguments) {
         Ok(Parsed::Command(cli)) => execute(cli).map(|()| Exit::Success),

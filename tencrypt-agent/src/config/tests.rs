@@ -1,11 +1,11 @@
-use std::{net::IpAddr, path::Path};
+use std::{net::IpAddr, num::NonZeroU8, path::Path};
 
 use tencrypt::{
-    ExternalAuthority, UnansweredPolicy,
+    CipherSuite, ExternalAuthority, UnansweredPolicy,
     directory::{Class, Fact, FactSource},
 };
 
-use super::*;
+use super::{offload::Offload, *};
 
 const SMALLEST: &str = "[tenant]\nkey_file = \"k\"\n[network]\nprotected = [\"10.0.0.0/8\", \"fd00::/16\"]\n";
 

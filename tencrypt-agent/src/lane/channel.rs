@@ -106,7 +106,7 @@ pub(crate) enum Handed {
         from: SocketAddr,
         /// Bytes of each but the last.
         stride: u16,
-        /// Returns all of them.
+        /// All of them.
         bytes: Box<[u8]>,
     },
     /// An answer, to leave from the tenant's port.

@@ -105,6 +105,10 @@ impl Drop for Threads {
             return;
         }
         self.lanes.stop_at_once();
+        if thread::panicking() {
+            // A lane that does not hear of it must not keep the process, which the panic ends.
+            return;
+        }
         for thread in mem::take(&mut self.threads) {
             // A panic has been reported by its hook.
             let _ = thread.join();

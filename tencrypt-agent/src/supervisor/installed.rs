@@ -1,12 +1,13 @@
 //! The capture, undone unless set-up comes to its end.
 
-use std::num::NonZeroU8;
+use std::{num::NonZeroU8, thread};
 
 use tencrypt_tun::{Capture, CapturePlan};
 
 use crate::{config::offload::Offload, failure::Failure};
 
-/// A capture that is removed when this is dropped. A namespace that a program which died had left closed stays closed.
+/// A capture that is removed when this is dropped. It stays, and the namespace closed, after a panic, and where a program
+/// that died had left it closed.
 pub(super) struct Installed(Option<Capture>);
 
 impl Installed {
@@ -37,7 +38,10 @@ impl Installed {
 
 impl Drop for Installed {
     fn drop(&mut self) {
-        let Some(capture) = self.0.take().filter(|capture| !capture.took_over()) else { return };
+        let Some(capture) = self.0.take() else { return };
+        if capture.took_over() || thread::panicking() {
+            return;
+        }
         if let Err(error) = capture.remove() {
             tracing::warn!(%error, "could not undo the capture");
         }

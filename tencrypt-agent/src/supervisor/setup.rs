@@ -69,7 +69,7 @@ pub(crate) struct Protection {
 /// Protects the calling thread's namespace. Must be called within a tokio runtime.
 ///
 /// # Errors
-/// A [`Failure`]; nothing is left of what was done.
+/// A [`Failure`]; what was done is undone. A namespace that a program which died had left closed stays closed.
 pub(super) fn set_up(protection: Protection) -> Result<Supervisor, Failure> {
     let Protection { config, keys, mut credentials, names, control, memory, uevents } = protection;
     let tenant = *keys.tenant_id();
@@ -139,8 +139,9 @@ impl Resources {
     fn open(config: &Config, control: &Path) -> Result<Self, Failure> {
         let signal = |kind| signal(kind).map_err(|error| io_failure("signal", error));
         let ports = |lane| {
+            let transport = transport(config, lane)?;
             let raw = RawSockets::open().map_err(|error| io_failure("raw socket", error))?;
-            Ok((transport(config, lane)?, raw))
+            Ok((transport, raw))
         };
         Ok(Self {
             signals: Signals {

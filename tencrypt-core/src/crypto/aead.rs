@@ -9,13 +9,11 @@ use chacha20poly1305::ChaCha20Poly1305;
 use super::aws_lc::AwsLc;
 #[cfg(tencrypt_null_cipher)]
 use super::null::Null;
-use super::rustcrypto::RustCrypto;
+use super::{
+    backend::{AeadKey, Failed, KEY_LEN, NONCE_LEN},
+    rustcrypto::RustCrypto,
+};
 use crate::record::{Aead, DATA_HEADER_LEN, TAG_LEN};
-
-/// Bytes of an AEAD key, either cipher.
-pub const KEY_LEN: usize = 32;
-/// Bytes of an AEAD nonce, either cipher.
-pub const NONCE_LEN: usize = 12;
 
 /// Implementation of the AEAD. All give the same bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,33 +150,6 @@ impl fmt::Debug for OpeningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("OpeningKey(..)")
     }
-}
-
-/// A backend could not do it: on opening a tag that does not verify, on sealing more than the cipher takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Failed;
-
-/// Operations that a backend implements, for each cipher.
-pub(super) trait AeadKey: Sized {
-    fn new(key: &[u8; KEY_LEN]) -> Self;
-
-    /// `ciphertext` is as long as `src`.
-    fn seal_into(
-        &self,
-        nonce: [u8; NONCE_LEN],
-        aad: &[u8],
-        src: &[u8],
-        ciphertext: &mut [u8],
-        tag: &mut [u8; TAG_LEN],
-    ) -> Result<(), Failed>;
-
-    fn open_in_place(
-        &self,
-        nonce: [u8; NONCE_LEN],
-        aad: &[u8],
-        ciphertext: &mut [u8],
-        tag: &[u8; TAG_LEN],
-    ) -> Result<(), Failed>;
 }
 
 enum Key {

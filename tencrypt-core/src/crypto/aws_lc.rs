@@ -2,7 +2,7 @@
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
-use super::aead::{AeadKey, Failed, KEY_LEN, NONCE_LEN};
+use super::backend::{AeadKey, Failed, KEY_LEN, NONCE_LEN};
 use crate::record::TAG_LEN;
 
 /// A key of ChaCha20-Poly1305 if `CHACHA`, else of AES-256-GCM. AWS-LC allocates its context and erases what it frees

@@ -3,6 +3,7 @@
 mod aead;
 #[cfg(feature = "aws-lc-rs")]
 mod aws_lc;
+mod backend;
 pub(crate) mod hex;
 mod identity;
 mod kdf;
@@ -20,7 +21,8 @@ mod work;
 pub(crate) mod wycheproof;
 mod x25519;
 
-pub use aead::{Backend, KEY_LEN, NONCE_LEN, OpenError, OpeningKey, SealingKey};
+pub use aead::{Backend, OpenError, OpeningKey, SealingKey};
+pub use backend::{KEY_LEN, NONCE_LEN};
 pub use hex::{from_hex, to_hex};
 pub use identity::Identity;
 pub(crate) use kdf::{HASH_LEN, hkdf_sha256, hmac_sha256, sha256};

@@ -1,7 +1,7 @@
 //! No cipher at all: what a tunnel costs without one. Compiled only with `--cfg tencrypt_null_cipher`, which no feature
 //! and no ordinary build can turn on; the program says so at its start.
 
-use super::aead::{AeadKey, Failed, KEY_LEN, NONCE_LEN};
+use super::backend::{AeadKey, Failed, KEY_LEN, NONCE_LEN};
 use crate::record::TAG_LEN;
 
 /// Copies, and calls every tag right that is zeros.

@@ -8,7 +8,7 @@ use aead::{
     inout::InOutBuf,
 };
 
-use super::aead::{AeadKey, Failed, KEY_LEN, NONCE_LEN};
+use super::backend::{AeadKey, Failed, KEY_LEN, NONCE_LEN};
 use crate::record::TAG_LEN;
 
 /// A key of the cipher `A`. Boxed: round keys and tables of AES-256-GCM are 624 bytes, which moves would copy about.

@@ -10,6 +10,7 @@
 //! HMAC, they cost Diffie-Hellman.
 
 mod cookie;
+mod error;
 mod initiator;
 mod noise;
 mod payload;
@@ -19,6 +20,7 @@ mod responder;
 use std::net::IpAddr;
 
 pub(crate) use cookie::{CookieBytes, CookieSecret, has_mac2, read_cookie, set_mac2, write_cookie};
+pub use error::HandshakeError;
 pub use initiator::{Confirmed, Initiator};
 use noise::{Noise, Parameters};
 pub use payload::{MAX_ADDRESSES, PeerIdentity};
@@ -116,58 +118,6 @@ pub struct Established {
     pub epoch: u8,
     /// The session's suite.
     pub suite: CipherSuite,
-}
-
-/// Reason for which a handshake message is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum HandshakeError {
-    /// Of a key epoch that is not here, or not the one this handshake is under.
-    #[error("another key epoch")]
-    OtherEpoch,
-    /// Of another suite: the tenant's members are not configured alike.
-    #[error("another cipher suite")]
-    OtherSuite,
-    /// For or from another session.
-    #[error("another session")]
-    OtherSession,
-    /// It does not decrypt: forged, of another tenant, or of another handshake.
-    #[error("the message does not decrypt")]
-    Auth,
-    /// It holds a public key that shares no secret.
-    #[error("a public key of low order")]
-    LowOrder,
-    /// It decrypts to something that docs/wire-format.md does not allow.
-    #[error("the message says nothing that it may say")]
-    Payload,
-    /// The peer has this side's own static key: a reflection, or a cloned identity.
-    #[error("the peer has our own static key")]
-    OwnKey,
-    /// This handshake reads no more messages.
-    #[error("the handshake is over")]
-    Spent,
-}
-
-impl HandshakeError {
-    /// The counter it counts under.
-    #[must_use]
-    pub const fn drop_reason(self) -> DropReason {
-        match self {
-            Self::OtherEpoch => DropReason::OtherEpoch,
-            Self::OtherSuite => DropReason::Unsupported,
-            Self::OtherSession => DropReason::UnknownIndex,
-            Self::Auth | Self::LowOrder => DropReason::Auth,
-            Self::Payload => DropReason::Malformed,
-            Self::OwnKey => DropReason::Policy,
-            Self::Spent => DropReason::Replay,
-        }
-    }
-}
-
-impl From<payload::BadPayload> for HandshakeError {
-    fn from(_: payload::BadPayload) -> Self {
-        Self::Payload
-    }
 }
 
 /// Bytes that both sides hash before the first message: version, suite, epoch, tenant id.

@@ -1,6 +1,10 @@
 //! COOKIE: "show that you are where you say", and mac2, which shows it.
 
-use super::{COOKIE, MAC_LEN, SessionIndex, TAG_LEN, VERSION, layout, split_macs};
+use super::{
+    MAC_LEN, SessionIndex, TAG_LEN, VERSION,
+    layout::{self, COOKIE},
+    split_macs,
+};
 use crate::stats::DropReason;
 
 /// Bytes of a cookie.

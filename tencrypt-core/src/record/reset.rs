@@ -1,6 +1,9 @@
 //! RESET: "I do not know this index".
 
-use super::{DATA_OVERHEAD, MAC_LEN, RESET, SessionIndex, VERSION, layout};
+use super::{
+    DATA_OVERHEAD, MAC_LEN, SessionIndex, VERSION,
+    layout::{self, RESET},
+};
 use crate::stats::DropReason;
 
 /// Bytes of RESET: type, version, a zero byte, epoch, index, nonce, tag.

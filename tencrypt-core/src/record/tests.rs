@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::stats::DropReason;
 
 const SUITE: CipherSuite = CipherSuite::Aes256Gcm;
 const INIT_LEN: usize = SUITE.init_len();

@@ -5,7 +5,9 @@
 //! docs/wire-format.md, a file of this package, has the bytes.
 
 mod authority;
+mod authority_key;
 mod certificate;
+mod error;
 mod file;
 mod revocation;
 mod text;
@@ -16,8 +18,10 @@ use ipnet::IpNet;
 
 pub(crate) use self::certificate::KIND_CERTIFICATE;
 pub use self::{
-    authority::{AuthorityKey, CertificateAuthority, Request},
-    certificate::{Certificate, CertificateError, MAX_PREFIXES, POD_ID_LEN, PodId, PodName, PodNameError},
+    authority::{CertificateAuthority, Request},
+    authority_key::AuthorityKey,
+    certificate::{Certificate, MAX_PREFIXES, POD_ID_LEN, PodId, PodName, PodNameError},
+    error::CertificateError,
     file::{CERTIFICATE_FILE_LEN, CertificateFile},
     revocation::Revocation,
     text::{TextError, TextProblem},

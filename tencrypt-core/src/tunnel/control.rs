@@ -8,7 +8,7 @@ use std::{
 use super::{
     Tunnel,
     ask::{Flight, Purpose},
-    inbound::Queued,
+    half_open::Queued,
     limits::{
         MESSAGES_A_CALL, OWN_VIP_BELIEVED, REJECT_AFTER, REKEY_AFTER, REKEY_JITTER, REPEAT_INTERVAL,
         RETRY_FIRST, RETRY_MOST,

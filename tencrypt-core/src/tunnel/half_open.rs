@@ -135,3 +135,10 @@ impl HalfOpens {
         self.by_index.get(index).map(|half_open| half_open.born + HALF_OPEN_LIFE)
     }
 }
+
+/// A handshake message that passed mac1 and waits for its turn.
+#[derive(Debug)]
+pub(super) struct Queued {
+    pub(super) from: SocketAddr,
+    pub(super) bytes: Box<[u8]>,
+}

@@ -19,13 +19,6 @@ use crate::{
     stats::DropReason,
 };
 
-/// A handshake message that passed mac1 and waits for its turn.
-#[derive(Debug)]
-pub(super) struct Queued {
-    pub(super) from: std::net::SocketAddr,
-    pub(super) bytes: Box<[u8]>,
-}
-
 /// Outcome for one record.
 enum Record {
     Opened,

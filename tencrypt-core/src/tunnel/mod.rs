@@ -36,18 +36,23 @@ mod control;
 mod cookie;
 mod epochs;
 mod explain;
+mod explanation;
 mod half_open;
 mod inbound;
 mod limits;
 mod live;
+mod load;
 mod members;
 mod outbound;
 mod outcome;
+mod own_certificate;
 mod packet;
 mod peer;
+mod queue;
 mod recent;
 mod renew;
 mod reset;
+mod resets;
 mod timer;
 mod transmit;
 mod trust;
@@ -70,20 +75,19 @@ use std::{
 
 use self::{
     ask::{Asks, Purpose},
-    cookie::Load,
-    half_open::HalfOpens,
-    inbound::Queued,
+    half_open::{HalfOpens, Queued},
     limits::{MAX_ANNOUNCED, MAX_EVENTS},
+    load::Load,
     members::Members,
+    own_certificate::OwnCertificate,
     peer::Peers,
+    queue::Queue,
     recent::Recent,
-    reset::Resets,
+    resets::Resets,
     timer::{Timer, Timers},
-    transmit::Queue,
-    trust::OwnCertificate,
 };
 pub use self::{
-    explain::Explanation,
+    explanation::Explanation,
     outcome::{Inbound, LaneId, Outbound, Verdict},
     packet::{HeldPacket, TunPacket},
 };

@@ -7,8 +7,8 @@ use super::{
     ask::Asks,
     half_open::HalfOpens,
     members::Members,
+    queue::Queue,
     timer::{Timer, Timers},
-    transmit::Queue,
 };
 use crate::{
     crypto::{DEEP, Identity, Seed, wipe_stack},

@@ -6,30 +6,13 @@ use super::{
     HeldPacket, Tunnel,
     limits::MAX_TRANSMITS,
     peer::{Peer, PeerKey},
+    queue::Queue,
 };
 use crate::{
     record::{DATA_OVERHEAD, SessionIndex},
     sink::Transmit,
     stats::DropReason,
 };
-
-/// Entries that wait in `poll_transmit`, in order.
-pub(super) enum Queue {
-    Datagram { to: SocketAddr, bytes: Box<[u8]>, from_tenant_port: bool },
-    Empty { to: PeerKey, session: SessionIndex },
-    Packet { to: PeerKey, packet: HeldPacket },
-}
-
-impl Queue {
-    /// Bytes of buffer that its next datagram wants.
-    pub(super) fn datagram_len(&self) -> usize {
-        match self {
-            Self::Datagram { bytes, .. } => bytes.len(),
-            Self::Empty { .. } => DATA_OVERHEAD,
-            Self::Packet { packet, .. } => packet.piece_len() + DATA_OVERHEAD,
-        }
-    }
-}
 
 impl Tunnel {
     pub(super) fn next_transmit(&mut self, buf: &mut [u8], now: Instant) -> Option<Transmit> {

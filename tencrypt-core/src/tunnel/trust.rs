@@ -5,8 +5,8 @@ use std::{net::IpAddr, sync::Arc, time::Instant};
 use super::{
     Tunnel,
     peer::{IndexUse, PeerKey},
+    queue::Queue,
     timer::Timer,
-    transmit::Queue,
 };
 use crate::{
     crypto::{DEEP, wipe_stack},
@@ -15,19 +15,6 @@ use crate::{
     stats::DropReason,
     trust::{Certificate, CertificateError, Trust},
 };
-
-/// This side's certificate, and whether it counts under this side's own trust.
-#[derive(Debug, Clone, Default)]
-pub(super) struct OwnCertificate {
-    certificate: Option<Certificate>,
-    counts: bool,
-}
-
-impl OwnCertificate {
-    pub(super) fn presented(&self) -> Option<&Certificate> {
-        self.certificate.as_ref().filter(|_| self.counts)
-    }
-}
 
 impl Tunnel {
     /// Replaces what this side trusts. A peer that is no member under it loses its sessions at once, in both directions,

@@ -13,6 +13,7 @@
 //! application would have got it without tencrypt: it leaves no fact, so its addresses stay unknown to the directory
 //! and are never sent to in plain on its word.
 
+mod client;
 mod config;
 mod pending;
 
@@ -23,6 +24,7 @@ use std::{
     time::Instant,
 };
 
+pub use client::{ClientKey, Transport};
 pub use config::Config;
 use pending::Pending;
 use tencrypt::directory::Fact;
@@ -31,21 +33,6 @@ use crate::{
     facts,
     message::{MessageError, Query, REFUSED, SERVFAIL},
 };
-
-/// Whoever sent a query. The caller chooses the value and gets it back with the answer; it may repeat.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[expect(clippy::exhaustive_structs, reason = "callers make it")]
-pub struct ClientKey(pub u64);
-
-/// Transport of a message. A query goes to the server the way it came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(clippy::exhaustive_enums, reason = "callers open a socket for each")]
-pub enum Transport {
-    /// One datagram.
-    Udp,
-    /// A message in a stream, see [`framing`](crate::framing).
-    Tcp,
-}
 
 /// One query sent to one server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -9,52 +9,26 @@
 
 mod client;
 mod driver;
+mod error;
+mod fact_sink;
+mod listeners;
 mod pool;
 mod upstream;
 
 use std::{
     collections::HashSet,
-    future::Future,
     io,
     net::{SocketAddr, TcpListener, UdpSocket},
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tencrypt::directory::Fact;
-use thiserror::Error;
+pub use error::ProxyError;
+pub use fact_sink::FactSink;
+pub use listeners::{IDLE, Listeners, MAX_CONNECTIONS};
 use tokio::sync::mpsc;
 pub use upstream::{PlainSockets, UpstreamSockets};
 
 use crate::interceptor::{Config, Stats};
-
-/// Most client connections; the one that was idle longest gives way.
-pub const MAX_CONNECTIONS: usize = 256;
-/// Time that a client's connection may be idle, or take to deliver one message or take one answer in (RFC 7766
-/// section 6.2.3 asks for a few seconds). Above the default of [`Config::give_up_after`].
-pub const IDLE: std::time::Duration = std::time::Duration::from_secs(10);
-
-/// Destination of facts.
-pub trait FactSink: Send + Sync + 'static {
-    /// Makes the facts stand everywhere. The answer that they came with is released when this returns.
-    fn apply(&self, facts: Vec<Fact>) -> impl Future<Output = ()> + Send;
-
-    /// Tells if all of this stands already, for at least as long: the answer is then released without
-    /// [`apply`](Self::apply). Called for every answer with facts; must not block. By default nothing does.
-    fn stands(&self, facts: &[Fact]) -> bool {
-        let _ = facts;
-        false
-    }
-}
-
-/// The sockets that clients reach, each bound to one address of the pod.
-#[derive(Debug, Default)]
-#[expect(clippy::exhaustive_structs, reason = "callers make it")]
-pub struct Listeners {
-    /// Receive and answer queries.
-    pub udp: Vec<UdpSocket>,
-    /// Accept connections.
-    pub tcp: Vec<TcpListener>,
-}
 
 /// A proxy that is ready to [`run`](Self::run).
 #[derive(Debug)]
@@ -73,21 +47,6 @@ pub struct Handle {
     stats: Arc<Mutex<Stats>>,
     configs: mpsc::Sender<Config>,
     own: Arc<HashSet<SocketAddr>>,
-}
-
-/// Reason for which a proxy cannot run.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum ProxyError {
-    /// An upstream server is one of the listeners: every query would go round in a circle.
-    #[error("upstream server {0} is this proxy itself")]
-    Loop(SocketAddr),
-    /// The proxy has ended.
-    #[error("the proxy does not run")]
-    Ended,
-    /// A listener cannot be used.
-    #[error("listener: {0}")]
-    Listener(#[from] io::Error),
 }
 
 impl<U: UpstreamSockets, S: FactSink> Proxy<U, S> {

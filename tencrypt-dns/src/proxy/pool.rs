@@ -21,7 +21,7 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-use super::upstream::{Progress, UpstreamSockets};
+use super::upstream::{Progress, SocketId, UpstreamSockets};
 use crate::{
     interceptor::{AttemptId, Transmit},
     message::MAX_MESSAGE,
@@ -35,10 +35,6 @@ const QUERIES: u32 = 256;
 const LIFE: Duration = Duration::from_secs(2);
 /// Datagrams that a socket's task takes before the others have their turn.
 const BURST: usize = 32;
-
-/// Names a socket of the pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct SocketId(u64);
 
 /// A query's id as it stands in its message.
 type MessageId = [u8; 2];

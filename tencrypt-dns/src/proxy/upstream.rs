@@ -12,7 +12,6 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::pool::SocketId;
 use crate::{
     framing::{Framing, frame},
     interceptor::{AttemptId, Transmit},
@@ -54,6 +53,10 @@ impl UpstreamSockets for PlainSockets {
         Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))
     }
 }
+
+/// Names a socket of the pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct SocketId(pub(super) u64);
 
 /// Input from nameservers.
 #[derive(Debug)]

@@ -1,0 +1,95 @@
+//! A configuration, section by section.
+
+use std::{net::SocketAddr, num::NonZeroU8, path::PathBuf};
+
+use ipnet::IpNet;
+use tencrypt::{CipherSuite, ExternalAuthority, UnansweredPolicy, directory::Fact};
+use tencrypt_dns::Name;
+
+use super::offload::Offload;
+
+/// A whole configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `[tenant]`
+    pub tenant: Tenant,
+    /// `[network]`
+    pub network: Network,
+    /// `[identity]`
+    pub identity: Identity,
+    /// `[policy]`
+    pub policy: Policy,
+    /// `[dns]`
+    pub dns: Dns,
+    /// `[[fact]]`: the static facts, in the order of the file.
+    pub facts: Vec<Fact>,
+}
+
+/// The tenant of the pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tenant {
+    /// The project's name; `None`: the pod's resolv.conf says.
+    pub project: Option<String>,
+    /// The cluster domain; `None`: the pod's resolv.conf says.
+    pub cluster_domain: Option<Name>,
+    /// The key file; relative paths start at the configuration file.
+    pub key_file: PathBuf,
+    /// The cipher of every session; the same in all pods of the tenant.
+    pub suite: CipherSuite,
+}
+
+/// The traffic that is captured, and the interface it passes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// The pod's interface.
+    pub interface: String,
+    /// The name of the TUN device.
+    pub tun: String,
+    /// The UDP port of the first lane; the others' follow it.
+    pub port: u16,
+    /// Lanes, 1 to 16.
+    pub lanes: NonZeroU8,
+    /// The ranges of pods and services; none overlaps another.
+    pub protected: Vec<IpNet>,
+    /// Addresses in them that are left alone.
+    pub exempt: Vec<IpNet>,
+    /// The share of work that is left to the kernel.
+    pub offload: Offload,
+}
+
+/// Proof of who a pod is. Relative paths start at the configuration file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The authority's public key; `None`: the tenant's key is all that is asked for.
+    pub ca: Option<PathBuf>,
+    /// This pod's certificate, which may come later.
+    pub certificate: Option<PathBuf>,
+    /// The revocation.
+    pub revoked: Option<PathBuf>,
+    /// Ranges of services, whose addresses no certificate lists.
+    pub services: Vec<IpNet>,
+}
+
+/// Treatment of destinations that nobody classified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// Destinations inside the protected ranges that do not answer.
+    pub unknown: UnansweredPolicy,
+    /// Authority to declare a protected address external.
+    pub external: ExternalAuthority,
+    /// nftables hold what routes alone do not.
+    pub enforce: bool,
+}
+
+/// Interception of DNS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dns {
+    /// The pod's queries pass through the proxy.
+    pub capture: bool,
+    /// Servers that queries go to; empty: the nameservers of resolv.conf.
+    pub upstream: Vec<SocketAddr>,
+    /// The pod's resolv.conf; `None`: looked for. Relative paths start at the configuration file.
+    pub resolv_conf: Option<PathBuf>,
+    /// Most queries a second that the proxy takes, with bursts of as many; at least 1.
+    pub rate: u32,
+}
