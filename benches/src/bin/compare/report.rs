@@ -119,7 +119,7 @@ fn part(text: &mut String, results: &Results, scene: Scene) {
     let main = of(|contender| !contender.is_variant());
     tables(text, results, scene, &main);
     ratios(text, results, scene, &main);
-    let variants = of(|contender| contender.is_tencrypt());
+    let variants = of(|contender| contender.is_tencrypt() && *contender != Contender::Against);
     if variants.len() > 1 || variants.iter().any(|contender| contender.is_variant()) {
         text.push_str("\n#### What each part of tencrypt is worth\n\n");
         tables(text, results, scene, &variants);
