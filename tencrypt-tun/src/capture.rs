@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeSet, net::IpAddr, num::NonZeroU8, sync::Arc, time::Duration};
 
-use ipnet::IpNet;
 use netlink_sys::protocols::NETLINK_ROUTE;
+use tencrypt::IpNet;
 
 use crate::{
     device::{DeviceError, DeviceOffload, TunDevice},

@@ -5,8 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use ipnet::IpNet;
-use tencrypt::{UnansweredPolicy, packet::is_link_local};
+use tencrypt::{IpNet, UnansweredPolicy, packet::is_link_local};
 
 use crate::{enforce::Prefixes, name::InterfaceName, routing::Purpose, table::Set};
 

@@ -3,7 +3,6 @@
 use std::{io, net::IpAddr};
 
 use ipnet::IpNet;
-use socket2::Socket;
 use tencrypt::directory::{Class, Fact, FactSource};
 use tencrypt_tun::{CapturePlan, InterfaceName, mark_socket};
 use tencrypt_udp::{BindError, UdpTransport};
@@ -61,7 +60,7 @@ pub(super) fn static_facts(config: &Config, gateways: &[IpAddr]) -> Vec<Fact> {
 /// A [`Failure`]: the port is taken, or rights are missing.
 pub(super) fn transport(config: &Config, lane: u8) -> Result<UdpTransport, Failure> {
     let port = config.network.port.saturating_add(lane.into());
-    let bound = UdpTransport::bind(port, |socket: &Socket| mark_socket(socket));
+    let bound = UdpTransport::bind(port, mark_socket);
     let mut transport = bound.map_err(|error| {
         let exit = match &error {
             BindError::SetUp { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {

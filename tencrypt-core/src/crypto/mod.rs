@@ -45,3 +45,5 @@ pub(crate) use x25519::LOW_ORDER;
 pub(crate) use x25519::{X25519_LEN, public_key, shared_secret};
 
 pub use crate::record::{Aead, CipherSuite, UnknownSuite};
+/// The wrapper of text and bytes that are erased on drop, as key files are.
+pub use zeroize::Zeroizing;

@@ -7,8 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipnet::IpNet;
-use tencrypt::UnansweredPolicy;
+use tencrypt::{IpNet, UnansweredPolicy};
 use tencrypt_tun::{CapturePlan, NetNs};
 
 pub(crate) mod net;
