@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tencrypt::{DropReason, Stats, crypto::to_hex, trust::CertificateFile};
+use tencrypt::{Stats, crypto::to_hex, trust::CertificateFile};
 
 /// `tencrypt status --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -315,7 +315,7 @@ impl From<&Stats> for PacketsReport {
 /// Returns drops by the reasons' names.
 #[must_use]
 pub(crate) fn drops(stats: &Stats) -> BTreeMap<String, u64> {
-    DropReason::ALL.iter().map(|&reason| (reason.as_str().to_owned(), stats.dropped(reason))).collect()
+    stats.drops().map(|(reason, count)| (reason.as_str().to_owned(), count)).collect()
 }
 
 /// The suite in `status`: its name, and whether the network carries its handshake.
@@ -424,7 +424,7 @@ mod tests {
     fn counters_of_lanes_are_added_up() {
         let mut stats = Stats::new();
         stats.encrypted = 2;
-        stats.drops[DropReason::Auth as usize] = 3;
+        stats.drop_many(DropReason::Auth, 3);
         let report = StatusReport {
             project: None,
             mtu: 1440,

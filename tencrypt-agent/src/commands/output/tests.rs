@@ -22,7 +22,7 @@ fn peer() -> PeerReport {
 
 fn report() -> StatusReport {
     let mut stats = tencrypt::Stats::new();
-    stats.drops[tencrypt::DropReason::Mac1 as usize] = 3;
+    stats.drop_many(tencrypt::DropReason::Mac1, 3);
     StatusReport {
         project: Some("shop".into()),
         mtu: 1440,
