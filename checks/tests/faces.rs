@@ -75,6 +75,7 @@ fn what_stands_as_an_error_is_one() {
         tencrypt::crypto::KeyChangeError,
         tencrypt::crypto::KeyFileError,
         tencrypt::crypto::KeyFileProblem,
+        tencrypt::crypto::KeyRingError,
         tencrypt::crypto::OpenError,
         tencrypt::crypto::UnknownSuite,
         tencrypt::handshake::HandshakeError,
