@@ -43,7 +43,7 @@ mod table;
 mod underlay;
 
 pub use capture::{Capture, Cleaned, Followed};
-pub use device::{Calls, Delivered, DeviceError, DeviceOffload, Received, TunDevice};
+pub use device::{Calls, Delivered, DeviceError, DeviceOffload, Received, TunDevice, TunOptions};
 pub use enforce::Counters;
 pub use error::{CaptureError, Occupied, Step};
 pub use monitor::{Change, Monitor};

@@ -23,19 +23,18 @@ pub(super) fn plan(config: &Config, names: &Names) -> Result<CapturePlan, Failur
     };
     let mut exempt = config.network.exempt.clone();
     exempt.extend(of_class(Class::Exempt));
-    Ok(CapturePlan {
-        interface: interface(&config.network.interface)?,
-        tun: interface(&config.network.tun)?,
-        port: config.network.port,
-        protected: config.network.protected.clone(),
-        exempt,
-        external: of_class(Class::External),
-        internal: of_class(Class::Internal),
-        nameservers: names.nameservers.clone(),
-        unknown: config.policy.unknown,
-        enforce: config.policy.enforce,
-        queue: CapturePlan::QUEUE,
-    })
+    let network = &config.network;
+    let (underlay, tun) = (interface(&network.interface)?, interface(&network.tun)?);
+    let mut plan = CapturePlan::new(underlay, tun, network.port, network.protected.clone());
+    plan.exempt = exempt;
+    plan.external = of_class(Class::External);
+    plan.internal = of_class(Class::Internal);
+    plan.nameservers.clone_from(&names.nameservers);
+    plan.unknown = config.policy.unknown;
+    plan.enforce = config.policy.enforce;
+    plan.offload = network.offload.device();
+    plan.queues = network.lanes;
+    Ok(plan)
 }
 
 /// Parses the name of an interface.
