@@ -55,6 +55,27 @@ impl FactSource {
         matches!(self, Self::Static | Self::Kubernetes)
     }
 
+    /// Its name in reports, without that which DNS gave.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Static => "static",
+            Self::Kubernetes => "kubernetes",
+            Self::Handshake => "handshake",
+            Self::Dns(_) => "dns",
+            Self::ReverseDns(_) => "reverse_dns",
+        }
+    }
+
+    /// The name that DNS gave, as it came: it may hold anything.
+    #[must_use]
+    pub fn dns_name(&self) -> Option<&str> {
+        match self {
+            Self::Dns(name) | Self::ReverseDns(name) => Some(name),
+            Self::Static | Self::Kubernetes | Self::Handshake => None,
+        }
+    }
+
     /// Rank among sources that speak of the same prefix; the higher one is heard.
     #[must_use]
     pub const fn authority(&self) -> u8 {

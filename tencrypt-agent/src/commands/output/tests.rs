@@ -126,7 +126,13 @@ fn names_from_outside_cannot_reach_the_terminal() {
         source: "10.0.0.1".parse().unwrap(),
         destination: "10.0.0.2".parse().unwrap(),
         verdict: "bypass".into(),
+        reason: None,
         peer: None,
+        standing: "external".into(),
+        fact: None,
+        seen_internal: false,
+        protected: false,
+        own_source: true,
         because: vec!["dns evil\u{1b}[31m.example\n".into()],
     };
     assert_eq!(
