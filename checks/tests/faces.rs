@@ -78,6 +78,7 @@ fn what_stands_as_an_error_is_one() {
         tencrypt::crypto::KeyRingError,
         tencrypt::crypto::OpenError,
         tencrypt::crypto::UnknownSuite,
+        tencrypt::BuildError,
         tencrypt::handshake::HandshakeError,
         tencrypt::nat::NatError,
         tencrypt::offload::SegmentError,
