@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use tencrypt::{DatagramSink, News, PacketSink, SinkFull, Train, TrainSlot, offload::Opened};
+use tencrypt::{DatagramSink, LaneUpdate, PacketSink, SinkFull, Train, TrainSlot, offload::Opened};
 
 /// A transport that takes one record at a time.
 #[derive(Default)]
@@ -44,7 +44,7 @@ impl TrainSlot for Slot<'_> {
 #[derive(Default)]
 pub(crate) struct Inbox {
     pub(crate) packets: Vec<Vec<u8>>,
-    pub(crate) news: Vec<News>,
+    pub(crate) update: Vec<LaneUpdate>,
 }
 
 impl<'b> PacketSink<'b> for Inbox {
@@ -53,8 +53,8 @@ impl<'b> PacketSink<'b> for Inbox {
         Ok(())
     }
 
-    fn news(&mut self, news: News) -> Result<(), News> {
-        self.news.push(news);
+    fn lane_update(&mut self, update: LaneUpdate) -> Result<(), LaneUpdate> {
+        self.update.push(update);
         Ok(())
     }
 }
