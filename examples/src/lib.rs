@@ -49,6 +49,7 @@ pub fn random() -> Result<[u8; 32], Failure> {
 
 /// Datagrams to send, one record each: the simplest [`DatagramSink`].
 #[derive(Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "its content is all there is to it")]
 pub struct Outbox(pub Vec<(SocketAddr, Vec<u8>)>);
 
 /// Room for one record in an [`Outbox`].
@@ -85,6 +86,7 @@ impl TrainSlot for OutboxSlot<'_> {
 
 /// Opened packets, copied: the simplest [`PacketSink`].
 #[derive(Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "its content is all there is to it")]
 pub struct Inbox(pub Vec<Vec<u8>>);
 
 impl<'b> PacketSink<'b> for Inbox {

@@ -138,7 +138,7 @@ impl Pod {
             self.transport.fill(wait)?;
             while let Some(mut record) = self.transport.next_record() {
                 let from = SocketAddr::new(self.peer.into(), DEFAULT_PORT);
-                let meta = RecvMeta { from, stride: record.len() as u16, ecn: 0 };
+                let meta = RecvMeta::new(from, record.len() as u16);
                 self.tunnel.handle_datagrams(&meta, &mut record, Instant::now(), &mut inbox);
                 // What a handshake message made due comes before the next record.
                 self.drain()?;

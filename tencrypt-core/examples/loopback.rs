@@ -83,7 +83,7 @@ impl Pod {
 
     fn receive(&mut self, datagram: Datagram, now: Instant, wire: &mut Vec<Datagram>) -> Result<(), Failure> {
         let (from, _, mut bytes) = datagram;
-        let meta = RecvMeta { from, stride: bytes.len() as u16, ecn: 0 };
+        let meta = RecvMeta::new(from, bytes.len() as u16);
         self.tunnel.handle_datagrams(&meta, &mut bytes, now, &mut self.inbox);
         self.drain(Outbox::default(), now, wire)
     }

@@ -68,7 +68,7 @@ impl Pod {
         // 4. The datagram. Packets in it come out in place, in `buffer`.
         match received {
             Ok((len, from)) if from == self.peer.1 => {
-                let meta = RecvMeta { from: SocketAddr::new(self.peer.0, 8_362), stride: len as u16, ecn: 0 };
+                let meta = RecvMeta::new(SocketAddr::new(self.peer.0, 8_362), len as u16);
                 self.tunnel.handle_datagrams(&meta, &mut buffer[..len], Instant::now(), &mut delivered);
                 self.drain()?;
             }

@@ -147,7 +147,7 @@ fn wipes_reach_as_deep_as_the_stack_was_used() {
     let draw = stack_used(|| Rng::new(seed("draw", 0)).fill(&mut [0; 64]));
     println!("a draw of randomness: {draw} bytes");
     assert!((256..SHALLOW).contains(&draw));
-    for suite in CipherSuite::ALL {
+    for &suite in CipherSuite::ALL {
         let used = stack_used(|| drop(Pair::talking(suite)));
         println!("{suite:?}, handshakes and records: {used} bytes");
         assert!((4_096..DEEP).contains(&used));
@@ -347,7 +347,7 @@ impl Pair {
 
     fn deliver(&mut self, to: usize, bytes: &mut [u8], inbox: &mut Inbox) {
         let from = SocketAddr::new(address(1 - to), 8_362);
-        let meta = RecvMeta { from, stride: bytes.len() as u16, ecn: 0 };
+        let meta = RecvMeta::new(from, bytes.len() as u16);
         self.tunnels[to].handle_datagrams(&meta, bytes, self.now, inbox);
         self.tunnels[to].handle_timeout(self.now);
     }
