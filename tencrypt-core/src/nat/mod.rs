@@ -147,11 +147,12 @@ impl NatError {
 ///
 /// ```
 /// use std::{net::IpAddr, time::Instant};
-/// use tencrypt::{nat::{Nat, NatOutcome, Service}, packet::{IpPacket, Rewrite}};
+/// use tencrypt::{nat::{Nat, NatOutcome, Service, ServicePort}, packet::{IpPacket, Rewrite}};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let (vip, pod, now) = (IpAddr::from([10, 96, 0, 80]), IpAddr::from([10, 244, 1, 9]), Instant::now());
-/// let service = Service { vip, endpoints: &[pod], ports: &[(80, 8080)], exclude: &[] };
+/// let ports = [ServicePort::new(80, 8080)];
+/// let service = Service { vip, endpoints: &[pod], ports: &ports, exclude: &[] };
 /// let mut nat = Nat::new(0x5eed);
 ///
 /// // UDP from 10.244.1.7, port 5000, to the VIP, port 80.
