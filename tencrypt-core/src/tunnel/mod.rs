@@ -482,7 +482,7 @@ impl fmt::Debug for Tunnel {
 }
 
 #[cfg(test)]
-mod erasure_search;
+pub(crate) mod erasure_search;
 #[cfg(test)]
 mod erasure_tests;
 #[cfg(test)]

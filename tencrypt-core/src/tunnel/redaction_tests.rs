@@ -12,7 +12,7 @@ use crate::{
     handshake::{Confirmed, CookieSecret, Established, Initiator, Responder},
     offload::VnetHdr,
     packet::samples::Sample,
-    session::{Counter, Counters, DirectionKeys, Opener, Sealer},
+    session::{Counter, Counters, DirectionKeys, Opener, Sealer, TrafficSecret},
     trust::CertificateAuthority,
 };
 
@@ -52,6 +52,7 @@ assert_not_clone!(
     Secret<32>,
     Seed,
     Session,
+    TrafficSecret,
     Tunnel,
 );
 
