@@ -4,16 +4,13 @@ use std::{
     collections::{HashMap, VecDeque},
     mem,
     net::IpAddr,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::mpsc::{Receiver, Sender, channel},
     time::Instant,
 };
 
 use super::{
     limits::{MAX_TOMBSTONES, TOMBSTONE},
-    peers::PeerKey,
+    peer_key::PeerKey,
 };
 use crate::{crypto::Rng, keyed_hash::KeyedState, record::SessionIndex};
 
@@ -38,10 +35,10 @@ pub(super) enum IndexUse {
 pub(super) struct OwnedIndex {
     index: SessionIndex,
     leaves: Leaves,
-    freed: Arc<Freed>,
+    freed: Sender<(SessionIndex, Leaves)>,
 }
 
-/// What datagrams to an index meet once it is free.
+/// Use that datagrams find of an index once it is free.
 #[derive(Debug, Clone, Copy)]
 enum Leaves {
     /// As if it had never been.
@@ -50,13 +47,6 @@ enum Leaves {
     Erased,
     /// The same, over for want of a certificate.
     Refused,
-}
-
-/// Indices whose owners were dropped, on their way back to the table.
-#[derive(Debug, Default)]
-struct Freed {
-    any: AtomicBool,
-    list: Mutex<Vec<(SessionIndex, Leaves)>>,
 }
 
 impl OwnedIndex {
@@ -72,10 +62,8 @@ impl OwnedIndex {
 
 impl Drop for OwnedIndex {
     fn drop(&mut self) {
-        // A poisoned list is whole all the same: a push is all that is done under its lock.
-        let mut list = self.freed.list.lock().unwrap_or_else(PoisonError::into_inner);
-        list.push((self.index, self.leaves));
-        self.freed.any.store(true, Ordering::Release);
+        // Without a table there is nobody who would want to know.
+        let _ = self.freed.send((self.index, self.leaves));
     }
 }
 
@@ -84,19 +72,19 @@ impl Drop for OwnedIndex {
 pub(super) struct IndexTable {
     uses: HashMap<SessionIndex, IndexUse, KeyedState>,
     tombstones: VecDeque<(Instant, SessionIndex)>,
-    freed: Arc<Freed>,
+    /// Indices whose owners were dropped, on their way back.
+    freed: Receiver<(SessionIndex, Leaves)>,
+    /// The other end, for new owners.
+    owners: Sender<(SessionIndex, Leaves)>,
     /// Keys were erased since this was asked last.
     erased: bool,
 }
 
 impl IndexTable {
     pub(super) fn new(hash_key: u64) -> Self {
-        Self {
-            uses: HashMap::with_hasher(KeyedState { key: hash_key }),
-            tombstones: VecDeque::new(),
-            freed: Arc::default(),
-            erased: false,
-        }
+        let (owners, freed) = channel();
+        let uses = HashMap::with_hasher(KeyedState { key: hash_key });
+        Self { uses, tombstones: VecDeque::new(), freed, owners, erased: false }
     }
 
     /// Takes an index of `lane` that is not in use; `None` if 16 draws found none.
@@ -111,7 +99,7 @@ impl IndexTable {
         let mut drawn = (0..16).map(|_| SessionIndex::random(lane, rng));
         let index = drawn.find(|index| !self.uses.contains_key(index))?;
         self.uses.insert(index, used_for);
-        Some(OwnedIndex { index, leaves: Leaves::Nothing, freed: self.freed.clone() })
+        Some(OwnedIndex { index, leaves: Leaves::Nothing, freed: self.owners.clone() })
     }
 
     /// Makes an index that of a session with this peer. Once it is over, the index is remembered as that for a while.
@@ -133,11 +121,7 @@ impl IndexTable {
 
     /// Takes back what was freed.
     fn settle(&mut self, now: Instant) {
-        if !self.freed.any.swap(false, Ordering::Acquire) {
-            return;
-        }
-        let freed = mem::take(&mut *self.freed.list.lock().unwrap_or_else(PoisonError::into_inner));
-        for (index, leaves) in freed {
+        while let Ok((index, leaves)) = self.freed.try_recv() {
             let left = match leaves {
                 Leaves::Nothing => {
                     self.uses.remove(&index);
@@ -149,7 +133,12 @@ impl IndexTable {
             self.erased = true;
             self.uses.insert(index, left);
             self.tombstones.push_back((now + TOMBSTONE, index));
+            self.end_tombstones(now);
         }
+    }
+
+    /// Takes away those whose time is over, and the oldest if there are too many.
+    fn end_tombstones(&mut self, now: Instant) {
         while let Some((until, index)) = self.tombstones.front().copied() {
             if until > now && self.tombstones.len() <= MAX_TOMBSTONES {
                 break;
@@ -165,7 +154,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{crypto::Seed, testing::start, tunnel::peers::a_peer};
+    use crate::{crypto::Seed, testing::start, tunnel::peer_key::PeerKey};
 
     fn table() -> (IndexTable, Rng) {
         (IndexTable::new(1), Rng::new(Seed::from_bytes([1; 32])))
@@ -189,8 +178,8 @@ mod tests {
             let (mut table, mut rng) = table();
             let mut owned = table.take(0, IndexUse::HalfOpen, &mut rng, start()).unwrap();
             let index = owned.get();
-            table.bind_session(&mut owned, a_peer());
-            assert_eq!(table.find(index, start()), Some(IndexUse::Session(a_peer())));
+            table.bind_session(&mut owned, PeerKey::ONE);
+            assert_eq!(table.find(index, start()), Some(IndexUse::Session(PeerKey::ONE)));
             if refused {
                 owned.refuse();
             }
@@ -200,7 +189,7 @@ mod tests {
             assert!(table.take_erased(start()) && !table.take_erased(start()));
             // The next one that ends takes it away.
             let mut next = table.take(0, IndexUse::HalfOpen, &mut rng, start()).unwrap();
-            table.bind_session(&mut next, a_peer());
+            table.bind_session(&mut next, PeerKey::ONE);
             drop(next);
             assert_eq!(table.find(index, start() + TOMBSTONE + Duration::from_millis(1)), None);
         }
@@ -211,7 +200,7 @@ mod tests {
         let (mut table, mut rng) = table();
         for _ in 0..2 * MAX_TOMBSTONES {
             let mut owned = table.take(0, IndexUse::HalfOpen, &mut rng, start()).unwrap();
-            table.bind_session(&mut owned, a_peer());
+            table.bind_session(&mut owned, PeerKey::ONE);
         }
         table.settle(start());
         assert_eq!((table.uses.len(), table.tombstones.len()), (MAX_TOMBSTONES, MAX_TOMBSTONES));

@@ -278,7 +278,8 @@ mod tests {
         for seconds in [5, 10, 20, 40, 60, 60] {
             unresponsive.note(address(1), false, now);
             assert!(
-                unresponsive.contains(address(1), now + Duration::from_secs(seconds) - Duration::from_millis(1))
+                unresponsive
+                    .contains(address(1), now + Duration::from_secs(seconds) - Duration::from_millis(1))
             );
             now += Duration::from_secs(seconds);
             assert!(!unresponsive.contains(address(1), now));

@@ -3,12 +3,16 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use super::{Context, Exchanges};
+use super::{
+    Exchanges,
+    context::{Context, Queued},
+    cookie::repeat_with_cookie,
+};
 use crate::{
-    handshake::{self, CookieBytes, CookieSecret},
+    handshake::{self, CookieSecret},
     record::{self, Message, SessionIndex},
     stats::DropReason,
     tunnel::{
@@ -16,13 +20,6 @@ use crate::{
         limits::{LOADED_QUEUE, MAX_QUEUED, REPEAT_INTERVAL},
     },
 };
-
-/// A handshake message that passed mac1 and waits for its turn.
-#[derive(Debug)]
-pub(in crate::tunnel) struct Queued {
-    pub(in crate::tunnel) from: SocketAddr,
-    pub(in crate::tunnel) bytes: Box<[u8]>,
-}
 
 impl Exchanges {
     /// Queues a handshake message that is worth its work, or answers it at once.
@@ -102,9 +99,7 @@ impl Exchanges {
         }
         let Some(cookie) = self.load.secret(cx.now).map(|secret| secret.cookie(from)) else { return };
         let suite = cx.policy.config().suite;
-        if let Some(bytes) =
-            handshake::write_cookie(cx.membership.keys(), suite, message, &cookie, cx.rng)
-        {
+        if let Some(bytes) = handshake::write_cookie(cx.membership.keys(), suite, message, &cookie, cx.rng) {
             // As the answer to INIT would.
             let from_tenant_port = record::init_lane(message.0).is_some();
             cx.outbox.datagram(from, bytes, from_tenant_port);
@@ -120,7 +115,8 @@ impl Exchanges {
     ) -> Result<(), DropReason> {
         let attempt = self.attempts.find_mut(destination).ok_or(DropReason::UnknownIndex)?;
         let initiation = attempt.initiation.as_mut().ok_or(DropReason::UnknownIndex)?;
-        repeat_with_cookie(&mut initiation.init, &mut initiation.cookie, cookie, cx)?;
+        let (keys, suite) = (cx.membership.keys(), cx.policy.config().suite);
+        repeat_with_cookie(&mut initiation.init, &mut initiation.cookie, cookie, (keys, suite, cx.now))?;
         cx.outbox.datagram(attempt.to, initiation.init.clone(), false);
         Ok(())
     }
@@ -142,32 +138,9 @@ impl Exchanges {
     }
 
     /// The destination of an INIT in flight of our own, if this is one.
-    pub(super) fn own_init(
-        &mut self,
-        sender: SessionIndex,
-        mac1: &[u8; 16],
-        now: Instant,
-    ) -> Option<IpAddr> {
+    pub(super) fn own_init(&mut self, sender: SessionIndex, mac1: &[u8; 16], now: Instant) -> Option<IpAddr> {
         let Some(IndexUse::Attempt(destination)) = self.indices.find(sender, now) else { return None };
         let initiation = self.attempts.find(destination)?.initiation.as_ref()?;
         (record::mac1(&initiation.init).as_ref() == Some(mac1)).then_some(destination)
     }
-}
-
-/// Takes a cookie for `message`, not too soon after the one `before`, since each costs a repetition, and makes mac2 with
-/// it.
-pub(in crate::tunnel) fn repeat_with_cookie(
-    message: &mut [u8],
-    before: &mut Option<(CookieBytes, Instant)>,
-    cookie: &record::Cookie<'_>,
-    cx: &Context<'_>,
-) -> Result<(), DropReason> {
-    let waited = |(_, taken): (CookieBytes, Instant)| -> Duration { cx.now.saturating_duration_since(taken) };
-    if before.is_some_and(|before| waited(before) < REPEAT_INTERVAL) {
-        return Err(DropReason::RateLimited);
-    }
-    let read = handshake::read_cookie(cx.membership.keys(), cx.policy.config().suite, message, cookie)?;
-    *before = Some((read, cx.now));
-    handshake::set_mac2(message, &read);
-    Ok(())
 }

@@ -2,6 +2,8 @@
 //! the INITs of others that were answered.
 
 mod attempt;
+mod context;
+mod cookie;
 mod half_open;
 mod intake;
 mod load;
@@ -13,27 +15,24 @@ use std::{
     time::Instant,
 };
 
-pub(super) use self::{
-    attempt::{HoldOutcome, Purpose},
-    intake::{Queued, repeat_with_cookie},
-};
 use self::{
     attempt::{Attempt, Attempts, Initiation, Unresponsive},
     half_open::HalfOpens,
     load::Load,
 };
+pub(super) use self::{
+    attempt::{HoldOutcome, Purpose},
+    context::{Context, Queued},
+    cookie::repeat_with_cookie,
+};
 use super::{
     index::{IndexTable, IndexUse, OwnedIndex},
     limits::{ASK_WAIT, MAX_ASKED, RETRY_FIRST, RETRY_MOST},
-    membership::Membership,
-    outbox::Outbox,
     packet::{HeldPacket, TunPacket},
-    peers::PeerKey,
-    policy::Policy,
+    peer_key::PeerKey,
     timer::{Timers, backoff},
 };
 use crate::{
-    crypto::Rng,
     handshake::{self, Confirmed, Established, Initiator, Responder},
     record::{self, CONF_LEN, SessionIndex},
     stats::DropReason,
@@ -59,17 +58,6 @@ pub(super) enum Due {
     Attempt(IpAddr),
     /// The oldest half-open handshake.
     HalfOpen,
-}
-
-/// All that a handshake message is made from, and where it goes.
-pub(super) struct Context<'a> {
-    pub(super) membership: &'a Membership,
-    pub(super) policy: &'a Policy,
-    /// Lane that this is.
-    pub(super) lane: u8,
-    pub(super) rng: &'a mut Rng,
-    pub(super) outbox: &'a mut Outbox,
-    pub(super) now: Instant,
 }
 
 /// Reason for which a destination is not asked any more.
@@ -172,6 +160,12 @@ impl Exchanges {
 
     pub(super) fn next_queued(&mut self) -> Option<Queued> {
         self.queue.pop_front()
+    }
+
+    /// Tells if a destination is being asked.
+    #[cfg(test)]
+    pub(super) fn is_asked(&self, destination: IpAddr) -> bool {
+        self.attempts.find(destination).is_some()
     }
 
     /// Tells if the destination left INIT unanswered and is not to be asked yet.
@@ -294,8 +288,7 @@ impl Exchanges {
         epoch: u8,
         now: Instant,
     ) -> VecDeque<HeldPacket> {
-        let initiation =
-            self.attempts.find(destination).and_then(|attempt| attempt.initiation.as_ref());
+        let initiation = self.attempts.find(destination).and_then(|attempt| attempt.initiation.as_ref());
         if initiation.is_some_and(|initiation| initiation.initiator.epoch() != epoch) {
             return self.attempts.become_rekey(destination);
         }
@@ -341,9 +334,8 @@ impl Exchanges {
         let index = self.indices.take(cx.lane, IndexUse::HalfOpen, cx.rng, cx.now);
         let index = index.ok_or(DropReason::RateLimited)?;
         self.load.worked(cx.now);
-        let (responder, resp) =
-            Responder::accept(&cx.membership.local(cx.policy), init, index.get(), cx.rng)
-                .map_err(|error| error.drop_reason())?;
+        let (responder, resp) = Responder::accept(&cx.membership.local(cx.policy), init, index.get(), cx.rng)
+            .map_err(|error| error.drop_reason())?;
         self.half_open.insert(mac1, (from, lane, shown), index, responder, resp.clone(), cx.now);
         self.arm_half_open();
         cx.outbox.datagram(from, resp, true);
@@ -354,7 +346,7 @@ impl Exchanges {
     pub(super) fn handle_resp(
         &mut self,
         resp: &record::Resp<'_>,
-        cx: &mut Context<'_>,
+        cx: &Context<'_>,
     ) -> Result<Answer, DropReason> {
         let Some(IndexUse::Attempt(destination)) = self.indices.find(resp.receiver, cx.now) else {
             return Err(DropReason::UnknownIndex);
@@ -374,7 +366,14 @@ impl Exchanges {
         let ended = self.end(destination, End::Answered, cx.now).ok_or(DropReason::UnknownIndex)?;
         let Ended { purpose, held, index, .. } = ended;
         let (index, conf) = (index.ok_or(DropReason::UnknownIndex)?, Box::new(conf));
-        Ok(Answer::Member(Box::new(MemberAnswer { established, index, conf, asked: destination, purpose, held })))
+        Ok(Answer::Member(Box::new(MemberAnswer {
+            established,
+            index,
+            conf,
+            asked: destination,
+            purpose,
+            held,
+        })))
     }
 
     /// Reads the CONF for a half-open handshake.
@@ -382,7 +381,7 @@ impl Exchanges {
         &mut self,
         conf: &record::Conf<'_>,
         mac1: [u8; 16],
-        cx: &mut Context<'_>,
+        cx: &Context<'_>,
     ) -> Result<Confirmation, DropReason> {
         // Whatever becomes of it, the half-open handshake is gone: a forged payload spoils its state.
         let half_open = self.half_open.take(conf.receiver).ok_or(DropReason::UnknownIndex)?;
@@ -426,7 +425,12 @@ impl Exchanges {
 
     /// Repeats INIT if it is time. True: the destination is to be given up; a rekey is once its session, whose end
     /// `has_session` tells, is over.
-    pub(super) fn attempt_due(&mut self, destination: IpAddr, has_session: bool, cx: &mut Context<'_>) -> bool {
+    pub(super) fn attempt_due(
+        &mut self,
+        destination: IpAddr,
+        has_session: bool,
+        cx: &mut Context<'_>,
+    ) -> bool {
         let random = cx.rng.u32();
         let Some(attempt) = self.attempts.find_mut(destination) else { return false };
         if attempt.gives_up_at().map_or(!has_session, |end| cx.now >= end) {
@@ -439,8 +443,7 @@ impl Exchanges {
                 self.initiate_anew(destination, cx);
             } else {
                 initiation.attempt += 1;
-                initiation.repeat_at =
-                    cx.now + backoff(initiation.attempt, RETRY_FIRST, RETRY_MOST, random);
+                initiation.repeat_at = cx.now + backoff(initiation.attempt, RETRY_FIRST, RETRY_MOST, random);
                 cx.outbox.datagram(attempt.to, initiation.init.clone(), false);
             }
         }

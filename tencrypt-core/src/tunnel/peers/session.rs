@@ -56,8 +56,16 @@ pub(in crate::tunnel) struct PendingConf {
     pub(in crate::tunnel) cookie: Option<(CookieBytes, Instant)>,
 }
 
+/// A CONF to be sent once more, and where to.
+pub(super) type RepeatedConf = (SocketAddr, Box<[u8]>);
+
 impl PendingConf {
-    pub(in crate::tunnel) fn new(bytes: Box<[u8; CONF_LEN]>, to: SocketAddr, random: u32, now: Instant) -> Self {
+    pub(in crate::tunnel) fn new(
+        bytes: Box<[u8; CONF_LEN]>,
+        to: SocketAddr,
+        random: u32,
+        now: Instant,
+    ) -> Self {
         let repeat_at = now + backoff(0, RETRY_FIRST, RETRY_MOST, random);
         Self { bytes, to, attempt: 0, repeat_at, cookie: None }
     }
@@ -90,6 +98,11 @@ impl Session {
         self.epoch
     }
 
+    /// Tells if this side sent INIT.
+    pub(in crate::tunnel) fn is_initiator(&self) -> bool {
+        self.initiated
+    }
+
     pub(super) fn is_expired(&self, now: Instant) -> bool {
         now >= self.expires
     }
@@ -115,7 +128,7 @@ impl Session {
 
     /// Takes the CONF that is due again, and gives up one that was repeated often enough. Returns when the next of the
     /// session's timers is due.
-    pub(super) fn repeat_conf(&mut self, now: Instant, random: u32) -> (Option<(SocketAddr, Box<[u8]>)>, Instant) {
+    pub(super) fn repeat_conf(&mut self, now: Instant, random: u32) -> (Option<RepeatedConf>, Instant) {
         let Some(conf) = &mut self.conf else { return (None, self.expires) };
         let mut repeated = None;
         if conf.repeat_at <= now {

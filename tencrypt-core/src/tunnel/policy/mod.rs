@@ -1,5 +1,5 @@
-//! What this side knows of addresses, and what it decides by it: configuration, facts, this pod's own addresses, and the
-//! decisions that still hold.
+//! Knowledge of addresses, and decisions by it: configuration, facts, this pod's own addresses, and the decisions that
+//! still hold.
 
 mod recent;
 
@@ -16,7 +16,7 @@ use self::recent::Recent;
 pub(super) use self::recent::{Direction, Pair};
 use super::{
     limits::{MAX_ANNOUNCED, MAX_SERVED, OWN_VIP_BELIEVED},
-    peer::PeerKey,
+    peer_key::PeerKey,
 };
 use crate::{
     config::{TunnelConfig, UnansweredPolicy},
@@ -133,7 +133,11 @@ impl Policy {
     }
 
     /// The owner that facts name for `address`, whether a fact about just this address does, and until when.
-    pub(super) fn fact_owner(&self, address: IpAddr, now: Instant) -> Option<(PeerId, bool, Option<Instant>)> {
+    pub(super) fn fact_owner(
+        &self,
+        address: IpAddr,
+        now: Instant,
+    ) -> Option<(PeerId, bool, Option<Instant>)> {
         let (prefix, owner, until) = self.view().owner(address, now)?;
         Some((owner, is_single(&prefix), until))
     }
@@ -225,7 +229,7 @@ mod tests {
     use crate::{
         directory::{Fact, FactSource},
         testing::start,
-        tunnel::peer::Peers,
+        tunnel::peer_key::PeerKey,
     };
 
     const OWN: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
@@ -236,16 +240,12 @@ mod tests {
         Policy::new(Arc::new(config), vec![OWN], Arc::new(Directory::new([], 1)), 1)
     }
 
-    fn peer() -> PeerKey {
-        Peers::new(1, false).admit(PeerId::from_bytes([1; 32]), 0, start())
-    }
-
     fn pair() -> Pair {
         Pair { direction: Direction::Out, source: OWN, destination: OTHER }
     }
 
     fn learn(class: Class) -> FactChange {
-        FactChange::Learn(Fact::new(IpNet::from(OTHER), class, FactSource::Static))
+        FactChange::Learn(Fact::new(OTHER, class, FactSource::Static, None))
     }
 
     /// Each of the ways in which what a decision rests on can change here.
@@ -266,8 +266,8 @@ mod tests {
         ];
         for (name, change) in changes {
             let mut policy = policy();
-            policy.remember(pair(), peer(), 0, None);
-            assert_eq!(policy.remembered(pair(), 0, start()), Some(peer()), "{name}");
+            policy.remember(pair(), PeerKey::ONE, 0, None);
+            assert_eq!(policy.remembered(pair(), 0, start()), Some(PeerKey::ONE), "{name}");
             change(&mut policy);
             assert_eq!(policy.remembered(pair(), 0, start()), None, "{name}");
         }
@@ -276,9 +276,9 @@ mod tests {
     #[test]
     fn a_decision_holds_under_the_revision_of_others_that_it_was_made_under() {
         let mut policy = policy();
-        policy.remember(pair(), peer(), 5, None);
+        policy.remember(pair(), PeerKey::ONE, 5, None);
         assert_eq!(policy.remembered(pair(), 6, start()), None);
-        assert_eq!(policy.remembered(pair(), 5, start()), Some(peer()));
+        assert_eq!(policy.remembered(pair(), 5, start()), Some(PeerKey::ONE));
         // Not by chance either: what changes here and what changes outside only grows.
         policy.note_internal(OTHER);
         assert_eq!(policy.remembered(pair(), 5, start()), None);
@@ -288,9 +288,9 @@ mod tests {
     fn a_vip_that_led_back_and_does_no_more_ends_decisions_and_one_that_never_did_ends_none() {
         let mut policy = policy();
         policy.found_own_vip(OTHER, start());
-        policy.remember(pair(), peer(), 0, None);
+        policy.remember(pair(), PeerKey::ONE, 0, None);
         policy.lost_own_vip(OWN);
-        assert_eq!(policy.remembered(pair(), 0, start()), Some(peer()));
+        assert_eq!(policy.remembered(pair(), 0, start()), Some(PeerKey::ONE));
         policy.lost_own_vip(OTHER);
         assert_eq!(policy.remembered(pair(), 0, start()), None);
     }

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Instant};
 
-use crate::tunnel::peer::PeerKey;
+use crate::tunnel::peer_key::PeerKey;
 
 /// Pairs of addresses remembered in each direction, a power of two: 64 bytes each. A pod talks to few others at one
 /// time, and what falls out costs a look-up.
@@ -85,23 +85,20 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{directory::PeerId, testing::start, tunnel::peer::Peers};
+    use crate::{testing::start, tunnel::peer_key::PeerKey};
 
     #[test]
     fn an_entry_holds_for_its_pair_and_way_until_its_time_or_a_change() {
         let now = start();
-        let peer = Peers::new(1, false).admit(PeerId::from_bytes([1; 32]), 0, now);
+        let peer = PeerKey::ONE;
         let [a, b, c]: [IpAddr; 3] = [[10, 0, 0, 1].into(), [10, 0, 0, 2].into(), [10, 0, 0, 3].into()];
         let mut recent = Recent::default();
         let pair = Pair { direction: Direction::Out, source: a, destination: b };
         recent.note(pair, peer, 7, Some(now + Duration::from_secs(1)));
         assert_eq!(recent.peer(pair, 7, now), Some(peer));
-        for (direction, source, destination) in [
-            (Direction::In, a, b),
-            (Direction::Out, b, a),
-            (Direction::Out, a, c),
-            (Direction::Out, c, b),
-        ] {
+        for (direction, source, destination) in
+            [(Direction::In, a, b), (Direction::Out, b, a), (Direction::Out, a, c), (Direction::Out, c, b)]
+        {
             assert_eq!(recent.peer(Pair { direction, source, destination }, 7, now), None);
         }
         assert_eq!(recent.peer(pair, 7, now + Duration::from_secs(1)), None);
