@@ -200,18 +200,9 @@ impl Nat {
         sibling
     }
 
+    /// The next update for other lanes. What one call makes is taken out before the next.
     pub(crate) fn poll_update(&mut self) -> Option<FlowUpdate> {
         self.flows.poll_update()
-    }
-
-    /// Takes back what was polled last.
-    pub(crate) fn return_update(&mut self, update: FlowUpdate) {
-        self.flows.return_update(update);
-    }
-
-    /// Updates that found no room since this was asked last.
-    pub(crate) fn take_lost_updates(&mut self) -> u64 {
-        self.flows.take_lost_updates()
     }
 
     /// Takes what another lane tells. False: there is no room.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::{Outbound, Tunnel, live::Session, pair::Pair};
+use super::{Outbound, Tunnel, pair::Pair, peers::Session};
 use crate::{crypto::CipherSuite, stats::DropReason};
 
 const DATA: u8 = 4;
@@ -12,7 +12,7 @@ const INIT: u8 = 1;
 fn sending(tunnel: &mut Tunnel) -> &mut Session {
     let now = tunnel.now;
     let key = tunnel.peers.keys().pop().expect("a peer");
-    tunnel.peers.find_mut(key).and_then(|peer| peer.sending_mut(now)).expect("a session")
+    tunnel.peers.toward(key, true, now).expect("a session").session
 }
 
 /// Two with a session that has carried packets both ways.

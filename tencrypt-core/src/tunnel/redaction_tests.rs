@@ -3,8 +3,8 @@
 use super::{
     TunPacket, Tunnel,
     erasure_tests::{Pair, keys},
-    live::Session,
     packet::HeldPacket,
+    peers::Session,
 };
 use crate::{
     CipherSuite, KeyRing, Seed,
@@ -90,8 +90,11 @@ fn no_secret_is_printed() {
 /// All that a Tunnel's parts print of themselves.
 fn everything(pair: &Pair) -> String {
     let print = |tunnel: &Tunnel| {
-        let Tunnel { keys, identity, rng, peers, asks, half_open, queue, load, .. } = tunnel;
-        format!("{tunnel:?}{keys:?}{identity:?}{rng:?}{peers:?}{asks:?}{half_open:?}{queue:?}{load:?}")
+        let Tunnel { membership, policy, exchanges, peers, lanes, nat: _, resets, outbox, rng, stats, now } =
+            tunnel;
+        format!(
+            "{tunnel:?}{membership:?}{policy:?}{exchanges:?}{peers:?}{lanes:?}{resets:?}{outbox:?}{rng:?}{stats:?}{now:?}"
+        )
     };
     pair.tunnels.iter().map(print).collect()
 }
