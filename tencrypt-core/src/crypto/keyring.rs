@@ -466,5 +466,5 @@ fn epoch_number(word: Option<&str>) -> Option<u8> {
 }
 
 #[cfg(test)]
-#[path = "keyring_tests.rs"]
+#[path = "tests/keyring.rs"]
 mod tests;

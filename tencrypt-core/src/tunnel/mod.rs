@@ -59,11 +59,7 @@ mod trust;
 mod upkeep;
 
 #[cfg(test)]
-mod limit_tests;
-#[cfg(test)]
-mod pair;
-#[cfg(test)]
-mod work_tests;
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -478,10 +474,3 @@ impl fmt::Debug for Tunnel {
             .finish_non_exhaustive()
     }
 }
-
-#[cfg(test)]
-mod erasure_search;
-#[cfg(test)]
-mod erasure_tests;
-#[cfg(test)]
-mod redaction_tests;

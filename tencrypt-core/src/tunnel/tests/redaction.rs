@@ -1,11 +1,6 @@
 //! Types that hold a secret print none of it and are not `Clone`.
 
-use super::{
-    TunPacket, Tunnel,
-    erasure_tests::{Pair, keys},
-    live::Session,
-    packet::HeldPacket,
-};
+use super::erasure::{Pair, keys};
 use crate::{
     CipherSuite, KeyRing, Seed,
     crypto::{EpochKeys, Identity, KemSecret, OpeningKey, Rng, SealingKey, Secret, to_hex, witness},
@@ -14,6 +9,7 @@ use crate::{
     packet::samples::Sample,
     session::{Counter, Counters, DirectionKeys, Opener, Sealer},
     trust::CertificateAuthority,
+    tunnel::{TunPacket, Tunnel, live::Session, packet::HeldPacket},
 };
 
 /// Has two answers for a type that is `Clone`, so that to ask does not compile.

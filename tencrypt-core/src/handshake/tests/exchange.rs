@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
-use super::*;
 use crate::{
     crypto::{Rng, Seed, write_key_file},
+    handshake::*,
     record::{CONF_LEN, Conf, DATA_OVERHEAD, IDENTITY_LEN, Init, KEM_CIPHERTEXT_LEN, Message, Resp, parse},
 };
 

@@ -7,7 +7,7 @@ thread_local! {
 }
 
 /// One scalar multiplication, key generation, encapsulation or decapsulation more.
-pub(super) fn count() {
+pub(in crate::crypto) fn count() {
     OPERATIONS.with(|operations| operations.set(operations.get() + 1));
 }
 

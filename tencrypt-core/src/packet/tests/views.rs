@@ -4,12 +4,10 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 
-use super::{
-    samples::{
-        Body, Sample, any_addresses, any_sample, assert_checksums, assert_reassembled, cases, make_unfinished,
-    },
-    *,
+use super::samples::{
+    Body, Sample, any_addresses, any_sample, assert_checksums, assert_reassembled, cases, make_unfinished,
 };
+use crate::packet::*;
 
 const A: &str = "10.244.1.7";
 const B: &str = "10.96.0.10";

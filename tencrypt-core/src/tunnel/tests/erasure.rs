@@ -13,10 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    LaneId, Outbound, TunPacket, Tunnel,
-    erasure_search::{Memory, Patterns, lines},
-};
+use super::erasure_search::{Memory, Patterns, lines};
 use crate::{
     Trust, TunnelConfig,
     crypto::{
@@ -31,6 +28,7 @@ use crate::{
     sink::{DatagramSink, PacketSink, RecvMeta, SinkFull, Train, TrainSlot},
     testing::start,
     trust::AuthorityKey,
+    tunnel::{LaneId, Outbound, TunPacket, Tunnel},
 };
 
 /// Says to the twin that it is one, and how its sessions end.

@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{LaneId, Outbound, TunPacket, Tunnel};
 use crate::{
     config::TunnelConfig,
     crypto::{CipherSuite, Identity, KeyRing, Seed, write_key_file},
@@ -17,31 +16,32 @@ use crate::{
     packet::samples::Sample,
     sink::{DatagramSink, PacketSink, RecvMeta, SinkFull, Train, TrainSlot},
     testing::start,
+    tunnel::{LaneId, Outbound, TunPacket, Tunnel},
 };
 
 /// Addresses of the two.
-pub(super) const ADDRESSES: [&str; 2] = ["10.0.0.1", "10.0.0.2"];
+pub(in crate::tunnel) const ADDRESSES: [&str; 2] = ["10.0.0.1", "10.0.0.2"];
 
-pub(super) struct Pair {
-    pub(super) now: Instant,
-    pub(super) tunnels: [Tunnel; 2],
+pub(in crate::tunnel) struct Pair {
+    pub(in crate::tunnel) now: Instant,
+    pub(in crate::tunnel) tunnels: [Tunnel; 2],
     /// The wire carries.
-    pub(super) connected: bool,
+    pub(in crate::tunnel) connected: bool,
     /// Datagrams that each side has sent, with what was lost.
-    pub(super) sent: [Vec<Vec<u8>>; 2],
+    pub(in crate::tunnel) sent: [Vec<Vec<u8>>; 2],
     /// Packets that came out at each side.
-    pub(super) delivered: [usize; 2],
+    pub(in crate::tunnel) delivered: [usize; 2],
     /// To whom, and what.
     under_way: VecDeque<(usize, Vec<u8>)>,
 }
 
 impl Pair {
-    pub(super) fn new(suite: CipherSuite) -> Self {
+    pub(in crate::tunnel) fn new(suite: CipherSuite) -> Self {
         Self::with_static_keys(suite, [1, 2])
     }
 
     /// The same, with static keys from these numbers.
-    pub(super) fn with_static_keys(suite: CipherSuite, keys: [u8; 2]) -> Self {
+    pub(in crate::tunnel) fn with_static_keys(suite: CipherSuite, keys: [u8; 2]) -> Self {
         let now = start();
         let tunnels = [0, 1].map(|side| {
             let mut config = TunnelConfig::new(["10.0.0.0/8".parse().expect("a range")]);
@@ -63,13 +63,13 @@ impl Pair {
     }
 
     /// Sends a packet from this side.
-    pub(super) fn send(&mut self, side: usize) {
+    pub(in crate::tunnel) fn send(&mut self, side: usize) {
         let outcome = self.offer(side);
         assert!(matches!(outcome, Outbound::Sent { .. } | Outbound::Held), "{outcome:?}");
     }
 
     /// Gives this side a packet, and brings what comes of it.
-    pub(super) fn offer(&mut self, side: usize) -> Outbound {
+    pub(in crate::tunnel) fn offer(&mut self, side: usize) -> Outbound {
         let mut packet = Sample::udp(ADDRESSES[side], ADDRESSES[1 - side], (1, 2));
         let mut outbox = Outbox::default();
         let mut packet = TunPacket::new(VnetHdr::default(), &mut packet);
@@ -82,13 +82,13 @@ impl Pair {
     }
 
     /// Hands a datagram to this side, as if it came from the other.
-    pub(super) fn receive(&mut self, side: usize, datagram: Vec<u8>) {
+    pub(in crate::tunnel) fn receive(&mut self, side: usize, datagram: Vec<u8>) {
         self.under_way.push_back((side, datagram));
         self.settle();
     }
 
     /// Lets time pass.
-    pub(super) fn run(&mut self, duration: Duration) {
+    pub(in crate::tunnel) fn run(&mut self, duration: Duration) {
         let end = self.now + duration;
         // More than anything here does in the longest time it is given.
         for _ in 0..100_000 {
@@ -135,13 +135,13 @@ impl Pair {
 }
 
 /// A tenant of this root key.
-pub(super) fn ring(root: u8) -> Arc<KeyRing> {
+pub(in crate::tunnel) fn ring(root: u8) -> Arc<KeyRing> {
     let mut bytes = [root; 32];
     bytes[0] ^= 1;
     Arc::new(KeyRing::parse(&write_key_file([1; 16], 1, &bytes)).expect("the core reads what it writes"))
 }
 
-pub(super) fn address(side: usize) -> IpAddr {
+pub(in crate::tunnel) fn address(side: usize) -> IpAddr {
     ADDRESSES[side].parse().expect("an address")
 }
 

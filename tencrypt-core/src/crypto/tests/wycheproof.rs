@@ -3,11 +3,13 @@
 
 use std::fs;
 
-use super::{
-    Aead, Backend, KemSecret, OpenError, OpeningKey, SealingKey, hkdf_sha256, hmac_sha256,
-    kem::encapsulate_message, public_key, sha256, shared_secret,
+use crate::{
+    crypto::{
+        Aead, Backend, KemSecret, OpenError, OpeningKey, SealingKey, hkdf_sha256, hmac_sha256,
+        kem::encapsulate_message, public_key, sha256, shared_secret,
+    },
+    record::TAG_LEN,
 };
-use crate::record::TAG_LEN;
 
 /// One case: its number, whether it is to be accepted, and its columns.
 pub(crate) struct Case<const COLUMNS: usize> {

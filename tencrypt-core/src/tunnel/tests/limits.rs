@@ -2,8 +2,12 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::{Outbound, Tunnel, live::Session, pair::Pair};
-use crate::{crypto::CipherSuite, stats::DropReason};
+use super::pair::Pair;
+use crate::{
+    crypto::CipherSuite,
+    stats::DropReason,
+    tunnel::{Outbound, Tunnel, live::Session},
+};
 
 const DATA: u8 = 4;
 const INIT: u8 = 1;

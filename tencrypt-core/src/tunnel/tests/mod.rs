@@ -1,0 +1,8 @@
+//! Tests that look inside a tunnel.
+
+mod erasure;
+mod erasure_search;
+mod limits;
+pub(super) mod pair;
+mod redaction;
+mod work;
