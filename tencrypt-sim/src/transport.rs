@@ -1,56 +1,25 @@
-//! The ends that a pod's tunnel sends into and delivers to.
+//! The end that a pod's tunnel delivers to.
 
-use std::net::SocketAddr;
+use tencrypt::{News, PacketSink, SinkFull, offload::Opened, sink::bytes::PacketQueue};
 
-use tencrypt::{DatagramSink, News, PacketSink, SinkFull, Train, TrainSlot, offload::Opened};
-
-/// A transport that takes one record at a time.
-#[derive(Default)]
-pub(crate) struct Outbox {
-    pub(crate) records: Vec<(SocketAddr, Vec<u8>)>,
-}
-
-pub(crate) struct Slot<'s> {
-    outbox: &'s mut Outbox,
-    to: SocketAddr,
-    bytes: Vec<u8>,
-}
-
-impl DatagramSink for Outbox {
-    type Slot<'s> = Slot<'s>;
-
-    fn reserve(&mut self, want: Train) -> Option<Slot<'_>> {
-        let len = if want.count == 1 { want.last } else { want.stride };
-        Some(Slot { outbox: self, to: want.to, bytes: vec![0; len.into()] })
-    }
-}
-
-impl TrainSlot for Slot<'_> {
-    fn records(&self) -> u16 {
-        1
-    }
-
-    fn buffer(&mut self) -> &mut [u8] {
-        &mut self.bytes
-    }
-
-    fn commit(mut self, _records: u16, len: usize) {
-        self.bytes.truncate(len);
-        self.outbox.records.push((self.to, self.bytes));
-    }
-}
+/// Records or packets that one input makes, at most.
+pub(crate) const ROOM: usize = 1_024;
 
 /// A device that takes everything.
-#[derive(Default)]
 pub(crate) struct Inbox {
-    pub(crate) packets: Vec<Vec<u8>>,
+    pub(crate) packets: PacketQueue,
     pub(crate) news: Vec<News>,
+}
+
+impl Inbox {
+    pub(crate) fn new() -> Self {
+        Self { packets: PacketQueue::new(ROOM), news: Vec::new() }
+    }
 }
 
 impl<'b> PacketSink<'b> for Inbox {
     fn packet(&mut self, packet: Opened<'b>) -> Result<(), SinkFull> {
-        self.packets.push(packet.bytes().to_vec());
-        Ok(())
+        self.packets.packet(packet)
     }
 
     fn news(&mut self, news: News) -> Result<(), News> {

@@ -10,6 +10,7 @@ use std::{
 use tencrypt::{
     DEFAULT_PORT, Event, Identity, LaneId, News, Outbound, RecvMeta, Seed, TunPacket, Tunnel, TunnelConfig,
     crypto::KeyChangeError, directory::Directory, offload::VnetHdr, record::init_lane,
+    sink::bytes::DatagramQueue,
 };
 
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
     pod::{PodId, PodOptions},
     random::Random,
     tenant::Tenant,
-    transport::{Inbox, Outbox},
+    transport::{Inbox, ROOM},
 };
 
 /// Every payload carries this, so that plaintext on the wire is noticed.
@@ -360,7 +361,7 @@ impl World {
     }
 
     fn outbound(&mut self, id: PodId, packet: &mut [u8]) {
-        let mut outbox = Outbox::default();
+        let mut outbox = DatagramQueue::new(ROOM);
         let now = self.now;
         let lane = read_udp(packet).map_or(0, |(from, to, _)| self.lane_of(id, from, to));
         let pod = &mut self.pods[id.0];
@@ -373,22 +374,24 @@ impl World {
             pod.bypassed.push(packet.to_vec());
         }
         self.tell((id, lane));
-        for (to, bytes) in outbox.records {
-            self.transmit((id, lane), to, bytes);
+        for train in outbox.drain() {
+            for record in train.records() {
+                self.transmit((id, lane), train.to, record.to_vec());
+            }
         }
         self.drain((id, lane));
     }
 
     fn inbound(&mut self, (id, lane): (PodId, usize), from: SocketAddr, bytes: &mut [u8]) {
         let now = self.now;
-        let mut delivered = Inbox::default();
+        let mut delivered = Inbox::new();
         let meta = RecvMeta { from, stride: bytes.len() as u16, ecn: 0 };
         // The outcome is in the tunnel's counters; the model looks at what came out.
         let _ = self.pods[id.0].tunnels[lane].handle_datagrams(&meta, bytes, now, &mut delivered);
         let own = self.pods[id.0].options.addresses.clone();
         self.bring((id, lane), &delivered.news);
-        for packet in delivered.packets {
-            self.model.deliver(id, &own, &self.network.vips, &packet);
+        for packet in delivered.packets.drain() {
+            self.model.deliver(id, &own, &self.network.vips, &packet.bytes);
         }
         self.drain((id, lane));
         // The contract: what is due is done before the next input, so that a CONF counts before the DATA behind it.
