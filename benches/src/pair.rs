@@ -7,7 +7,7 @@ use std::{
 };
 
 use tencrypt::{
-    CipherSuite, DEFAULT_PORT, Identity, KeyRing, LaneId, Outbound, RecvMeta, Seed, TunPacket, Tunnel,
+    CipherSuite, DEFAULT_PORT, Identity, KeyRing, Outbound, Output, RecvMeta, Seed, TunPacket, Tunnel,
     TunnelConfig,
     crypto::{PeerId, write_key_file},
     directory::{Class, Directory, Fact, FactSource},
@@ -64,9 +64,9 @@ impl Tenant {
 
     /// A tunnel of `identity` that knows `facts`.
     pub fn tunnel(&mut self, identity: Identity, facts: Vec<Fact>, now: Instant) -> Tunnel {
-        let directory = Arc::new(Directory::new(facts, self.random.bits()));
-        let (config, keys) = (self.config.clone(), self.keys.clone());
-        Tunnel::new(config, LaneId::ZERO, keys, identity, directory, self.seed(), now)
+        let builder = Tunnel::builder(self.config.clone(), self.keys.clone(), identity);
+        let builder = builder.directory(Directory::new(facts, self.random.bits()));
+        builder.build(self.seed(), now).expect("the default suite fits any transport")
     }
 
     fn seed(&mut self) -> Seed {
@@ -180,7 +180,7 @@ fn exchange(here: (Ipv4Addr, &mut Tunnel), there: (Ipv4Addr, &mut Tunnel), now: 
     let mut packet = udp_packet(IpAddr::V4(here_at), IpAddr::V4(there_at), 64);
     let mut sink = Slab::new(2_048);
     let mut arrived = Count::default();
-    let outbound = here.handle_outbound(&mut TunPacket::new(VnetHdr::default(), &mut packet), now, &mut sink);
+    let outbound = here.handle_packet(&mut TunPacket::new(VnetHdr::default(), &mut packet), now, &mut sink);
     if outbound == (Outbound::Sent { records: 1 }) {
         sink.deliver(Pair::endpoint(here_at), there, now, &mut arrived);
     }
@@ -204,14 +204,17 @@ fn carry(
     arrived: &mut Count,
 ) -> bool {
     let mut carried = false;
-    while let Some(transmit) = from.poll_transmit(buffer, now) {
+    loop {
+        let transmit = match from.poll_output(buffer, now) {
+            Output::Transmit(transmit) => transmit,
+            Output::Timeout(_) => return carried,
+            _ => continue,
+        };
         carried = true;
         let meta = RecvMeta { from: Pair::endpoint(at), stride: transmit.len as u16, ecn: transmit.ecn };
         to.handle_datagrams(&meta, &mut buffer[..transmit.len], now, arrived);
-        if to.poll_timeout().is_some_and(|due| due <= now) {
+        if to.next_timeout().is_some_and(|due| due <= now) {
             to.handle_timeout(now);
         }
     }
-    while from.poll_event().is_some() {}
-    carried
 }

@@ -38,7 +38,7 @@ impl Device {
     fn send(&mut self, from: (Ipv4Addr, &mut Tunnel), to: &mut Tunnel, now: Instant, slab: &mut Slab) {
         self.spent.copy_from_slice(&self.bytes);
         slab.clear();
-        let sent = from.1.handle_outbound(&mut TunPacket::new(self.vnet, &mut self.spent), now, slab);
+        let sent = from.1.handle_packet(&mut TunPacket::new(self.vnet, &mut self.spent), now, slab);
         assert_eq!(sent, Outbound::Sent { records: self.records as u16 });
         let mut joining = Joining(Coalescer::new(Joins { tcp: true, udp: true }));
         let inbound = slab.deliver(Pair::endpoint(from.0), to, now, &mut joining);

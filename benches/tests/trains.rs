@@ -7,7 +7,7 @@ use std::{
 };
 
 use tencrypt::{
-    CipherSuite, DropReason, Outbound, PacketSink, RecvMeta, SinkFull, TunPacket, Tunnel,
+    CipherSuite, DropReason, Outbound, Output, PacketSink, RecvMeta, SinkFull, TunPacket, Tunnel,
     offload::{Coalescer, Joins, Opened, VnetHdr},
 };
 use tencrypt_benches::{
@@ -92,7 +92,7 @@ fn through(pair: &mut Pair, fate: impl FnOnce(&mut Vec<Vec<u8>>)) -> (Vec<Print>
     let (vnet, mut bytes) = super_packet();
     let sent = segments(vnet, &bytes);
     let mut slab = Slab::new(TRAIN * STRIDE);
-    let outbound = pair.here.handle_outbound(&mut TunPacket::new(vnet, &mut bytes), pair.now, &mut slab);
+    let outbound = pair.here.handle_packet(&mut TunPacket::new(vnet, &mut bytes), pair.now, &mut slab);
     assert_eq!(outbound, Outbound::Sent { records: TRAIN as u16 });
     assert_eq!(slab.trains().len(), 1, "one message");
     let mut records: Vec<Vec<u8>> = slab.records().chunks(STRIDE).map(<[u8]>::to_vec).collect();
@@ -187,24 +187,33 @@ fn a_held_super_packet_arrives_whole() {
     let (vnet, mut bytes) = super_packet();
     let sent = segments(vnet, &bytes);
     let mut nothing = Slab::new(0);
-    let outbound = pair.here.handle_outbound(&mut TunPacket::new(vnet, &mut bytes), pair.now, &mut nothing);
+    let outbound = pair.here.handle_packet(&mut TunPacket::new(vnet, &mut bytes), pair.now, &mut nothing);
     assert_eq!(outbound, Outbound::Held);
     let mut arrived = Vec::new();
     let mut buffer = [0; 2_048];
     for _ in 0..4 {
-        while pair.here.next_transmit_len() > 0 {
-            assert!(pair.here.next_transmit_len() <= buffer.len());
-            let Some(transmit) = pair.here.poll_transmit(&mut buffer, pair.now) else { break };
-            let datagram = &mut buffer[..transmit.len];
-            arrived.extend(receive(&mut pair.there, HERE, transmit.len, datagram, pair.now).packets);
+        while let Some(len) = next_transmit(&mut pair.here, &mut buffer, pair.now) {
+            let datagram = &mut buffer[..len];
+            arrived.extend(receive(&mut pair.there, HERE, len, datagram, pair.now).packets);
             pair.there.handle_timeout(pair.now);
         }
-        while let Some(transmit) = pair.there.poll_transmit(&mut buffer, pair.now) {
-            receive(&mut pair.here, THERE, transmit.len, &mut buffer[..transmit.len], pair.now);
+        while let Some(len) = next_transmit(&mut pair.there, &mut buffer, pair.now) {
+            receive(&mut pair.here, THERE, len, &mut buffer[..len], pair.now);
             pair.here.handle_timeout(pair.now);
         }
     }
     assert_eq!(arrived, sent);
+}
+
+/// Polls until there is a datagram, and returns its bytes; `None`: there is nothing more.
+fn next_transmit(tunnel: &mut Tunnel, buffer: &mut [u8], now: Instant) -> Option<usize> {
+    loop {
+        match tunnel.poll_output(buffer, now) {
+            Output::Transmit(transmit) => return Some(transmit.len),
+            Output::Timeout(_) => return None,
+            _ => {}
+        }
+    }
 }
 
 /// A transport that has room for fewer records than the train has gets it in several.
@@ -213,7 +222,7 @@ fn a_sink_without_room_costs_what_did_not_fit() {
     let mut pair = Pair::connected(CipherSuite::Aes256Gcm);
     let (vnet, mut bytes) = super_packet();
     let mut small = Slab::new(10 * STRIDE);
-    let outbound = pair.here.handle_outbound(&mut TunPacket::new(vnet, &mut bytes), pair.now, &mut small);
+    let outbound = pair.here.handle_packet(&mut TunPacket::new(vnet, &mut bytes), pair.now, &mut small);
     assert_eq!(outbound, Outbound::Dropped(DropReason::SinkFull));
     assert_eq!(pair.here.stats().dropped(DropReason::SinkFull), TRAIN as u64);
 }

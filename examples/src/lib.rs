@@ -9,8 +9,8 @@ use std::{
 };
 
 use tencrypt::{
-    DatagramSink, Identity, KeyRing, LaneId, PacketSink, Seed, SinkFull, Train, TrainSlot, Tunnel,
-    TunnelConfig, crypto::write_key_file, directory::Directory, offload::Opened,
+    DatagramSink, Identity, KeyRing, PacketSink, Seed, SinkFull, Train, TrainSlot, Tunnel, TunnelConfig,
+    crypto::write_key_file, offload::Opened,
 };
 
 /// Whatever goes wrong in an example.
@@ -32,9 +32,8 @@ pub fn demonstration_keys() -> Result<Arc<KeyRing>, Failure> {
 pub fn pod(keys: &Arc<KeyRing>, addresses: &[IpAddr], now: Instant) -> Result<Tunnel, Failure> {
     let config = TunnelConfig::new(["10.0.0.0/8".parse()?, "fd00::/8".parse()?]);
     let identity = Identity::generate(Seed::from_bytes(random()?), addresses);
-    let directory = Arc::new(Directory::new([], 0));
     let seed = Seed::from_bytes(random()?);
-    Ok(Tunnel::new(Arc::new(config), LaneId::ZERO, keys.clone(), identity, directory, seed, now))
+    Ok(Tunnel::builder(config, keys.clone(), identity).build(seed, now)?)
 }
 
 /// 32 bytes from the operating system.

@@ -195,7 +195,7 @@ impl PacketsReport {
         self.held += other.held;
         self.dropped += other.dropped;
         self.opportunistic += other.opportunistic;
-        self.untold += other.untold;
+        self.lane_updates_lost += other.lane_updates_lost;
     }
 }
 
@@ -280,7 +280,7 @@ pub(crate) struct PacketsReport {
     pub opportunistic: u64,
     /// Not packets: what lanes had to tell each other and had no room for.
     #[serde(default)]
-    pub untold: u64,
+    pub lane_updates_lost: u64,
 }
 
 /// `tencrypt explain --json`.
@@ -307,7 +307,7 @@ impl From<&Stats> for PacketsReport {
             held: stats.held,
             dropped: stats.dropped_total(),
             opportunistic: stats.opportunistic,
-            untold: stats.untold,
+            lane_updates_lost: stats.lane_updates_lost,
         }
     }
 }

@@ -19,7 +19,8 @@ use std::{
 
 use common::{Failure, Inbox, demonstration_keys, pod, text, udp};
 use tencrypt::{
-    DEFAULT_PORT, DatagramSink, Outbound, RecvMeta, Train, TrainSlot, TunPacket, Tunnel, offload::VnetHdr,
+    DEFAULT_PORT, DatagramSink, Outbound, Output, RecvMeta, Train, TrainSlot, TunPacket, Tunnel,
+    offload::VnetHdr,
 };
 
 const HERE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -121,7 +122,7 @@ struct Pod {
 impl Pod {
     fn send(&mut self, packet: &mut [u8]) -> Result<(), Failure> {
         let mut packet = TunPacket::new(VnetHdr::default(), packet);
-        match self.tunnel.handle_outbound(&mut packet, Instant::now(), &mut self.transport) {
+        match self.tunnel.handle_packet(&mut packet, Instant::now(), &mut self.transport) {
             Outbound::Sent { .. } | Outbound::Held => self.drain(),
             other => Err(format!("nothing here becomes {other:?}").into()),
         }
@@ -132,7 +133,7 @@ impl Pod {
         let end = Instant::now() + LIMIT;
         let mut inbox = Inbox::default();
         while inbox.0.is_empty() && Instant::now() < end {
-            let due = self.tunnel.poll_timeout();
+            let due = self.tunnel.next_timeout();
             let wait = due.map_or(TICK, |due| due.saturating_duration_since(Instant::now()).min(TICK));
             self.transport.fill(wait)?;
             while let Some(mut record) = self.transport.next_record() {
@@ -152,20 +153,17 @@ impl Pod {
         let mut buffer = [0; 65_535];
         loop {
             let now = Instant::now();
-            while let Some(transmit) = self.tunnel.poll_transmit(&mut buffer, now) {
-                self.transport.pending.extend((transmit.len as u16).to_be_bytes());
-                self.transport.pending.extend(&buffer[..transmit.len]);
+            match self.tunnel.poll_output(&mut buffer, now) {
+                Output::Transmit(transmit) => {
+                    self.transport.pending.extend((transmit.len as u16).to_be_bytes());
+                    self.transport.pending.extend(&buffer[..transmit.len]);
+                }
+                Output::Event(event) => println!("with {}: {event:?}", self.peer),
+                Output::Released(_) => return Err("nothing here may leave in plain".into()),
+                Output::LaneUpdate(_) => return Err("a pod of one lane".into()),
+                Output::Timeout(due) if due.is_some_and(|due| due <= now) => self.tunnel.handle_timeout(now),
+                Output::Timeout(_) => break,
             }
-            if self.tunnel.poll_released().is_some() {
-                return Err("nothing here may leave in plain".into());
-            }
-            while let Some(event) = self.tunnel.poll_event() {
-                println!("with {}: {event:?}", self.peer);
-            }
-            if self.tunnel.poll_timeout().is_none_or(|due| due > now) {
-                break;
-            }
-            self.tunnel.handle_timeout(now);
         }
         self.transport.stream.write_all(&self.transport.pending)?;
         self.transport.pending.clear();

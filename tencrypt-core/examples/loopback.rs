@@ -13,7 +13,7 @@ use std::{
 
 use common::{Failure, Inbox, demonstration_keys, pod, text, udp};
 use tencrypt::{
-    DEFAULT_PORT, DatagramSink, Event, Outbound, RecvMeta, Train, TrainSlot, TunPacket, Tunnel,
+    DEFAULT_PORT, DatagramSink, Event, Outbound, Output, RecvMeta, Train, TrainSlot, TunPacket, Tunnel,
     offload::VnetHdr,
 };
 
@@ -76,7 +76,7 @@ impl Pod {
     ) -> Result<Outbound, Failure> {
         let mut outbox = Outbox::default();
         let mut packet = TunPacket::new(VnetHdr::default(), packet);
-        let outcome = self.tunnel.handle_outbound(&mut packet, now, &mut outbox);
+        let outcome = self.tunnel.handle_packet(&mut packet, now, &mut outbox);
         self.drain(outbox, now, wire)?;
         Ok(outcome)
     }
@@ -93,21 +93,17 @@ impl Pod {
     fn drain(&mut self, mut outbox: Outbox, now: Instant, wire: &mut Vec<Datagram>) -> Result<(), Failure> {
         let mut buffer = vec![0; 65_535];
         loop {
-            while let Some(transmit) = self.tunnel.poll_transmit(&mut buffer, now) {
-                outbox.0.push((transmit.to, buffer[..transmit.len].to_vec()));
-            }
-            if self.tunnel.poll_released().is_some() {
-                return Err("nothing here may leave in plain".into());
-            }
-            while let Some(event) = self.tunnel.poll_event() {
-                if let Event::PeerUp { peer, endpoint, .. } = event {
+            match self.tunnel.poll_output(&mut buffer, now) {
+                Output::Transmit(transmit) => outbox.0.push((transmit.to, buffer[..transmit.len].to_vec())),
+                Output::Event(Event::PeerUp { peer, endpoint, .. }) => {
                     println!("{}: a session with {peer} at {endpoint}", self.address);
                 }
+                Output::Event(_) => {}
+                Output::Released(_) => return Err("nothing here may leave in plain".into()),
+                Output::LaneUpdate(_) => return Err("a pod of one lane".into()),
+                Output::Timeout(due) if due.is_some_and(|due| due <= now) => self.tunnel.handle_timeout(now),
+                Output::Timeout(_) => break,
             }
-            if self.tunnel.poll_timeout().is_none_or(|due| due > now) {
-                break;
-            }
-            self.tunnel.handle_timeout(now);
         }
         let from = SocketAddr::new(self.address.into(), DEFAULT_PORT);
         wire.extend(outbox.0.into_iter().map(|(to, bytes)| (from, to, bytes)));

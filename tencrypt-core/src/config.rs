@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use ipnet::IpNet;
 
-use crate::{crypto::CipherSuite, nat::DnsHairpin};
+use crate::{crypto::CipherSuite, nat::DnsHairpin, record::DATA_OVERHEAD};
 
 /// The UDP port of tenant traffic: the first port of lane 0, and where every INIT goes.
 pub const DEFAULT_PORT: u16 = 8362;
@@ -26,6 +26,10 @@ pub struct TunnelConfig {
     pub external: ExternalAuthority,
     /// Redirects the pod's DNS queries to the proxy; `None` leaves port 53 alone.
     pub dns: Option<DnsHairpin>,
+    /// Bytes of the longest datagram that the transport carries, UDP and IP headers not counted. The suite's handshake
+    /// has to fit it, else no Tunnel is made; packets whose record does not fit are dropped and counted as
+    /// [`TooBig`](crate::DropReason::TooBig). Default: 65,535, no limit of its own.
+    pub max_datagram: u16,
     /// This side's device takes packets whose TCP or UDP checksum is unfinished. Told to peers. Default: true.
     pub vnet: bool,
 }
@@ -40,8 +44,16 @@ impl TunnelConfig {
             unknown: UnansweredPolicy::Drop,
             external: ExternalAuthority::Dns,
             dns: None,
+            max_datagram: u16::MAX,
             vnet: true,
         }
+    }
+
+    /// Returns the MTU in bytes that the device above the tunnel may have, IP header included: the longest packet whose
+    /// record fits [`max_datagram`](Self::max_datagram). IPv6 asks for 1,280 at least (RFC 8200 section 5).
+    #[must_use]
+    pub fn inner_mtu(&self) -> u16 {
+        self.max_datagram.saturating_sub(DATA_OVERHEAD as u16)
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{crypto::CipherSuite, directory::PeerId};
 
-/// An event, from [`Tunnel::poll_event`](crate::Tunnel::poll_event).
+/// An event, from [`Tunnel::poll_output`](crate::Tunnel::poll_output).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
@@ -50,13 +50,6 @@ pub enum Event {
 pub enum PathEvent {
     /// Nobody listens there. Anyone can forge it, so it counts only where policy would let the traffic go anyway.
     Unreachable(SocketAddr),
-    /// A datagram was longer than the path carries.
-    TooBig {
-        /// Destination of the datagram.
-        to: SocketAddr,
-        /// The path's MTU in bytes, IP header included.
-        mtu: u16,
-    },
 }
 
 /// A peer as `status` and `peers` show it.

@@ -6,18 +6,27 @@
 //!
 //! | input | call | then |
 //! |---|---|---|
-//! | a packet from the device | [`Tunnel::handle_outbound`] | [`Outbound`] says what becomes of it |
+//! | a packet from the device | [`Tunnel::handle_packet`] | [`Outbound`] says what becomes of it |
 //! | a datagram, or several joined by the kernel | [`Tunnel::handle_datagrams`] | opened packets are in the [`PacketSink`] |
-//! | [`Tunnel::poll_timeout`] has come | [`Tunnel::handle_timeout`] | |
+//! | the time of the last [`Output::Timeout`] | [`Tunnel::handle_timeout`] | |
 //!
-//! After each of them, and before the next, it takes all there is to take, in this order:
+//! After each of them, and before the next, it takes all there is to take, in the order in which the core says it:
 //!
-//! 1. [`poll_transmit`](Tunnel::poll_transmit) until `None`: datagrams for the transport, beside the records that are in
-//!    its [`DatagramSink`] already.
-//! 2. [`poll_released`](Tunnel::poll_released) until `None`: packets that were held and now leave as they are.
-//! 3. [`poll_event`](Tunnel::poll_event) until `None`.
-//! 4. [`poll_timeout`](Tunnel::poll_timeout). What is due already is done by [`handle_timeout`](Tunnel::handle_timeout)
-//!    before the next datagram: a handshake's last message counts before the record right behind it. Then 1 to 3 again.
+//! ```
+//! # use std::time::Instant;
+//! # use tencrypt::{Output, Tunnel};
+//! # fn drain(tunnel: &mut Tunnel, buffer: &mut [u8], now: Instant) -> Option<Instant> {
+//! loop {
+//!     match tunnel.poll_output(buffer, now) {
+//!         Output::LaneUpdate(_update) => {}   // to the pod's other lanes, if it has any
+//!         Output::Transmit(_transmit) => {}   // the datagram in the buffer, behind the records in the DatagramSink
+//!         Output::Released(_packet) => {}     // past the tunnel, as it is
+//!         Output::Event(_event) => {}         // worth knowing
+//!         Output::Timeout(due) => break due,  // that is all; if the time is gone by, handle_timeout comes next
+//!     }
+//! }
+//! # }
+//! ```
 //!
 //! Time never goes back. Nothing that a remote party sends is an `Err`, a panic, or unbounded work: it is dropped and
 //! counted by its [`DropReason`] in [`Stats`]. The module [`tunnel`] has the whole contract.
@@ -58,8 +67,8 @@ pub mod directory;
 pub mod event;
 pub mod handshake;
 mod keyed_hash;
+mod lane_update;
 pub mod nat;
-mod news;
 pub mod offload;
 pub mod packet;
 pub mod record;
@@ -72,11 +81,14 @@ pub mod tunnel;
 pub use config::{DEFAULT_PORT, ExternalAuthority, TunnelConfig, UnansweredPolicy, UnknownPolicy};
 pub use crypto::{CipherSuite, Identity, KeyRing, Seed};
 pub use event::{Event, PathEvent, PeerInfo};
-pub use news::News;
+pub use lane_update::LaneUpdate;
 pub use sink::{DatagramSink, PacketSink, RecvMeta, SinkFull, Train, TrainSlot, Transmit};
 pub use stats::{DropReason, Stats};
 pub use trust::Trust;
-pub use tunnel::{Explanation, HeldPacket, Inbound, LaneId, Outbound, TunPacket, Tunnel, Verdict};
+pub use tunnel::{
+    BuildError, Explanation, HeldPacket, Inbound, LaneId, Lost, Outbound, Output, TunPacket, Tunnel,
+    TunnelBuilder, Verdict,
+};
 
 #[cfg(test)]
 mod testing {

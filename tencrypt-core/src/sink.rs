@@ -11,7 +11,7 @@ mod tests;
 
 use std::net::SocketAddr;
 
-use crate::{news::News, offload::Opened};
+use crate::{lane_update::LaneUpdate, offload::Opened};
 
 /// The shape of one train: `count` records for one destination, all `stride` bytes long but the last, which is
 /// `last` bytes (`1..=stride`).
@@ -82,13 +82,13 @@ pub trait PacketSink<'b> {
     fn packet(&mut self, packet: Opened<'b>) -> Result<(), SinkFull>;
 
     /// Takes what the other lanes of the pod must have been told before the packets that follow reach the device: their
-    /// answers may come to any lane. A lane without siblings has no news.
+    /// answers may come to any lane. A lane without siblings has no updates.
     ///
     /// # Errors
-    /// The news, if they are not taken: [`Tunnel::poll_news`](crate::Tunnel::poll_news) has them then. So it is unless
+    /// The updates, if they are not taken: [`Output::LaneUpdate`](crate::Output::LaneUpdate) has them then. So it is unless
     /// this is implemented.
-    fn news(&mut self, news: News) -> Result<(), News> {
-        Err(news)
+    fn lane_update(&mut self, update: LaneUpdate) -> Result<(), LaneUpdate> {
+        Err(update)
     }
 }
 
@@ -110,7 +110,7 @@ pub struct RecvMeta {
 }
 
 /// One control datagram to send: the first `len` bytes of the buffer given to
-/// [`Tunnel::poll_transmit`](crate::Tunnel::poll_transmit).
+/// [`Tunnel::poll_output`](crate::Tunnel::poll_output).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "transports read it")]
 pub struct Transmit {

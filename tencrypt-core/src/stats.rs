@@ -139,8 +139,8 @@ pub struct Stats {
     pub opportunistic: u64,
     /// Handshakes completed, both roles.
     pub handshakes: u64,
-    /// News for or from other lanes of the pod that found no room; not packets.
-    pub untold: u64,
+    /// Updates for or from other lanes of the pod that found no room; not packets.
+    pub lane_updates_lost: u64,
     /// Drops by [`DropReason`].
     pub drops: [u64; DropReason::COUNT],
 }
@@ -156,7 +156,7 @@ impl Stats {
             held: 0,
             opportunistic: 0,
             handshakes: 0,
-            untold: 0,
+            lane_updates_lost: 0,
             drops: [0; DropReason::COUNT],
         }
     }

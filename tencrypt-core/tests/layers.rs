@@ -17,7 +17,7 @@ const LAYERS: [&str; 17] = [
     "trust",
     "session",
     "handshake",
-    "news",
+    "lane_update",
     "sink",
     "nat",
     "config",

@@ -1,19 +1,19 @@
 //! The end that a pod's tunnel delivers to.
 
-use tencrypt::{News, PacketSink, SinkFull, offload::Opened, sink::bytes::PacketQueue};
+use tencrypt::{LaneUpdate, PacketSink, SinkFull, offload::Opened, sink::bytes::PacketQueue};
 
-/// Records or packets that one input makes, at most.
-pub(crate) const ROOM: usize = 1_024;
+/// Datagrams or packets that one input makes: more than any.
+pub(crate) const ROOM: usize = 1 << 16;
 
 /// A device that takes everything.
 pub(crate) struct Inbox {
     pub(crate) packets: PacketQueue,
-    pub(crate) news: Vec<News>,
+    pub(crate) updates: Vec<LaneUpdate>,
 }
 
 impl Inbox {
     pub(crate) fn new() -> Self {
-        Self { packets: PacketQueue::new(ROOM), news: Vec::new() }
+        Self { packets: PacketQueue::new(ROOM), updates: Vec::new() }
     }
 }
 
@@ -22,8 +22,8 @@ impl<'b> PacketSink<'b> for Inbox {
         self.packets.packet(packet)
     }
 
-    fn news(&mut self, news: News) -> Result<(), News> {
-        self.news.push(news);
+    fn lane_update(&mut self, update: LaneUpdate) -> Result<(), LaneUpdate> {
+        self.updates.push(update);
         Ok(())
     }
 }

@@ -3,13 +3,12 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use tencrypt::{
-    DEFAULT_PORT, Event, Identity, LaneId, News, Outbound, RecvMeta, Seed, TunPacket, Tunnel, TunnelConfig,
-    crypto::KeyChangeError, directory::Directory, offload::VnetHdr, record::init_lane,
+    DEFAULT_PORT, Event, Identity, LaneId, LaneUpdate, Outbound, Output, RecvMeta, Seed, TunPacket, Tunnel,
+    TunnelConfig, crypto::KeyChangeError, directory::Directory, offload::VnetHdr, record::init_lane,
     sink::bytes::DatagramQueue,
 };
 
@@ -136,7 +135,7 @@ impl World {
     }
 
     /// From now on what lanes of a pod tell each other is lost, or no longer.
-    pub fn lose_news(&mut self, lost: bool) {
+    pub fn lose_lane_updates(&mut self, lost: bool) {
         self.deaf = lost;
     }
 
@@ -312,20 +311,14 @@ impl World {
         config.suite = options.suite;
         let identity = Identity::generate(Seed::from_bytes(self.random.bytes()), &options.addresses);
         let directory = Directory::new(options.facts.clone(), self.random.bits());
-        Tunnel::new(
-            Arc::new(config),
-            LaneId::ZERO,
-            tenant.keys.clone(),
-            identity,
-            Arc::new(directory),
-            Seed::from_bytes(self.random.bytes()),
-            self.now,
-        )
+        let builder = Tunnel::builder(config, tenant.keys.clone(), identity).directory(directory);
+        let tunnel = builder.build(Seed::from_bytes(self.random.bytes()), self.now);
+        tunnel.expect("any suite fits a transport without limit")
     }
 
     fn next_moment(&self) -> Option<Instant> {
         let tunnels = self.pods.iter().flat_map(|pod| &pod.tunnels);
-        let timers = tunnels.filter_map(Tunnel::poll_timeout);
+        let timers = tunnels.filter_map(Tunnel::next_timeout);
         timers.chain(self.network.next()).min()
     }
 
@@ -354,7 +347,7 @@ impl World {
     fn tend(&mut self, (id, lane): (PodId, usize)) {
         let now = self.now;
         let tunnel = &mut self.pods[id.0].tunnels[lane];
-        if tunnel.poll_timeout().is_some_and(|due| due <= now) {
+        if tunnel.next_timeout().is_some_and(|due| due <= now) {
             tunnel.handle_timeout(now);
             self.drain((id, lane));
         }
@@ -365,7 +358,7 @@ impl World {
         let now = self.now;
         let lane = read_udp(packet).map_or(0, |(from, to, _)| self.lane_of(id, from, to));
         let pod = &mut self.pods[id.0];
-        let outcome = pod.tunnels[lane].handle_outbound(
+        let outcome = pod.tunnels[lane].handle_packet(
             &mut TunPacket::new(VnetHdr::default(), packet),
             now,
             &mut outbox,
@@ -373,13 +366,7 @@ impl World {
         if outcome == Outbound::Bypass {
             pod.bypassed.push(packet.to_vec());
         }
-        self.tell((id, lane));
-        for train in outbox.drain() {
-            for record in train.records() {
-                self.transmit((id, lane), train.to, record.to_vec());
-            }
-        }
-        self.drain((id, lane));
+        self.drain_behind((id, lane), outbox);
     }
 
     fn inbound(&mut self, (id, lane): (PodId, usize), from: SocketAddr, bytes: &mut [u8]) {
@@ -389,7 +376,7 @@ impl World {
         // The outcome is in the tunnel's counters; the model looks at what came out.
         let _ = self.pods[id.0].tunnels[lane].handle_datagrams(&meta, bytes, now, &mut delivered);
         let own = self.pods[id.0].options.addresses.clone();
-        self.bring((id, lane), &delivered.news);
+        self.bring((id, lane), &delivered.updates);
         for packet in delivered.packets.drain() {
             self.model.deliver(id, &own, &self.network.vips, &packet.bytes);
         }
@@ -398,36 +385,42 @@ impl World {
         self.tend((id, lane));
     }
 
-    /// Brings a lane's news to the others.
-    fn tell(&mut self, (id, lane): (PodId, usize)) {
-        let news: Vec<News> = std::iter::from_fn(|| self.pods[id.0].tunnels[lane].poll_news()).collect();
-        self.bring((id, lane), &news);
-    }
-
-    fn bring(&mut self, (id, lane): (PodId, usize), news: &[News]) {
+    /// Brings a lane's updates to the others.
+    fn bring(&mut self, (id, lane): (PodId, usize), update: &[LaneUpdate]) {
         if self.deaf {
             return;
         }
         let others = self.pods[id.0].tunnels.iter_mut().enumerate().filter(|(other, _)| *other != lane);
         for (_, other) in others {
-            news.iter().for_each(|news| other.take_news(news, self.now));
+            update.iter().for_each(|update| other.handle_lane_update(update, self.now));
         }
     }
 
-    fn drain(&mut self, (id, lane): (PodId, usize)) {
+    /// Takes everything that a lane has to say.
+    fn drain(&mut self, at: (PodId, usize)) {
+        self.drain_behind(at, DatagramQueue::new(ROOM));
+    }
+
+    /// The same after an input whose records are in the transport already. They leave at last, and first.
+    fn drain_behind(&mut self, (id, lane): (PodId, usize), mut datagrams: DatagramQueue) {
         let mut buffer = vec![0; 65_535];
-        let now = self.now;
-        self.tell((id, lane));
-        while let Some(transmit) = self.pods[id.0].tunnels[lane].poll_transmit(&mut buffer, now) {
-            let port = if transmit.from_tenant_port { 0 } else { lane };
-            self.transmit((id, port), transmit.to, buffer[..transmit.len].to_vec());
+        loop {
+            let Pod { tunnels, bypassed, events, .. } = &mut self.pods[id.0];
+            match tunnels[lane].poll_output(&mut buffer, self.now) {
+                Output::LaneUpdate(update) => self.bring((id, lane), &[update]),
+                Output::Transmit(transmit) => datagrams.push(&transmit, &buffer).expect("there is room"),
+                Output::Released(mut held) => {
+                    held.as_packet().finish_segments(|packet| bypassed.push(packet.to_vec()));
+                }
+                Output::Event(event) => events.push(event),
+                Output::Timeout(_) => break,
+            }
         }
-        let Pod { tunnels, bypassed, events, .. } = &mut self.pods[id.0];
-        while let Some(mut held) = tunnels[lane].poll_released() {
-            held.as_packet().finish_segments(|packet| bypassed.push(packet.to_vec()));
-        }
-        while let Some(event) = tunnels[lane].poll_event() {
-            events.push(event);
+        for train in datagrams.drain() {
+            let port = if train.from_tenant_port { 0 } else { lane };
+            for record in train.records() {
+                self.transmit((id, port), train.to, record.to_vec());
+            }
         }
     }
 

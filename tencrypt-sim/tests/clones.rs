@@ -230,7 +230,7 @@ fn flows_to_services_stay_and_end_in_their_time() {
     world.vip(vip, v4(2));
     assert!(is_heard_within_a_second(&mut world, a, vip));
     world.renew(a, 1);
-    assert!(world.tunnel_of(a).poll_timeout().is_some(), "the flow's own end is waited for");
+    assert!(world.tunnel_of(a).next_timeout().is_some(), "the flow's own end is waited for");
     assert!(is_heard_within_a_second(&mut world, a, vip));
     assert_eq!(world.model().violations(), []);
 }

@@ -233,17 +233,17 @@ fn news_that_were_lost_are_told_again_while_the_flow_lives() {
     let (a, b) = two(&mut world, (1, 2));
     world.vip(VIP, v4(2));
     let client = (v4(1), crossing(&world, b));
-    // Sessions first: what is lost below is news of the flow.
+    // Sessions first: what is lost below is updates of the flow.
     talk(&mut world, (a, b));
     world.run_for(Duration::from_secs(1));
-    world.lose_news(true);
+    world.lose_lane_updates(true);
     let first = world.send_flow(a, client, (VIP, 7), 64);
     world.run_for(Duration::from_secs(1));
     assert!(world.model().is_delivered(first));
     let answer = world.send_flow(b, (v4(2), 7), client, 64);
     world.run_for(Duration::from_secs(1));
     assert_eq!(world.model().source_of(answer), Some(v4(2)), "the loss is not seen");
-    world.lose_news(false);
+    world.lose_lane_updates(false);
     // Half of the time that a datagram's flow may be idle.
     for _ in 0..7 {
         world.send_flow(a, client, (VIP, 7), 64);

@@ -18,7 +18,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tencrypt::record::layout::{self, DATA, INDEX, RECEIVER};
+use tencrypt::{
+    Inbound,
+    record::layout::{self, DATA, INDEX, RECEIVER},
+};
 
 use crate::{bind::Family, bpf::Instruction};
 
@@ -125,30 +128,25 @@ impl FloodFilter {
         }
     }
 
-    /// Takes note of a datagram or a train that begins with `head`: of `records` records `proven` were genuine. True: it is
-    /// time for [`handle_timeout`](Self::handle_timeout).
-    pub(crate) fn note_received(
-        &mut self,
-        from: SocketAddr,
-        head: &[u8],
-        records: u16,
-        proven: u16,
-        now: Instant,
-    ) -> bool {
-        let is_data = layout::message_type(head) == Some(DATA);
+    /// Takes note of what became of a datagram or a train. True: it is time for [`handle_timeout`](Self::handle_timeout).
+    pub(crate) fn note_received(&mut self, from: SocketAddr, inbound: &Inbound, now: Instant) -> bool {
         // While all is quiet, this costs nothing.
-        if is_data && proven > 0 && self.since.is_some() {
-            layout::index_bytes(head).into_iter().for_each(|index| self.sessions.note(index));
-            self.genuine += u64::from(proven);
+        if let Some(session) = inbound.session
+            && self.since.is_some()
+        {
+            self.sessions.note(session.as_u32().to_le_bytes());
+            self.genuine += u64::from(inbound.proven);
         }
-        let unproven = if is_data { records.saturating_sub(proven) } else { records };
-        if unproven == 0 {
-            return false;
+        let handshakes = inbound.datagrams().saturating_sub(inbound.records);
+        let records = inbound.records.saturating_sub(inbound.proven);
+        for (is_data, unproven) in [(false, handshakes), (true, records)] {
+            if unproven > 0 {
+                self.since.get_or_insert(now);
+                let cost = CALL_COST + RECORD_COST * u64::from(unproven);
+                self.seen[kind(is_data, Family::of(from))][self.bucket(from.ip())] += cost;
+                self.total += cost;
+            }
         }
-        self.since.get_or_insert(now);
-        let cost = CALL_COST + RECORD_COST * u64::from(unproven);
-        self.seen[kind(is_data, Family::of(from))][self.bucket(from.ip())] += cost;
-        self.total += cost;
         self.total >= EARLY_END
     }
 
@@ -310,6 +308,8 @@ mod wire_tests;
 mod tests {
     use std::{net::UdpSocket, os::fd::AsFd as _};
 
+    use tencrypt::record::SessionIndex;
+
     use super::*;
     use crate::sys;
 
@@ -328,6 +328,19 @@ mod tests {
         let mut message = INIT.to_vec();
         message[RECEIVER].fill(receiver);
         message
+    }
+
+    /// Outcome for `datagrams` like this one, `proven` of which were genuine.
+    pub(super) fn outcome(datagram: &[u8], datagrams: u16, proven: u16) -> Inbound {
+        let mut inbound = Inbound::default();
+        (inbound.opened, inbound.proven) = (proven, proven);
+        inbound.dropped = datagrams - proven;
+        if datagram[0] == DATA {
+            inbound.records = datagrams;
+            let index = layout::index_bytes(datagram).map(u32::from_le_bytes);
+            inbound.session = index.and_then(SessionIndex::from_u32).filter(|_| proven > 0);
+        }
+        inbound
     }
 
     fn source(number: u32) -> SocketAddr {
@@ -349,7 +362,7 @@ mod tests {
             for at in 0..datagrams {
                 let now = start + WINDOW * window + WINDOW.mul_f64(at as f64 / datagrams as f64);
                 if at == datagrams / 2 {
-                    filter.note_received(source(9_999), &record(7), genuine, genuine, now);
+                    filter.note_received(source(9_999), &outcome(&record(7), genuine, genuine), now);
                 }
                 for from in sources {
                     let kind = kind(head[0] == DATA, Family::V4);
@@ -358,7 +371,7 @@ mod tests {
                     // As even as chance is in the mean.
                     if number.is_multiple_of(1 << shift) {
                         admitted += 1;
-                        if filter.note_received(*from, head, 1, 0, now) {
+                        if filter.note_received(*from, &outcome(head, 1, 0), now) {
                             filter.handle_timeout(now);
                         }
                     }
@@ -422,7 +435,7 @@ mod tests {
     fn genuine_records_count_for_nothing() {
         let mut filter = FloodFilter::new();
         for _ in 0..10_000 {
-            assert!(!filter.note_received(source(1), &record(1), 44, 44, Instant::now()));
+            assert!(!filter.note_received(source(1), &outcome(&record(1), 44, 44), Instant::now()));
         }
         assert_eq!(filter.poll_timeout(), None);
     }
@@ -512,7 +525,7 @@ mod tests {
                 filter.note_sent(&sent);
             }
         }
-        filter.note_received(source(1), &INIT, 1, 0, start + WINDOW * 20);
+        filter.note_received(source(1), &outcome(&INIT, 1, 0), start + WINDOW * 20);
         assert!(filter.handle_timeout(start + WINDOW * 22), "another filter, for the new answers");
         let latest: Vec<[u8; 4]> = (100 - MAX_HANDSHAKES as u8..100).map(|number| [number; 4]).collect();
         assert_eq!(filter.admitted[1], latest);

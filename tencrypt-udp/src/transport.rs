@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, os::fd::BorrowedFd, time::Instant};
 
 use socket2::Socket;
-use tencrypt::{DatagramSink, Train};
+use tencrypt::{DatagramSink, Inbound, Train};
 
 use crate::{
     address::RawAddress,
@@ -139,16 +139,15 @@ impl UdpTransport {
         !self.reports.path_errors.is_empty()
     }
 
-    /// Reports one receive from `from`, which began with `head` ([`HEAD_LEN`](tencrypt::record::layout::HEAD_LEN) bytes,
-    /// or all there were): of `records` records, `proven` were authenticated; handshake messages never count as proven.
+    /// Takes note of what became of one receive from `from`: the core's outcome for it.
     ///
-    /// Above 2.5 % of a processor spent on the rest, or 12 times that while next to nothing is proven, a socket filter
-    /// admits only a share of that kind from that source and from those that share a hash with it (one of 64). Records of
-    /// sessions that were proven lately are always admitted.
+    /// Above 2.5 % of a processor spent on what proved nothing, or 12 times that while next to nothing is proven, a socket
+    /// filter admits only a share of that kind (handshake messages, or records) from that source and from those that share
+    /// a hash with it (one of 64). Records of sessions that were proven lately are always admitted.
     ///
     /// [`handle_timeout`](Self::handle_timeout) has to be called as well.
-    pub fn note_received(&mut self, from: SocketAddr, head: &[u8], records: u16, proven: u16, now: Instant) {
-        if self.flood_filter.note_received(from, head, records, proven, now) {
+    pub fn note_received(&mut self, from: SocketAddr, inbound: &Inbound, now: Instant) {
+        if self.flood_filter.note_received(from, inbound, now) {
             self.handle_timeout(now);
         }
     }

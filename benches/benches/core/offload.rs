@@ -61,7 +61,7 @@ pub(crate) fn coalesce(criterion: &mut Criterion) {
             for (slab, train) in slabs.iter_mut().zip(&mut trains) {
                 slab.clear();
                 spent.copy_from_slice(&packet);
-                let sent = pair.here.handle_outbound(&mut TunPacket::new(vnet, &mut spent), pair.now, slab);
+                let sent = pair.here.handle_packet(&mut TunPacket::new(vnet, &mut spent), pair.now, slab);
                 assert_eq!(sent, Outbound::Sent { records: load.packets as u16 });
                 slab.deliver(Pair::endpoint(HERE), &mut pair.there, pair.now, train);
             }

@@ -56,7 +56,7 @@ impl Tunnels {
         slab.clear();
         self.packet[..TCP_HEADERS].copy_from_slice(&self.fresh);
         let mut packet = TunPacket::new(self.vnet, &mut self.packet);
-        let outbound = self.pair.here.handle_outbound(&mut packet, self.pair.now, slab);
+        let outbound = self.pair.here.handle_packet(&mut packet, self.pair.now, slab);
         assert_eq!(outbound, Outbound::Sent { records: self.load.packets as u16 });
         black_box(slab.records());
     }

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tencrypt::{Event, Outbound, RecvMeta, TunPacket, Tunnel, offload::VnetHdr};
+use tencrypt::{Event, Outbound, Output, RecvMeta, TunPacket, Tunnel, offload::VnetHdr};
 use tencrypt_examples::{Failure, Inbox, Outbox, demonstration_keys, pod};
 use tencrypt_sim::{read_udp, udp};
 
@@ -43,7 +43,7 @@ impl Pod {
         for mut bytes in packets.drain(..) {
             let mut outbox = Outbox::default();
             let mut packet = TunPacket::new(VnetHdr::default(), &mut bytes);
-            match self.tunnel.handle_outbound(&mut packet, Instant::now(), &mut outbox) {
+            match self.tunnel.handle_packet(&mut packet, Instant::now(), &mut outbox) {
                 Outbound::Sent { .. } => println!("{}: a packet became a record", self.name),
                 Outbound::Held => println!("{}: a packet is held, its destination asked", self.name),
                 Outbound::Hairpin => delivered.0.push(bytes),
@@ -58,7 +58,7 @@ impl Pod {
         }
 
         // 3. Wait for a datagram, no longer than until the tunnel's next timer.
-        let due = self.tunnel.poll_timeout();
+        let due = self.tunnel.next_timeout();
         let wait = due.map_or(TICK, |due| due.saturating_duration_since(Instant::now()).min(TICK));
         // A timeout of zero would mean to wait for ever.
         self.socket.set_read_timeout(Some(wait.max(Duration::from_micros(1))))?;
@@ -81,30 +81,31 @@ impl Pod {
         // 5. Timers. A handshake message in the datagram is due at once, and so comes before the next datagram: a CONF
         //    counts before the DATA right behind it.
         let now = Instant::now();
-        if self.tunnel.poll_timeout().is_some_and(|due| due <= now) {
+        if self.tunnel.next_timeout().is_some_and(|due| due <= now) {
             self.tunnel.handle_timeout(now);
             self.drain()?;
         }
         Ok(delivered.0)
     }
 
-    /// Step 2, in this order. `poll_timeout` is read again when it is needed, in steps 3 and 5.
+    /// Step 2, in the order in which the core says it. The time is asked for again in steps 3 and 5.
     fn drain(&mut self) -> Result<(), Failure> {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(65_535, 0);
-        while let Some(transmit) = self.tunnel.poll_transmit(&mut buffer, Instant::now()) {
-            self.send(transmit.to, &buffer[..transmit.len])?;
-        }
-        self.buffer = buffer;
-        // Packets whose destination did not answer, where policy lets those leave in plain. Not here.
-        if self.tunnel.poll_released().is_some() {
-            return Err("nothing here may leave in plain".into());
-        }
-        while let Some(event) = self.tunnel.poll_event() {
-            if let Event::PeerUp { peer, endpoint, .. } = event {
-                println!("{}: a session with {peer} at {endpoint}", self.name);
+        loop {
+            match self.tunnel.poll_output(&mut buffer, Instant::now()) {
+                Output::Transmit(transmit) => self.send(transmit.to, &buffer[..transmit.len])?,
+                Output::Event(Event::PeerUp { peer, endpoint, .. }) => {
+                    println!("{}: a session with {peer} at {endpoint}", self.name);
+                }
+                Output::Event(_) => {}
+                // Packets whose destination did not answer, where policy lets those leave in plain. Not here.
+                Output::Released(_) => return Err("nothing here may leave in plain".into()),
+                Output::LaneUpdate(_) => return Err("a pod of one lane".into()),
+                Output::Timeout(_) => break,
             }
         }
+        self.buffer = buffer;
         Ok(())
     }
 

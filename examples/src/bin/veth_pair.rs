@@ -19,7 +19,7 @@ use std::{
 };
 
 use tencrypt::{
-    DEFAULT_PORT, Event, Outbound, PacketSink, SinkFull, TunPacket, Tunnel, UnansweredPolicy,
+    DEFAULT_PORT, Event, Outbound, Output, PacketSink, SinkFull, TunPacket, Tunnel, UnansweredPolicy,
     offload::{Opened, VnetHdr},
 };
 use tencrypt_examples::{Failure, demonstration_keys, pod};
@@ -160,7 +160,7 @@ impl Lane {
         let (mut packet, mut datagram) = (vec![0; 65_535 + VnetHdr::LEN], vec![0; 65_535]);
         while !stop.load(Ordering::Relaxed) {
             let tick = Instant::now() + TICK;
-            let due = self.tunnel.poll_timeout().map_or(tick, |due| due.min(tick));
+            let due = self.tunnel.next_timeout().map_or(tick, |due| due.min(tick));
             tokio::select! {
                 readable = self.device.readable() => {
                     let mut readable = readable?;
@@ -182,7 +182,7 @@ impl Lane {
             }
             self.drain()?;
             let now = Instant::now();
-            if self.tunnel.poll_timeout().is_some_and(|due| due <= now) {
+            if self.tunnel.next_timeout().is_some_and(|due| due <= now) {
                 self.tunnel.handle_timeout(now);
                 self.drain()?;
             }
@@ -192,7 +192,7 @@ impl Lane {
 
     fn outbound(&mut self, vnet: VnetHdr, bytes: &mut [u8]) -> Result<(), Failure> {
         let mut packet = TunPacket::new(vnet, bytes);
-        match self.tunnel.handle_outbound(&mut packet, Instant::now(), self.transport.transport()) {
+        match self.tunnel.handle_packet(&mut packet, Instant::now(), self.transport.transport()) {
             Outbound::Hairpin => drop(self.device.get_ref().write(packet.vnet(), packet.bytes())?),
             Outbound::Bypass => return Err("nothing here may leave in plain".into()),
             Outbound::Sent { .. } | Outbound::Held | Outbound::Dropped(_) => {}
@@ -203,20 +203,23 @@ impl Lane {
     fn drain(&mut self) -> Result<(), Failure> {
         let mut buffer = [0; 65_535];
         let transport = self.transport.transport();
-        transport.flush();
-        while let Some(transmit) = self.tunnel.poll_transmit(&mut buffer, Instant::now()) {
-            transport.send(transmit.to, &buffer[..transmit.len], transmit.ecn);
-        }
-        // What is said of paths (nobody listens yet, too long) is for the policy that lets packets leave in plain.
-        while transport.poll_path_error().is_some() {}
-        if self.tunnel.poll_released().is_some() {
-            return Err("nothing here may leave in plain".into());
-        }
-        while let Some(event) = self.tunnel.poll_event() {
-            if let Event::PeerUp { peer, endpoint, .. } = event {
-                println!("a session with {peer} at {endpoint}");
+        loop {
+            match self.tunnel.poll_output(&mut buffer, Instant::now()) {
+                Output::Transmit(transmit) => {
+                    transport.send(transmit.to, &buffer[..transmit.len], transmit.ecn);
+                }
+                Output::Event(Event::PeerUp { peer, endpoint, .. }) => {
+                    println!("a session with {peer} at {endpoint}");
+                }
+                Output::Event(_) => {}
+                Output::Released(_) => return Err("nothing here may leave in plain".into()),
+                Output::LaneUpdate(_) => return Err("a pod of one lane".into()),
+                Output::Timeout(_) => break,
             }
         }
+        transport.flush();
+        // What is said of paths (nobody listens yet, too long) is for the policy that lets packets leave in plain.
+        while transport.poll_path_error().is_some() {}
         Ok(())
     }
 }

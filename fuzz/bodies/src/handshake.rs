@@ -3,17 +3,15 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use tencrypt::{
-    CipherSuite, Event, Identity, KeyRing, LaneId, Outbound, PathEvent, RecvMeta, Seed, TunPacket, Tunnel,
+    CipherSuite, Event, Identity, KeyRing, Outbound, Output, PathEvent, RecvMeta, Seed, TunPacket, Tunnel,
     TunnelConfig,
     crypto::{Rng, write_key_file},
-    directory::Directory,
     handshake::{self, Initiator, Local, Responder},
     offload::VnetHdr,
     packet::IpPacket,
@@ -205,10 +203,9 @@ fn alone(input: &mut Input<'_>) {
     let protected = ["10.0.0.0/8", "fd00::/16"].map(|range| range.parse::<ipnet::IpNet>().expect("a range"));
     let config = TunnelConfig::new(protected);
     let identity = Identity::generate(Seed::from_bytes([1; 32]), &own);
-    let directory = Arc::new(Directory::new([], 0));
     let seed = Seed::from_bytes([2; 32]);
-    let keys = Arc::new(keys());
-    let mut tunnel = Tunnel::new(Arc::new(config), LaneId::ZERO, keys, identity, directory, seed, now);
+    let builder = Tunnel::builder(config, keys(), identity);
+    let mut tunnel = builder.build(seed, now).expect("the default suite fits");
     let mut buffer = vec![0; 65_535];
     // Room for what must not be.
     let (mut records, mut packets) = (DatagramQueue::new(1), PacketQueue::new(1));
@@ -237,15 +234,12 @@ fn alone(input: &mut Input<'_>) {
                     write_source(&mut bytes, own);
                 }
                 let mut packet = TunPacket::new(vnet, &mut bytes);
-                let outbound = tunnel.handle_outbound(&mut packet, now, &mut records);
+                let outbound = tunnel.handle_packet(&mut packet, now, &mut records);
                 assert_not_sent(outbound, packet, protected);
             }
             2 => {
                 let to = SocketAddr::new(input.address(true), input.word());
-                let mtu = input.word();
-                let event =
-                    if input.flag() { PathEvent::Unreachable(to) } else { PathEvent::TooBig { to, mtu } };
-                tunnel.handle_path_event(event, now);
+                tunnel.handle_path_event(PathEvent::Unreachable(to), now);
             }
             _ => {
                 now += Duration::from_millis(input.word().into());
@@ -273,18 +267,22 @@ fn assert_not_sent(outbound: Outbound, mut packet: TunPacket<'_>, protected: [ip
 
 /// Drains a tunnel that nobody has answered, and finds nothing but its own questions.
 fn assert_alone(tunnel: &mut Tunnel, protected: [ipnet::IpNet; 2], buffer: &mut [u8], now: Instant) {
-    while let Some(transmit) = tunnel.poll_transmit(buffer, now) {
-        // Nobody was answered, so INIT is all there is to say, and that a record's session is unknown.
-        match record::parse(&buffer[..transmit.len]) {
-            Ok(Message::Init(_)) => assert_eq!(transmit.to.port(), PORT),
-            Ok(Message::Reset(_)) => {}
-            message => panic!("sent: {message:?}"),
+    loop {
+        match tunnel.poll_output(buffer, now) {
+            Output::Transmit(transmit) => {
+                // Nobody was answered, so INIT is all there is to say, and that a record's session is unknown.
+                match record::parse(&buffer[..transmit.len]) {
+                    Ok(Message::Init(_)) => assert_eq!(transmit.to.port(), PORT),
+                    Ok(Message::Reset(_)) => {}
+                    message => panic!("sent: {message:?}"),
+                }
+                assert!(protected.iter().any(|range| range.contains(&transmit.to.ip())));
+            }
+            Output::Event(Event::HandshakeFailed { .. } | Event::External { .. }) => {}
+            Output::Timeout(_) => break,
+            Output::Released(_) => panic!("unknown destinations are dropped here"),
+            other => panic!("{other:?}"),
         }
-        assert!(protected.iter().any(|range| range.contains(&transmit.to.ip())));
-    }
-    assert!(tunnel.poll_released().is_none(), "unknown destinations are dropped here");
-    while let Some(event) = tunnel.poll_event() {
-        assert!(matches!(event, Event::HandshakeFailed { .. } | Event::External { .. }), "{event:?}");
     }
     assert_eq!(tunnel.peers(now).count(), 0);
 }

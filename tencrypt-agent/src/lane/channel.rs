@@ -16,7 +16,7 @@ use std::{
 };
 
 use tencrypt::{
-    Identity, KeyRing, LaneId, News, Seed, Trust,
+    Identity, KeyRing, LaneId, LaneUpdate, Seed, Trust,
     directory::{Directory, FactChange},
     trust::Certificate,
 };
@@ -36,7 +36,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Handshake messages that wait for a busy lane; more are dropped. As many as a tunnel itself queues.
 const HANDED: usize = 32;
 
-/// News that wait for a busy lane; more are dropped, and told again later.
+/// Updates that wait for a busy lane; more are dropped, and told again later.
 const NEWS: usize = 1_024;
 
 /// Pause between attempts to queue a command.
@@ -135,7 +135,7 @@ pub(crate) enum LaneError {
 pub(crate) struct LaneHandle {
     commands: SyncSender<Command>,
     handed: SyncSender<Handed>,
-    news: SyncSender<News>,
+    update: SyncSender<LaneUpdate>,
     wake: Arc<File>,
 }
 
@@ -144,7 +144,7 @@ pub(crate) struct LaneHandle {
 pub(crate) struct Inbox {
     commands: Receiver<Command>,
     handed: Receiver<Handed>,
-    news: Receiver<News>,
+    update: Receiver<LaneUpdate>,
     wake: Arc<File>,
 }
 
@@ -158,8 +158,8 @@ pub(crate) fn channel() -> io::Result<(LaneHandle, Inbox)> {
     // Apart from the commands, so that a flood of handshake messages keeps none of those waiting.
     let (giver, taker) = sync_channel(HANDED);
     let (teller, hearer) = sync_channel(NEWS);
-    let handle = LaneHandle { commands: sender, handed: giver, news: teller, wake: wake.clone() };
-    Ok((handle, Inbox { commands: receiver, handed: taker, news: hearer, wake }))
+    let handle = LaneHandle { commands: sender, handed: giver, update: teller, wake: wake.clone() };
+    Ok((handle, Inbox { commands: receiver, handed: taker, update: hearer, wake }))
 }
 
 /// All lanes of a pod, in order.
@@ -198,10 +198,10 @@ impl Lanes {
 
     /// Tells every lane but `teller`, without waiting. Returns how many had no room.
     #[must_use]
-    pub(crate) fn send_news(&self, teller: LaneId, news: News) -> u64 {
+    pub(crate) fn send_lane_update(&self, teller: LaneId, update: LaneUpdate) -> u64 {
         let others = self.0.iter().enumerate().filter(|(lane, _)| *lane != usize::from(teller.number()));
         let lost = others.filter(|(_, lane)| {
-            let lost = lane.news.try_send(news).is_err();
+            let lost = lane.update.try_send(update).is_err();
             lane.wake();
             lost
         });
@@ -313,10 +313,10 @@ impl Inbox {
         }
     }
 
-    /// Returns the next news of another lane. Costs no system call.
+    /// Returns the next updates of another lane. Costs no system call.
     #[must_use]
-    pub(crate) fn next_news(&self) -> Option<News> {
-        self.news.try_recv().ok()
+    pub(crate) fn next_lane_update(&self) -> Option<LaneUpdate> {
+        self.update.try_recv().ok()
     }
 
     /// Hands every waiting handshake message to `each`, at most as many as may wait.

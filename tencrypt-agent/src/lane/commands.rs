@@ -64,7 +64,7 @@ impl DataPath {
 
     fn replace_identity(&mut self, new: NewIdentity, now: Instant) {
         // What other lanes told of their old sessions goes with the rest.
-        self.handle_lane_news();
+        self.handle_lane_updates();
         self.tunnel.reseed(new.seed);
         self.tunnel.forget_sessions(new.identity, now);
         self.generation = new.generation;

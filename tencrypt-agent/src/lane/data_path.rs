@@ -3,9 +3,8 @@
 use std::{io, net::IpAddr, sync::Arc, time::Instant};
 
 use tencrypt::{
-    Event, Inbound, LaneId, Outbound, RecvMeta, TunPacket, Tunnel,
-    offload::VnetHdr,
-    record::{init_lane, layout::HEAD_LEN},
+    Event, Inbound, LaneId, Lost, Outbound, Output, RecvMeta, Transmit, TunPacket, Tunnel, offload::VnetHdr,
+    record::init_lane,
 };
 use tencrypt_tun::{RawSockets, Received, TunDevice};
 use tencrypt_udp::{Family, UdpTransport};
@@ -38,7 +37,7 @@ pub(crate) struct Ports {
 
 /// The channels of a lane, to the control plane and to other lanes.
 pub(crate) struct Links {
-    /// All lanes of the pod, for news and handshake messages.
+    /// All lanes of the pod, for updates and handshake messages.
     pub lanes: Lanes,
     /// Commands from the control plane, and whatever other lanes send.
     pub inbox: Inbox,
@@ -131,29 +130,26 @@ impl DataPath {
             };
             moved += VnetHdr::LEN + len;
             // Whatever lanes have done that this packet answers, they said before.
-            self.handle_lane_news();
+            self.handle_lane_updates();
             let Some(bytes) = buffer.get_mut(VnetHdr::LEN..VnetHdr::LEN + len) else { continue };
             let mut packet = TunPacket::new(vnet, bytes);
-            let outcome = self.tunnel.handle_outbound(&mut packet, now, &mut self.transport);
-            self.send_lane_news();
+            let outcome = self.tunnel.handle_packet(&mut packet, now, &mut self.transport);
+            // First, so that other lanes know of the flow, and the control plane of a destination outside.
+            self.drain(now);
             match outcome {
-                Outbound::Sent { .. } | Outbound::Dropped(_) => {}
+                Outbound::Sent { .. } | Outbound::Dropped(_) | Outbound::Held => {}
                 Outbound::Hairpin => {
                     if !write_back(&self.device, &packet) {
-                        self.tunnel.undelivered(1);
+                        self.tunnel.count_lost(Lost::Packets(1));
                     }
                 }
                 Outbound::Bypass => {
-                    // First, so that the control plane has been told of a new destination.
-                    self.drain(now);
                     let bypass = &mut self.bypass;
                     packet.finish_segments(|segment| bypass.send(segment));
                 }
-                Outbound::Held => self.drain(now),
             }
         }
         self.transport.flush();
-        self.drain(now);
         Ok(Some(moved))
     }
 
@@ -171,29 +167,18 @@ impl DataPath {
             };
             moved += len.max(1);
             let now = Instant::now();
-            self.handle_lane_news();
+            self.handle_lane_updates();
             let Some(train) = buffer.get_mut(..len) else { continue };
-            let mut head = [0; HEAD_LEN];
-            let known = len.min(HEAD_LEN);
-            head[..known].copy_from_slice(&train[..known]);
-            let head = &head[..known];
-            let records = len.div_ceil(usize::from(meta.stride).max(1)).min(u16::MAX.into()) as u16;
-            if self.hands_over(&meta, train) {
-                self.transport.note_received(meta.from, head, records, 0, now);
-                continue;
-            }
-            let inbound = self.open(&meta, train, now);
-            self.transport.note_received(meta.from, head, records, inbound.opened + inbound.control, now);
-            if inbound.control > 0 {
-                // A CONF counts before the DATA right behind it.
-                if self.tunnel.poll_timeout().is_some_and(|due| due <= now) {
-                    self.tunnel.handle_timeout(now);
-                }
+            let inbound = match self.hands_over(&meta, train) {
+                Some(datagrams) => Inbound::handed_over(datagrams),
+                None => self.open(&meta, train, now),
+            };
+            self.transport.note_received(meta.from, &inbound, now);
+            // A CONF counts before the DATA right behind it.
+            if self.drain(now).is_some_and(|due| due <= now) {
+                self.tunnel.handle_timeout(now);
                 self.drain(now);
             }
-        }
-        if moved > 0 {
-            self.drain(Instant::now());
         }
         moved
     }
@@ -204,35 +189,34 @@ impl DataPath {
         let mut sink = DeviceSink::new(&self.device, joins, &self.lanes, self.lane);
         let inbound = self.tunnel.handle_datagrams(meta, train, now, &mut sink);
         let lost = sink.finish();
-        self.tunnel.undelivered(lost.packets);
-        self.tunnel.not_told(lost.news);
+        self.tunnel.count_lost(Lost::Packets(lost.packets.into()));
+        self.tunnel.count_lost(Lost::LaneUpdates(lost.updates));
         inbound
     }
 
-    /// Hands INITs that are another lane's to that one. They come to the tenant's port, and a train is of one sender.
-    fn hands_over(&mut self, meta: &RecvMeta, train: &[u8]) -> bool {
+    /// Hands INITs that are another lane's to that one, and returns how many. They come to the tenant's port, and a train
+    /// is of one sender.
+    fn hands_over(&mut self, meta: &RecvMeta, train: &[u8]) -> Option<u16> {
         if self.lanes.count() == 1 || self.lane != LaneId::ZERO {
-            return false;
+            return None;
         }
         let first = train.get(..meta.stride.into()).unwrap_or(train);
-        let Some(number) = init_lane(first).map(|lane| usize::from(lane) % self.lanes.count()) else {
-            return false;
-        };
-        let Some(lane) = self.lanes.lane(number).filter(|_| number != 0) else { return false };
+        let number = usize::from(init_lane(first)?) % self.lanes.count();
+        let lane = self.lanes.lane(number).filter(|_| number != 0)?;
         let init = Handed::Init { from: meta.from, stride: meta.stride, bytes: train.into() };
         if !lane.hand_over(init) {
-            self.tunnel.not_handed_over(1);
+            self.tunnel.count_lost(Lost::Datagrams(1));
         }
-        true
+        Some(train.len().div_ceil(usize::from(meta.stride).max(1)).min(u16::MAX.into()) as u16)
     }
 
-    /// Applies the news of other lanes.
-    pub(super) fn handle_lane_news(&mut self) {
+    /// Applies the updates of other lanes.
+    pub(super) fn handle_lane_updates(&mut self) {
         if self.lanes.count() == 1 {
             return;
         }
-        while let Some(news) = self.inbox.next_news() {
-            self.tunnel.take_news(&news, Instant::now());
+        while let Some(update) = self.inbox.next_lane_update() {
+            self.tunnel.handle_lane_update(&update, Instant::now());
         }
     }
 
@@ -252,66 +236,58 @@ impl DataPath {
         }
     }
 
-    /// Brings everything that the tunnel has to say where it belongs; later, while its keys may not be used.
-    pub(super) fn drain(&mut self, now: Instant) {
+    /// Brings everything that the tunnel has to say where it belongs, and returns when it wants to be called next; later,
+    /// while its keys may not be used.
+    pub(super) fn drain(&mut self, now: Instant) -> Option<Instant> {
         if !self.fresh {
-            return;
+            return None;
         }
-        self.send_lane_news();
-        self.send_transmits(now);
-        self.send_events();
-        while let Some(mut held) = self.tunnel.poll_released() {
-            let bypass = &mut self.bypass;
-            held.as_packet().finish_segments(|segment| bypass.send(segment));
-        }
-    }
-
-    /// Sends handshake messages and keepalives. Those that must leave from the tenant's port are the first lane's to send.
-    fn send_transmits(&mut self, now: Instant) {
-        while self.tunnel.next_transmit_len() > 0 {
-            let Some(transmit) = self.tunnel.poll_transmit(&mut self.transmit, now) else { break };
-            if let Some(bytes) = self.transmit.get(..transmit.len) {
-                let first = self.lanes.first();
-                if let Some(first) = first.filter(|_| transmit.from_tenant_port && self.lane != LaneId::ZERO)
-                {
-                    // An answer that is lost is asked for again.
-                    let _ = first.hand_over(Handed::Answer { to: transmit.to, bytes: bytes.into() });
-                } else {
-                    self.transport.send(transmit.to, bytes, transmit.ecn);
+        loop {
+            match self.tunnel.poll_output(&mut self.transmit, now) {
+                Output::Timeout(due) => return due,
+                Output::LaneUpdate(update) => {
+                    let lost = self.lanes.send_lane_update(self.lane, update);
+                    self.tunnel.count_lost(Lost::LaneUpdates(lost));
                 }
+                Output::Transmit(transmit) => self.send(&transmit),
+                Output::Released(mut held) => {
+                    let bypass = &mut self.bypass;
+                    held.as_packet().finish_segments(|segment| bypass.send(segment));
+                }
+                Output::Event(event) => self.handle_event(event),
             }
         }
     }
 
-    /// Passes events on to the control plane.
-    fn send_events(&mut self) {
-        while let Some(event) = self.tunnel.poll_event() {
-            let external = match event {
-                Event::External { destination, .. } => Some(destination),
-                Event::Internal { destination } => {
-                    // What waited to leave as it is must not any more.
-                    self.bypass.discard(destination);
-                    None
-                }
-                _ => None,
-            };
-            match (self.events.try_send(event), external) {
-                (Ok(()), Some(destination)) => self.bypass.begin(destination),
-                // A control plane that is far behind learns of a destination again with its next packet.
-                (Err(_), Some(destination)) => self.tunnel.external_ended(destination),
-                (_, None) => {}
-            }
+    /// Sends a handshake message, a keepalive or a record. What must leave from the tenant's port is the first lane's to
+    /// send.
+    fn send(&mut self, transmit: &Transmit) {
+        let Some(bytes) = self.transmit.get(..transmit.len) else { return };
+        let first = self.lanes.first().filter(|_| transmit.from_tenant_port && self.lane != LaneId::ZERO);
+        if let Some(first) = first {
+            // An answer that is lost is asked for again.
+            let _ = first.hand_over(Handed::Answer { to: transmit.to, bytes: bytes.into() });
+        } else {
+            self.transport.send(transmit.to, bytes, transmit.ecn);
         }
     }
 
-    /// Brings this lane's news to the others.
-    fn send_lane_news(&mut self) {
-        if self.lanes.count() == 1 {
-            return;
-        }
-        while let Some(news) = self.tunnel.poll_news() {
-            let lost = self.lanes.send_news(self.lane, news);
-            self.tunnel.not_told(lost);
+    /// Passes an event on to the control plane.
+    fn handle_event(&mut self, event: Event) {
+        let external = match event {
+            Event::External { destination, .. } => Some(destination),
+            Event::Internal { destination } => {
+                // What waited to leave as it is must not any more.
+                self.bypass.discard(destination);
+                None
+            }
+            _ => None,
+        };
+        match (self.events.try_send(event), external) {
+            (Ok(()), Some(destination)) => self.bypass.begin(destination),
+            // A control plane that is far behind learns of a destination again with its next packet.
+            (Err(_), Some(destination)) => self.tunnel.external_ended(destination),
+            (_, None) => {}
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::io::IoSlice;
 
 use tencrypt::{
-    LaneId, News, PacketSink, SinkFull, TunPacket,
+    LaneId, LaneUpdate, PacketSink, SinkFull, TunPacket,
     offload::{Coalescer, GsoType, Joins, Opened, VnetHdr},
 };
 use tencrypt_tun::{Delivered, TunDevice};
@@ -18,7 +18,7 @@ pub(crate) struct DeviceSink<'d, 'b> {
     /// All lanes, and which one this is.
     lanes: &'d Lanes,
     lane: LaneId,
-    untold: u64,
+    lane_updates_lost: u64,
 }
 
 /// Losses on the way to the device and to other lanes.
@@ -26,22 +26,22 @@ pub(crate) struct DeviceSink<'d, 'b> {
 pub(crate) struct Lost {
     /// Packets that the device did not take.
     pub packets: u16,
-    /// News for other lanes.
-    pub news: u64,
+    /// Updates for other lanes.
+    pub updates: u64,
 }
 
 impl<'d, 'b> DeviceSink<'d, 'b> {
     /// Makes a sink with nothing in it.
     #[must_use]
     pub(crate) fn new(device: &'d TunDevice, joins: Joins, lanes: &'d Lanes, lane: LaneId) -> Self {
-        Self { device, coalescer: Coalescer::new(joins), lost: 0, lanes, lane, untold: 0 }
+        Self { device, coalescer: Coalescer::new(joins), lost: 0, lanes, lane, lane_updates_lost: 0 }
     }
 
     /// Writes what is left.
     #[must_use]
     pub(crate) fn finish(mut self) -> Lost {
         self.write();
-        Lost { packets: self.lost, news: self.untold }
+        Lost { packets: self.lost, updates: self.lane_updates_lost }
     }
 
     fn write(&mut self) {
@@ -65,8 +65,8 @@ impl<'b> PacketSink<'b> for DeviceSink<'_, 'b> {
         }
     }
 
-    fn news(&mut self, news: News) -> Result<(), News> {
-        self.untold += self.lanes.send_news(self.lane, news);
+    fn lane_update(&mut self, update: LaneUpdate) -> Result<(), LaneUpdate> {
+        self.lane_updates_lost += self.lanes.send_lane_update(self.lane, update);
         Ok(())
     }
 }

@@ -87,7 +87,7 @@ impl DataPath {
     /// Sleeps until there is something to do, and does it. Returns where there was something, and the bytes moved.
     fn wait(&mut self, buffer: &mut [u8]) -> Result<(Readable, usize), Ended> {
         let waited = if self.fresh {
-            let due = [self.tunnel.poll_timeout(), self.transport.poll_timeout()].into_iter().flatten().min();
+            let due = [self.tunnel.next_timeout(), self.transport.poll_timeout()].into_iter().flatten().min();
             let timeout = due.map(|due| due.saturating_duration_since(Instant::now()));
             let descriptors = [
                 Some(self.inbox.as_fd()),
@@ -112,7 +112,7 @@ impl DataPath {
         if inbox.readable || resumes {
             self.handle_handed_over();
         }
-        self.handle_lane_news();
+        self.handle_lane_updates();
         self.handle_timeouts();
         if v4.error || v6.error {
             self.transport.drain_path_errors();
@@ -182,7 +182,7 @@ impl DataPath {
     /// Handles the deadlines that have passed.
     fn handle_timeouts(&mut self) {
         let now = Instant::now();
-        if self.tunnel.poll_timeout().is_some_and(|due| due <= now) {
+        if self.tunnel.next_timeout().is_some_and(|due| due <= now) {
             self.tunnel.handle_timeout(now);
             self.drain(now);
         }
@@ -194,14 +194,11 @@ impl DataPath {
     /// Tells the tunnel of addresses that the network says cannot be reached.
     fn handle_path_errors(&mut self) {
         while let Some(error) = self.transport.poll_path_error() {
-            let event = match error.kind {
-                PathErrorKind::Unreachable => PathEvent::Unreachable(error.to),
-                PathErrorKind::TooBig { mtu } => PathEvent::TooBig { to: error.to, mtu },
-                _ => continue,
-            };
-            let now = Instant::now();
-            self.tunnel.handle_path_event(event, now);
-            self.drain(now);
+            if error.kind == PathErrorKind::Unreachable {
+                let now = Instant::now();
+                self.tunnel.handle_path_event(PathEvent::Unreachable(error.to), now);
+                self.drain(now);
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use tencrypt::BuildError;
 use tencrypt_tun::CaptureError;
 
 use crate::failure::{Exit, Failure, chain};
@@ -25,6 +26,12 @@ impl From<CaptureError> for Failure {
             _ => Exit::Runtime,
         };
         Self::from_error(exit, &error)
+    }
+}
+
+impl From<BuildError> for Failure {
+    fn from(error: BuildError) -> Self {
+        Self::new(Exit::Usage, error)
     }
 }
 

@@ -19,8 +19,9 @@ pub(super) fn tunnels(
     directory: Directory,
 ) -> Result<Vec<Tunnel>, Failure> {
     let identity = Identity::generate(random_seed()?, addresses);
-    let (config, directory, now) = (Arc::new(config), Arc::new(directory), Instant::now());
-    let first = Tunnel::new(config, LaneId::ZERO, keys, identity, directory, random_seed()?, now);
+    let now = Instant::now();
+    let builder = Tunnel::builder(config, keys, identity).directory(directory);
+    let first = builder.build(random_seed()?, now)?;
     let mut tunnels = vec![first];
     for lane in (1..lanes.get()).filter_map(LaneId::new) {
         let sibling = tunnels[0].sibling(lane, random_seed()?, now);

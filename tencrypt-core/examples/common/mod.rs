@@ -11,8 +11,8 @@ use std::{
 
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use tencrypt::{
-    Identity, KeyRing, LaneId, PacketSink, Seed, SinkFull, Tunnel, TunnelConfig, crypto::write_key_file,
-    directory::Directory, offload::Opened,
+    Identity, KeyRing, PacketSink, Seed, SinkFull, Tunnel, TunnelConfig, crypto::write_key_file,
+    offload::Opened,
 };
 
 /// Whatever goes wrong in an example.
@@ -28,8 +28,7 @@ pub(crate) fn demonstration_keys() -> Result<Arc<KeyRing>, Failure> {
 pub(crate) fn pod(keys: &Arc<KeyRing>, address: Ipv4Addr, now: Instant) -> Result<Tunnel, Failure> {
     let config = Arc::new(TunnelConfig::new(["10.0.0.0/8".parse()?]));
     let identity = Identity::generate(seed()?, &[address.into()]);
-    let directory = Arc::new(Directory::new([], 0));
-    Ok(Tunnel::new(config, LaneId::ZERO, keys.clone(), identity, directory, seed()?, now))
+    Ok(Tunnel::builder(config, keys.clone(), identity).build(seed()?, now)?)
 }
 
 /// 32 bytes from the operating system.

@@ -20,7 +20,7 @@ use self::{
     table::{Hook, Table},
 };
 use crate::{
-    news::FlowNews,
+    lane_update::FlowUpdate,
     packet::{Flow, IpPacket, RewriteError},
     stats::DropReason,
 };
@@ -137,33 +137,33 @@ impl Nat {
         Self { flows: Table::new(flows), fragments: Fragments::new(fragmented), seed }
     }
 
-    /// The same for another lane of the pod, empty. From now on both have news for each other.
+    /// The same for another lane of the pod, empty. From now on both have updates for each other.
     #[must_use]
     pub(crate) fn sibling(&mut self) -> Self {
         let mut sibling = Self::new(self.seed);
         for nat in [self, &mut sibling] {
-            nat.flows.start_telling();
+            nat.flows.start_updates();
         }
         sibling
     }
 
-    pub(crate) fn poll_news(&mut self) -> Option<FlowNews> {
-        self.flows.poll_news()
+    pub(crate) fn poll_update(&mut self) -> Option<FlowUpdate> {
+        self.flows.poll_update()
     }
 
     /// Takes back what was polled last.
-    pub(crate) fn return_news(&mut self, news: FlowNews) {
-        self.flows.return_news(news);
+    pub(crate) fn return_update(&mut self, update: FlowUpdate) {
+        self.flows.return_update(update);
     }
 
-    /// News that found no room since this was asked last.
-    pub(crate) fn take_lost_news(&mut self) -> u64 {
-        self.flows.take_lost_news()
+    /// Updates that found no room since this was asked last.
+    pub(crate) fn take_lost_updates(&mut self) -> u64 {
+        self.flows.take_lost_updates()
     }
 
     /// Takes what another lane tells. False: there is no room.
-    pub(crate) fn learn(&mut self, news: &FlowNews, now: Instant) -> bool {
-        self.flows.learn(news, now).is_ok()
+    pub(crate) fn learn(&mut self, update: &FlowUpdate, now: Instant) -> bool {
+        self.flows.learn(update, now).is_ok()
     }
 
     /// Flows remembered.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    news::{FlowNews, FlowState},
+    lane_update::{FlowState, FlowUpdate},
     packet::Flow,
 };
 
@@ -25,8 +25,8 @@ const SYN: u8 = 2;
 const RST: u8 = 4;
 const ACK: u8 = 16;
 
-/// News that wait to be told; the newest dropped.
-const MAX_NEWS: usize = 1_024;
+/// Updates that wait to be told; the newest dropped.
+const MAX_UPDATES: usize = 1_024;
 
 /// Of two translations that exclude each other and were told of within this time, every lane keeps the same one.
 const SIMULTANEOUS: Duration = Duration::from_secs(1);
@@ -156,9 +156,9 @@ impl Slot {
         FlowState { answered, established, closing }
     }
 
-    fn news(&self, state: Option<FlowState>) -> FlowNews {
+    fn update(&self, state: Option<FlowState>) -> FlowUpdate {
         let Self { hook, original, translated, .. } = *self;
-        FlowNews { serves: hook == Hook::Serve, original, translated, state }
+        FlowUpdate { serves: hook == Hook::Serve, original, translated, state }
     }
 }
 
@@ -178,21 +178,21 @@ pub(super) struct Table {
     /// Flows by their forward hook: Serve, Call.
     counts: [usize; 2],
     capacity: usize,
-    tellings: Option<Tellings>,
+    updates: Option<Updates>,
 }
 
-/// News for the other lanes. A flow is told of when it begins, when it comes further, and while it is used once in
+/// Updates for the other lanes. A flow is told of when it begins, when it comes further, and while it is used once in
 /// half of the time after which it would be forgotten.
 #[derive(Debug, Default)]
-struct Tellings {
+struct Updates {
     /// Time at which each slot's flow was last told or heard of.
     at: Vec<Instant>,
-    queue: VecDeque<FlowNews>,
-    /// News that found no room.
+    queue: VecDeque<FlowUpdate>,
+    /// Updates that found no room.
     lost: u64,
 }
 
-impl Tellings {
+impl Updates {
     fn told(&mut self, slot: u32, now: Instant) {
         let slot = slot as usize;
         if self.at.len() <= slot {
@@ -201,9 +201,9 @@ impl Tellings {
         self.at[slot] = now;
     }
 
-    fn push(&mut self, news: FlowNews) {
-        if self.queue.len() < MAX_NEWS {
-            self.queue.push_back(news);
+    fn push(&mut self, update: FlowUpdate) {
+        if self.queue.len() < MAX_UPDATES {
+            self.queue.push_back(update);
         } else {
             self.lost += 1;
         }
@@ -219,7 +219,7 @@ impl Table {
             lists: [List { head: NONE, tail: NONE }; 4],
             counts: [0; 2],
             capacity: capacity.clamp(1, NONE as usize - 1),
-            tellings: None,
+            updates: None,
         }
     }
 
@@ -266,39 +266,39 @@ impl Table {
         entry.note(hook.is_forward(), tcp_flags);
         let (changed, half) = (before != entry.state(), entry.phase.idle() / 2);
         self.link(slot, now);
-        if let Some(tellings) = &self.tellings
-            && (changed || now.saturating_duration_since(tellings.at[slot as usize]) >= half)
+        if let Some(updates) = &self.updates
+            && (changed || now.saturating_duration_since(updates.at[slot as usize]) >= half)
         {
             self.tell(slot, now);
         }
     }
 
     /// From now on there is something to tell.
-    pub(super) fn start_telling(&mut self) {
-        self.tellings.get_or_insert_default();
+    pub(super) fn start_updates(&mut self) {
+        self.updates.get_or_insert_default();
     }
 
-    pub(super) fn poll_news(&mut self) -> Option<FlowNews> {
-        self.tellings.as_mut()?.queue.pop_front()
+    pub(super) fn poll_update(&mut self) -> Option<FlowUpdate> {
+        self.updates.as_mut()?.queue.pop_front()
     }
 
     /// Takes back what was polled last.
-    pub(super) fn return_news(&mut self, news: FlowNews) {
-        if let Some(tellings) = &mut self.tellings {
-            tellings.queue.push_front(news);
+    pub(super) fn return_update(&mut self, update: FlowUpdate) {
+        if let Some(updates) = &mut self.updates {
+            updates.queue.push_front(update);
         }
     }
 
-    /// News that found no room since this was asked last.
-    pub(super) fn take_lost_news(&mut self) -> u64 {
-        self.tellings.as_mut().map_or(0, |tellings| std::mem::take(&mut tellings.lost))
+    /// Updates that found no room since this was asked last.
+    pub(super) fn take_lost_updates(&mut self) -> u64 {
+        self.updates.as_mut().map_or(0, |updates| std::mem::take(&mut updates.lost))
     }
 
     fn tell(&mut self, slot: u32, now: Instant) {
         let entry = &self.slots[slot as usize];
-        if let Some(tellings) = &mut self.tellings {
-            tellings.told(slot, now);
-            tellings.push(entry.news(Some(entry.state())));
+        if let Some(updates) = &mut self.updates {
+            updates.told(slot, now);
+            updates.push(entry.update(Some(entry.state())));
         }
     }
 
@@ -306,12 +306,12 @@ impl Table {
     ///
     /// # Errors
     /// [`Full`].
-    pub(super) fn learn(&mut self, news: &FlowNews, now: Instant) -> Result<(), Full> {
-        let hook = if news.serves { Hook::Serve } else { Hook::Call };
-        let ours = self.index.get(&(hook, news.original)).copied();
-        let rival = self.index.get(&(hook.opposite(), news.translated.reverse())).copied();
+    pub(super) fn learn(&mut self, update: &FlowUpdate, now: Instant) -> Result<(), Full> {
+        let hook = if update.serves { Hook::Serve } else { Hook::Call };
+        let ours = self.index.get(&(hook, update.original)).copied();
+        let rival = self.index.get(&(hook.opposite(), update.translated.reverse())).copied();
         let same = ours.filter(|_| ours == rival);
-        let slot = match (same, news.state) {
+        let slot = match (same, update.state) {
             (Some(slot), None) => {
                 self.remove(slot);
                 return Ok(());
@@ -323,37 +323,37 @@ impl Table {
             }
             (None, Some(_)) => {
                 let others = [ours, rival];
-                if others.iter().flatten().any(|slot| self.holds_against(*slot, news, now)) {
+                if others.iter().flatten().any(|slot| self.holds_against(*slot, update, now)) {
                     return Ok(());
                 }
                 others.into_iter().flatten().for_each(|slot| self.remove(slot));
                 self.make_room()?;
-                self.add(hook, news.original, news.translated, now)
+                self.add(hook, update.original, update.translated, now)
             }
         };
         let entry = &mut self.slots[slot as usize];
-        let FlowState { answered, established, closing } = news.state.unwrap_or_default();
+        let FlowState { answered, established, closing } = update.state.unwrap_or_default();
         (entry.answered, entry.established, entry.closing) = (answered, established, closing);
         entry.phase = entry.phase_now();
         self.link(slot, now);
-        if let Some(tellings) = &mut self.tellings {
-            tellings.told(slot, now);
+        if let Some(updates) = &mut self.updates {
+            updates.told(slot, now);
         }
         Ok(())
     }
 
     /// Tells if a flow stays although another lane tells of one that excludes it.
-    fn holds_against(&self, slot: u32, news: &FlowNews, now: Instant) -> bool {
+    fn holds_against(&self, slot: u32, update: &FlowUpdate, now: Instant) -> bool {
         let entry = &self.slots[slot as usize];
-        let told = self.tellings.as_ref().and_then(|tellings| tellings.at.get(slot as usize));
+        let told = self.updates.as_ref().and_then(|updates| updates.at.get(slot as usize));
         told.is_some_and(|at| now.saturating_duration_since(*at) < SIMULTANEOUS)
-            && (entry.original, entry.translated) < (news.original, news.translated)
+            && (entry.original, entry.translated) < (update.original, update.translated)
     }
 
     /// Forgets a flow before its time, in all lanes.
     pub(super) fn forget(&mut self, slot: u32) {
-        if let Some(tellings) = &mut self.tellings {
-            tellings.push(self.slots[slot as usize].news(None));
+        if let Some(updates) = &mut self.updates {
+            updates.push(self.slots[slot as usize].update(None));
         }
         self.remove(slot);
     }

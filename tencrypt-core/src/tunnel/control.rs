@@ -446,9 +446,14 @@ impl Tunnel {
             self.push_event(Event::HandshakeFailed { to: ask.to });
         }
         if plain {
-            self.stats.opportunistic += held.len() as u64;
-            self.stats.bypassed += held.len() as u64;
-            self.released.extend(held);
+            for packet in held {
+                if self.outbox.release(packet) {
+                    self.stats.opportunistic += 1;
+                    self.stats.bypassed += 1;
+                } else {
+                    self.stats.drop(DropReason::HeldFull);
+                }
+            }
         } else {
             self.stats.drop_many(DropReason::HeldTimeout, held.len() as u64);
         }

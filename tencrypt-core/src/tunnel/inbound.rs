@@ -6,23 +6,27 @@ use super::{
     Inbound, Tunnel,
     limits::{KEEPALIVE, MEMBER_BELIEVED},
     peer::{IndexUse, PeerKey},
-    recent::Way,
+    recent::Direction,
     timer::Timer,
 };
 use crate::{
+    lane_update::{LaneChange, LaneUpdate},
     nat::{NatError, NatOutcome},
-    news::{News, Told},
     offload::{Opened, VnetHdr},
     packet::{IpPacket, Transport, combine_ecn, is_tunnel_address},
-    record::{self, FLAG_CSUM_PARTIAL, Message, SessionIndex},
+    record::{self, FLAG_CSUM_PARTIAL, Message, SessionIndex, layout},
     sink::{PacketSink, RecvMeta},
     stats::DropReason,
 };
 
-/// Outcome for one record.
-enum Record {
-    Opened,
-    Control,
+/// Use of one datagram.
+enum Taken {
+    /// A packet is in the sink.
+    Opened(SessionIndex),
+    /// A record without a packet.
+    Keepalive(SessionIndex),
+    /// A message of another type.
+    Message,
 }
 
 impl Tunnel {
@@ -41,12 +45,20 @@ impl Tunnel {
             return inbound;
         }
         for record in train.chunks_mut(stride) {
+            inbound.records += u16::from(layout::message_type(record) == Some(layout::DATA));
             match self.record(meta, record, now, sink) {
-                Ok(Record::Opened) => {
+                Ok(Taken::Opened(session)) => {
                     inbound.opened += 1;
+                    inbound.proven += 1;
+                    inbound.session = Some(session);
                     self.stats.decrypted += 1;
                 }
-                Ok(Record::Control) => inbound.control += 1,
+                Ok(Taken::Keepalive(session)) => {
+                    inbound.control += 1;
+                    inbound.proven += 1;
+                    inbound.session = Some(session);
+                }
+                Ok(Taken::Message) => inbound.control += 1,
                 Err(reason) => {
                     inbound.dropped += 1;
                     self.stats.drop(reason);
@@ -62,15 +74,15 @@ impl Tunnel {
         record: &'b mut [u8],
         now: Instant,
         sink: &mut impl PacketSink<'b>,
-    ) -> Result<Record, DropReason> {
+    ) -> Result<Taken, DropReason> {
         let header = match record::parse(record)? {
             Message::Data(header) => header,
             Message::Reset(_) => {
-                return self.handle_reset(meta.from, record, now).map(|()| Record::Control);
+                return self.handle_reset(meta.from, record, now).map(|()| Taken::Message);
             }
-            Message::Cookie(cookie) => return self.handle_cookie(&cookie, now).map(|()| Record::Control),
+            Message::Cookie(cookie) => return self.handle_cookie(&cookie, now).map(|()| Taken::Message),
             message => {
-                return self.take_handshake(meta.from, &message, record, now).map(|()| Record::Control);
+                return self.take_handshake(meta.from, &message, record, now).map(|()| Taken::Message);
             }
         };
         let index = header.index;
@@ -103,21 +115,21 @@ impl Tunnel {
             self.saw_source(key, meta.from.ip());
         }
         if plain.bytes.is_empty() {
-            return Ok(Record::Control);
+            return Ok(Taken::Keepalive(index));
         }
         let opened = self.accept(key, meta.ecn, plain.bytes, plain.flags, now)?;
         self.tell_flows(sink);
         self.owe_acknowledgement(key, now);
         sink.packet(opened).map_err(|_| DropReason::SinkFull)?;
-        Ok(Record::Opened)
+        Ok(Taken::Opened(index))
     }
 
-    /// Passes news of translated flows to the other lanes, ahead of the packet that made them.
+    /// Passes updates of translated flows to the other lanes, ahead of the packet that made them.
     #[inline]
     fn tell_flows<'b>(&mut self, sink: &mut impl PacketSink<'b>) {
-        while let Some(news) = self.nat.poll_news() {
-            if sink.news(News { lane: self.lane.0, told: Told::Flow(news) }).is_err() {
-                self.nat.return_news(news);
+        while let Some(update) = self.nat.poll_update() {
+            if sink.lane_update(LaneUpdate { lane: self.lane.0, change: LaneChange::Flow(update) }).is_err() {
+                self.nat.return_update(update);
                 break;
             }
         }
@@ -165,7 +177,7 @@ impl Tunnel {
         let (source, destination, inner_ecn) = (inner.source(), inner.destination(), inner.ecn());
         let vnet =
             if partial { unfinished(&inner).ok_or(DropReason::InnerMalformed)? } else { VnetHdr::default() };
-        let known = self.recent.peer(Way::In, source, destination, now).filter(|_| self.nat.is_empty());
+        let known = self.recent.peer(Direction::In, source, destination, now).filter(|_| self.nat.is_empty());
         let layout = inner.layout();
         if !known.is_some_and(|known| self.peers.are_one_pod(known, key)) {
             self.admit(key, bytes, partial, now)?;
@@ -208,7 +220,7 @@ impl Tunnel {
         if self.addresses.contains(&destination) {
             self.nat.note_direct(inner, now);
             if self.nat.is_empty() {
-                self.recent.note(Way::In, source, destination, key, until);
+                self.recent.note(Direction::In, source, destination, key, until);
             }
         } else {
             let served = self.peers.find(key).is_some_and(|peer| peer.served.contains(&destination));

@@ -108,15 +108,15 @@ pub(super) const OWN_VIP_BELIEVED: Duration = Duration::from_secs(60);
 pub(super) const MEMBER_BELIEVED: Duration = Duration::from_secs(1);
 /// Members behind addresses that other lanes have told of: 100 bytes each.
 pub(super) const MAX_MEMBERS: usize = 16_384;
-/// Members found and lost that wait in `poll_news`.
-pub(super) const MAX_TOLD: usize = 1_024;
+/// Members found and lost that wait to be polled.
+pub(super) const MAX_LANE_UPDATES: usize = 1_024;
 /// VIPs one peer may have asked this pod under.
 pub(super) const MAX_SERVED: usize = 64;
 /// Addresses that belong to one peer: its own and the VIPs it answered for.
 pub(super) const MAX_OWNED: usize = 256;
 /// Events waiting to be polled, the newest dropped.
 pub(super) const MAX_EVENTS: usize = 4_096;
-/// Datagrams and packets waiting in `poll_transmit`.
+/// Datagrams and packets waiting in the outbox.
 pub(super) const MAX_TRANSMITS: usize = 4_096;
 /// Destinations whose bypass was announced.
 pub(super) const MAX_ANNOUNCED: usize = 4_096;

@@ -3,23 +3,22 @@
 //! # Contract
 //!
 //! Methods come in four kinds. `handle_*` are inputs, `set_*`, `apply_*`, `reseed` and `forget_*` are commands,
-//! `poll_*` are outputs, the rest only look. After every input and every command the owner drains
-//! [`poll_transmit`](Tunnel::poll_transmit), then [`poll_released`](Tunnel::poll_released), then
-//! [`poll_event`](Tunnel::poll_event), and re-reads [`poll_timeout`](Tunnel::poll_timeout); only then comes the next
-//! packet from the device. If a datagram made something due at once (a handshake message), `handle_timeout` comes before
-//! the next datagram: a CONF must count before the DATA right behind it. Time is whatever the owner says, and never goes
-//! back.
+//! [`poll_output`](Tunnel::poll_output) is the output, the rest only look. After every input and every command the owner
+//! polls until [`Output::Timeout`], and acts on each [`Output`] before it asks for the next; then it may flush the
+//! transport, and take the next packet from the device. If a datagram made something due at once (a handshake message),
+//! the time that `Timeout` says is gone by, and `handle_timeout` comes before the next datagram: a CONF must count before
+//! the DATA right behind it. Time is whatever the owner says, and never goes back.
 //!
 //! # Lanes
 //!
-//! The lanes of a pod are Tunnels that share nothing. What one has to know of another comes as [`News`]: translated
+//! The lanes of a pod are Tunnels that share nothing. What one has to know of another comes as [`LaneUpdate`]: translated
 //! flows, whose answers come to another lane than their questions, and which member a lane has found behind an address.
-//! The owner brings [`poll_news`](Tunnel::poll_news) to every other lane's queue after each input and before anything
-//! that this input made reaches network or device: before it flushes the transport or writes a packet back, and in the
-//! middle of a train by [`PacketSink::news`]. A lane takes its queue in ([`take_news`](Tunnel::take_news)) after it has
-//! read a packet or a train and before it handles it. So news are there before any packet that needs them. The queues
-//! are bounded; what finds no room is dropped and counted, and told again when the flow is used after half of its idle
-//! time, or with the member's next handshake. Each lane's copies end by themselves.
+//! The owner brings each [`Output::LaneUpdate`] to every other lane's queue, before anything that the same input made
+//! reaches network or device; what is opened in the middle of a train brings them by [`PacketSink::lane_update`]. A lane
+//! takes its queue in ([`handle_lane_update`](Tunnel::handle_lane_update)) after it has read a packet or a train and
+//! before it handles it. So updates are there before any packet that needs them. The queues are bounded; what finds no
+//! room is dropped and counted, and told again when the flow is used after half of its idle time, or with the member's next
+//! handshake. Each lane's copies end by themselves.
 //!
 //! Nothing a remote party sends makes a method fail, panic, or do unbounded work: what becomes of packets are `Copy`
 //! values, and everything that is dropped is counted by its [`DropReason`].
@@ -32,6 +31,7 @@
 //! standard library's threads have 2 MiB.
 
 mod ask;
+mod builder;
 mod control;
 mod cookie;
 mod epochs;
@@ -44,11 +44,11 @@ mod live;
 mod load;
 mod members;
 mod outbound;
+mod outbox;
 mod outcome;
 mod own_certificate;
 mod packet;
 mod peer;
-mod queue;
 mod recent;
 mod renew;
 mod reset;
@@ -72,19 +72,20 @@ use std::{
 use self::{
     ask::{Asks, Purpose},
     half_open::{HalfOpens, Queued},
-    limits::{MAX_ANNOUNCED, MAX_EVENTS},
+    limits::MAX_ANNOUNCED,
     load::Load,
     members::Members,
+    outbox::Outbox,
     own_certificate::OwnCertificate,
     peer::Peers,
-    queue::Queue,
     recent::Recent,
     resets::Resets,
     timer::{Timer, Timers},
 };
 pub use self::{
+    builder::{BuildError, TunnelBuilder},
     explanation::Explanation,
-    outcome::{Inbound, LaneId, Outbound, Verdict},
+    outcome::{Inbound, LaneId, Lost, Outbound, Output, Verdict},
     packet::{HeldPacket, TunPacket},
 };
 use crate::{
@@ -92,10 +93,10 @@ use crate::{
     crypto::{DEEP, Identity, KeyChangeError, KeyRing, Rng, Seed, wipe_stack},
     directory::{Delta, Directory, FactChange, Finding, PeerId, Standing},
     event::{Event, PathEvent, PeerInfo},
+    lane_update::{LaneChange, LaneUpdate},
     nat::Nat,
-    news::{News, Told},
     packet::is_tunnel_address,
-    sink::{DatagramSink, PacketSink, RecvMeta, Transmit},
+    sink::{DatagramSink, PacketSink, RecvMeta},
     stats::{DropReason, Stats},
     trust::{Certificate, Trust},
 };
@@ -123,10 +124,7 @@ pub struct Tunnel {
     queue: VecDeque<Queued>,
     /// VIPs that lead back to this pod, and until when that is believed unasked.
     own_vips: BTreeMap<IpAddr, Instant>,
-    transmits: VecDeque<Queue>,
-    /// Packets held for a destination that did not answer, to leave as they are.
-    released: VecDeque<HeldPacket>,
-    events: VecDeque<Event>,
+    outbox: Outbox,
     /// Destinations whose bypass the owner knows of.
     announced: BTreeSet<IpAddr>,
     timers: Timers,
@@ -138,20 +136,20 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// A lane without sessions. `seed` must come from the operating system and be used for nothing else.
-    #[must_use]
-    pub fn new(
-        config: Arc<TunnelConfig>,
-        lane: LaneId,
-        keys: Arc<KeyRing>,
+    /// Begins a Tunnel: a lane of the pod `identity`, member of the tenant with these `keys`.
+    pub fn builder(
+        config: impl Into<Arc<TunnelConfig>>,
+        keys: impl Into<Arc<KeyRing>>,
         identity: Identity,
-        directory: Arc<Directory>,
-        seed: Seed,
-        now: Instant,
-    ) -> Self {
+    ) -> TunnelBuilder {
+        TunnelBuilder::new(config.into(), keys.into(), identity)
+    }
+
+    fn from_parts(parts: TunnelBuilder, seed: Seed, now: Instant) -> Self {
+        let TunnelBuilder { config, keys, identity, lane, directory, trust, certificate } = parts;
         let mut rng = Rng::new(seed);
         let hash_key = rng.u64();
-        Self {
+        let mut tunnel = Self {
             addresses: identity.addresses().to_vec(),
             delta: Delta::new(hash_key),
             nat: Nat::new(rng.u64()),
@@ -161,29 +159,29 @@ impl Tunnel {
             half_open: HalfOpens::default(),
             queue: VecDeque::new(),
             own_vips: BTreeMap::new(),
-            transmits: VecDeque::new(),
-            released: VecDeque::new(),
-            events: VecDeque::new(),
+            outbox: Outbox::default(),
             announced: BTreeSet::new(),
             timers: Timers::default(),
             recent: Recent::default(),
             resets: Resets::default(),
             load: Load::default(),
             stats: Stats::new(),
-            trust: Arc::new(Trust::key_only()),
-            own: OwnCertificate::default(),
+            own: OwnCertificate { certificate, counts: false },
+            directory: directory.unwrap_or_else(|| Arc::new(Directory::new([], hash_key))),
+            trust,
             config,
             lane,
             keys,
             identity,
-            directory,
             rng,
             now,
-        }
+        };
+        tunnel.judge_own();
+        tunnel
     }
 
     /// Another lane of the same pod: with the same identity, keys and base of facts, and without sessions. Lanes share
-    /// nothing; what they have to know of each other they say in [`poll_news`](Self::poll_news). What is applied or set
+    /// nothing; what they have to know of each other they say by [`Output::LaneUpdate`]. What is applied or set
     /// afterwards is applied or set to each of them.
     ///
     /// Lane `n` sends and receives at the tenant's port plus `n`. INIT always comes to the tenant's port, so to lane 0,
@@ -192,19 +190,23 @@ impl Tunnel {
     #[must_use]
     pub fn sibling(&mut self, lane: LaneId, seed: Seed, now: Instant) -> Self {
         let (config, keys, directory) = (self.config.clone(), self.keys.clone(), self.directory.clone());
-        let mut sibling =
-            Self::new(config, lane, keys, self.identity.for_another_lane(), directory, seed, now);
+        let parts = TunnelBuilder {
+            lane,
+            directory: Some(directory),
+            trust: self.trust.clone(),
+            certificate: self.own.certificate.clone(),
+            ..TunnelBuilder::new(config, keys, self.identity.for_another_lane())
+        };
+        let mut sibling = Self::from_parts(parts, seed, now);
         sibling.addresses.clone_from(&self.addresses);
         sibling.nat = self.nat.sibling();
-        sibling.trust = self.trust.clone();
-        sibling.own = self.own.clone();
-        self.peers.start_telling();
-        sibling.peers.start_telling();
+        self.peers.start_updates();
+        sibling.peers.start_updates();
         sibling
     }
 
     /// Takes a packet from the device. For [`Outbound::Sent`] its records are in `sink`.
-    pub fn handle_outbound<S: DatagramSink>(
+    pub fn handle_packet<S: DatagramSink>(
         &mut self,
         packet: &mut TunPacket<'_>,
         now: Instant,
@@ -227,25 +229,23 @@ impl Tunnel {
         self.datagrams(meta, train, now, sink)
     }
 
-    /// Packets that a sink took and could not pass on after all: counted as [`DropReason::SinkFull`].
-    pub fn undelivered(&mut self, packets: u16) {
-        self.stats.drop_many(DropReason::SinkFull, packets.into());
-    }
-
-    /// Datagrams for another lane that could not be handed to it: counted as [`DropReason::RateLimited`].
-    pub fn not_handed_over(&mut self, datagrams: u16) {
-        self.stats.drop_many(DropReason::RateLimited, datagrams.into());
+    /// Counts what the owner could not do.
+    pub fn count_lost(&mut self, lost: Lost) {
+        match lost {
+            Lost::Packets(packets) => self.stats.drop_many(DropReason::SinkFull, packets),
+            Lost::Datagrams(datagrams) => self.stats.drop_many(DropReason::RateLimited, datagrams),
+            Lost::LaneUpdates(updates) => self.stats.lane_updates_lost += updates,
+        }
     }
 
     /// Takes what the network said of a destination.
     pub fn handle_path_event(&mut self, event: PathEvent, now: Instant) {
         self.now = now;
         self.recent.forget();
-        if let PathEvent::Unreachable(to) = event {
-            let finding = self.view().classify(to.ip(), now);
-            if self.may_go_plain(&finding) {
-                self.gave_up(to.ip(), now);
-            }
+        let PathEvent::Unreachable(to) = event;
+        let finding = self.view().classify(to.ip(), now);
+        if self.may_go_plain(&finding) {
+            self.gave_up(to.ip(), now);
         }
     }
 
@@ -314,63 +314,54 @@ impl Tunnel {
         self.addresses = addresses.to_vec();
     }
 
-    /// The next datagram to send, in `buf`: handshake messages, keepalives, and packets that were held. A buffer of
-    /// 65,535 bytes holds any of them; what does not fit is dropped and counted as too big.
-    pub fn poll_transmit(&mut self, buf: &mut [u8], now: Instant) -> Option<Transmit> {
-        self.next_transmit(buf, now)
+    /// Returns the next thing that there is to do for this Tunnel, in the order in which it came about; in the end always
+    /// [`Output::Timeout`]. To be called until then after every input and every command, before the next one, and before
+    /// the transport is flushed.
+    ///
+    /// Datagrams are written to `buf`: handshake messages, keepalives, packets that were held. A buffer of
+    /// [`max_datagram`](TunnelConfig::max_datagram) bytes holds any of them; what does not fit is dropped and counted as
+    /// [`TooBig`](DropReason::TooBig). Nothing is allocated. With nothing to do it costs some nanoseconds, so that it may
+    /// be called after each packet.
+    ///
+    /// Who calls it late loses no order and no bound: packets to a peer that others wait for wait behind those; what finds
+    /// no room (4,096 datagrams and packets, as many events and released packets, 1,024 updates of either kind) is dropped
+    /// and, but for events, counted. But handshakes stand still meanwhile, and lanes that were not told of a flow drop its
+    /// answers.
+    pub fn poll_output(&mut self, buf: &mut [u8], now: Instant) -> Output {
+        if let Some(update) = self.next_lane_update() {
+            return Output::LaneUpdate(update);
+        }
+        self.next_output(buf, now)
     }
 
-    /// Bytes of buffer that the next [`poll_transmit`](Self::poll_transmit) wants, 0 if there is nothing to send.
-    #[must_use]
-    pub fn next_transmit_len(&self) -> usize {
-        self.transmits.front().map_or(0, Queue::datagram_len)
+    fn next_lane_update(&mut self) -> Option<LaneUpdate> {
+        self.stats.lane_updates_lost += self.nat.take_lost_updates() + self.peers.take_lost_updates();
+        let change = self.peers.poll_update().or_else(|| self.nat.poll_update().map(LaneChange::Flow))?;
+        Some(LaneUpdate { lane: self.lane.0, change })
     }
 
-    /// The next packet that was held and now leaves as it is, past the tunnel: by
-    /// [`finish_segments`](TunPacket::finish_segments).
-    pub fn poll_released(&mut self) -> Option<HeldPacket> {
-        self.released.pop_front()
-    }
-
-    /// Returns what the other lanes of the pod have to be told next, by their [`take_news`](Self::take_news). A lane
-    /// that has no [`sibling`](Self::sibling) has none.
-    pub fn poll_news(&mut self) -> Option<News> {
-        self.stats.untold += self.nat.take_lost_news() + self.peers.take_lost_news();
-        let told = self.peers.poll_news().or_else(|| self.nat.poll_news().map(Told::Flow))?;
-        Some(News { lane: self.lane.0, told })
-    }
-
-    /// Takes what another lane of the pod tells. What finds no room is counted as [`Stats::untold`].
-    pub fn take_news(&mut self, news: &News, now: Instant) {
-        let lane = news.lane;
-        let taken = match news.told {
-            Told::Flow(flow) => self.nat.learn(&flow, now),
-            Told::Found { address, peer } => self.members.found(address, peer, lane, now),
-            Told::Lost { address, peer } => {
+    /// Takes what another lane of the pod tells. What finds no room is counted as [`Stats::lane_updates_lost`].
+    pub fn handle_lane_update(&mut self, update: &LaneUpdate, now: Instant) {
+        let lane = update.lane;
+        let taken = match update.change {
+            LaneChange::Flow(flow) => self.nat.learn(&flow, now),
+            LaneChange::Found { address, peer } => self.members.found(address, peer, lane, now),
+            LaneChange::Lost { address, peer } => {
                 self.recent.forget();
                 self.members.lost(address, peer, lane);
                 true
             }
         };
-        self.stats.untold += u64::from(!taken);
+        self.stats.lane_updates_lost += u64::from(!taken);
         if let Some(at) = self.nat.poll_timeout() {
             self.timers.arm(Timer::Nat, at);
         }
     }
 
-    /// News that could not be brought to another lane: counted as [`Stats::untold`].
-    pub fn not_told(&mut self, news: u64) {
-        self.stats.untold += news;
-    }
-
-    /// The next event.
-    pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
-    }
-
-    /// Returns when [`handle_timeout`](Self::handle_timeout) wants to be called; a time gone by means at once.
+    /// Returns when [`handle_timeout`](Self::handle_timeout) wants to be called, as [`Output::Timeout`] says it; a time gone
+    /// by means at once.
     #[must_use]
-    pub fn poll_timeout(&self) -> Option<Instant> {
+    pub fn next_timeout(&self) -> Option<Instant> {
         if self.queue.is_empty() { self.timers.next() } else { Some(self.now) }
     }
 
@@ -424,9 +415,7 @@ impl Tunnel {
     }
 
     fn push_event(&mut self, event: Event) {
-        if self.events.len() < MAX_EVENTS {
-            self.events.push_back(event);
-        }
+        self.outbox.event(event);
     }
 
     /// Tells if an unanswered destination may be spoken to in plain.
@@ -456,6 +445,17 @@ impl Tunnel {
             self.announced.insert(destination);
             self.push_event(Event::External { destination, until });
         }
+    }
+}
+
+impl TunnelBuilder {
+    /// Makes the Tunnel, without sessions. `seed` must come from the operating system and be used for nothing else.
+    ///
+    /// # Errors
+    /// [`BuildError::SuiteTooLong`]: the configuration contradicts itself.
+    pub fn build(self, seed: Seed, now: Instant) -> Result<Tunnel, BuildError> {
+        self.check()?;
+        Ok(Tunnel::from_parts(self, seed, now))
     }
 }
 

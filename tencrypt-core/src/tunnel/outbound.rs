@@ -6,13 +6,8 @@ use std::{
 };
 
 use super::{
-    HeldPacket, Outbound, TunPacket, Tunnel, Verdict,
-    ask::Purpose,
-    limits::{DEAD_PEER, MAX_TRANSMITS},
-    live::Session,
-    peer::PeerKey,
-    recent::Way,
-    timer::Timer,
+    HeldPacket, Outbound, TunPacket, Tunnel, Verdict, ask::Purpose, limits::DEAD_PEER, live::Session,
+    peer::PeerKey, recent::Direction, timer::Timer,
 };
 use crate::{
     directory::{Finding, Standing, View},
@@ -140,7 +135,7 @@ impl Tunnel {
         if vnet.needs_csum && vnet.gso_type == GsoType::None && !is_transport_checksum(&inner, vnet) {
             return None;
         }
-        let key = self.recent.peer(Way::Out, inner.source(), inner.destination(), now)?;
+        let key = self.recent.peer(Direction::Out, inner.source(), inner.destination(), now)?;
         self.peers.find(key)?.sending(now).map(|_| key)
     }
 
@@ -241,7 +236,7 @@ impl Tunnel {
                 let nameserver =
                     self.config.dns.as_ref().is_some_and(|dns| dns.nameservers.contains(&destination));
                 if self.nat.is_empty() && !nameserver {
-                    self.recent.note(Way::Out, source, destination, key, until);
+                    self.recent.note(Direction::Out, source, destination, key, until);
                 }
                 Route::Peer(key)
             }
@@ -266,18 +261,18 @@ impl Tunnel {
             return self.refuse(DropReason::UnknownDestination);
         };
         if peer.queued > 0 {
-            // CONF and packets held for this peer leave by poll_transmit: nothing may overtake them.
+            // CONF and packets held for this peer leave by poll_output: nothing may overtake them.
             return self.queue_behind(packet, key);
         }
         let inner_is_v4 = packet.bytes().first().is_some_and(|first| first >> 4 == 4);
         let Some(to) = peer.endpoint(inner_is_v4) else {
             return self.refuse(DropReason::UnknownDestination);
         };
-        let finish = !peer.vnet;
+        let way = Way { to, finish: !peer.vnet, max_record: self.config.max_datagram };
         let Some(session) = peer.sending_mut(now) else { return self.refuse(DropReason::Expired) };
         let sealed = match packet.vnet.gso_type {
-            GsoType::None => seal_lone(session, packet, finish, to, sink),
-            _ => seal_train(session, packet, finish, to, sink),
+            GsoType::None => seal_lone(session, packet, &way, sink),
+            _ => seal_train(session, packet, &way, sink),
         };
         if sealed.records > 0 {
             let rekey = session.wants_rekey(now);
@@ -312,7 +307,7 @@ impl Tunnel {
     }
 
     fn queue_behind(&mut self, packet: &TunPacket<'_>, key: PeerKey) -> Outbound {
-        if self.transmits.len() >= MAX_TRANSMITS {
+        if !self.outbox.has_room() {
             return self.refuse(DropReason::HeldFull);
         }
         self.queue_packet(key, HeldPacket::new(packet));
@@ -341,6 +336,22 @@ impl Tunnel {
     }
 }
 
+/// Way of records to a peer.
+struct Way {
+    to: SocketAddr,
+    /// The other side's device takes no unfinished checksums.
+    finish: bool,
+    /// Bytes of the longest record that gets through.
+    max_record: u16,
+}
+
+impl Way {
+    /// Bytes of a record with a packet of `len` bytes, if it gets through.
+    fn record_len(&self, len: usize) -> Option<u16> {
+        u16::try_from(len + DATA_OVERHEAD).ok().filter(|len| *len <= self.max_record)
+    }
+}
+
 /// Part of a packet that was sealed.
 struct Sealed {
     records: u16,
@@ -359,19 +370,18 @@ impl Sealed {
 fn seal_lone<S: DatagramSink>(
     session: &mut Session,
     packet: &mut TunPacket<'_>,
-    finish: bool,
-    to: SocketAddr,
+    way: &Way,
     sink: &mut S,
 ) -> Sealed {
-    if finish && packet.finish_checksum().is_err() {
+    if way.finish && packet.finish_checksum().is_err() {
         return Sealed::refused(DropReason::Malformed);
     }
     let flags = if packet.vnet.needs_csum { FLAG_CSUM_PARTIAL } else { 0 };
     let bytes = packet.bytes();
-    let Ok(len) = u16::try_from(bytes.len() + DATA_OVERHEAD) else {
+    let Some(len) = way.record_len(bytes.len()) else {
         return Sealed::refused(DropReason::TooBig);
     };
-    let Some(mut slot) = sink.reserve(Train::single(to, len, ecn_of(bytes))) else {
+    let Some(mut slot) = sink.reserve(Train::single(way.to, len, ecn_of(bytes))) else {
         return Sealed::refused(DropReason::SinkFull);
     };
     let counter = session.sealer.counters(1).ok().and_then(|mut counters| counters.take());
@@ -388,22 +398,23 @@ fn seal_lone<S: DatagramSink>(
 fn seal_train<S: DatagramSink>(
     session: &mut Session,
     packet: &mut TunPacket<'_>,
-    finish: bool,
-    to: SocketAddr,
+    way: &Way,
     sink: &mut S,
 ) -> Sealed {
     let planned = IpPacket::parse(packet.bytes()).ok();
-    let planned = planned.and_then(|inner| Segments::plan(&packet.vnet, &inner, finish).ok());
+    let planned = planned.and_then(|inner| Segments::plan(&packet.vnet, &inner, way.finish).ok());
     let Some(mut segments) = planned else { return Sealed::refused(DropReason::Malformed) };
-    let record = |len: usize| u16::try_from(len + DATA_OVERHEAD);
-    let (Ok(stride), Ok(last)) = (record(segments.segment_len()), record(segments.last_len())) else {
+    let (Some(stride), Some(last)) =
+        (way.record_len(segments.segment_len()), way.record_len(segments.last_len()))
+    else {
         return Sealed::refused(DropReason::TooBig);
     };
     let flags = if segments.finishes() { 0 } else { FLAG_CSUM_PARTIAL };
     let ecn = ecn_of(packet.bytes());
     let mut sealed = Sealed { records: 0, bytes: 0, rest: None };
     while segments.left() > 0 {
-        let Some(mut slot) = sink.reserve(Train { to, stride, count: segments.left(), last, ecn }) else {
+        let Some(mut slot) = sink.reserve(Train { to: way.to, stride, count: segments.left(), last, ecn })
+        else {
             sealed.rest = Some((DropReason::SinkFull, segments.left()));
             break;
         };

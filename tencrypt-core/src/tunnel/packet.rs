@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::{
-    offload::{GsoType, MAX_SEGMENT_HEADER, Segments, VnetHdr},
+    offload::{GsoType, Segments, VnetHdr},
     packet::{ChecksumPosition, IpPacket},
     record::FLAG_CSUM_PARTIAL,
 };
@@ -103,14 +103,6 @@ impl HeldPacket {
 
     pub(super) fn is_v4(&self) -> bool {
         self.bytes.first().is_some_and(|first| first >> 4 == 4)
-    }
-
-    /// Bytes of its next piece, at most.
-    pub(super) fn piece_len(&self) -> usize {
-        match self.vnet.gso_type {
-            GsoType::None => self.bytes.len(),
-            _ => self.bytes.len().min(MAX_SEGMENT_HEADER + usize::from(self.vnet.gso_size)),
-        }
     }
 
     /// The next piece of it that becomes a record, the record's flags, and whether more pieces follow. With `finish`

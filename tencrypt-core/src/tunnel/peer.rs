@@ -7,11 +7,14 @@ use std::{
 };
 
 use super::{
-    limits::{MAX_OWNED, MAX_SERVED, MAX_SESSIONS, MAX_TOLD, MAX_TOMBSTONES, SIMULTANEOUS, TOMBSTONE},
+    limits::{
+        MAX_LANE_UPDATES, MAX_OWNED, MAX_SERVED, MAX_SESSIONS, MAX_TOMBSTONES, SIMULTANEOUS, TOMBSTONE,
+    },
     live::Session,
 };
 use crate::{
-    directory::PeerId, keyed_hash::KeyedState, news::Told, record::SessionIndex, trust::Certificate,
+    directory::PeerId, keyed_hash::KeyedState, lane_update::LaneChange, record::SessionIndex,
+    trust::Certificate,
 };
 
 /// A slot in [`Peers`].
@@ -62,7 +65,7 @@ pub(super) struct Peer {
     pub(super) unacknowledged_since: Option<Instant>,
     /// Time at which its last RESET counted.
     pub(super) reset_at: Option<Instant>,
-    /// Packets for it that wait in `poll_transmit`.
+    /// Packets for it that wait in the outbox.
     pub(super) queued: usize,
     pub(super) last_handshake: Instant,
     pub(super) rx_bytes: u64,
@@ -181,9 +184,9 @@ pub(super) struct Peers {
     tombstones: VecDeque<(Instant, SessionIndex)>,
     /// True if there are other lanes of this pod, which have to be told of changes.
     tells: bool,
-    news: VecDeque<Told>,
-    /// News that found no room.
-    lost_news: u64,
+    updates: VecDeque<LaneChange>,
+    /// Updates that found no room.
+    lost_updates: u64,
     /// Keys were erased since this was asked last.
     erased: bool,
 }
@@ -199,8 +202,8 @@ impl Peers {
             owners: HashMap::with_hasher(state),
             tombstones: VecDeque::new(),
             tells,
-            news: VecDeque::new(),
-            lost_news: 0,
+            updates: VecDeque::new(),
+            lost_updates: 0,
             erased: false,
         }
     }
@@ -211,17 +214,17 @@ impl Peers {
     }
 
     /// From now on other lanes are told who was found where.
-    pub(super) fn start_telling(&mut self) {
+    pub(super) fn start_updates(&mut self) {
         self.tells = true;
     }
 
-    pub(super) fn poll_news(&mut self) -> Option<Told> {
-        self.news.pop_front()
+    pub(super) fn poll_update(&mut self) -> Option<LaneChange> {
+        self.updates.pop_front()
     }
 
-    /// News that found no room since this was asked last.
-    pub(super) fn take_lost_news(&mut self) -> u64 {
-        std::mem::take(&mut self.lost_news)
+    /// Updates that found no room since this was asked last.
+    pub(super) fn take_lost_updates(&mut self) -> u64 {
+        std::mem::take(&mut self.lost_updates)
     }
 
     /// Tells if keys were erased since this was asked last.
@@ -233,17 +236,17 @@ impl Peers {
     pub(super) fn tell_owned(&mut self, key: PeerKey) {
         let Some(peer) = self.find(key).filter(|_| self.tells) else { return };
         let (peer, owned) = (peer.id, peer.owned.clone());
-        owned.into_iter().for_each(|address| self.tell(Told::Found { address, peer }));
+        owned.into_iter().for_each(|address| self.tell(LaneChange::Found { address, peer }));
     }
 
-    fn tell(&mut self, told: Told) {
+    fn tell(&mut self, change: LaneChange) {
         if !self.tells {
             return;
         }
-        if self.news.len() < MAX_TOLD {
-            self.news.push_back(told);
+        if self.updates.len() < MAX_LANE_UPDATES {
+            self.updates.push_back(change);
         } else {
-            self.lost_news += 1;
+            self.lost_updates += 1;
         }
     }
 
@@ -425,9 +428,9 @@ impl Peers {
         if let Some(before) = before.and_then(|before| self.find_mut(before)) {
             before.owned.retain(|owned| *owned != address);
             let before = before.id;
-            self.tell(Told::Lost { address, peer: before });
+            self.tell(LaneChange::Lost { address, peer: before });
         }
-        self.tell(Told::Found { address, peer: id });
+        self.tell(LaneChange::Found { address, peer: id });
         self.owners.insert(address, key);
         true
     }
@@ -440,7 +443,7 @@ impl Peers {
         self.by_id.remove(&(peer.id, peer.lane));
         for address in &peer.owned {
             self.owners.remove(address);
-            self.tell(Told::Lost { address: *address, peer: peer.id });
+            self.tell(LaneChange::Lost { address: *address, peer: peer.id });
             let reached =
                 |heir: &PeerKey| self.find(*heir).is_some_and(|heir| heir.was_reached_over(*address));
             let heir = self.lanes(peer.id).find(reached);

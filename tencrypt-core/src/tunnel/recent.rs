@@ -39,7 +39,7 @@ impl Entry {
 
 /// Direction of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum Direction {
     /// To the network: sealed for the peer.
     Out,
     /// From the network: the source is the peer's, the destination this pod's own address.
@@ -61,12 +61,12 @@ impl Recent {
     /// The peer that packets like this belong to.
     pub(super) fn peer(
         &self,
-        way: Way,
+        direction: Direction,
         source: IpAddr,
         destination: IpAddr,
         now: Instant,
     ) -> Option<PeerKey> {
-        let entries = if way == Way::Out { &self.outbound } else { &self.inbound };
+        let entries = if direction == Direction::Out { &self.outbound } else { &self.inbound };
         let entry = entries[slot(source, destination)].as_ref()?;
         entry.holds(self.version, source, destination, now).then_some(entry.peer)
     }
@@ -74,13 +74,13 @@ impl Recent {
     /// Remembers a decision, which rests on facts that hold until `until`.
     pub(super) fn note(
         &mut self,
-        way: Way,
+        direction: Direction,
         source: IpAddr,
         destination: IpAddr,
         peer: PeerKey,
         until: Option<Instant>,
     ) {
-        let entries = if way == Way::Out { &mut self.outbound } else { &mut self.inbound };
+        let entries = if direction == Direction::Out { &mut self.outbound } else { &mut self.inbound };
         let entry = Entry { version: self.version, source, destination, peer, until };
         entries[slot(source, destination)] = Some(entry);
     }
@@ -120,17 +120,17 @@ mod tests {
         let peer = Peers::new(1, false).admit(PeerId::from_bytes([1; 32]), 0, now);
         let [a, b, c]: [IpAddr; 3] = [[10, 0, 0, 1].into(), [10, 0, 0, 2].into(), [10, 0, 0, 3].into()];
         let mut recent = Recent::default();
-        recent.note(Way::Out, a, b, peer, Some(now + Duration::from_secs(1)));
-        assert_eq!(recent.peer(Way::Out, a, b, now), Some(peer));
-        for (way, source, destination) in
-            [(Way::In, a, b), (Way::Out, b, a), (Way::Out, a, c), (Way::Out, c, b)]
+        recent.note(Direction::Out, a, b, peer, Some(now + Duration::from_secs(1)));
+        assert_eq!(recent.peer(Direction::Out, a, b, now), Some(peer));
+        for (direction, source, destination) in
+            [(Direction::In, a, b), (Direction::Out, b, a), (Direction::Out, a, c), (Direction::Out, c, b)]
         {
-            assert_eq!(recent.peer(way, source, destination, now), None);
+            assert_eq!(recent.peer(direction, source, destination, now), None);
         }
-        assert_eq!(recent.peer(Way::Out, a, b, now + Duration::from_secs(1)), None);
-        recent.note(Way::Out, a, b, peer, None);
-        assert_eq!(recent.peer(Way::Out, a, b, now + Duration::from_secs(1)), Some(peer));
+        assert_eq!(recent.peer(Direction::Out, a, b, now + Duration::from_secs(1)), None);
+        recent.note(Direction::Out, a, b, peer, None);
+        assert_eq!(recent.peer(Direction::Out, a, b, now + Duration::from_secs(1)), Some(peer));
         recent.forget();
-        assert_eq!(recent.peer(Way::Out, a, b, now), None);
+        assert_eq!(recent.peer(Direction::Out, a, b, now), None);
     }
 }

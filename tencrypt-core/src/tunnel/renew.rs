@@ -7,7 +7,6 @@ use super::{
     ask::Asks,
     half_open::HalfOpens,
     members::Members,
-    queue::Queue,
     timer::{Timer, Timers},
 };
 use crate::{
@@ -43,9 +42,9 @@ impl Tunnel {
     fn forget(&mut self, identity: Identity, now: Instant) {
         self.now = now;
         self.recent.forget();
-        let queued = self.transmits.iter().filter(|queued| matches!(queued, Queue::Packet { .. })).count();
-        self.stats.drop_many(DropReason::HeldTimeout, self.asks.held_packets() + queued as u64);
-        self.stats.untold += self.peers.take_lost_news();
+        let queued = self.outbox.drop_transmits();
+        self.stats.drop_many(DropReason::HeldTimeout, self.asks.held_packets() + queued);
+        self.stats.lane_updates_lost += self.peers.take_lost_updates();
         let gone: BTreeSet<PeerId> = self.peers.iter().map(|peer| peer.id).collect();
 
         self.identity = identity;
@@ -57,7 +56,6 @@ impl Tunnel {
         self.half_open = HalfOpens::default();
         self.load.forget_secret();
         self.own_vips.clear();
-        self.transmits.clear();
         self.timers = Timers::default();
         if let Some(at) = self.nat.poll_timeout() {
             self.timers.arm(Timer::Nat, at);
@@ -70,7 +68,6 @@ impl Tunnel {
 mod tests {
     use std::{
         net::{IpAddr, SocketAddr},
-        sync::Arc,
         time::Duration,
     };
 
@@ -78,9 +75,8 @@ mod tests {
     use crate::{
         config::TunnelConfig,
         crypto::{KeyRing, write_key_file},
-        directory::Directory,
         testing::start,
-        tunnel::{LaneId, ask::Purpose},
+        tunnel::{Output, ask::Purpose},
     };
 
     #[test]
@@ -88,25 +84,19 @@ mod tests {
         let keys = KeyRing::parse(&write_key_file([1; 16], 1, &std::array::from_fn(|at| at as u8))).unwrap();
         let [own, other] = [IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2])];
         let identity = |number| Identity::generate(Seed::from_bytes([number; 32]), &[own]);
-        let mut tunnel = Tunnel::new(
-            Arc::new(TunnelConfig::new(["10.0.0.0/8".parse().unwrap()])),
-            LaneId::ZERO,
-            Arc::new(keys),
-            identity(3),
-            Arc::new(Directory::new([], 4)),
-            Seed::from_bytes([5; 32]),
-            start(),
-        );
+        let config = TunnelConfig::new(["10.0.0.0/8".parse().unwrap()]);
+        let builder = Tunnel::builder(config, keys, identity(3));
+        let mut tunnel = builder.build(Seed::from_bytes([5; 32]), start()).unwrap();
         assert!(tunnel.ask(other, SocketAddr::new(other, 8362), Purpose::Traffic, false, start()));
         let member = PeerId::from_bytes([6; 32]);
         assert!(tunnel.members.found(other, member, 1, start()));
         tunnel.own_vips.insert(other, start() + Duration::from_secs(60));
-        assert!(tunnel.next_transmit_len() > 0 && tunnel.poll_timeout().is_some());
+        assert!(tunnel.next_timeout().is_some());
 
         tunnel.reseed(Seed::from_bytes([7; 32]));
         tunnel.forget_sessions(identity(8), start());
         assert_eq!(tunnel.peer_id(), identity(8).peer_id());
-        assert_eq!((tunnel.next_transmit_len(), tunnel.poll_timeout()), (0, None));
+        assert!(matches!(tunnel.poll_output(&mut [0; 2_048], start()), Output::Timeout(None)));
         assert!(!tunnel.members.is_behind(other, member, start()));
         assert!(tunnel.own_vips.is_empty());
         assert_eq!(tunnel.stats().dropped_total(), 0, "an INIT is no packet");

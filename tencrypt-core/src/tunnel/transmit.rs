@@ -1,12 +1,11 @@
-//! Queue of what is to be sent: handshake messages, keepalives, and packets that were held.
+//! Output: what waits in the outbox, sealed as it is taken out.
 
 use std::{net::SocketAddr, time::Instant};
 
 use super::{
-    HeldPacket, Tunnel,
-    limits::MAX_TRANSMITS,
+    HeldPacket, Output, Tunnel,
+    outbox::Entry,
     peer::{Peer, PeerKey},
-    queue::Queue,
 };
 use crate::{
     record::{DATA_OVERHEAD, SessionIndex},
@@ -15,36 +14,44 @@ use crate::{
 };
 
 impl Tunnel {
-    pub(super) fn next_transmit(&mut self, buf: &mut [u8], now: Instant) -> Option<Transmit> {
-        while let Some(next) = self.transmits.pop_front() {
-            let sent = match next {
-                Queue::Datagram { to, bytes, from_tenant_port } => buf.get_mut(..bytes.len()).map(|room| {
-                    room.copy_from_slice(&bytes);
-                    Transmit { to, len: bytes.len(), ecn: 0, from_tenant_port }
-                }),
-                Queue::Empty { to, session } => self.seal_empty(to, session, buf, now),
-                Queue::Packet { to, packet } => self.seal_held(to, packet, buf, now),
+    pub(super) fn next_output(&mut self, buf: &mut [u8], now: Instant) -> Output {
+        while let Some(entry) = self.outbox.pop() {
+            let sent = match entry {
+                Entry::Datagram { to, bytes, from_tenant_port } => {
+                    copy_to(buf, &bytes).map(|len| Transmit { to, len, ecn: 0, from_tenant_port })
+                }
+                Entry::Empty { to, session } => match self.seal_empty(to, session, buf, now) {
+                    Some(sealed) => sealed,
+                    None => continue,
+                },
+                Entry::Packet { to, packet } => self.seal_held(to, packet, buf, now),
+                Entry::Released(packet) => return Output::Released(packet),
+                Entry::Event(event) => return Output::Event(event),
             };
-            if sent.is_some() {
-                return sent;
+            match sent {
+                Ok(transmit) => return Output::Transmit(transmit),
+                Err(reason) => self.stats.drop(reason),
             }
         }
-        None
+        Output::Timeout(self.next_timeout())
     }
 
+    /// Seals a keepalive; `None` if its session is over.
     fn seal_empty(
         &mut self,
         key: PeerKey,
         session: SessionIndex,
         buf: &mut [u8],
         now: Instant,
-    ) -> Option<Transmit> {
+    ) -> Option<Result<Transmit, DropReason>> {
         let peer = self.peers.find_mut(key)?;
         let to = peer.any_endpoint()?;
         let session = peer.session_mut(session).filter(|session| !session.is_expired(now))?;
-        let transmit = session.seal_one(&[], 0, to, buf).ok()?;
-        peer.unacknowledged_since = None;
-        Some(transmit)
+        let sealed = session.seal_one(&[], 0, to, buf);
+        if sealed.is_ok() {
+            peer.unacknowledged_since = None;
+        }
+        Some(sealed)
     }
 
     /// Seals the next piece of a packet that waited. What is left of it waits on, in front.
@@ -54,62 +61,52 @@ impl Tunnel {
         mut packet: HeldPacket,
         buf: &mut [u8],
         now: Instant,
-    ) -> Option<Transmit> {
+    ) -> Result<Transmit, DropReason> {
+        let longest = usize::from(self.config.max_datagram).min(buf.len());
         let sealed = match self.peers.find_mut(key) {
-            Some(peer) => seal_piece(peer, &mut packet, buf, now),
+            Some(peer) => seal_piece(peer, &mut packet, &mut buf[..longest], now),
             None => Err(DropReason::HeldTimeout),
         };
         let more = matches!(sealed, Ok((_, true)));
         let session = self.peers.find(key).and_then(|peer| peer.sending(now));
         let rekey = session.is_some_and(|session| session.wants_rekey(now));
         if more {
-            self.transmits.push_front(Queue::Packet { to: key, packet });
+            self.outbox.put_back(key, packet);
         } else if let Some(peer) = self.peers.find_mut(key) {
             peer.queued = peer.queued.saturating_sub(1);
         }
-        match sealed {
-            Ok((transmit, _)) => {
-                self.sent(key, 1, transmit.len - DATA_OVERHEAD, rekey, now);
-                Some(transmit)
-            }
-            Err(reason) => {
-                self.stats.drop(reason);
-                None
-            }
-        }
+        let (transmit, _) = sealed?;
+        self.sent(key, 1, transmit.len - DATA_OVERHEAD, rekey, now);
+        Ok(transmit)
     }
 
     pub(super) fn send(&mut self, to: SocketAddr, bytes: impl Into<Box<[u8]>>) {
-        self.send_from(false, to, bytes);
+        self.outbox.datagram(to, bytes, false);
     }
 
     /// Answers an INIT.
     pub(super) fn answer(&mut self, to: SocketAddr, resp: impl Into<Box<[u8]>>) {
-        self.send_from(true, to, resp);
-    }
-
-    fn send_from(&mut self, from_tenant_port: bool, to: SocketAddr, bytes: impl Into<Box<[u8]>>) {
-        if self.transmits.len() < MAX_TRANSMITS {
-            self.transmits.push_back(Queue::Datagram { to, bytes: bytes.into(), from_tenant_port });
-        }
+        self.outbox.datagram(to, resp, true);
     }
 
     pub(super) fn send_empty(&mut self, to: PeerKey, session: SessionIndex) {
-        if self.transmits.len() < MAX_TRANSMITS {
-            self.transmits.push_back(Queue::Empty { to, session });
-        }
+        self.outbox.empty(to, session);
     }
 
     pub(super) fn queue_packet(&mut self, to: PeerKey, packet: HeldPacket) {
-        if self.transmits.len() >= MAX_TRANSMITS {
+        if !self.outbox.packet(to, packet) {
             self.stats.drop(DropReason::HeldFull);
-            return;
-        }
-        if let Some(peer) = self.peers.find_mut(to) {
+        } else if let Some(peer) = self.peers.find_mut(to) {
             peer.queued += 1;
         }
-        self.transmits.push_back(Queue::Packet { to, packet });
     }
+}
+
+/// Copies a datagram to the front of `buf`.
+fn copy_to(buf: &mut [u8], datagram: &[u8]) -> Result<usize, DropReason> {
+    let room = buf.get_mut(..datagram.len()).ok_or(DropReason::TooBig)?;
+    room.copy_from_slice(datagram);
+    Ok(datagram.len())
 }
 
 /// Seals one piece of `packet` on the session that is sent on; true: more follow.

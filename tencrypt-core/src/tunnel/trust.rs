@@ -5,7 +5,6 @@ use std::{net::IpAddr, sync::Arc, time::Instant};
 use super::{
     Tunnel,
     peer::{IndexUse, PeerKey},
-    queue::Queue,
     timer::Timer,
 };
 use crate::{
@@ -84,7 +83,7 @@ impl Tunnel {
         self.trust.admit(self.keys.tenant_id(), &self.identity.peer_id(), certificate)
     }
 
-    fn judge_own(&mut self) {
+    pub(super) fn judge_own(&mut self) {
         self.own.counts = self.own_certificate().is_ok();
     }
 
@@ -172,12 +171,7 @@ impl Tunnel {
 
     /// Ends all that there is with a peer that is no member.
     fn expel(&mut self, key: PeerKey, now: Instant) {
-        let before = self.transmits.len();
-        self.transmits.retain(|queued| match queued {
-            Queue::Packet { to, .. } | Queue::Empty { to, .. } => *to != key,
-            Queue::Datagram { .. } => true,
-        });
-        self.stats.drop_many(DropReason::Certificate, (before - self.transmits.len()) as u64);
+        self.stats.drop_many(DropReason::Certificate, self.outbox.drop_for(key));
         self.timers.cancel(Timer::Peer(key));
         let Some(peer) = self.peers.remove(key, now) else { return };
         for session in &peer.sessions {

@@ -3,15 +3,17 @@
 use std::{net::UdpSocket, sync::Arc};
 
 use tencrypt::{
-    DatagramSink, Identity, KeyRing, LaneId, Outbound, PacketSink, RecvMeta, Seed, SinkFull, Train,
+    DatagramSink, Identity, KeyRing, Outbound, Output, PacketSink, RecvMeta, Seed, SinkFull, Train,
     TrainSlot, TunPacket, Tunnel, TunnelConfig,
     crypto::write_key_file,
-    directory::Directory,
     offload::{Opened, VnetHdr},
-    record::layout::{CONF, HEAD_LEN, INIT, RESET, RESP},
+    record::layout::{CONF, INIT, RESET, RESP},
 };
 
-use super::{tests::passed, *};
+use super::{
+    tests::{outcome, passed},
+    *,
+};
 
 const ADDRESSES: [[u8; 4]; 3] = [[10, 0, 0, 1], [10, 0, 0, 2], [10, 0, 0, 3]];
 
@@ -20,12 +22,11 @@ fn messages() -> [Vec<u8>; 5] {
     let start = Instant::now();
     let root: [u8; 32] = std::array::from_fn(|at| (at * 37 + 11) as u8);
     let keys = Arc::new(KeyRing::parse(&write_key_file([7; 16], 1, &root)).unwrap());
-    let config = Arc::new(TunnelConfig::new(["10.0.0.0/8".parse().unwrap()]));
+    let config = TunnelConfig::new(["10.0.0.0/8".parse().unwrap()]);
     let mut pods = ADDRESSES.map(|address| {
         let seed = |salt| Seed::from_bytes([address[3] + salt; 32]);
         let identity = Identity::generate(seed(0), &[address.into()]);
-        let directory = Arc::new(Directory::new([], 0));
-        Tunnel::new(config.clone(), LaneId::ZERO, keys.clone(), identity, directory, seed(100), start)
+        Tunnel::builder(config.clone(), keys.clone(), identity).build(seed(100), start).unwrap()
     });
     let mut packet = [0; 28];
     packet[..12].copy_from_slice(&[0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0]);
@@ -33,13 +34,18 @@ fn messages() -> [Vec<u8>; 5] {
     packet[16..20].copy_from_slice(&ADDRESSES[1]);
     packet[20..26].copy_from_slice(&[1, 0, 1, 0, 0, 8]);
     let mut packet = TunPacket::new(VnetHdr::default(), &mut packet);
-    assert_eq!(pods[0].handle_outbound(&mut packet, start, &mut Nowhere), Outbound::Held);
+    assert_eq!(pods[0].handle_packet(&mut packet, start, &mut Nowhere), Outbound::Held);
     let mut found = [INIT, RESP, CONF, DATA, RESET].map(|kind| (kind, Vec::new()));
     let mut buffer = vec![0; 65_535];
     for _ in 0..8 {
         for at in 0..pods.len() {
             pods[at].handle_timeout(start);
-            while let Some(transmit) = pods[at].poll_transmit(&mut buffer, start) {
+            loop {
+                let transmit = match pods[at].poll_output(&mut buffer, start) {
+                    Output::Transmit(transmit) => transmit,
+                    Output::Timeout(_) => break,
+                    _ => continue,
+                };
                 let datagram = buffer[..transmit.len].to_vec();
                 let of_kind =
                     found.iter_mut().find(|(kind, _)| layout::message_type(&datagram) == Some(*kind));
@@ -119,7 +125,7 @@ fn messages_of_the_core_are_told_apart_by_the_filter() {
     assert_eq!(passed(&filter, home, &datagrams), [true, true, true, false, true]);
     filter.since = Some(Instant::now());
     let from = UdpSocket::bind((home, 0)).unwrap().local_addr().unwrap();
-    filter.note_received(from, &record[..HEAD_LEN], 1, 1, Instant::now());
+    filter.note_received(from, &outcome(record, 1, 1), Instant::now());
     filter.admitted[0] = filter.sessions.0.iter().copied().collect();
     assert_eq!(passed(&filter, home, &datagrams), [true; 5], "records of a session that opened something");
 }

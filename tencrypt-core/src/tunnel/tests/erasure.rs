@@ -21,14 +21,13 @@ use crate::{
         witness::{self, Noted},
         write_epoch, write_key_file,
     },
-    directory::Directory,
     offload::{Opened, VnetHdr},
     packet::samples::Sample,
     record::Aead,
     sink::{DatagramSink, PacketSink, RecvMeta, SinkFull, Train, TrainSlot},
     testing::start,
     trust::AuthorityKey,
-    tunnel::{LaneId, Outbound, TunPacket, Tunnel},
+    tunnel::{Outbound, Output, TunPacket, Tunnel},
 };
 
 /// Says to the twin that it is one, and how its sessions end.
@@ -270,7 +269,7 @@ impl Pair {
             End::Expired => {
                 // Timers are at least seconds apart here.
                 for _ in 0..1_000 {
-                    let Some(next) = self.tunnels.iter().filter_map(|tunnel| tunnel.poll_timeout()).min()
+                    let Some(next) = self.tunnels.iter().filter_map(|tunnel| tunnel.next_timeout()).min()
                     else {
                         break;
                     };
@@ -323,7 +322,9 @@ impl Pair {
     pub(super) fn ask(&mut self, from: usize) {
         let sent = self.send(from);
         let mut init = vec![0; ROOM];
-        let transmit = self.tunnels[from].poll_transmit(&mut init, self.now).expect("INIT");
+        let Output::Transmit(transmit) = self.tunnels[from].poll_output(&mut init, self.now) else {
+            panic!("no INIT")
+        };
         init.truncate(transmit.len);
         assert!(sent.is_empty());
         self.deliver(1 - from, &mut init, &mut Inbox(0));
@@ -337,7 +338,7 @@ impl Pair {
         let mut packet = Sample::udp(NAMES[from], to, (5_000, 80));
         let mut packet = TunPacket::new(VnetHdr::default(), &mut packet);
         let mut outbox = Outbox::default();
-        let sent = self.tunnels[from].handle_outbound(&mut packet, self.now, &mut outbox);
+        let sent = self.tunnels[from].handle_packet(&mut packet, self.now, &mut outbox);
         assert!(matches!(sent, Outbound::Held | Outbound::Sent { records: 1 }), "{sent:?}");
         outbox.sent
     }
@@ -356,8 +357,14 @@ impl Pair {
             for tunnel in &mut self.tunnels {
                 tunnel.handle_timeout(self.now);
                 let mut buffer = vec![0; ROOM];
-                while let Some(transmit) = tunnel.poll_transmit(&mut buffer, self.now) {
-                    waiting.push((transmit.to, buffer[..transmit.len].to_vec()));
+                loop {
+                    match tunnel.poll_output(&mut buffer, self.now) {
+                        Output::Transmit(transmit) => {
+                            waiting.push((transmit.to, buffer[..transmit.len].to_vec()));
+                        }
+                        Output::Timeout(_) => break,
+                        _ => {}
+                    }
                 }
             }
             if waiting.is_empty() {
@@ -377,8 +384,7 @@ fn tunnel(suite: CipherSuite, pod: usize, now: Instant) -> Tunnel {
     let mut config = TunnelConfig::new(["10.0.0.0/8".parse().unwrap()]);
     config.suite = suite;
     let identity = Identity::generate(seed("identity", pod), &[address(pod)]);
-    let directory = Arc::new(Directory::new([], 0));
-    Tunnel::new(Arc::new(config), LaneId::ZERO, keys(&[1, 2]), identity, directory, seed("tunnel", pod), now)
+    Tunnel::builder(config, keys(&[1, 2]), identity).build(seed("tunnel", pod), now).unwrap()
 }
 
 /// Stands for the operating system's randomness. Nothing of it is left on the stack, as nothing is there of what the kernel

@@ -3,6 +3,7 @@
 mod erasure;
 mod erasure_search;
 mod limits;
+mod output;
 pub(super) mod pair;
 mod redaction;
 mod work;

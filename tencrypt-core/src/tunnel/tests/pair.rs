@@ -10,13 +10,11 @@ use std::{
 use crate::{
     config::TunnelConfig,
     crypto::{CipherSuite, Identity, KeyRing, Seed, write_key_file},
-    directory::Directory,
-    news::News,
     offload::{Opened, VnetHdr},
     packet::samples::Sample,
     sink::{DatagramSink, PacketSink, RecvMeta, SinkFull, Train, TrainSlot},
     testing::start,
-    tunnel::{LaneId, Outbound, TunPacket, Tunnel},
+    tunnel::{Outbound, Output, TunPacket, Tunnel},
 };
 
 /// Addresses of the two.
@@ -42,15 +40,23 @@ impl Pair {
 
     /// The same, with static keys from these numbers.
     pub(in crate::tunnel) fn with_static_keys(suite: CipherSuite, keys: [u8; 2]) -> Self {
+        Self::build(|config| config.suite = suite, keys)
+    }
+
+    /// The same, configured otherwise.
+    pub(in crate::tunnel) fn with_config(configure: impl Fn(&mut TunnelConfig)) -> Self {
+        Self::build(configure, [1, 2])
+    }
+
+    fn build(configure: impl Fn(&mut TunnelConfig), keys: [u8; 2]) -> Self {
         let now = start();
         let tunnels = [0, 1].map(|side| {
             let mut config = TunnelConfig::new(["10.0.0.0/8".parse().expect("a range")]);
-            config.suite = suite;
+            configure(&mut config);
             let number = side as u8 + 1;
             let identity = Identity::generate(Seed::from_bytes([keys[side]; 32]), &[address(side)]);
             let seed = Seed::from_bytes([number + 10; 32]);
-            let directory = Arc::new(Directory::new([], 7));
-            Tunnel::new(Arc::new(config), LaneId::ZERO, ring(9), identity, directory, seed, now)
+            Tunnel::builder(config, ring(9), identity).build(seed, now).expect("any suite fits")
         });
         Self {
             now,
@@ -70,10 +76,14 @@ impl Pair {
 
     /// Gives this side a packet, and brings what comes of it.
     pub(in crate::tunnel) fn offer(&mut self, side: usize) -> Outbound {
-        let mut packet = Sample::udp(ADDRESSES[side], ADDRESSES[1 - side], (1, 2));
+        self.offer_packet(side, Sample::udp(ADDRESSES[side], ADDRESSES[1 - side], (1, 2)))
+    }
+
+    /// The same with this packet.
+    pub(in crate::tunnel) fn offer_packet(&mut self, side: usize, mut packet: Vec<u8>) -> Outbound {
         let mut outbox = Outbox::default();
         let mut packet = TunPacket::new(VnetHdr::default(), &mut packet);
-        let outcome = self.tunnels[side].handle_outbound(&mut packet, self.now, &mut outbox);
+        let outcome = self.tunnels[side].handle_packet(&mut packet, self.now, &mut outbox);
         for record in outbox.0 {
             self.carry(side, record);
         }
@@ -92,7 +102,7 @@ impl Pair {
         let end = self.now + duration;
         // More than anything here does in the longest time it is given.
         for _ in 0..100_000 {
-            let next = self.tunnels.iter().filter_map(Tunnel::poll_timeout).min();
+            let next = self.tunnels.iter().filter_map(Tunnel::next_timeout).min();
             let Some(next) = next.filter(|next| *next <= end) else { break };
             self.now = self.now.max(next);
             self.settle();
@@ -124,12 +134,16 @@ impl Pair {
 
     fn tend(&mut self, side: usize) {
         let tunnel = &mut self.tunnels[side];
-        if tunnel.poll_timeout().is_some_and(|due| due <= self.now) {
+        if tunnel.next_timeout().is_some_and(|due| due <= self.now) {
             tunnel.handle_timeout(self.now);
         }
         let mut buf = vec![0; 2_048];
-        while let Some(transmit) = self.tunnels[side].poll_transmit(&mut buf, self.now) {
-            self.carry(side, buf[..transmit.len].to_vec());
+        loop {
+            match self.tunnels[side].poll_output(&mut buf, self.now) {
+                Output::Transmit(transmit) => self.carry(side, buf[..transmit.len].to_vec()),
+                Output::Timeout(_) => break,
+                _ => {}
+            }
         }
     }
 }
@@ -172,15 +186,41 @@ impl TrainSlot for Slot<'_> {
     }
 }
 
+/// Takes packets and datagrams that nobody looks at: the transport has no room.
+#[derive(Debug)]
+pub(in crate::tunnel) struct Nowhere;
+
+impl DatagramSink for Nowhere {
+    type Slot<'s> = Self;
+
+    fn reserve(&mut self, _want: Train) -> Option<Self> {
+        None
+    }
+}
+
+impl TrainSlot for Nowhere {
+    fn records(&self) -> u16 {
+        0
+    }
+
+    fn buffer(&mut self) -> &mut [u8] {
+        &mut []
+    }
+
+    fn commit(self, _records: u16, _len: usize) {}
+}
+
+impl<'b> PacketSink<'b> for Nowhere {
+    fn packet(&mut self, _: Opened<'b>) -> Result<(), SinkFull> {
+        Ok(())
+    }
+}
+
 struct Inbox(usize);
 
 impl<'b> PacketSink<'b> for Inbox {
     fn packet(&mut self, _: Opened<'b>) -> Result<(), SinkFull> {
         self.0 += 1;
         Ok(())
-    }
-
-    fn news(&mut self, news: News) -> Result<(), News> {
-        Err(news)
     }
 }

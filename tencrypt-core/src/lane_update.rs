@@ -1,4 +1,4 @@
-//! News that the lanes of a pod tell each other.
+//! Updates that the lanes of a pod tell each other.
 //!
 //! Translation changes what the kernel's steering looks at, so the two directions of a flow to a VIP come to different
 //! lanes: the lane that meets an answer has to know what another one has done with the question. Lanes share no memory;
@@ -10,18 +10,18 @@ use crate::{crypto::PeerId, packet::Flow};
 
 /// Something that one lane knows and the others of its pod have to: a translated flow, or a member behind an address.
 ///
-/// From [`Tunnel::poll_news`](crate::Tunnel::poll_news) or [`PacketSink::news`](crate::PacketSink::news) of one lane, for
-/// [`Tunnel::take_news`](crate::Tunnel::take_news) of each other one, in order.
+/// From [`Output::LaneUpdate`](crate::Output::LaneUpdate) or [`PacketSink::lane_update`](crate::PacketSink::lane_update) of one lane, for
+/// [`Tunnel::handle_lane_update`](crate::Tunnel::handle_lane_update) of each other one, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct News {
+pub struct LaneUpdate {
     /// The lane that says so.
     pub(crate) lane: u8,
-    pub(crate) told: Told,
+    pub(crate) change: LaneChange,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Told {
-    Flow(FlowNews),
+pub(crate) enum LaneChange {
+    Flow(FlowUpdate),
     /// A member was found behind an address.
     Found {
         address: IpAddr,
@@ -36,7 +36,7 @@ pub(crate) enum Told {
 
 /// A translated flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FlowNews {
+pub(crate) struct FlowUpdate {
     /// Of a VIP that this pod serves, or of one that it calls.
     pub(crate) serves: bool,
     pub(crate) original: Flow,
