@@ -21,10 +21,10 @@ use crate::{
         witness::{self, Noted},
         write_epoch, write_key_file,
     },
-    offload::{Opened, VnetHdr},
+    offload::VnetHdr,
     packet::samples::Sample,
     record::Aead,
-    sink::{DatagramSink, PacketSink, RecvMeta, SinkFull, Train, TrainSlot},
+    sink::bytes::{DatagramQueue, PacketQueue, QueuedTrain},
     testing::start,
     trust::AuthorityKey,
     tunnel::{Outbound, Output, TunPacket, Tunnel},
@@ -36,8 +36,10 @@ const TWIN: &str = "TENCRYPT_TEST_TWIN";
 const LEAVE_STACK: &str = "leave-stack";
 const NAMES: [&str; 2] = ["10.0.0.1", "10.0.0.2"];
 const NOBODY: &str = "10.0.0.3";
-/// Longest record that is sent here.
-const ROOM: usize = 2_048;
+/// Longest datagram that is sent here.
+const LONGEST: usize = 2_048;
+/// Datagrams or packets that wait at once: more than there are.
+const ROOM: usize = 64;
 
 /// Ways in which sessions end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -274,7 +276,7 @@ impl Pair {
                         break;
                     };
                     self.now = self.now.max(next);
-                    self.settle(Vec::new());
+                    self.settle(DatagramQueue::new(ROOM));
                 }
             }
             End::Retired => self.each(|tunnel, _, now| tunnel.set_keys(keys(&[2]), now).unwrap()),
@@ -320,59 +322,56 @@ impl Pair {
 
     /// The first packet from one pod to the other, as far as INIT, which was answered by RESP.
     pub(super) fn ask(&mut self, from: usize) {
-        let sent = self.send(from);
-        let mut init = vec![0; ROOM];
+        let mut sent = self.send(from);
+        assert!(sent.is_empty());
+        let mut init = [0; LONGEST];
         let Output::Transmit(transmit) = self.tunnels[from].poll_output(&mut init, self.now) else {
             panic!("no INIT")
         };
-        init.truncate(transmit.len);
-        assert!(sent.is_empty());
-        self.deliver(1 - from, &mut init, &mut Inbox(0));
+        sent.push(&transmit, &init).unwrap();
+        self.deliver(1 - from, sent.pop().unwrap(), &mut PacketQueue::new(ROOM));
     }
 
-    fn send(&mut self, from: usize) -> Vec<(SocketAddr, Vec<u8>)> {
+    fn send(&mut self, from: usize) -> DatagramQueue {
         self.send_to(from, NAMES[1 - from])
     }
 
-    fn send_to(&mut self, from: usize, to: &str) -> Vec<(SocketAddr, Vec<u8>)> {
+    fn send_to(&mut self, from: usize, to: &str) -> DatagramQueue {
         let mut packet = Sample::udp(NAMES[from], to, (5_000, 80));
         let mut packet = TunPacket::new(VnetHdr::default(), &mut packet);
-        let mut outbox = Outbox::default();
+        let mut outbox = DatagramQueue::new(ROOM);
         let sent = self.tunnels[from].handle_packet(&mut packet, self.now, &mut outbox);
         assert!(matches!(sent, Outbound::Held | Outbound::Sent { records: 1 }), "{sent:?}");
-        outbox.sent
+        outbox
     }
 
-    fn deliver(&mut self, to: usize, bytes: &mut [u8], inbox: &mut Inbox) {
-        let from = SocketAddr::new(address(1 - to), 8_362);
-        let meta = RecvMeta { from, stride: bytes.len() as u16, ecn: 0 };
-        self.tunnels[to].handle_datagrams(&meta, bytes, self.now, inbox);
+    fn deliver(&mut self, to: usize, mut train: QueuedTrain, inbox: &mut PacketQueue) {
+        let meta = train.received_from(SocketAddr::new(address(1 - to), 8_362));
+        self.tunnels[to].handle_datagrams(&meta, &mut train.bytes, self.now, inbox);
         self.tunnels[to].handle_timeout(self.now);
     }
 
     /// Carries datagrams until there are none.
-    pub(super) fn settle(&mut self, mut waiting: Vec<(SocketAddr, Vec<u8>)>) -> usize {
-        let mut inbox = Inbox(0);
+    pub(super) fn settle(&mut self, mut waiting: DatagramQueue) -> usize {
+        let mut inbox = PacketQueue::new(ROOM);
         for _ in 0..100 {
             for tunnel in &mut self.tunnels {
                 tunnel.handle_timeout(self.now);
-                let mut buffer = vec![0; ROOM];
+                let mut buffer = [0; LONGEST];
                 loop {
                     match tunnel.poll_output(&mut buffer, self.now) {
-                        Output::Transmit(transmit) => {
-                            waiting.push((transmit.to, buffer[..transmit.len].to_vec()));
-                        }
+                        Output::Transmit(transmit) => waiting.push(&transmit, &buffer).unwrap(),
                         Output::Timeout(_) => break,
                         _ => {}
                     }
                 }
             }
             if waiting.is_empty() {
-                return inbox.0;
+                return inbox.len();
             }
-            for (to, mut bytes) in waiting.drain(..) {
-                if let Some(pod) = [0, 1].into_iter().find(|pod| to.ip() == address(*pod)) {
-                    self.deliver(pod, &mut bytes, &mut inbox);
+            for train in waiting.drain() {
+                if let Some(pod) = [0, 1].into_iter().find(|pod| train.to.ip() == address(*pod)) {
+                    self.deliver(pod, train, &mut inbox);
                 }
             }
         }
@@ -409,48 +408,4 @@ pub(super) fn keys(epochs: &[u8]) -> Arc<KeyRing> {
 
 fn address(pod: usize) -> IpAddr {
     NAMES[pod].parse().unwrap()
-}
-
-#[derive(Default)]
-struct Outbox {
-    sent: Vec<(SocketAddr, Vec<u8>)>,
-}
-
-struct Slot<'s> {
-    outbox: &'s mut Outbox,
-    to: SocketAddr,
-    bytes: Vec<u8>,
-}
-
-impl DatagramSink for Outbox {
-    type Slot<'s> = Slot<'s>;
-
-    fn reserve(&mut self, want: Train) -> Option<Slot<'_>> {
-        Some(Slot { outbox: self, to: want.to, bytes: vec![0; want.stride.into()] })
-    }
-}
-
-impl TrainSlot for Slot<'_> {
-    fn records(&self) -> u16 {
-        1
-    }
-
-    fn buffer(&mut self) -> &mut [u8] {
-        &mut self.bytes
-    }
-
-    fn commit(mut self, _records: u16, len: usize) {
-        self.bytes.truncate(len);
-        self.outbox.sent.push((self.to, self.bytes));
-    }
-}
-
-/// Counts packets.
-struct Inbox(usize);
-
-impl<'b> PacketSink<'b> for Inbox {
-    fn packet(&mut self, _: Opened<'b>) -> Result<(), SinkFull> {
-        self.0 += 1;
-        Ok(())
-    }
 }

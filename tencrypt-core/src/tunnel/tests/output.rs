@@ -12,6 +12,7 @@ use crate::{
     offload::VnetHdr,
     packet::samples::{Body, Sample},
     record::{DATA_OVERHEAD, layout},
+    sink::bytes::{DatagramQueue, PacketQueue},
     testing::start,
     tunnel::{BuildError, Outbound, Output, TunPacket, Tunnel},
 };
@@ -28,7 +29,11 @@ fn build(config: TunnelConfig) -> Result<Tunnel, BuildError> {
 /// Gives `tunnel` a packet for `destination` that nothing can be sealed for.
 fn offer(tunnel: &mut Tunnel, destination: &str, now: Instant) -> Outbound {
     let mut packet = Sample::udp(ADDRESSES[0], destination, (1, 2));
-    tunnel.handle_packet(&mut TunPacket::new(VnetHdr::default(), &mut packet), now, &mut super::pair::Nowhere)
+    tunnel.handle_packet(
+        &mut TunPacket::new(VnetHdr::default(), &mut packet),
+        now,
+        &mut DatagramQueue::new(0),
+    )
 }
 
 /// Everything there is, the timeout at its end.
@@ -60,7 +65,7 @@ fn a_handshake_message_that_came_in_is_due_at_once() {
     let Output::Transmit(sent) = pair.tunnels[0].poll_output(&mut init, pair.now) else { panic!("INIT") };
     let meta = RecvMeta { from: SocketAddr::new(address(0), 8_362), stride: sent.len as u16, ecn: 0 };
     let inbound =
-        pair.tunnels[1].handle_datagrams(&meta, &mut init[..sent.len], pair.now, &mut super::pair::Nowhere);
+        pair.tunnels[1].handle_datagrams(&meta, &mut init[..sent.len], pair.now, &mut PacketQueue::new(1));
     assert_eq!((inbound.control, inbound.datagrams(), inbound.records, inbound.proven), (1, 1, 0, 0));
     let outputs = drain(&mut pair.tunnels[1], pair.now);
     assert!(matches!(outputs[..], [Output::Timeout(Some(due))] if due <= pair.now), "{outputs:?}");
@@ -79,10 +84,10 @@ fn a_record_is_told_from_a_handshake_message_and_named_by_its_session() {
     let index = layout::index_bytes(&record).map(u32::from_le_bytes);
     let meta = RecvMeta { from: SocketAddr::new(address(0), 8_362), stride: record.len() as u16, ecn: 0 };
     let mut again = record.clone();
-    let inbound = pair.tunnels[1].handle_datagrams(&meta, &mut record, pair.now, &mut super::pair::Nowhere);
+    let inbound = pair.tunnels[1].handle_datagrams(&meta, &mut record, pair.now, &mut PacketQueue::new(1));
     assert_eq!((inbound.opened, inbound.records, inbound.proven), (1, 1, 1));
     assert_eq!(inbound.session.map(|session| session.as_u32()), index);
-    let inbound = pair.tunnels[1].handle_datagrams(&meta, &mut again, pair.now, &mut super::pair::Nowhere);
+    let inbound = pair.tunnels[1].handle_datagrams(&meta, &mut again, pair.now, &mut PacketQueue::new(1));
     assert_eq!((inbound.dropped, inbound.records, inbound.proven, inbound.session), (1, 1, 0, None));
 }
 

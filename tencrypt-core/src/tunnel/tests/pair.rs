@@ -10,9 +10,12 @@ use std::{
 use crate::{
     config::TunnelConfig,
     crypto::{CipherSuite, Identity, KeyRing, Seed, write_key_file},
-    offload::{Opened, VnetHdr},
+    offload::VnetHdr,
     packet::samples::Sample,
-    sink::{DatagramSink, PacketSink, RecvMeta, SinkFull, Train, TrainSlot},
+    sink::{
+        RecvMeta,
+        bytes::{DatagramQueue, PacketQueue},
+    },
     testing::start,
     tunnel::{Outbound, Output, TunPacket, Tunnel},
 };
@@ -81,11 +84,11 @@ impl Pair {
 
     /// The same with this packet.
     pub(in crate::tunnel) fn offer_packet(&mut self, side: usize, mut packet: Vec<u8>) -> Outbound {
-        let mut outbox = Outbox::default();
+        let mut outbox = DatagramQueue::new(1);
         let mut packet = TunPacket::new(VnetHdr::default(), &mut packet);
         let outcome = self.tunnels[side].handle_packet(&mut packet, self.now, &mut outbox);
-        for record in outbox.0 {
-            self.carry(side, record);
+        for train in outbox.drain() {
+            self.carry(side, train.bytes.to_vec());
         }
         self.settle();
         outcome
@@ -125,9 +128,9 @@ impl Pair {
         while let Some((side, mut datagram)) = self.under_way.pop_front() {
             let from = SocketAddr::new(address(1 - side), 8_362);
             let meta = RecvMeta { from, stride: datagram.len() as u16, ecn: 0 };
-            let mut inbox = Inbox(0);
+            let mut inbox = PacketQueue::new(1);
             let _ = self.tunnels[side].handle_datagrams(&meta, &mut datagram, self.now, &mut inbox);
-            self.delivered[side] += inbox.0;
+            self.delivered[side] += inbox.len();
             self.tend(side);
         }
     }
@@ -157,70 +160,4 @@ pub(in crate::tunnel) fn ring(root: u8) -> Arc<KeyRing> {
 
 pub(in crate::tunnel) fn address(side: usize) -> IpAddr {
     ADDRESSES[side].parse().expect("an address")
-}
-
-#[derive(Default)]
-struct Outbox(Vec<Vec<u8>>);
-
-struct Slot<'s>(&'s mut Outbox, Vec<u8>);
-
-impl DatagramSink for Outbox {
-    type Slot<'s> = Slot<'s>;
-
-    fn reserve(&mut self, want: Train) -> Option<Slot<'_>> {
-        Some(Slot(self, vec![0; want.last.into()]))
-    }
-}
-
-impl TrainSlot for Slot<'_> {
-    fn records(&self) -> u16 {
-        1
-    }
-
-    fn buffer(&mut self) -> &mut [u8] {
-        &mut self.1
-    }
-
-    fn commit(self, _records: u16, len: usize) {
-        self.0.0.push(self.1[..len].to_vec());
-    }
-}
-
-/// Takes packets and datagrams that nobody looks at: the transport has no room.
-#[derive(Debug)]
-pub(in crate::tunnel) struct Nowhere;
-
-impl DatagramSink for Nowhere {
-    type Slot<'s> = Self;
-
-    fn reserve(&mut self, _want: Train) -> Option<Self> {
-        None
-    }
-}
-
-impl TrainSlot for Nowhere {
-    fn records(&self) -> u16 {
-        0
-    }
-
-    fn buffer(&mut self) -> &mut [u8] {
-        &mut []
-    }
-
-    fn commit(self, _records: u16, _len: usize) {}
-}
-
-impl<'b> PacketSink<'b> for Nowhere {
-    fn packet(&mut self, _: Opened<'b>) -> Result<(), SinkFull> {
-        Ok(())
-    }
-}
-
-struct Inbox(usize);
-
-impl<'b> PacketSink<'b> for Inbox {
-    fn packet(&mut self, _: Opened<'b>) -> Result<(), SinkFull> {
-        self.0 += 1;
-        Ok(())
-    }
 }

@@ -8,6 +8,7 @@ use crate::{
     offload::VnetHdr,
     packet::samples::Sample,
     session::{Counter, Counters, DirectionKeys, Opener, Sealer},
+    sink::bytes::DatagramQueue,
     trust::CertificateAuthority,
     tunnel::{TunPacket, Tunnel, live::Session, packet::HeldPacket},
 };
@@ -60,7 +61,7 @@ fn no_secret_is_printed() {
         pair.ask(0);
         let mut printed = everything(&pair);
         assert!(printed.contains("Initiator {") && printed.contains("Responder {"), "{printed}");
-        pair.settle(Vec::new());
+        pair.settle(DatagramQueue::new(64));
         printed += &everything(&pair);
         assert!(printed.contains("Sealer {") && printed.contains("Opener {"), "{printed}");
         printed += &format!("{:?}{:?}", keys(&[1, 2]), keys(&[1, 2]).sent());
