@@ -1,7 +1,7 @@
 //! The tunnel embedded without the program: capture, transport and core in two pods of a laboratory network, and what
 //! the wire between them shows.
 //!
-//! `cargo run -p tencrypt-examples --bin veth_pair`
+//! `cargo run -p tencrypt-example-veth --bin veth_pair`
 //!
 //! It starts itself again in namespaces of its own, so it needs no root where everybody may open `/dev/net/tun`. Each
 //! pod's lane is one thread in the pod's namespace.
@@ -22,7 +22,7 @@ use tencrypt::{
     DEFAULT_PORT, Event, Outbound, Output, PacketSink, SinkFull, TunPacket, Tunnel, UnansweredPolicy,
     offload::{Opened, VnetHdr},
 };
-use tencrypt_examples::{Failure, demonstration_keys, pod};
+use tencrypt_example_veth::{Failure, demonstration_keys, pod};
 use tencrypt_lab::{self as lab, Entered, Node, PLAIN_MTU, Ping, Pod, Sniffer, Watch};
 use tencrypt_tun::{Capture, CapturePlan, Received, TunDevice, mark_socket};
 use tencrypt_udp::{AsyncUdpTransport, UdpTransport};

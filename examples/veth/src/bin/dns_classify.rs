@@ -1,12 +1,12 @@
 //! Addresses of a DNS reply, classified: from recorded bytes to facts.
 //!
-//! `cargo run -p tencrypt-examples --bin dns_classify`
+//! `cargo run -p tencrypt-example-veth --bin dns_classify`
 #![forbid(unsafe_code)]
 
 use std::time::Instant;
 
 use tencrypt_dns::{Project, ResolvConf, classify_reply};
-use tencrypt_examples::Failure;
+use tencrypt_example_veth::Failure;
 
 /// As a kubelet writes it for a pod of project "shop".
 const RESOLV_CONF: &[u8] = b"nameserver 10.96.0.10\nsearch shop.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n";

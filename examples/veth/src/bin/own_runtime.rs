@@ -1,7 +1,7 @@
 //! Two pods without an async runtime: one thread and one socket each. The whole contract of a Tunnel's run loop, step by
 //! step.
 //!
-//! `cargo run -p tencrypt-examples --bin own_runtime`
+//! `cargo run -p tencrypt-example-veth --bin own_runtime`
 //!
 //! The pods' sockets are on loopback, which is no place for a pod: a tunnel refuses such addresses. So the transport
 //! here gives each pod's address a socket address, as any transport may.
@@ -14,8 +14,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tencrypt::{Event, Outbound, Output, RecvMeta, TunPacket, Tunnel, offload::VnetHdr};
-use tencrypt_examples::{Failure, Inbox, Outbox, demonstration_keys, pod};
+use tencrypt::{
+    Event, Outbound, Output, RecvMeta, TunPacket, Tunnel,
+    offload::VnetHdr,
+    sink::bytes::{DatagramQueue, PacketQueue},
+};
+use tencrypt_example_veth::{Failure, demonstration_keys, pod};
 use tencrypt_sim::{read_udp, udp};
 
 const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
@@ -24,6 +28,8 @@ const THERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
 const TICK: Duration = Duration::from_millis(50);
 /// Time for everything here to have happened.
 const LIMIT: Duration = Duration::from_secs(10);
+/// Datagrams or packets that may wait at once.
+const ROOM: usize = 64;
 
 struct Pod {
     name: &'static str,
@@ -32,26 +38,25 @@ struct Pod {
     /// The other pod: its address, and where its socket is.
     peer: (IpAddr, SocketAddr),
     buffer: Vec<u8>,
+    /// Datagrams to send, and packets for the device.
+    datagrams: DatagramQueue,
+    delivered: PacketQueue,
 }
 
 impl Pod {
-    /// One turn of the loop: `packets` from the device go out, what has arrived is returned for the device.
-    fn turn(&mut self, packets: &mut Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, Failure> {
-        let mut delivered = Inbox::default();
-
+    /// One turn of the loop: `packets` from the device go out, what arrives waits in `delivered` for the device.
+    fn turn(&mut self, packets: &mut Vec<Vec<u8>>) -> Result<(), Failure> {
         // 1. Packets from the device. What becomes of each is said at once.
         for mut bytes in packets.drain(..) {
-            let mut outbox = Outbox::default();
             let mut packet = TunPacket::new(VnetHdr::default(), &mut bytes);
-            match self.tunnel.handle_packet(&mut packet, Instant::now(), &mut outbox) {
+            match self.tunnel.handle_packet(&mut packet, Instant::now(), &mut self.datagrams) {
                 Outbound::Sent { .. } => println!("{}: a packet became a record", self.name),
                 Outbound::Held => println!("{}: a packet is held, its destination asked", self.name),
-                Outbound::Hairpin => delivered.0.push(bytes),
+                Outbound::Hairpin => {
+                    self.delivered.push(packet.vnet(), packet.bytes()).map_err(|_full| "too many packets")?;
+                }
                 Outbound::Bypass => return Err("nothing here may leave in plain".into()),
                 Outbound::Dropped(reason) => return Err(format!("dropped: {reason}").into()),
-            }
-            for (to, record) in outbox.0 {
-                self.send(to, &record)?;
             }
             // 2. After every input everything the tunnel has to say is taken, before the next one.
             self.drain()?;
@@ -65,11 +70,11 @@ impl Pod {
         let mut buffer = std::mem::take(&mut self.buffer);
         let received = self.socket.recv_from(&mut buffer);
 
-        // 4. The datagram. Packets in it come out in place, in `buffer`.
+        // 4. The datagram.
         match received {
             Ok((len, from)) if from == self.peer.1 => {
                 let meta = RecvMeta { from: SocketAddr::new(self.peer.0, 8_362), stride: len as u16, ecn: 0 };
-                self.tunnel.handle_datagrams(&meta, &mut buffer[..len], Instant::now(), &mut delivered);
+                self.tunnel.handle_datagrams(&meta, &mut buffer[..len], Instant::now(), &mut self.delivered);
                 self.drain()?;
             }
             Ok(_) => {}
@@ -85,16 +90,19 @@ impl Pod {
             self.tunnel.handle_timeout(now);
             self.drain()?;
         }
-        Ok(delivered.0)
+        Ok(())
     }
 
-    /// Step 2, in the order in which the core says it. The time is asked for again in steps 3 and 5.
+    /// Step 2, in the order in which the core says it; the records of step 1 leave with what it says to send. The time is
+    /// asked for again in steps 3 and 5.
     fn drain(&mut self) -> Result<(), Failure> {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(65_535, 0);
         loop {
             match self.tunnel.poll_output(&mut buffer, Instant::now()) {
-                Output::Transmit(transmit) => self.send(transmit.to, &buffer[..transmit.len])?,
+                Output::Transmit(transmit) => {
+                    self.datagrams.push(&transmit, &buffer).map_err(|_full| "too many datagrams")?;
+                }
                 Output::Event(Event::PeerUp { peer, endpoint, .. }) => {
                     println!("{}: a session with {peer} at {endpoint}", self.name);
                 }
@@ -106,12 +114,10 @@ impl Pod {
             }
         }
         self.buffer = buffer;
-        Ok(())
-    }
-
-    fn send(&self, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
-        if to.ip() == self.peer.0 {
-            self.socket.send_to(datagram, self.peer.1)?;
+        for train in self.datagrams.drain().filter(|train| train.to.ip() == self.peer.0) {
+            for datagram in train.records() {
+                self.socket.send_to(datagram, self.peer.1)?;
+            }
         }
         Ok(())
     }
@@ -124,10 +130,10 @@ impl Pod {
     ) -> Result<(), Failure> {
         let end = Instant::now() + LIMIT;
         while Instant::now() < end {
-            let delivered = self.turn(&mut packets)?;
+            self.turn(&mut packets)?;
             let mut done = application(None).1;
-            for packet in &delivered {
-                let (answer, last) = application(Some(packet));
+            for packet in self.delivered.drain() {
+                let (answer, last) = application(Some(&packet.bytes));
                 packets.extend(answer);
                 done |= last;
             }
@@ -146,7 +152,8 @@ fn main() -> Result<(), Failure> {
     let [first, second] = sockets;
     let make = |name, socket, own: IpAddr, peer| -> Result<Pod, Failure> {
         let tunnel = pod(&keys, &[own], Instant::now())?;
-        Ok(Pod { name, tunnel, socket, peer, buffer: vec![0; 65_535] })
+        let (datagrams, delivered) = (DatagramQueue::new(ROOM), PacketQueue::new(ROOM));
+        Ok(Pod { name, tunnel, socket, peer, buffer: vec![0; 65_535], datagrams, delivered })
     };
     let here = make("here", first, HERE, (THERE, places[1]))?;
     let there = make("there", second, THERE, (HERE, places[0]))?;
