@@ -78,7 +78,7 @@ impl Tenant {
 #[must_use]
 pub fn pod_fact(address: Ipv4Addr, owner: PeerId) -> Fact {
     let prefix = ipnet::Ipv4Net::from(address);
-    Fact { owner: Some(owner), ..Fact::new(prefix, Class::Internal, FactSource::Kubernetes, None) }
+    Fact::new(prefix, Class::Internal, FactSource::Kubernetes, None).with_owner(owner)
 }
 
 /// Two tunnels that know each other.
@@ -211,7 +211,7 @@ fn carry(
             _ => continue,
         };
         carried = true;
-        let meta = RecvMeta { from: Pair::endpoint(at), stride: transmit.len as u16, ecn: transmit.ecn };
+        let meta = RecvMeta::new(Pair::endpoint(at), transmit.len as u16).with_ecn(transmit.ecn);
         to.handle_datagrams(&meta, &mut buffer[..transmit.len], now, arrived);
         if to.next_timeout().is_some_and(|due| due <= now) {
             to.handle_timeout(now);

@@ -56,7 +56,7 @@ impl Slab {
         for train in self.trains.drain(..) {
             let (records, behind) = rest.split_at_mut(train.total_len());
             rest = behind;
-            let meta = RecvMeta { from, stride: train.stride, ecn: train.ecn };
+            let meta = RecvMeta::new(from, train.stride).with_ecn(train.ecn);
             let inbound = to.handle_datagrams(&meta, records, now, sink);
             sum.opened += inbound.opened;
             sum.dropped += inbound.dropped;

@@ -78,7 +78,7 @@ fn both_ways(suite: CipherSuite, records: usize, make: impl Fn(Ipv4Addr, Ipv4Add
 
 #[test]
 fn packets_cost_no_allocation() {
-    for suite in CipherSuite::ALL {
+    for &suite in CipherSuite::ALL {
         for len in [64, 576, 1_400] {
             both_ways(suite, 1, |from, to| (VnetHdr::default(), udp_packet(from.into(), to.into(), len)));
         }
@@ -88,7 +88,7 @@ fn packets_cost_no_allocation() {
 
 #[test]
 fn super_packets_cost_no_allocation() {
-    for suite in CipherSuite::ALL {
+    for &suite in CipherSuite::ALL {
         both_ways(suite, TRAIN, |from, to| tcp_packet(from, to, TRAIN * SEGMENT, SEGMENT));
     }
 }

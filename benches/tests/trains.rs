@@ -77,7 +77,7 @@ impl<'b> PacketSink<'b> for Joining<'_, 'b> {
 
 /// Hands `to` a datagram of records of `stride` bytes.
 fn receive(to: &mut Tunnel, from: Ipv4Addr, stride: usize, records: &mut [u8], now: Instant) -> Arrived {
-    let meta = RecvMeta { from: Pair::endpoint(from), stride: stride as u16, ecn: 0 };
+    let meta = RecvMeta::new(Pair::endpoint(from), stride as u16);
     let mut arrived = Arrived::default();
     let coalescer = Coalescer::new(Joins { tcp: true, udp: true });
     let mut joining = Joining { coalescer, arrived: &mut arrived };

@@ -5,6 +5,7 @@
 pub mod arrows;
 pub mod comments;
 pub mod diff;
+pub mod faces;
 pub mod lines;
 pub mod references;
 pub mod sources;

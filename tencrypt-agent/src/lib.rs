@@ -1,4 +1,9 @@
 #![doc = include_str!("../README.md")]
+#![expect(
+    clippy::exhaustive_enums,
+    clippy::exhaustive_structs,
+    reason = "the library is the program's: it promises no interface"
+)]
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("tencrypt-agent needs Linux: it works in network namespaces, with TUN and nftables");

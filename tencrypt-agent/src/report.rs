@@ -3,10 +3,11 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
-use tencrypt::{DropReason, Stats, crypto::to_hex, trust::CertificateFile};
+use tencrypt::{Explanation, Stats, Verdict, crypto::to_hex, directory::Fact, trust::CertificateFile};
 
 /// `tencrypt status --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -292,10 +293,75 @@ pub(crate) struct ExplainReport {
     pub destination: IpAddr,
     /// `encrypt`, `bypass`, `hold` or `drop`.
     pub verdict: String,
+    /// The reason of a drop, by its name among the counters.
+    pub reason: Option<String>,
     /// The peer it would be sealed for.
     pub peer: Option<String>,
-    /// The reasons, in steps.
+    /// Standing of the destination: `internal`, `external`, `claimed`, `exempt` or `unknown`.
+    pub standing: String,
+    /// The fact that decided, if one did.
+    pub fact: Option<FactReport>,
+    /// The destination counts as internal because it was seen internal before.
+    pub seen_internal: bool,
+    /// The destination lies in a protected range.
+    pub protected: bool,
+    /// The source is the pod's own address.
+    pub own_source: bool,
+    /// The same in words, for people.
     pub because: Vec<String>,
+}
+
+impl From<&Explanation> for ExplainReport {
+    fn from(explanation: &Explanation) -> Self {
+        let (reason, peer) = match explanation.verdict {
+            Verdict::Encrypt(peer) => (None, Some(peer.to_string())),
+            Verdict::Drop(reason) => (Some(reason.as_str().to_owned()), None),
+            Verdict::Bypass | Verdict::Hold => (None, None),
+        };
+        Self {
+            source: explanation.source,
+            destination: explanation.destination,
+            verdict: explanation.verdict.as_str().to_owned(),
+            reason,
+            peer,
+            standing: explanation.standing.as_str().to_owned(),
+            fact: explanation.fact.as_ref().map(|fact| FactReport::new(fact, explanation.expires_in)),
+            seen_internal: explanation.seen_internal,
+            protected: explanation.protected,
+            own_source: explanation.own_source,
+            because: explanation.reasons(),
+        }
+    }
+}
+
+/// A fact in `explain`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FactReport {
+    /// The addresses it is about.
+    pub prefix: String,
+    /// `internal`, `external` or `exempt`.
+    pub class: String,
+    /// `static`, `kubernetes`, `handshake`, `dns` or `reverse_dns`.
+    pub source: String,
+    /// The name that DNS gave.
+    pub name: Option<String>,
+    /// The peer that the addresses belong to, if known.
+    pub owner: Option<String>,
+    /// Seconds until it ends; without: never.
+    pub expires_s: Option<u64>,
+}
+
+impl FactReport {
+    fn new(fact: &Fact, expires_in: Option<Duration>) -> Self {
+        Self {
+            prefix: fact.prefix.to_string(),
+            class: fact.class.as_str().to_owned(),
+            source: fact.source.as_str().to_owned(),
+            name: fact.source.dns_name().map(str::to_owned),
+            owner: fact.owner.map(|owner| owner.to_string()),
+            expires_s: expires_in.map(|left| left.as_secs()),
+        }
+    }
 }
 
 impl From<&Stats> for PacketsReport {
@@ -315,7 +381,7 @@ impl From<&Stats> for PacketsReport {
 /// Returns drops by the reasons' names.
 #[must_use]
 pub(crate) fn drops(stats: &Stats) -> BTreeMap<String, u64> {
-    DropReason::ALL.iter().map(|&reason| (reason.as_str().to_owned(), stats.dropped(reason))).collect()
+    stats.drops().map(|(reason, count)| (reason.as_str().to_owned(), count)).collect()
 }
 
 /// The suite in `status`: its name, and whether the network carries its handshake.
@@ -424,7 +490,7 @@ mod tests {
     fn counters_of_lanes_are_added_up() {
         let mut stats = Stats::new();
         stats.encrypted = 2;
-        stats.drops[DropReason::Auth as usize] = 3;
+        stats.drop_many(tencrypt::DropReason::Auth, 3);
         let report = StatusReport {
             project: None,
             mtu: 1440,

@@ -311,7 +311,8 @@ fn with_reply(place: &Place, reply: &'static str, requests: usize) -> std::threa
 fn an_answer_is_printed_for_people_and_for_programs() {
     let place = Place::new("answer");
     let explanation = r#"{"explanation":{"source":"10.0.0.1","destination":"10.0.0.2","verdict":"bypass",
-        "peer":null,"because":["dns evil\u001b[2J.example"]}}"#;
+        "reason":null,"peer":null,"standing":"external","fact":null,"seen_internal":false,"protected":false,
+        "own_source":true,"because":["dns evil\u001b[2J.example"]}}"#;
     let explanation: &'static str = explanation.replace('\n', "").leak();
     let server = with_reply(&place, explanation, 2);
     let own = "/proc/self/ns/net";

@@ -234,7 +234,9 @@ impl Attempt {
     fn all(cluster: &Cluster) -> Vec<Self> {
         let mut all = Vec::new();
         for address in cluster.b.addresses() {
-            all.extend(Binding::EVASIONS.map(|binding| Self { binding, to: SocketAddr::new(address, UDP) }));
+            all.extend(
+                Binding::EVASIONS.iter().map(|&binding| Self { binding, to: SocketAddr::new(address, UDP) }),
+            );
         }
         let link_local = cluster.b.link_local().into();
         let groups: [IpAddr; 7] = [

@@ -29,7 +29,7 @@ fn every_suite_works_and_the_hybrid_ones_unfragmented_over_vxlan() {
         assert_eq!(cluster.mtu, 1450);
         let probe = cluster.probe();
         cluster.control(&probe, cluster.b.addresses());
-        for suite in CipherSuite::ALL {
+        for &suite in CipherSuite::ALL {
             let extra = tenant(&cluster, suite);
             let (a, b) = (cluster.up(&cluster.a, &extra), cluster.up(&cluster.b, &extra));
             probe.reset();

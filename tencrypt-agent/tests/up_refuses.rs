@@ -15,7 +15,7 @@ use rustix::thread::{CapabilitySet, capability_is_in_bounding_set, remove_capabi
 use support::{CANARY, Cluster, HTTP, LIMIT, PROGRAM, PROTECTED};
 use tencrypt_lab as lab;
 use tencrypt_lab::{Binding, Finished, Pod, Signal, Snapshot};
-use tencrypt_tun::TunDevice;
+use tencrypt_tun::{TunDevice, TunOptions};
 
 /// Exit codes, as `tencrypt --help` lists them.
 const RUNTIME: i32 = 1;
@@ -117,7 +117,8 @@ fn a_taken_port_is_refused_in_either_family() {
 fn a_taken_device_name_is_refused() {
     lab::test("a_taken_device_name_is_refused", || {
         let cluster = Cluster::on_one_node();
-        let device = cluster.a.netns().run(|| TunDevice::create("tenc0".parse().unwrap())).unwrap();
+        let device =
+            cluster.a.netns().run(|| TunDevice::create(TunOptions::new("tenc0".parse().unwrap()))).unwrap();
         assert_up_refused(&cluster, &cluster.a, "", RUNTIME, "device named tenc0 exists already");
         drop(device);
         drop(cluster.up(&cluster.a, ""));
@@ -157,7 +158,8 @@ fn a_refused_up_leaves_a_closed_namespace_closed() {
         let holder = cluster.a.netns().run(|| UdpSocket::bind("0.0.0.0:8362")).unwrap();
         assert_up_refused(&cluster, &cluster.a, "", RUNTIME, "UDP port 8362 is taken");
         drop(holder);
-        let device = cluster.a.netns().run(|| TunDevice::create("tenc0".parse().unwrap())).unwrap();
+        let device =
+            cluster.a.netns().run(|| TunDevice::create(TunOptions::new("tenc0".parse().unwrap()))).unwrap();
         assert_up_refused(&cluster, &cluster.a, "", RUNTIME, "device named tenc0 exists already");
         drop(device);
         let to = SocketAddr::new(cluster.b.v4(), HTTP);

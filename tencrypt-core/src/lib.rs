@@ -83,6 +83,7 @@ pub mod tunnel;
 pub use config::{DEFAULT_PORT, ExternalAuthority, TunnelConfig, UnansweredPolicy, UnknownPolicy};
 pub use crypto::{CipherSuite, Identity, KeyRing, Seed};
 pub use event::{Event, PathEvent, PeerInfo};
+pub use ipnet::IpNet;
 pub use lane_update::LaneUpdate;
 pub use sink::{DatagramSink, PacketSink, RecvMeta, SinkFull, Train, TrainSlot, Transmit};
 pub use stats::{DropReason, Stats};

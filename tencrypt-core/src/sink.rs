@@ -93,13 +93,14 @@ pub trait PacketSink<'b> {
 }
 
 /// A [`PacketSink`] has no room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the sink has no room")]
 #[expect(clippy::exhaustive_structs, reason = "carries nothing by design")]
 pub struct SinkFull;
 
 /// Facts that a transport knows of a received train.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "transports build it")]
+#[non_exhaustive]
 pub struct RecvMeta {
     /// Outer source.
     pub from: SocketAddr,
@@ -109,10 +110,24 @@ pub struct RecvMeta {
     pub ecn: u8,
 }
 
+impl RecvMeta {
+    /// A train from `from` whose records are `stride` bytes long, but for the last; no ECN bit set.
+    #[must_use]
+    pub const fn new(from: SocketAddr, stride: u16) -> Self {
+        Self { from, stride, ecn: 0 }
+    }
+
+    /// The same with these ECN bits.
+    #[must_use]
+    pub const fn with_ecn(self, ecn: u8) -> Self {
+        Self { ecn, ..self }
+    }
+}
+
 /// One control datagram to send: the first `len` bytes of the buffer given to
 /// [`Tunnel::poll_output`](crate::Tunnel::poll_output).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "transports read it")]
+#[non_exhaustive]
 pub struct Transmit {
     /// Destination of the datagram.
     pub to: SocketAddr,

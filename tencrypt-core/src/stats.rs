@@ -1,7 +1,6 @@
 //! Counters: what happened to packets, by reason.
 
-/// Reason for which a packet or datagram was dropped. Indexes [`Stats::drops`]; its name is the name in `status
-/// --json`.
+/// Reason for which a packet or datagram was dropped. It has a counter of its own in [`Stats`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum DropReason {
@@ -57,7 +56,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of [`Stats::drops`].
-    pub const ALL: [Self; 23] = [
+    pub const ALL: &'static [Self] = &[
         Self::Malformed,
         Self::Unsupported,
         Self::Mac1,
@@ -83,10 +82,7 @@ impl DropReason {
         Self::Certificate,
     ];
 
-    /// Number of reasons.
-    pub const COUNT: usize = Self::ALL.len();
-
-    /// The reason's name, as `status --json` prints it.
+    /// The reason's name in reports: lower case, words joined by underscores. It does not change.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -117,6 +113,8 @@ impl DropReason {
     }
 }
 
+impl std::error::Error for DropReason {}
+
 impl std::fmt::Display for DropReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())
@@ -141,8 +139,7 @@ pub struct Stats {
     pub handshakes: u64,
     /// Updates for or from other lanes of the pod that found no room; not packets.
     pub lane_updates_lost: u64,
-    /// Drops by [`DropReason`].
-    pub drops: [u64; DropReason::COUNT],
+    drops: [u64; DropReason::ALL.len()],
 }
 
 impl Stats {
@@ -157,8 +154,13 @@ impl Stats {
             opportunistic: 0,
             handshakes: 0,
             lane_updates_lost: 0,
-            drops: [0; DropReason::COUNT],
+            drops: [0; DropReason::ALL.len()],
         }
+    }
+
+    /// Drops by reason, in the order of [`DropReason::ALL`]; those that are zero too.
+    pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> {
+        DropReason::ALL.iter().copied().zip(self.drops)
     }
 
     /// Drops for `reason`.
@@ -177,7 +179,8 @@ impl Stats {
         self.drop_many(reason, 1);
     }
 
-    pub(crate) fn drop_many(&mut self, reason: DropReason, packets: u64) {
+    /// Counts `packets` more drops for `reason`: for who sums the counters of several Tunnels, or expects some.
+    pub fn drop_many(&mut self, reason: DropReason, packets: u64) {
         self.drops[reason as usize] += packets;
     }
 }
@@ -194,8 +197,8 @@ mod tests {
 
     #[test]
     fn every_reason_indexes_its_own_counter() {
-        for (index, reason) in DropReason::ALL.into_iter().enumerate() {
-            assert_eq!(reason as usize, index);
+        for (index, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index);
         }
     }
 }

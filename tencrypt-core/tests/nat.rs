@@ -8,7 +8,7 @@ use std::{
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
 use tencrypt::{
-    nat::{Nat, NatError, NatOutcome, Service},
+    nat::{Nat, NatError, NatOutcome, Service, ServicePort},
     packet::IpPacket,
 };
 
@@ -137,7 +137,7 @@ fn a_flow_goes_to_one_endpoint_with_its_port_and_comes_back_from_the_vip() {
     for (v4, kind) in kinds() {
         let Hosts { client, vip, own: endpoint } = hosts(v4);
         let (mut nat, now) = (Nat::new(1), start());
-        let ports = [(80, 8_080)];
+        let ports = [ServicePort::new(80, 8_080)];
         let service = Service { vip, endpoints: &[endpoint], ports: &ports, exclude: &[client] };
         let target = if kind == Kind::Request { 80 } else { 8_080 };
         let mut call = packet(kind, client, vip, (5_000, 80));
@@ -209,7 +209,7 @@ fn a_pod_that_calls_its_own_vip_is_called_by_the_vip() {
         let Hosts { vip, own, .. } = hosts(v4);
         let (mut nat, now) = (Nat::new(1), start());
         let mut call = packet(kind, own, vip, (5_000, 80));
-        nat.loop_back(&mut parse(&mut call), false, vip, own, &[(80, 8_080)], now).unwrap();
+        nat.loop_back(&mut parse(&mut call), false, vip, own, &[ServicePort::new(80, 8_080)], now).unwrap();
         let target = if kind == Kind::Request { 80 } else { 8_080 };
         assert_eq!(call, packet(kind, vip, own, (5_000, target)), "{v4} {kind:?}");
 
@@ -250,7 +250,8 @@ fn cut(bytes: &[u8], at: usize) -> [Vec<u8>; 2] {
 fn later_fragments_follow_their_first_one() {
     let Hosts { client, vip, own } = hosts(true);
     let (mut nat, now) = (Nat::new(1), start());
-    let service = Service { vip, endpoints: &[own], ports: &[(80, 8_080)], exclude: &[client] };
+    let service =
+        Service { vip, endpoints: &[own], ports: &[ServicePort::new(80, 8_080)], exclude: &[client] };
     let [mut first, mut last] = cut(&packet(Kind::Udp, client, vip, (5_000, 80)), 16);
     let mut early = last.clone();
     assert_eq!(nat.balance(&mut parse(&mut early), false, &service, now), Err(NatError::FirstFragmentUnseen));
@@ -288,7 +289,7 @@ proptest! {
         let Hosts { client, vip, own } = hosts(v4);
         let kind = [Kind::Udp, Kind::Tcp, Kind::Request][kind];
         let (mut nat, now) = (Nat::new(3), start());
-        let ports = [(service_port, target)];
+        let ports = [ServicePort::new(service_port, target)];
         let service = Service { vip, endpoints: &[own], ports: &ports, exclude: &[client] };
         // What the client sends is what the pod answers, seen from the other side.
         let mut call = packet(kind, client, vip, (port, service_port));

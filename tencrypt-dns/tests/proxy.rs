@@ -9,6 +9,7 @@ use std::{
     future::Future,
     io,
     net::SocketAddr,
+    os::fd::OwnedFd,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -411,7 +412,7 @@ impl UpstreamSockets for NoSockets {
         Err(io::ErrorKind::QuotaExceeded.into())
     }
 
-    fn tcp(&self, _: SocketAddr) -> io::Result<socket2::Socket> {
+    fn tcp(&self, _: SocketAddr) -> io::Result<OwnedFd> {
         self.0.fetch_add(1, Ordering::Relaxed);
         Err(io::ErrorKind::QuotaExceeded.into())
     }

@@ -14,6 +14,7 @@ use crate::udp::bind;
 
 /// The subject of a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Asked {
     /// IPv4 addresses.
     A,

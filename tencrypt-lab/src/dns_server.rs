@@ -134,6 +134,7 @@ impl Zone {
 
 /// One question and its answer, as they were on the wire (without TCP's length field).
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Exchange {
     /// The asker's address.
     pub from: SocketAddr,

@@ -22,6 +22,7 @@ const EXTENSIONS: usize = 8;
 
 /// A frame, taken apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub struct Frame {
     /// Sender's Ethernet address.
     pub from_mac: Mac,

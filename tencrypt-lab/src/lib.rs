@@ -48,6 +48,7 @@ pub use error::{Error, Result};
 pub use flood::{Flood, Flooded, Flooding, Source};
 pub use frame::{Content, Frame, TUNNEL_PORT};
 pub use http::{HttpServer, http_get};
+pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub use link::Mac;
 pub use nat::Ports;
 pub use netns::NetNs;

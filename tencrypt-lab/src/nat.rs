@@ -16,6 +16,7 @@ const RETURN_PATH: &str = "return-path";
 
 /// The packets to a service address that are forwarded.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Ports {
     /// Every protocol and port, none changed; ICMP echo too.
     All,

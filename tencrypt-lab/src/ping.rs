@@ -28,6 +28,7 @@ pub const V6_HEADERS: usize = 48;
 
 /// Echo requests to be sent.
 #[derive(Debug, Clone)]
+#[expect(clippy::exhaustive_structs, reason = "tests say what differs from `Ping::new`")]
 pub struct Ping {
     /// Their destination.
     pub to: IpAddr,

@@ -18,6 +18,7 @@ const LINES: usize = 20_000;
 
 /// A signal for a [`Program`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Signal {
     /// Please end.
     Term,
@@ -44,6 +45,7 @@ pub struct Program {
 
 /// Remains of a program that has ended.
 #[derive(Debug, Clone)]
+#[expect(clippy::exhaustive_structs, reason = "all that a program leaves behind")]
 pub struct Finished {
     /// Its exit code, or the signal that ended it.
     pub status: ExitStatus,

@@ -35,6 +35,7 @@ pub struct Watch {
 
 /// The part that a [`Sniffer`] keeps of the frames between tenant addresses.
 #[derive(Debug, Clone, Copy, Default)]
+#[expect(clippy::exhaustive_structs, reason = "a test says all of it")]
 pub struct Keep {
     /// Frames, the first ones.
     pub frames: usize,

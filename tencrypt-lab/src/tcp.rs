@@ -17,6 +17,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 
 /// The end that sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "there are two")]
 pub enum Direction {
     /// The one that opened the connection.
     Upload,

@@ -101,6 +101,7 @@ pub fn send_train(from: &NetNs, to: SocketAddr, size: u16, payload: &[u8]) -> Re
 
 /// A way for a program without privileges to choose the device itself, whatever the routes say; or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Binding {
     /// By the routes.
     Routes,
@@ -116,7 +117,7 @@ pub enum Binding {
 
 impl Binding {
     /// All ways but [`Binding::Routes`].
-    pub const EVASIONS: [Self; 4] = [Self::Device, Self::UnicastIf, Self::PacketInfo, Self::DontRoute];
+    pub const EVASIONS: &'static [Self] = &[Self::Device, Self::UnicastIf, Self::PacketInfo, Self::DontRoute];
 }
 
 /// Sends one UDP datagram, bound to `device` in one of the ways. Multicast and IPv6 link-local destinations always

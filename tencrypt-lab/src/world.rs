@@ -31,6 +31,7 @@ const BODY_DONE: &[u8; 4] = b"done";
 
 /// The process that [`enter`] returned in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "callers act on both")]
 pub enum Entered {
     /// In the world.
     Inside,

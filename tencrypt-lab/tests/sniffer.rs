@@ -95,7 +95,7 @@ fn tunnel_frames_and_traffic_with_others_are_no_leak_but_pings_groups_and_link_l
         send_bound(net.a.netns(), Binding::Routes, "eth0", local, b"hello").unwrap();
         // The other pod's kernel says that nobody listens.
         expect_leak("link-local", 2);
-        for binding in Binding::EVASIONS {
+        for &binding in Binding::EVASIONS {
             send_bound(net.a.netns(), binding, "eth0", SocketAddr::new(net.far.v6(), 8000), b"hello")
                 .unwrap();
             let report = seen(&sniffer);

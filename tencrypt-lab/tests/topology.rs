@@ -135,7 +135,7 @@ fn a_socket_bound_to_eth0_sends_by_every_means() {
         for to in net.b.addresses() {
             let to = SocketAddr::new(to, 7000);
             assert_eq!(udp_echo(net.a.netns(), to, [10], LIMIT).unwrap(), [0; 0]);
-            for binding in Binding::EVASIONS {
+            for &binding in Binding::EVASIONS {
                 send_bound(net.a.netns(), binding, "eth0", to, b"bound").unwrap();
             }
             expected += 5;

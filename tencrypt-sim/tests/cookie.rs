@@ -134,7 +134,7 @@ fn answer(world: &mut World, b: PodId, from: SocketAddr, init: Vec<u8>) -> Optio
 
 #[test]
 fn under_load_a_pod_gets_a_cookie_and_then_its_session_one_round_trip_later() {
-    CipherSuite::ALL.into_iter().for_each(|suite| drop(asked(suite)));
+    CipherSuite::ALL.iter().copied().for_each(|suite| drop(asked(suite)));
 }
 
 #[test]
@@ -344,7 +344,7 @@ fn a_replayed_init_costs_nothing_and_fills_nothing() {
     let captured = world.captured();
     assert_eq!((captured.len(), captured[0].2[0]), (1, RESP), "one answer, to the first");
     let mut expected = before;
-    expected.drops[DropReason::Replay as usize] += 199_999;
+    expected.drop_many(DropReason::Replay, 199_999);
     assert_eq!(*world.tunnel_of(b).stats(), expected);
     // It was no load, and the sessions of others do not notice.
     let new = flood.init(v4(2));

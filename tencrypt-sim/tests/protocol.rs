@@ -38,7 +38,7 @@ fn seconds(count: u64) -> Duration {
 
 #[test]
 fn an_unknown_destination_is_asked_and_its_first_packet_is_not_lost() {
-    for suite in CipherSuite::ALL {
+    for &suite in CipherSuite::ALL {
         let mut world = clear();
         let (a, b) = two_of(&mut world, suite);
         let first = world.send(a, v4(2), 100);
@@ -270,7 +270,7 @@ fn an_authentic_packet_from_outside_the_protected_ranges_is_dropped() {
 
 #[test]
 fn two_that_start_at_once_are_heard_at_once() {
-    for suite in CipherSuite::ALL {
+    for &suite in CipherSuite::ALL {
         let mut world = clear();
         let (a, b) = two_of(&mut world, suite);
         let (there, back) = (world.send(a, v4(2), 100), world.send(b, v4(1), 100));
@@ -295,7 +295,7 @@ fn an_idle_pair_falls_silent() {
 
 #[test]
 fn a_session_is_replaced_in_time_without_losing_a_packet() {
-    for suite in CipherSuite::ALL {
+    for &suite in CipherSuite::ALL {
         let mut world = clear();
         let (a, b) = two_of(&mut world, suite);
         let mut numbers = Vec::new();

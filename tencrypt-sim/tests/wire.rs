@@ -99,10 +99,10 @@ impl Two {
         let after = self.stats(self.b);
         let fits = reasons.iter().any(|reason| {
             let mut expected = before;
-            expected.drops[*reason as usize] += 1;
+            expected.drop_many(*reason, 1);
             after == expected
         });
-        let all = DropReason::ALL.into_iter();
+        let all = DropReason::ALL.iter().copied();
         let counted: Vec<_> = all.filter(|reason| after.dropped(*reason) > before.dropped(*reason)).collect();
         assert!(fits, "{what}: {reasons:?} expected, {counted:?} found");
         assert!(self.world.captured().is_empty(), "{what}: it was answered");
@@ -313,8 +313,8 @@ fn a_record_from_another_address_opens_once_and_moves_nothing() {
 
 #[test]
 fn pods_of_different_suites_have_no_session_and_count_it_and_send_nothing_in_plain() {
-    for ours in CipherSuite::ALL {
-        for theirs in CipherSuite::ALL.into_iter().filter(|theirs| *theirs != ours) {
+    for &ours in CipherSuite::ALL {
+        for theirs in CipherSuite::ALL.iter().copied().filter(|theirs| *theirs != ours) {
             let mut world = World::new(1, Weather::CLEAR);
             let tenant = world.tenant();
             let a = pod(&mut world, &tenant, 1, ours);
@@ -478,7 +478,7 @@ fn what_a_network_does_to_datagrams_passes() {
 /// The network says nothing of it: what is too long is lost, everything else passes, and nothing leaves in plain.
 #[test]
 fn a_path_that_loses_long_datagrams_loses_those_alone() {
-    for suite in CipherSuite::ALL {
+    for &suite in CipherSuite::ALL {
         let mut world = World::new(1, Weather::CLEAR);
         let tenant = world.tenant();
         let mut options = PodOptions::new(&[v4(1)]);

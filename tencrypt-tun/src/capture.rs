@@ -1,12 +1,12 @@
 //! A capture: everything that sends a namespace's protected traffic through a TUN device and lets nothing past it.
 
-use std::{collections::BTreeSet, net::IpAddr, num::NonZeroU8, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
-use ipnet::IpNet;
 use netlink_sys::protocols::NETLINK_ROUTE;
+use tencrypt::IpNet;
 
 use crate::{
-    device::{DeviceError, DeviceOffload, TunDevice},
+    device::{DeviceError, DeviceOffload, TunDevice, TunOptions},
     enforce::{Counters, Enforcement, Saved},
     error::{At as _, CaptureError, Occupied, Step},
     link,
@@ -85,34 +85,13 @@ impl Capture {
     /// routes, the rule. When this returns, protected traffic is captured; IPv6 follows when its address is no longer
     /// tentative, and is unreachable until then.
     ///
-    /// Remains of a process that died are taken over without a gap.
+    /// Remains of a process that died are taken over without a gap. The device's super-packets are limited to what fits in
+    /// one UDP send after encapsulation, where the kernel lets them.
     ///
     /// # Errors
     /// [`CaptureError`]; all that was installed is undone, except over the remains of a process that died: those stay
-    /// closed.
+    /// closed. [`CaptureError::SteeringRefused`] for more than one queue only; none for lack of an offload.
     pub fn install(plan: CapturePlan) -> Result<Self, CaptureError> {
-        Self::install_with(plan, DeviceOffload::NONE)
-    }
-
-    /// As [`install`](Self::install), with these offloads of the device as far as the kernel has them. Its
-    /// super-packets are limited to what fits in one UDP send after encapsulation, where the kernel lets them.
-    ///
-    /// # Errors
-    /// As [`install`](Self::install); not for lack of an offload.
-    pub fn install_with(plan: CapturePlan, offload: DeviceOffload) -> Result<Self, CaptureError> {
-        Self::install_queues(plan, offload, NonZeroU8::MIN)
-    }
-
-    /// As [`install_with`](Self::install_with), with this many queues of the device, one a lane; see
-    /// [`TunDevice::create_queues`].
-    ///
-    /// # Errors
-    /// As [`install_with`](Self::install_with), and [`CaptureError::SteeringRefused`] for more than one queue.
-    pub fn install_queues(
-        plan: CapturePlan,
-        offload: DeviceOffload,
-        queues: NonZeroU8,
-    ) -> Result<Self, CaptureError> {
         let interface = plan.interface;
         let namespace = NetNs::current()?;
         let mut netlink = Netlink::open(NETLINK_ROUTE).at(Step::Connect, interface)?;
@@ -124,8 +103,9 @@ impl Capture {
             return Err(CaptureError::Occupied(occupied));
         }
         // The device's name is the lock: of two processes one gets it, and it goes with its holder.
-        let devices = TunDevice::create_queues(plan.tun, offload, queues)
-            .map_err(|error| device_error(error, plan.tun))?;
+        let options = TunOptions::new(plan.tun).with_offload(plan.offload);
+        let devices =
+            TunDevice::create_queues(options, plan.queues).map_err(|error| device_error(error, plan.tun))?;
         let remains = nft.saved().at(Step::Chains, interface)?;
         if remains == Some(None) {
             return Err(CaptureError::Occupied(Occupied::NftTable));
@@ -396,7 +376,7 @@ impl Capture {
     fn configure(&mut self) -> Result<(), CaptureError> {
         let tun = self.plan.tun;
         let mtu = self.underlay.mtu.device();
-        let queue = self.plan.queue;
+        let queue = self.plan.queue_len;
         let link = Link::find(&mut self.netlink, tun).at(Step::ConfigureDevice, tun)?;
         let link = link.ok_or(CaptureError::InterfaceAbsent { interface: tun })?;
         // Below 1,280 the kernel forgets the device's IPv6 settings and makes new ones on the way back up, which must

@@ -84,6 +84,30 @@ pub struct TunDevice {
     writes: AtomicU64,
 }
 
+/// Options of a device to be created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TunOptions {
+    /// Its name.
+    pub name: InterfaceName,
+    /// Work that the kernel may leave unfinished, as far as it can.
+    pub offload: DeviceOffload,
+}
+
+impl TunOptions {
+    /// A device of this name without offload.
+    #[must_use]
+    pub const fn new(name: InterfaceName) -> Self {
+        Self { name, offload: DeviceOffload::NONE }
+    }
+
+    /// The same with these offloads.
+    #[must_use]
+    pub const fn with_offload(self, offload: DeviceOffload) -> Self {
+        Self { offload, ..self }
+    }
+}
+
 /// A device that cannot be created.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -137,25 +161,17 @@ pub enum Delivered {
 }
 
 impl TunDevice {
-    /// Creates the device `name` in the calling thread's namespace: layer 3, down, with a virtio-net header of
-    /// [`VnetHdr::LEN`] bytes, nothing offloaded.
-    ///
-    /// # Errors
-    /// [`DeviceError`].
-    pub fn create(name: InterfaceName) -> Result<Self, DeviceError> {
-        Self::create_with(name, DeviceOffload::NONE)
-    }
-
-    /// As [`create`](Self::create), with these offloads as far as the kernel has them: see
-    /// [`offloads`](Self::offloads), [`gso_writes`](Self::gso_writes) and [`gso_udp_writes`](Self::gso_udp_writes).
+    /// Creates a device in the calling thread's namespace: layer 3, down, with a virtio-net header of [`VnetHdr::LEN`]
+    /// bytes. It has the offloads of `options` as far as the kernel has them: see [`offloads`](Self::offloads),
+    /// [`gso_writes`](Self::gso_writes) and [`gso_udp_writes`](Self::gso_udp_writes).
     ///
     /// # Errors
     /// [`DeviceError`]; not for lack of an offload.
-    pub fn create_with(name: InterfaceName, wanted: DeviceOffload) -> Result<Self, DeviceError> {
-        Self::first(name, wanted, FLAGS)
+    pub fn create(options: TunOptions) -> Result<Self, DeviceError> {
+        Self::first(options, FLAGS)
     }
 
-    /// As [`create_with`](Self::create_with), with this many queues: in each, what the kernel sends of the flows whose
+    /// Creates one, as [`create`](Self::create) does, of several queues: in each, what the kernel sends of the flows whose
     /// [`steer`](crate::steer)ing hash it is, modulo the number of queues. Packets written to any of them come in alike.
     ///
     /// The device goes with the last of its queues. While one is missing the kernel spreads all flows anew over those
@@ -163,15 +179,11 @@ impl TunDevice {
     ///
     /// # Errors
     /// [`DeviceError`]; [`DeviceError::SteeringRefused`] for more than one queue only.
-    pub fn create_queues(
-        name: InterfaceName,
-        wanted: DeviceOffload,
-        queues: NonZeroU8,
-    ) -> Result<Vec<Self>, DeviceError> {
+    pub fn create_queues(options: TunOptions, queues: NonZeroU8) -> Result<Vec<Self>, DeviceError> {
         if queues.get() == 1 {
-            return Ok(vec![Self::create_with(name, wanted)?]);
+            return Ok(vec![Self::create(options)?]);
         }
-        let first = Self::first(name, wanted, FLAGS | MULTI_QUEUE)?;
+        let first = Self::first(options, FLAGS | MULTI_QUEUE)?;
         steering::attach(first.as_fd()).map_err(DeviceError::SteeringRefused)?;
         let mut devices = Vec::with_capacity(queues.get().into());
         devices.push(first);
@@ -182,7 +194,8 @@ impl TunDevice {
         Ok(devices)
     }
 
-    fn first(name: InterfaceName, wanted: DeviceOffload, flags: i32) -> Result<Self, DeviceError> {
+    fn first(options: TunOptions, flags: i32) -> Result<Self, DeviceError> {
+        let TunOptions { name, offload: wanted } = options;
         let file = open()?;
         sys::tun_set_iff(file.as_fd(), &name, flags).map_err(|error| match error.raw_os_error() {
             // IFF_TUN_EXCL on an idle device, any flag on one in use, and on a device that is not TUN.

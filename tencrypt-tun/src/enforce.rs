@@ -8,13 +8,13 @@
 
 use std::{io, time::Duration};
 
-use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 use netlink_packet_netfilter::{
     NetfilterMessage,
     nftables::{NfTablesMessage, TableAttribute},
 };
 use netlink_sys::protocols::NETLINK_NETFILTER;
+use tencrypt::IpNet;
 
 use crate::{
     name::InterfaceName,

@@ -43,7 +43,7 @@ mod table;
 mod underlay;
 
 pub use capture::{Capture, Cleaned, Followed};
-pub use device::{Calls, Delivered, DeviceError, DeviceOffload, Received, TunDevice};
+pub use device::{Calls, Delivered, DeviceError, DeviceOffload, Received, TunDevice, TunOptions};
 pub use enforce::Counters;
 pub use error::{CaptureError, Occupied, Step};
 pub use monitor::{Change, Monitor};
@@ -54,6 +54,7 @@ pub use raw::RawSockets;
 pub use sock_diag::SocketTable;
 pub use sockets::{bind_to_interface, forbid_fragmentation, mark_socket, set_buffers};
 pub use steering::steer;
+pub use tencrypt::IpNet;
 pub use underlay::Mtu;
 
 /// The firewall mark of the tunnel's own packets: what bears it is routed by the main table and

@@ -3,16 +3,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    num::NonZeroU8,
 };
 
-use ipnet::IpNet;
-use tencrypt::{UnansweredPolicy, packet::is_link_local};
+use tencrypt::{IpNet, UnansweredPolicy, packet::is_link_local};
 
-use crate::{enforce::Prefixes, name::InterfaceName, routing::Purpose, table::Set};
+use crate::{device::DeviceOffload, enforce::Prefixes, name::InterfaceName, routing::Purpose, table::Set};
 
 /// Plan of a capture.
 #[derive(Debug, Clone)]
-#[expect(clippy::exhaustive_structs, reason = "made by the caller from its configuration, field by field")]
+#[non_exhaustive]
 pub struct CapturePlan {
     /// The interface the tunnel's own packets use.
     pub interface: InterfaceName,
@@ -35,14 +35,42 @@ pub struct CapturePlan {
     pub unknown: UnansweredPolicy,
     /// Installs the chains. Without them sockets bound to the interface leave in plain.
     pub enforce: bool,
-    /// Packets the device queues for its reader.
-    pub queue: u32,
+    /// Offloads of the device, as far as the kernel has them.
+    pub offload: DeviceOffload,
+    /// Queues of the device, one a lane; see [`TunDevice::create_queues`](crate::TunDevice::create_queues).
+    pub queues: NonZeroU8,
+    /// Packets the device holds for its reader, in each queue.
+    pub queue_len: u32,
 }
 
 impl CapturePlan {
-    /// Default of [`queue`](Self::queue): the kernel's 500 overflow with super-packets of 64 KB, ten times as many
+    /// Default of [`queue_len`](Self::queue_len): the kernel's 500 overflow with super-packets of 64 KB, ten times as many
     /// only add delay.
-    pub const QUEUE: u32 = 1000;
+    pub const QUEUE_LEN: u32 = 1000;
+
+    /// Plans the capture of `protected` by a device named `tun`, beside a tunnel that uses UDP port `port` on `interface`.
+    ///
+    /// Nothing is exempt but the default gateways, no prefix is static and no nameserver captured; plaintext from addresses
+    /// that nobody has classified is dropped, and the chains are installed. The device has one queue of
+    /// [`QUEUE_LEN`](Self::QUEUE_LEN) packets and no offload.
+    #[must_use]
+    pub const fn new(interface: InterfaceName, tun: InterfaceName, port: u16, protected: Vec<IpNet>) -> Self {
+        Self {
+            interface,
+            tun,
+            port,
+            protected,
+            exempt: Vec::new(),
+            external: Vec::new(),
+            internal: Vec::new(),
+            nameservers: Vec::new(),
+            unknown: UnansweredPolicy::Drop,
+            enforce: true,
+            offload: DeviceOffload::NONE,
+            queues: NonZeroU8::MIN,
+            queue_len: Self::QUEUE_LEN,
+        }
+    }
 
     /// Returns what each prefix is routed for; where several say something of one prefix the last wins.
     pub(crate) fn purposes(

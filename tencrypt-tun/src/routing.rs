@@ -11,7 +11,6 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
@@ -19,7 +18,7 @@ use netlink_packet_route::{
     rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage},
 };
 use rtnetlink::RouteMessageBuilder;
-use tencrypt::DEFAULT_PORT;
+use tencrypt::{DEFAULT_PORT, IpNet};
 
 use crate::{
     MARK,

@@ -1,8 +1,8 @@
 //! Options of the sockets that the rest of the program opens.
 
-use std::{io, os::fd::AsFd as _};
+use std::{io, os::fd::AsFd};
 
-use socket2::Socket;
+use socket2::SockRef;
 
 use crate::{MARK, name::InterfaceName, sys};
 
@@ -11,16 +11,16 @@ use crate::{MARK, name::InterfaceName, sys};
 ///
 /// # Errors
 /// setsockopt(2) fails: `EPERM` without `CAP_NET_ADMIN` or `CAP_NET_RAW`.
-pub fn mark_socket(socket: &Socket) -> io::Result<()> {
-    socket.set_mark(MARK)
+pub fn mark_socket(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(socket).set_mark(MARK)
 }
 
 /// Binds a socket to one interface: it hears and answers nobody else.
 ///
 /// # Errors
 /// `ENODEV` where there is no such interface, `EPERM` without the right to bind (SO_BINDTODEVICE, socket(7)).
-pub fn bind_to_interface(socket: &Socket, interface: InterfaceName) -> io::Result<()> {
-    socket.bind_device(Some(interface.as_str().as_bytes()))
+pub fn bind_to_interface(socket: &impl AsFd, interface: InterfaceName) -> io::Result<()> {
+    SockRef::from(socket).bind_device(Some(interface.as_str().as_bytes()))
 }
 
 /// Forbids fragmentation of what an IP socket of either family sends (`IP_PMTUDISC_PROBE`: don't-fragment is set, and
@@ -28,7 +28,8 @@ pub fn bind_to_interface(socket: &Socket, interface: InterfaceName) -> io::Resul
 ///
 /// # Errors
 /// setsockopt(2) refuses an option.
-pub fn forbid_fragmentation(socket: &Socket) -> io::Result<()> {
+pub fn forbid_fragmentation(socket: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
     if socket.domain()? == socket2::Domain::IPV6 {
         sys::set_option(
             socket.as_fd(),
@@ -48,7 +49,8 @@ pub fn forbid_fragmentation(socket: &Socket) -> io::Result<()> {
 ///
 /// # Errors
 /// setsockopt(2) refuses the second try too.
-pub fn set_buffers(socket: &Socket, receive: usize, send: usize) -> io::Result<()> {
+pub fn set_buffers(socket: &impl AsFd, receive: usize, send: usize) -> io::Result<()> {
+    let socket = SockRef::from(socket);
     let forced = |name, bytes: usize| {
         let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
         sys::set_option(socket.as_fd(), libc::SOL_SOCKET, name, bytes)

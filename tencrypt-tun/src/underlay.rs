@@ -2,13 +2,13 @@
 
 use std::{io, net::IpAddr};
 
-use ipnet::IpNet;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
     link::{LinkAttribute, LinkFlags, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType, RouteVia},
 };
+use tencrypt::IpNet;
 
 use crate::{name::InterfaceName, netlink::Netlink};
 

@@ -10,9 +10,11 @@ use std::{
 };
 
 use netlink_packet_route::link::LinkAttribute;
-use support::{another_namespace, eventually, isolated, net::Net, plan};
+use support::{another_namespace, eventually, isolated, net::Net, plan, plan_with};
 use tencrypt::offload::{GsoType, VnetHdr};
-use tencrypt_tun::{Calls, Capture, Change, Delivered, DeviceOffload, NetNs, Received, TunDevice};
+use tencrypt_tun::{
+    Calls, Capture, Change, Delivered, DeviceOffload, NetNs, Received, TunDevice, TunOptions,
+};
 
 /// Socket option: the size of the datagrams a send is cut to (include/uapi/linux/udp.h).
 const UDP_SEGMENT: i32 = 103;
@@ -31,10 +33,11 @@ struct Ends {
 
 impl Ends {
     fn new(offload: DeviceOffload) -> Self {
-        let near = Capture::install_with(plan(), offload).expect("installs");
+        let near = Capture::install(plan_with(offload)).expect("installs");
         let there = another_namespace();
         let far = there.run(|| {
-            let far = TunDevice::create_with("tun0".parse().unwrap(), offload).expect("creates");
+            let far = TunDevice::create(TunOptions::new("tun0".parse().unwrap()).with_offload(offload))
+                .expect("creates");
             let net = Net::new();
             net.up("tun0");
             net.address("tun0", "10.128.7.7/16");
@@ -176,7 +179,7 @@ fn udp_trains_cost_one_read_and_one_write() {
     isolated("udp_trains_cost_one_read_and_one_write", || {
         let net = Net::new();
         let _wire = net.pod();
-        let capture = Capture::install_with(plan(), DeviceOffload::ALL).expect("installs");
+        let capture = Capture::install(plan_with(DeviceOffload::ALL)).expect("installs");
         let device = capture.device();
         if !device.offloads().udp {
             println!("the kernel has no UDP super-packets for TUN devices");
@@ -244,7 +247,7 @@ fn super_packets_are_limited_to_what_one_send_carries() {
         assert_eq!(limit(&net), Some(65_535), "the kernel's default");
         plain.remove().expect("removes");
 
-        let mut capture = Capture::install_with(plan(), DeviceOffload::ALL).expect("installs");
+        let mut capture = Capture::install(plan_with(DeviceOffload::ALL)).expect("installs");
         assert_eq!(limit(&net), Some(44));
         let to = SocketAddr::new(FAR[0].parse().unwrap(), 9000);
         let mut buf = vec![0; 65_536 + VnetHdr::LEN];
@@ -269,7 +272,10 @@ fn super_packets_are_limited_to_what_one_send_carries() {
 fn headers_that_lie_are_refused() {
     isolated("headers_that_lie_are_refused", || {
         let net = Net::new();
-        let create = || TunDevice::create_with("tun0".parse().unwrap(), DeviceOffload::ALL).expect("creates");
+        let create = || {
+            TunDevice::create(TunOptions::new("tun0".parse().unwrap()).with_offload(DeviceOffload::ALL))
+                .expect("creates")
+        };
         let device = create();
         let mut packet = vec![0; 20 + 20 + 100];
         packet[0] = 0x45;

@@ -11,9 +11,9 @@ use std::{
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
-use support::{isolated, net::Net, plan, player_without, role};
+use support::{isolated, net::Net, plan_with, player_without, role};
 use tencrypt::offload::{GsoType, VnetHdr};
-use tencrypt_tun::{Capture, DeviceError, DeviceOffload, RawSockets, Received, TunDevice, steer};
+use tencrypt_tun::{Capture, DeviceError, DeviceOffload, RawSockets, Received, TunDevice, TunOptions, steer};
 
 const QUEUES: u8 = 3;
 
@@ -22,7 +22,8 @@ const CAP_SYS_ADMIN: libc::c_ulong = 21;
 const CAP_BPF: libc::c_ulong = 39;
 
 fn create(queues: u8) -> Result<Vec<TunDevice>, DeviceError> {
-    TunDevice::create_queues("tun0".parse().unwrap(), DeviceOffload::ALL, NonZeroU8::new(queues).unwrap())
+    let options = TunOptions::new("tun0".parse().unwrap()).with_offload(DeviceOffload::ALL);
+    TunDevice::create_queues(options, NonZeroU8::new(queues).unwrap())
 }
 
 /// A device that 10.128.0.0/16 and fd00:128::/32 lead to; nothing where the test's caller is an ordinary user, whom the
@@ -250,7 +251,9 @@ fn a_capture_has_a_queue_a_lane() {
         }
         let net = Net::new();
         let _wire = net.pod();
-        let capture = Capture::install_queues(plan(), DeviceOffload::ALL, NonZeroU8::new(QUEUES).unwrap());
+        let mut plan = plan_with(DeviceOffload::ALL);
+        plan.queues = NonZeroU8::new(QUEUES).unwrap();
+        let capture = Capture::install(plan);
         let capture = capture.expect("installs");
         assert_eq!(capture.queues().len(), usize::from(QUEUES));
         let to: SocketAddr = "10.128.7.7:9000".parse().unwrap();

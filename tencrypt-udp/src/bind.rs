@@ -2,11 +2,11 @@
 
 use std::{
     fmt, io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     os::fd::{AsFd, BorrowedFd},
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::sys;
 
@@ -90,15 +90,15 @@ pub enum BindError {
 
 /// The sockets of a transport; at least one exists.
 pub(crate) struct Sockets {
-    v4: Option<Socket>,
-    v6: Option<Socket>,
+    v4: Option<UdpSocket>,
+    v6: Option<UdpSocket>,
     pub(crate) port: u16,
 }
 
 impl Sockets {
     pub(crate) fn bind(
         port: u16,
-        mut set_up: impl FnMut(&Socket) -> io::Result<()>,
+        mut set_up: impl FnMut(&UdpSocket) -> io::Result<()>,
     ) -> Result<Self, BindError> {
         let mut left = if port == 0 { PICKS } else { 1 };
         loop {
@@ -137,7 +137,7 @@ impl Sockets {
         all
     }
 
-    pub(crate) fn from_sockets(v4: Option<Socket>, v6: Option<Socket>) -> Result<Self, BindError> {
+    pub(crate) fn from_sockets(v4: Option<UdpSocket>, v6: Option<UdpSocket>) -> Result<Self, BindError> {
         let mut ports = Vec::with_capacity(2);
         for (socket, family) in [(&v4, Family::V4), (&v6, Family::V6)] {
             let Some(socket) = socket else { continue };
@@ -157,8 +157,8 @@ impl Sockets {
 fn open(
     family: Family,
     port: u16,
-    set_up: &mut impl FnMut(&Socket) -> io::Result<()>,
-) -> Result<Option<Socket>, BindError> {
+    set_up: &mut impl FnMut(&UdpSocket) -> io::Result<()>,
+) -> Result<Option<UdpSocket>, BindError> {
     let (domain, address) = match family {
         Family::V4 => (Domain::IPV4, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
         Family::V6 => (Domain::IPV6, SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))),
@@ -171,8 +171,9 @@ fn open(
     if family == Family::V6 {
         socket.set_only_v6(true).map_err(|source| BindError::Socket { family, source })?;
     }
+    let socket = UdpSocket::from(socket);
     set_up(&socket).map_err(|source| BindError::SetUp { family, source })?;
-    match socket.bind(&address.into()) {
+    match SockRef::from(&socket).bind(&address.into()) {
         Ok(()) => Ok(Some(socket)),
         Err(error) => match error.raw_os_error() {
             Some(libc::EADDRINUSE) => Err(BindError::PortTaken { port, family }),
@@ -183,16 +184,16 @@ fn open(
 }
 
 /// The port of a bound socket, which must be of `family`.
-fn bound_port(socket: &Socket, family: Family) -> Result<u16, BindError> {
+fn bound_port(socket: &UdpSocket, family: Family) -> Result<u16, BindError> {
     let address = socket.local_addr().map_err(|source| BindError::Socket { family, source })?;
-    match (family, address.as_socket()) {
-        (Family::V4, Some(SocketAddr::V4(address))) if address.port() != 0 => Ok(address.port()),
-        (Family::V6, Some(SocketAddr::V6(address))) if address.port() != 0 => Ok(address.port()),
+    match (family, address) {
+        (Family::V4, SocketAddr::V4(address)) if address.port() != 0 => Ok(address.port()),
+        (Family::V6, SocketAddr::V6(address)) if address.port() != 0 => Ok(address.port()),
         _ => Err(BindError::Mismatch),
     }
 }
 
-fn configure(socket: &Socket, family: Family) -> io::Result<()> {
+fn configure(socket: &UdpSocket, family: Family) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     let fd = socket.as_fd();
     // PROBE: never fragment, and never believe a forged "fragmentation needed" below the device's MTU (ip(7)).
@@ -212,10 +213,10 @@ fn configure(socket: &Socket, family: Family) -> io::Result<()> {
     // plain ones take what the limit allows. A smaller buffer only loses more in a burst.
     let size = SOCKET_BUFFER as i32;
     if sys::set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, size).is_err() {
-        let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+        let _ = SockRef::from(socket).set_recv_buffer_size(SOCKET_BUFFER);
     }
     if sys::set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, size).is_err() {
-        let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+        let _ = SockRef::from(socket).set_send_buffer_size(SOCKET_BUFFER);
     }
     Ok(())
 }

@@ -4,7 +4,8 @@ use std::{io, net::SocketAddr};
 
 /// A statement about the path to one destination. It comes from the kernel's own routing or from an ICMP message,
 /// which anybody on the path can forge: advice, never proof.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{to}: {kind}")]
 #[non_exhaustive]
 pub struct PathError {
     /// Destination of the datagram.
@@ -14,14 +15,17 @@ pub struct PathError {
 }
 
 /// Reason for which a datagram did not arrive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PathErrorKind {
     /// The host is there and nobody listens on the port (ICMP type 3 code 3, ICMPv6 type 1 code 4).
+    #[error("nobody listens on the port")]
     Unreachable,
     /// The host or its network is not reached, or somebody on the way refuses.
+    #[error("the host is not reached")]
     NoRoute,
     /// Longer than the path carries.
+    #[error("longer than the {mtu} bytes that the path carries")]
     TooBig {
         /// Bytes of the longest IP packet that fits, as the kernel or the ICMP message says.
         mtu: u16,

@@ -152,7 +152,7 @@ impl UdpTransport {
         let records = if stride < len { len.div_ceil(stride) } else { 1 };
         stats.received_records += u64::from(records);
         stats.received_trains += u64::from(records > 1);
-        Ok(Step::Datagram(RecvMeta { from, stride, ecn: received.ecn }, received.len))
+        Ok(Step::Datagram(RecvMeta::new(from, stride).with_ecn(received.ecn), received.len))
     }
 }
 

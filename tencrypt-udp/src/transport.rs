@@ -1,8 +1,12 @@
 //! The transport: its state, and what is neither sending nor receiving.
 
-use std::{io, net::SocketAddr, os::fd::BorrowedFd, time::Instant};
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    os::fd::BorrowedFd,
+    time::Instant,
+};
 
-use socket2::Socket;
 use tencrypt::{DatagramSink, Inbound, Train};
 
 use crate::{
@@ -44,12 +48,12 @@ pub struct SegmentationOffload {
 
 impl UdpTransport {
     /// Opens the sockets on `port` (0: the kernel picks one that is free in both families), in the calling thread's
-    /// network namespace. `set_up` sees each socket before it is bound, to mark it for instance. A family that the
-    /// kernel lacks is left out.
+    /// network namespace. `set_up` is given each socket before it is bound, to mark it for instance. A family that
+    /// the kernel lacks is left out.
     ///
     /// # Errors
     /// See [`BindError`].
-    pub fn bind(port: u16, set_up: impl FnMut(&Socket) -> io::Result<()>) -> Result<Self, BindError> {
+    pub fn bind(port: u16, set_up: impl FnMut(&UdpSocket) -> io::Result<()>) -> Result<Self, BindError> {
         Sockets::bind(port, set_up).map(Self::over)
     }
 
@@ -58,7 +62,7 @@ impl UdpTransport {
     /// # Errors
     /// [`BindError::NoFamily`] without a socket, [`BindError::Mismatch`] if they do not belong together,
     /// [`BindError::Socket`] if the kernel refuses an option.
-    pub fn from_sockets(v4: Option<Socket>, v6: Option<Socket>) -> Result<Self, BindError> {
+    pub fn from_sockets(v4: Option<UdpSocket>, v6: Option<UdpSocket>) -> Result<Self, BindError> {
         Sockets::from_sockets(v4, v6).map(Self::over)
     }
 

@@ -10,7 +10,7 @@ use std::{
 use criterion::Criterion;
 use tencrypt::{
     CipherSuite, Verdict,
-    nat::{Nat, NatOutcome, Service},
+    nat::{Nat, NatOutcome, Service, ServicePort},
     packet::IpPacket,
     record::{self, DATA_OVERHEAD},
 };
@@ -66,7 +66,12 @@ pub(crate) fn classify(criterion: &mut Criterion) {
 pub(crate) fn nat(criterion: &mut Criterion) {
     let mut stage = Stage::new(criterion, "nat");
     let now = Instant::now();
-    let service = Service { vip: VIP, endpoints: &[IpAddr::V4(THERE)], ports: &[(7, 8_007)], exclude: &[] };
+    let service = Service {
+        vip: VIP,
+        endpoints: &[IpAddr::V4(THERE)],
+        ports: &[ServicePort::new(7, 8_007)],
+        exclude: &[],
+    };
     for load in Load::ALL {
         // Every packet that no service has a part in is looked at like this, both ways.
         let mut nat = Nat::new(1);

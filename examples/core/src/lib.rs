@@ -3,7 +3,7 @@
 
 use std::{error::Error, fs::File, io::Read, net::Ipv4Addr, sync::Arc, time::Instant};
 
-use tencrypt::{Identity, KeyRing, Seed, Tunnel, TunnelConfig, crypto::write_key_file};
+use tencrypt::{Identity, KeyRing, Seed, Tunnel, TunnelConfig};
 
 /// Whatever goes wrong in an example.
 pub type Failure = Box<dyn Error + Send + Sync>;
@@ -19,7 +19,7 @@ const EXPERIMENT: u8 = 253;
 /// None: the core takes such keys.
 pub fn demonstration_keys() -> Result<Arc<KeyRing>, Failure> {
     let root: [u8; 32] = std::array::from_fn(|at| (at * 37 + 11) as u8);
-    Ok(Arc::new(KeyRing::parse(&write_key_file([7; 16], 1, &root))?))
+    Ok(Arc::new(KeyRing::new([7; 16], [(1, &root)], 1)?))
 }
 
 /// A tunnel for a pod with this address that knows nothing of its peers yet.

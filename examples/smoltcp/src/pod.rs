@@ -128,7 +128,7 @@ impl Pod {
         };
         let place = self.places.iter().find(|place| place.socket == from);
         let from = place.map_or(from, |place| SocketAddr::new(place.pod, DEFAULT_PORT));
-        let meta = RecvMeta { from, stride: len as u16, ecn: 0 };
+        let meta = RecvMeta::new(from, len as u16);
         let datagram = &mut self.buffer[..len];
         self.tunnel.handle_datagrams(&meta, datagram, Instant::now(), &mut self.link.arrived);
         self.drain().map(drop)
@@ -141,7 +141,7 @@ impl Pod {
             match self.tunnel.poll_output(&mut self.buffer, now) {
                 Output::LaneUpdate(_) => return Err("a pod of one lane".into()),
                 Output::Transmit(transmit) => {
-                    self.datagrams.push(&transmit, &self.buffer).map_err(|_full| "too many datagrams")?;
+                    self.datagrams.push(&transmit, &self.buffer)?;
                 }
                 Output::Released(_) => return Err("this pod has no way around the tunnel".into()),
                 Output::Event(event) => println!("{event:?}"),

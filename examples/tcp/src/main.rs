@@ -19,7 +19,6 @@ use std::{
 use tencrypt::{
     DEFAULT_PORT, Event, Identity, KeyRing, Outbound, Output, RecvMeta, Seed, TunPacket, Tunnel,
     TunnelConfig,
-    crypto::write_key_file,
     offload::VnetHdr,
     sink::bytes::{BytesMut, DatagramQueue, PacketQueue},
 };
@@ -55,8 +54,7 @@ struct Pod {
 impl Pod {
     fn new(own: Ipv4Addr, peer: Ipv4Addr, stream: TcpStream) -> Result<Self, Failure> {
         // The same for everybody; a real tenant's comes from `tencrypt genkey`.
-        let keys =
-            Arc::new(KeyRing::parse(&write_key_file([7; 16], 1, &std::array::from_fn(|at| at as u8)))?);
+        let keys = Arc::new(KeyRing::new([7; 16], [(1, &std::array::from_fn(|at| at as u8))], 1)?);
         let mut config = TunnelConfig::new(["10.0.0.0/8".parse()?]);
         // The application takes finished packets only.
         config.vnet = false;
@@ -107,7 +105,7 @@ impl Pod {
     async fn receive(&mut self) -> Result<(), Failure> {
         while let Some(mut record) = next_record(&mut self.received) {
             let from = SocketAddr::new(self.peer.into(), DEFAULT_PORT);
-            let meta = RecvMeta { from, stride: record.len() as u16, ecn: 0 };
+            let meta = RecvMeta::new(from, record.len() as u16);
             self.tunnel.handle_datagrams(&meta, &mut record, Instant::now(), &mut self.packets);
             // What a handshake message makes due comes before the next record.
             self.drain().await?;
@@ -122,7 +120,7 @@ impl Pod {
             match self.tunnel.poll_output(&mut self.buffer, now) {
                 Output::LaneUpdate(_) => return Err("a pod of one lane".into()),
                 Output::Transmit(transmit) => {
-                    self.datagrams.push(&transmit, &self.buffer).map_err(|_full| "too many datagrams")?;
+                    self.datagrams.push(&transmit, &self.buffer)?;
                 }
                 Output::Released(_) => return Err("nothing here may leave in plain".into()),
                 Output::Event(Event::PeerUp { peer, .. }) => println!("a session with {peer}, {}", self.peer),

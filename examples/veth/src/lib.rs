@@ -3,7 +3,7 @@
 
 use std::{error::Error, net::IpAddr, sync::Arc, time::Instant};
 
-use tencrypt::{Identity, KeyRing, Seed, Tunnel, TunnelConfig, crypto::write_key_file};
+use tencrypt::{Identity, KeyRing, Seed, Tunnel, TunnelConfig};
 
 /// Whatever goes wrong in an example.
 pub type Failure = Box<dyn Error + Send + Sync>;
@@ -11,10 +11,10 @@ pub type Failure = Box<dyn Error + Send + Sync>;
 /// The keys of a demonstration tenant. A real one comes from `tencrypt genkey`; this one is the same for everybody.
 ///
 /// # Errors
-/// If the core does not read what it writes.
+/// None: the core takes such keys.
 pub fn demonstration_keys() -> Result<Arc<KeyRing>, Failure> {
     let root: [u8; 32] = std::array::from_fn(|at| (at * 37 + 11) as u8);
-    Ok(Arc::new(KeyRing::parse(&write_key_file([7; 16], 1, &root))?))
+    Ok(Arc::new(KeyRing::new([7; 16], [(1, &root)], 1)?))
 }
 
 /// A Tunnel for a pod with these addresses that knows nothing of its peers yet.

@@ -217,7 +217,7 @@ fn alone(input: &mut Input<'_>) {
             0 => {
                 let v4 = input.flag();
                 let from = SocketAddr::new(input.address(v4), input.word());
-                let meta = RecvMeta { from, stride: input.word(), ecn: input.byte() };
+                let meta = RecvMeta::new(from, input.word()).with_ecn(input.byte());
                 let mut train = input.chunk().to_vec();
                 let count = match meta.stride {
                     0 => 1,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use tencrypt::{
-    nat::{DnsHairpin, DnsOutcome, Nat, NatError, NatOutcome, Service},
+    nat::{DnsHairpin, DnsOutcome, Nat, NatError, NatOutcome, Service, ServicePort},
     offload::VnetHdr,
     packet::{IpPacket, IpVersion, Rewrite, Transport, combine_ecn},
 };
@@ -124,8 +124,8 @@ fn there_and_back(input: &mut Input<'_>) {
     }
     let checks = Checks::of(&packet, partial);
     let (mut nat, now) = (Nat::new(key), moment());
-    let ports = [(port, target)];
-    let hairpin = DnsHairpin { nameservers: vec![call.destination], proxy_port: port };
+    let ports = [ServicePort::new(port, target)];
+    let hairpin = DnsHairpin::new(vec![call.destination], port);
     let translated = match way {
         0 => nat.serve(&mut packet, partial, other, now).is_ok(),
         1 => {
@@ -171,7 +171,7 @@ fn any_order(input: &mut Input<'_>) {
         }
         let (way, v4, partial) = (input.byte() % 9, input.flag(), input.flag());
         now += Duration::from_secs(input.byte().into());
-        let ports = [(input.word(), input.word())];
+        let ports = [ServicePort::new(input.word(), input.word())];
         let (endpoints, mut bytes) = (addresses(v4), mended(&mut Input::new(input.chunk())));
         let before = bytes.clone();
         let Ok(mut packet) = IpPacket::parse(&mut bytes[..]) else { continue };
@@ -188,7 +188,7 @@ fn any_order(input: &mut Input<'_>) {
             4 => done(nat.loop_back(&mut packet, partial, vip, own, &ports, now)),
             5 => nat.loop_reply(&mut packet, partial, now),
             6 => {
-                let hairpin = DnsHairpin { nameservers: vec![vip], proxy_port: ports[0].0 };
+                let hairpin = DnsHairpin::new(vec![vip], ports[0].port);
                 dns_outcome(hairpin.translate(&mut packet, partial))
             }
             7 => {

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use tencrypt::{
     CipherSuite, DEFAULT_PORT, ExternalAuthority, UnansweredPolicy,
     directory::{Class, Fact, FactSource},
+    nat::ServicePort,
     packet::{is_host_address, is_link_local, is_tunnel_address},
     record::SessionIndex,
 };
@@ -71,7 +72,7 @@ fn read_tenant(section: &Section<'_>, path: &Path) -> Result<Tenant, ConfigError
     if key_file.string()?.is_empty() {
         return Err(key_file.refuse("is empty"));
     }
-    let suites = CipherSuite::ALL.map(|suite| (suite.name(), suite));
+    let suites: Vec<_> = CipherSuite::ALL.iter().map(|suite| (suite.name(), *suite)).collect();
     let suite = section.value("suite").map_or(Ok(CipherSuite::default()), |value| value.one_of(&suites))?;
     Ok(Tenant { project, cluster_domain, key_file: beside(path, key_file.string()?), suite })
 }
@@ -221,13 +222,13 @@ fn read_fact(section: &Section<'_>, protected: &[IpNet]) -> Result<Fact, ConfigE
 }
 
 /// The pairs of `ports`, in the order of the service ports.
-fn ports(section: &Section<'_>, without_endpoints: bool) -> Result<Box<[(u16, u16)]>, ConfigError> {
+fn ports(section: &Section<'_>, without_endpoints: bool) -> Result<Box<[ServicePort]>, ConfigError> {
     let Some(value) = section.value("ports") else { return Ok(Box::default()) };
     let mut ports = Vec::new();
     for (key, target) in value.entries()? {
         // A key is written as its number is printed, so that no port is named twice.
         match key.parse::<u16>() {
-            Ok(port @ 1..) if port.to_string() == key => ports.push((port, target.port()?)),
+            Ok(port @ 1..) if port.to_string() == key => ports.push(ServicePort::new(port, target.port()?)),
             _ => return Err(target.refuse(format_args!("{key:?} is no port from 1 to 65535"))),
         }
     }

@@ -3,6 +3,7 @@ use std::{net::IpAddr, num::NonZeroU8, path::Path};
 use tencrypt::{
     CipherSuite, ExternalAuthority, UnansweredPolicy,
     directory::{Class, Fact, FactSource},
+    nat::ServicePort,
 };
 
 use super::{offload::Offload, *};
@@ -156,7 +157,7 @@ fn every_key_is_read() {
     let mut service =
         Fact::new("10.96.7.7".parse::<IpAddr>().unwrap(), Class::Internal, FactSource::Static, None);
     service.endpoints = Box::new(["10.244.2.7".parse().unwrap(), "10.244.2.8".parse().unwrap()]);
-    service.ports = Box::new([(80, 8080), (443, 8443)]);
+    service.ports = Box::new([ServicePort::new(80, 8080), ServicePort::new(443, 8443)]);
     assert_eq!(config.facts[1], service);
     assert_eq!(config.facts.len(), 3);
 }

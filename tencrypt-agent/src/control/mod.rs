@@ -51,7 +51,7 @@ pub(crate) enum Reply {
     /// To [`Request::Peers`].
     Peers(Vec<PeerReport>),
     /// To [`Request::Explain`].
-    Explanation(ExplainReport),
+    Explanation(Box<ExplainReport>),
     /// To [`Request::Stop`]: it has begun.
     Stopping,
     /// It cannot be done, and why.

@@ -117,7 +117,8 @@ async fn answer(request: Request, lanes: &Lanes) -> Result<Reply, LaneError> {
         Request::Explain { source, destination } => {
             // Without ports nobody knows which lane a packet would take; the first knows as much as any.
             let first = lanes.first().ok_or(LaneError::Gone)?;
-            Reply::Explanation(first.ask(|reply| Command::Explain { source, destination, reply }).await?)
+            let report = first.ask(|reply| Command::Explain { source, destination, reply }).await?;
+            Reply::Explanation(Box::new(report))
         }
         Request::Stop => {
             lanes.send_all(|| Command::Stop).await?;
@@ -181,7 +182,13 @@ mod tests {
                 source: source.unwrap_or(destination),
                 destination,
                 verdict: "hold".into(),
+                reason: None,
                 peer: None,
+                standing: "unknown".into(),
+                fact: None,
+                seen_internal: false,
+                protected: true,
+                own_source: true,
                 because: vec!["nobody classified it".into()],
             })),
             Command::Facts { done, .. } => drop(done.send(())),

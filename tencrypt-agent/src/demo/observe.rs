@@ -212,7 +212,7 @@ impl Stage<'_> {
         let cluster = &self.cluster;
         let counted = self.counted(HERE, &cluster.client, "leak")?;
         let sniffer = self.sniffer(HERE)?;
-        for binding in Binding::EVASIONS {
+        for &binding in Binding::EVASIONS {
             evade(cluster, binding)?;
         }
         let seen = settled(HERE, &sniffer)?;

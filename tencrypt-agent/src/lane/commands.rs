@@ -2,8 +2,6 @@
 
 use std::{net::IpAddr, time::Instant};
 
-use tencrypt::Verdict;
-
 use super::{
     channel::{Command, NewIdentity},
     data_path::DataPath,
@@ -137,14 +135,6 @@ impl DataPath {
     fn explain(&self, source: Option<IpAddr>, destination: IpAddr, now: Instant) -> ExplainReport {
         let own = self.addresses.iter().find(|own| own.is_ipv4() == destination.is_ipv4());
         let source = source.or(own.copied()).unwrap_or(destination);
-        let explanation = self.tunnel.explain(source, destination, now);
-        let (verdict, peer) = match explanation.verdict {
-            Verdict::Encrypt(peer) => ("encrypt".to_owned(), Some(peer.to_string())),
-            Verdict::Bypass => ("bypass".to_owned(), None),
-            Verdict::Hold => ("hold".to_owned(), None),
-            Verdict::Drop(reason) => (format!("drop ({reason})"), None),
-        };
-        let because = explanation.to_string().lines().skip(1).map(|line| line.trim().to_owned()).collect();
-        ExplainReport { source, destination, verdict, peer, because }
+        ExplainReport::from(&self.tunnel.explain(source, destination, now))
     }
 }

@@ -227,7 +227,7 @@ impl DataPath {
         for handed in all {
             match handed {
                 Handed::Init { from, stride, mut bytes } => {
-                    let meta = RecvMeta { from, stride, ecn: 0 };
+                    let meta = RecvMeta::new(from, stride);
                     // Its outcome is in the counters: a handshake message brings no packet.
                     let _ = self.open(&meta, &mut bytes, Instant::now());
                 }

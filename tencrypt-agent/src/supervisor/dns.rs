@@ -5,6 +5,7 @@ use std::{
     fs,
     io::{self, Read as _},
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -177,10 +178,10 @@ impl UpstreamSockets for MarkedSockets {
         Ok(socket.into())
     }
 
-    fn tcp(&self, to: SocketAddr) -> io::Result<Socket> {
+    fn tcp(&self, to: SocketAddr) -> io::Result<OwnedFd> {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
         mark_socket(&socket)?;
-        Ok(socket)
+        Ok(socket.into())
     }
 }
 

@@ -1,22 +1,22 @@
 //! The capture, undone unless set-up comes to its end.
 
-use std::{num::NonZeroU8, thread};
+use std::thread;
 
 use tencrypt_tun::{Capture, CapturePlan};
 
-use crate::{config::offload::Offload, failure::Failure};
+use crate::failure::Failure;
 
 /// A capture that is removed when this is dropped. It stays, and the namespace closed, after a panic, and where a program
 /// that died had left it closed.
 pub(super) struct Installed(Option<Capture>);
 
 impl Installed {
-    /// Installs `plan` with a queue for each lane.
+    /// Installs `plan`.
     ///
     /// # Errors
     /// A [`Failure`]; nothing is installed then.
-    pub(super) fn new(plan: CapturePlan, offload: Offload, lanes: NonZeroU8) -> Result<Self, Failure> {
-        Ok(Self(Some(Capture::install_queues(plan, offload.device(), lanes)?)))
+    pub(super) fn new(plan: CapturePlan) -> Result<Self, Failure> {
+        Ok(Self(Some(Capture::install(plan)?)))
     }
 
     /// Returns the capture while it may still be undone.

@@ -3,7 +3,6 @@
 use std::{io, net::IpAddr};
 
 use ipnet::IpNet;
-use socket2::Socket;
 use tencrypt::directory::{Class, Fact, FactSource};
 use tencrypt_tun::{CapturePlan, InterfaceName, mark_socket};
 use tencrypt_udp::{BindError, UdpTransport};
@@ -24,19 +23,18 @@ pub(super) fn plan(config: &Config, names: &Names) -> Result<CapturePlan, Failur
     };
     let mut exempt = config.network.exempt.clone();
     exempt.extend(of_class(Class::Exempt));
-    Ok(CapturePlan {
-        interface: interface(&config.network.interface)?,
-        tun: interface(&config.network.tun)?,
-        port: config.network.port,
-        protected: config.network.protected.clone(),
-        exempt,
-        external: of_class(Class::External),
-        internal: of_class(Class::Internal),
-        nameservers: names.nameservers.clone(),
-        unknown: config.policy.unknown,
-        enforce: config.policy.enforce,
-        queue: CapturePlan::QUEUE,
-    })
+    let network = &config.network;
+    let (underlay, tun) = (interface(&network.interface)?, interface(&network.tun)?);
+    let mut plan = CapturePlan::new(underlay, tun, network.port, network.protected.clone());
+    plan.exempt = exempt;
+    plan.external = of_class(Class::External);
+    plan.internal = of_class(Class::Internal);
+    plan.nameservers.clone_from(&names.nameservers);
+    plan.unknown = config.policy.unknown;
+    plan.enforce = config.policy.enforce;
+    plan.offload = network.offload.device();
+    plan.queues = network.lanes;
+    Ok(plan)
 }
 
 /// Parses the name of an interface.
@@ -61,7 +59,7 @@ pub(super) fn static_facts(config: &Config, gateways: &[IpAddr]) -> Vec<Fact> {
 /// A [`Failure`]: the port is taken, or rights are missing.
 pub(super) fn transport(config: &Config, lane: u8) -> Result<UdpTransport, Failure> {
     let port = config.network.port.saturating_add(lane.into());
-    let bound = UdpTransport::bind(port, |socket: &Socket| mark_socket(socket));
+    let bound = UdpTransport::bind(port, mark_socket);
     let mut transport = bound.map_err(|error| {
         let exit = match &error {
             BindError::SetUp { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {

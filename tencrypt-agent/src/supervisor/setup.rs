@@ -172,7 +172,7 @@ impl Pod {
     fn capture(config: &Config, names: &Names) -> Result<Self, Failure> {
         let plan = plan(config, names)?;
         let tun = plan.tun;
-        let installed = Installed::new(plan, config.network.offload, config.network.lanes)?;
+        let installed = Installed::new(plan)?;
         let capture: &Capture = installed.capture();
         let addresses = capture.addresses();
         let fit = SuiteFit::new(config.tenant.suite, &config.network.interface, capture.mtu());

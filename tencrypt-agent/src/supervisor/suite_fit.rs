@@ -57,7 +57,7 @@ impl SuiteFit {
             return None;
         }
         let same_cipher = |other: &CipherSuite| other.aead() == suite.aead() && !other.is_hybrid();
-        let way_out = match CipherSuite::ALL.into_iter().find(same_cipher) {
+        let way_out = match CipherSuite::ALL.iter().copied().find(same_cipher) {
             Some(classical) if suite.is_hybrid() => format!(
                 "; give all pods of the tenant `suite = \"{classical}\"`, or {interface} a larger MTU"
             ),

@@ -39,6 +39,6 @@ pub(super) fn tunnel_config(config: &Config, names: &Names, proxy_port: u16) -> 
     tunnel.unknown = config.policy.unknown;
     tunnel.external = config.policy.external;
     let nameservers = names.nameservers.clone();
-    tunnel.dns = (!nameservers.is_empty()).then_some(DnsHairpin { nameservers, proxy_port });
+    tunnel.dns = (!nameservers.is_empty()).then_some(DnsHairpin::new(nameservers, proxy_port));
     tunnel
 }

@@ -1,12 +1,10 @@
-//! The tenant's keys and the file they come in.
+//! The tenant's keys.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, ops::Deref, sync::Arc};
 
 use subtle::ConstantTimeEq;
-use zeroize::Zeroizing;
 
 use super::{
-    hex::{self, HexError},
     kdf::{hkdf_sha256, hmac_sha256},
     secret::{DEEP, Secret, wipe_stack},
 };
@@ -14,13 +12,7 @@ use crate::record::{COOKIE_NONCE_LEN, MAC_LEN};
 
 /// Bytes of a tenant id.
 pub const TENANT_LEN: usize = 16;
-/// Longest key file in bytes: what a human writes is far shorter, what is longer is another file.
-const MAX_BYTES: usize = 64 * 1024;
-/// Most lines of a key file.
-const MAX_LINES: usize = 256;
-const FIRST_LINE: &str = "tencrypt-key-v1";
-
-/// Most epochs of a key file: a rotation needs two or three, and nobody counts further while each pod still has to
+/// Most epochs of a tenant's keys: a rotation needs two or three, and nobody counts further while each pod still has to
 /// catch up.
 pub const MAX_EPOCHS: usize = 8;
 
@@ -28,89 +20,44 @@ pub const MAX_EPOCHS: usize = 8;
 /// erased on drop.
 pub struct KeyRing {
     tenant: [u8; TENANT_LEN],
-    /// In the file's order, at least one.
+    /// In the order given, at least one.
     epochs: Vec<Arc<EpochKeys>>,
     send: Arc<EpochKeys>,
 }
 
 impl KeyRing {
-    /// The keys in the text of a key file:
+    /// Makes the keys of `tenant`, which is 16 random bytes and no secret, from the number and the root key of each epoch
+    /// that is accepted: 1 to [`MAX_EPOCHS`] of them, a root key being 32 random bytes. New handshakes start under the
+    /// epoch `send`. [`parse`](Self::parse) reads the same from a file; every member of the tenant is given the same.
     ///
-    /// ```text
-    /// tencrypt-key-v1
-    /// tenant <16 bytes in hex>
-    /// epoch <0 to 255> <32 bytes in hex>
-    /// send <0 to 255>
+    /// Root keys are read where they are, and nothing of them is left behind: the caller's copy is the only one, and the
+    /// caller's to erase.
+    ///
+    /// ```
+    /// use tencrypt::{KeyRing, crypto::Zeroizing};
+    ///
+    /// # fn read(root: &mut [u8; 32]) {
+    /// #     *root = std::array::from_fn(|at| at as u8);
+    /// # }
+    /// let mut root = Zeroizing::new([0; 32]); // erased when it is dropped
+    /// read(&mut root);
+    /// let keys = KeyRing::new([7; 16], [(1, &*root)], 1)?;
+    /// assert!(keys.holds(1) && keys.send_epoch() == 1);
+    /// # Ok::<(), tencrypt::crypto::KeyRingError>(())
     /// ```
     ///
-    /// Blank lines and lines that begin with `#` mean nothing. There are 1 to [`MAX_EPOCHS`] epochs, all of which are
-    /// accepted. `send` names the one that new handshakes start under; a file with one epoch may leave it out.
-    ///
     /// # Errors
-    /// [`KeyFileError`], with the line and what is wrong there; never with any of the text.
-    pub fn parse(text: &str) -> Result<Self, KeyFileError> {
-        let parsed = Self::read(text);
+    /// [`KeyRingError`]: what [`parse`](Self::parse) refuses in a file.
+    pub fn new<'r>(
+        tenant: [u8; TENANT_LEN],
+        epochs: impl IntoIterator<Item = (u8, &'r [u8; 32])>,
+        send: u8,
+    ) -> Result<Self, KeyRingError> {
+        let mut roots = Roots::new();
+        epochs.into_iter().try_for_each(|(epoch, root)| roots.push(epoch, root))?;
+        let keys = roots.derive(tenant, send);
         wipe_stack::<DEEP>();
-        parsed
-    }
-
-    #[inline(never)]
-    fn read(text: &str) -> Result<Self, KeyFileError> {
-        if text.len() > MAX_BYTES {
-            return Err(KeyFileProblem::TooLong.at(0));
-        }
-        let lines = text.lines().count();
-        if lines > MAX_LINES {
-            return Err(KeyFileProblem::TooLong.at(MAX_LINES + 1));
-        }
-        let numbered = (1..).zip(text.lines().map(str::trim));
-        let mut meaningful = numbered.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
-        match meaningful.next() {
-            Some((_, FIRST_LINE)) => {}
-            Some((number, _)) => return Err(KeyFileProblem::FirstLine.at(number)),
-            None => return Err(KeyFileProblem::FirstLine.at(lines.max(1))),
-        }
-        let mut tenant = None;
-        let mut send = None;
-        let mut roots: Vec<Root> = Vec::with_capacity(MAX_EPOCHS);
-        for (number, line) in meaningful {
-            let mut words = line.split_ascii_whitespace();
-            match words.next() {
-                Some("tenant") => {
-                    let id = field(&mut words, Field::Tenant, number)?;
-                    end(&mut words, Field::Tenant, number)?;
-                    if tenant.replace(*id).is_some() {
-                        return Err(KeyFileProblem::DuplicateTenant.at(number));
-                    }
-                }
-                Some("epoch") => {
-                    let epoch = epoch_number(words.next()).ok_or(KeyFileProblem::EpochNumber.at(number))?;
-                    let root = field(&mut words, Field::Root, number)?;
-                    end(&mut words, Field::Root, number)?;
-                    check_root(epoch, &root, &roots).map_err(|problem| problem.at(number))?;
-                    roots.push((epoch, root));
-                }
-                Some("send") => {
-                    let epoch = epoch_number(words.next()).ok_or(KeyFileProblem::EpochNumber.at(number))?;
-                    end(&mut words, Field::Send, number)?;
-                    if send.replace((epoch, number)).is_some() {
-                        return Err(KeyFileProblem::DuplicateSend.at(number));
-                    }
-                }
-                _ => return Err(KeyFileProblem::UnknownField.at(number)),
-            }
-        }
-        let tenant = tenant.ok_or(KeyFileProblem::NoTenant.at(lines))?;
-        let (send, line) = match (send, roots.as_slice()) {
-            (_, []) => return Err(KeyFileProblem::NoEpoch.at(lines)),
-            (Some(named), _) => named,
-            (None, [(only, _)]) => (*only, lines),
-            (None, _) => return Err(KeyFileProblem::NoSend.at(lines)),
-        };
-        let derive = |(number, root): &Root| Arc::new(EpochKeys::derive(&tenant, *number, root));
-        let epochs: Vec<Arc<EpochKeys>> = roots.iter().map(derive).collect();
-        let send = epochs.iter().find(|keys| keys.number == send).cloned();
-        Ok(Self { tenant, send: send.ok_or(KeyFileProblem::UnknownSend.at(line))?, epochs })
+        keys
     }
 
     /// The tenant's 16 random bytes. No secret.
@@ -125,7 +72,7 @@ impl KeyRing {
         self.send.number
     }
 
-    /// The epochs that are accepted, the one that is sent among them, in the file's order.
+    /// The epochs that are accepted, the one that is sent among them, in the order given.
     pub fn epochs(&self) -> impl Iterator<Item = u8> {
         self.epochs.iter().map(|keys| keys.number)
     }
@@ -210,6 +157,76 @@ impl fmt::Debug for KeyRing {
     }
 }
 
+/// Reason for which bytes are no keys of a tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyRingError {
+    /// No epoch.
+    #[error("no epoch")]
+    NoEpoch,
+    /// An epoch's number occurs twice.
+    #[error("epoch {0} was given before")]
+    DuplicateEpoch(u8),
+    /// More than [`MAX_EPOCHS`] epochs.
+    #[error("more than {MAX_EPOCHS} epochs")]
+    TooManyEpochs,
+    /// Two epochs have one key, the one named as the second: a rotation that changes nothing.
+    #[error("the root key of epoch {0} is that of an epoch before")]
+    SameRoot(u8),
+    /// A root key of 32 equal bytes.
+    #[error("the root key of epoch {0} is 32 equal bytes: not a random key")]
+    WeakRoot(u8),
+    /// The epoch to be sent is not among those given.
+    #[error("epoch {0} is to be sent and is not among those given")]
+    UnknownSend(u8),
+}
+
+/// Root keys with the numbers of their epochs, in the order given; checked as they come.
+pub(super) struct Roots<R>(Vec<(u8, R)>);
+
+impl<R: Deref<Target = [u8; 32]>> Roots<R> {
+    /// None yet. There is room for all that [`push`](Self::push) takes: growing would leave copies behind.
+    pub(super) fn new() -> Self {
+        Self(Vec::with_capacity(MAX_EPOCHS))
+    }
+
+    /// Adds an epoch.
+    pub(super) fn push(&mut self, epoch: u8, root: R) -> Result<(), KeyRingError> {
+        if root.iter().all(|byte| *byte == root[0]) {
+            return Err(KeyRingError::WeakRoot(epoch));
+        }
+        if self.0.iter().any(|(known, _)| *known == epoch) {
+            return Err(KeyRingError::DuplicateEpoch(epoch));
+        }
+        if self.0.iter().any(|(_, known)| known.ct_eq(&*root).into()) {
+            return Err(KeyRingError::SameRoot(epoch));
+        }
+        if self.0.len() >= MAX_EPOCHS {
+            return Err(KeyRingError::TooManyEpochs);
+        }
+        self.0.push((epoch, root));
+        Ok(())
+    }
+
+    /// The epochs' numbers.
+    pub(super) fn numbers(&self) -> Vec<u8> {
+        self.0.iter().map(|(epoch, _)| *epoch).collect()
+    }
+
+    /// Derives the keys of every epoch.
+    #[inline(never)]
+    pub(super) fn derive(&self, tenant: [u8; TENANT_LEN], send: u8) -> Result<KeyRing, KeyRingError> {
+        if self.0.is_empty() {
+            return Err(KeyRingError::NoEpoch);
+        }
+        let derive = |(number, root): &(u8, R)| Arc::new(EpochKeys::derive(&tenant, *number, root));
+        let epochs: Vec<Arc<EpochKeys>> = self.0.iter().map(derive).collect();
+        let send =
+            epochs.iter().find(|keys| keys.number == send).cloned().ok_or(KeyRingError::UnknownSend(send))?;
+        Ok(KeyRing { tenant, epochs, send })
+    }
+}
+
 /// Reason for which a running member keeps its keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -220,30 +237,6 @@ pub enum KeyChangeError {
     /// An epoch that is in use has another key: members that know both under one number would not understand each other.
     #[error("epoch {0} has another key than the one in use; a new key needs a new epoch")]
     OtherKey(u8),
-}
-
-/// The text of a key file with one epoch. Every member of the tenant gets the same file.
-#[must_use]
-pub fn write_key_file(tenant: [u8; TENANT_LEN], epoch: u8, root: &[u8; 32]) -> Zeroizing<String> {
-    let mut text = Zeroizing::new(String::with_capacity(256));
-    text.push_str(FIRST_LINE);
-    text.push_str("\ntenant ");
-    hex::encode(&tenant, &mut text);
-    text.push('\n');
-    text.push_str(&write_epoch(epoch, root));
-    text
-}
-
-/// The line of a key file that holds one epoch, with its end.
-#[must_use]
-pub fn write_epoch(epoch: u8, root: &[u8; 32]) -> Zeroizing<String> {
-    let mut line = Zeroizing::new(String::with_capacity(80));
-    line.push_str("epoch ");
-    line.push_str(&epoch.to_string());
-    line.push(' ');
-    hex::encode(root, &mut line);
-    line.push('\n');
-    line
 }
 
 /// The keys of one epoch, each with one use.
@@ -315,154 +308,6 @@ fn tag(key: &Secret<32>, covered: &[u8]) -> [u8; MAC_LEN] {
     let mut tag = [0; MAC_LEN];
     tag.copy_from_slice(&hmac_sha256(key.expose(), &[covered])[..MAC_LEN]);
     tag
-}
-
-/// Refusal of a key file, with its line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("key file, line {line}: {problem}")]
-pub struct KeyFileError {
-    line: usize,
-    problem: KeyFileProblem,
-}
-
-impl KeyFileError {
-    /// The line it is about, counted from 1; 0: the file as a whole.
-    #[must_use]
-    pub fn line(&self) -> usize {
-        self.line
-    }
-
-    /// Problem of that line, or of the whole file.
-    #[must_use]
-    pub fn problem(&self) -> KeyFileProblem {
-        self.problem
-    }
-}
-
-/// A value in a key file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Field {
-    /// The tenant id: 16 bytes.
-    Tenant,
-    /// An epoch's root key: 32 bytes.
-    Root,
-    /// The number of the epoch that is sent.
-    Send,
-}
-
-impl fmt::Display for Field {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tenant => "tenant id",
-            Self::Root => "root key",
-            Self::Send => "epoch's number",
-        })
-    }
-}
-
-/// Problem of a key file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum KeyFileProblem {
-    /// More than 64 KiB or 256 lines.
-    #[error("longer than 64 KiB or 256 lines: not a key file")]
-    TooLong,
-    /// The first line that is no comment must be `tencrypt-key-v1`.
-    #[error("expected `tencrypt-key-v1`")]
-    FirstLine,
-    /// A line that begins with none of `tenant`, `epoch` and `send`.
-    #[error("expected `tenant`, `epoch` or `send`")]
-    UnknownField,
-    /// No `tenant` line.
-    #[error("no `tenant` line")]
-    NoTenant,
-    /// A second `tenant` line.
-    #[error("a second `tenant` line")]
-    DuplicateTenant,
-    /// No `epoch` line.
-    #[error("no `epoch` line")]
-    NoEpoch,
-    /// An epoch's number is not a decimal number from 0 to 255.
-    #[error("the epoch's number is not one of 0 to 255")]
-    EpochNumber,
-    /// An epoch's number occurs twice.
-    #[error("this epoch was given before")]
-    DuplicateEpoch,
-    /// More than [`MAX_EPOCHS`] epochs.
-    #[error("more than {MAX_EPOCHS} epochs")]
-    TooManyEpochs,
-    /// Two epochs have one key: a rotation that changes nothing.
-    #[error("the root key is that of an epoch before")]
-    SameRoot,
-    /// Several epochs, and nothing says which one is sent.
-    #[error("several epochs and no `send` line")]
-    NoSend,
-    /// A second `send` line.
-    #[error("a second `send` line")]
-    DuplicateSend,
-    /// `send` names an epoch that is not in the file.
-    #[error("`send` names an epoch that is not in the file")]
-    UnknownSend,
-    /// A value is missing, or too short or too long.
-    #[error("the {0} has the wrong length")]
-    Length(Field),
-    /// A value holds a character that is no hexadecimal digit.
-    #[error("the {0} is not hexadecimal")]
-    Digit(Field),
-    /// A root key of 32 equal bytes.
-    #[error("the root key is 32 equal bytes: not a random key")]
-    WeakRoot,
-    /// More text after the last value of a line.
-    #[error("text after the {0}")]
-    Trailing(Field),
-}
-
-impl KeyFileProblem {
-    fn at(self, line: usize) -> KeyFileError {
-        KeyFileError { line, problem: self }
-    }
-}
-
-fn field<'t, const N: usize>(
-    words: &mut impl Iterator<Item = &'t str>,
-    field: Field,
-    line: usize,
-) -> Result<Zeroizing<[u8; N]>, KeyFileError> {
-    let problem = match hex::decode(words.next().unwrap_or_default()) {
-        Ok(bytes) => return Ok(bytes),
-        Err(HexError::Length) => KeyFileProblem::Length(field),
-        Err(HexError::Digit) => KeyFileProblem::Digit(field),
-    };
-    Err(problem.at(line))
-}
-
-fn end<'t>(words: &mut impl Iterator<Item = &'t str>, field: Field, line: usize) -> Result<(), KeyFileError> {
-    if words.next().is_some() { Err(KeyFileProblem::Trailing(field).at(line)) } else { Ok(()) }
-}
-
-/// An epoch's number and root key.
-type Root = (u8, Zeroizing<[u8; 32]>);
-
-/// Checks that an epoch may stand behind those before it.
-fn check_root(epoch: u8, root: &[u8; 32], before: &[Root]) -> Result<(), KeyFileProblem> {
-    if root.iter().all(|byte| *byte == root[0]) {
-        return Err(KeyFileProblem::WeakRoot);
-    }
-    if before.iter().any(|(known, _)| *known == epoch) {
-        return Err(KeyFileProblem::DuplicateEpoch);
-    }
-    if before.iter().any(|(_, known)| known.ct_eq(root).into()) {
-        return Err(KeyFileProblem::SameRoot);
-    }
-    if before.len() >= MAX_EPOCHS { Err(KeyFileProblem::TooManyEpochs) } else { Ok(()) }
-}
-
-/// One way to write each number: digits only, no zeros in front.
-fn epoch_number(word: Option<&str>) -> Option<u8> {
-    let word = word?;
-    let canonical = word == "0" || !word.starts_with(['0', '+']);
-    word.parse().ok().filter(|_| canonical)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ pub(crate) mod hex;
 mod identity;
 mod kdf;
 mod kem;
+mod key_file;
 mod keyring;
 #[cfg(tencrypt_null_cipher)]
 mod null;
@@ -25,11 +26,9 @@ pub use hex::{from_hex, to_hex};
 pub use identity::Identity;
 pub(crate) use kdf::{HASH_LEN, hkdf_sha256, hmac_sha256, sha256};
 pub(crate) use kem::{KemSecret, encapsulate};
+pub use key_file::{Field, KeyFileError, KeyFileProblem, write_epoch, write_key_file};
 pub(crate) use keyring::EpochKeys;
-pub use keyring::{
-    Field, KeyChangeError, KeyFileError, KeyFileProblem, KeyRing, MAX_EPOCHS, TENANT_LEN, write_epoch,
-    write_key_file,
-};
+pub use keyring::{KeyChangeError, KeyRing, KeyRingError, MAX_EPOCHS, TENANT_LEN};
 pub use peer_id::PeerId;
 pub use rng::Rng;
 pub use secret::Seed;
@@ -43,3 +42,5 @@ pub(crate) use x25519::LOW_ORDER;
 pub(crate) use x25519::{X25519_LEN, public_key, shared_secret};
 
 pub use crate::record::{Aead, CipherSuite, UnknownSuite};
+/// The wrapper of text and bytes that are erased on drop, as key files are.
+pub use zeroize::Zeroizing;

@@ -23,6 +23,20 @@ pub enum Standing {
     Unknown,
 }
 
+impl Standing {
+    /// Its name in reports.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Internal => "internal",
+            Self::External => "external",
+            Self::Claimed => "claimed",
+            Self::Exempt => "exempt",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// Standing of an address, with what it rests on.
 #[derive(Debug, Clone)]
 pub(crate) struct Finding<'d> {

@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr, sync::Arc, time::Instant};
 
 use ipnet::IpNet;
 
-use crate::crypto::PeerId;
+use crate::{crypto::PeerId, nat::ServicePort};
 
 /// Relation of an address to this tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,7 +19,7 @@ pub enum Class {
 }
 
 impl Class {
-    /// The name used in configuration and in `explain`.
+    /// Its name in configuration and reports.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -36,7 +36,8 @@ impl Class {
 pub enum FactSource {
     /// The configuration file.
     Static,
-    /// The Kubernetes API.
+    /// An orchestrator's API, such as that of Kubernetes, by an adapter that watches it. Nothing here makes such facts but
+    /// tests: the adapter is its user's.
     Kubernetes,
     /// An authenticated answer to INIT.
     Handshake,
@@ -52,6 +53,27 @@ impl FactSource {
     #[must_use]
     pub const fn is_authoritative(&self) -> bool {
         matches!(self, Self::Static | Self::Kubernetes)
+    }
+
+    /// Its name in reports, without that which DNS gave.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Static => "static",
+            Self::Kubernetes => "kubernetes",
+            Self::Handshake => "handshake",
+            Self::Dns(_) => "dns",
+            Self::ReverseDns(_) => "reverse_dns",
+        }
+    }
+
+    /// The name that DNS gave, as it came: it may hold anything.
+    #[must_use]
+    pub fn dns_name(&self) -> Option<&str> {
+        match self {
+            Self::Dns(name) | Self::ReverseDns(name) => Some(name),
+            Self::Static | Self::Kubernetes | Self::Handshake => None,
+        }
     }
 
     /// Rank among sources that speak of the same prefix; the higher one is heard.
@@ -81,7 +103,7 @@ impl fmt::Display for FactSource {
 
 /// One statement about a prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "sources build it")]
+#[non_exhaustive]
 pub struct Fact {
     /// The addresses it is about. The longest prefix wins.
     pub prefix: IpNet,
@@ -93,8 +115,8 @@ pub struct Fact {
     pub owner: Option<PeerId>,
     /// For a VIP: the pods behind it.
     pub endpoints: Box<[IpAddr]>,
-    /// For a VIP: `(service port, target port)`; a port that is not listed stays as it is.
-    pub ports: Box<[(u16, u16)]>,
+    /// For a VIP: its ports; one that is not listed stays as it is.
+    pub ports: Box<[ServicePort]>,
     /// End of the statement; `None`: never.
     pub expires: Option<Instant>,
 }
@@ -112,6 +134,22 @@ impl Fact {
             ports: Box::default(),
             expires,
         }
+    }
+
+    /// The same, about addresses of `owner`.
+    #[must_use]
+    pub fn with_owner(self, owner: PeerId) -> Self {
+        Self { owner: Some(owner), ..self }
+    }
+
+    /// The same, about a VIP with these pods behind it, and these of its ports translated.
+    #[must_use]
+    pub fn with_endpoints(
+        self,
+        endpoints: impl Into<Box<[IpAddr]>>,
+        ports: impl Into<Box<[ServicePort]>>,
+    ) -> Self {
+        Self { endpoints: endpoints.into(), ports: ports.into(), ..self }
     }
 
     /// Tells if the statement still stands at `now`.

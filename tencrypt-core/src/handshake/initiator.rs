@@ -23,7 +23,7 @@ pub struct Initiator {
 
 /// Result of a valid RESP: the session, and the CONF that tells the peer of it.
 #[derive(Debug)]
-#[expect(clippy::exhaustive_structs, reason = "the owner takes it apart")]
+#[non_exhaustive]
 pub struct Confirmed {
     /// The session. The peer has proven its static key and membership.
     pub established: Established,

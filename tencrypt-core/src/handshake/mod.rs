@@ -100,7 +100,7 @@ impl<'a> Local<'a> {
 
 /// Result of a completed handshake.
 #[derive(Debug)]
-#[expect(clippy::exhaustive_structs, reason = "the owner takes it apart")]
+#[non_exhaustive]
 pub struct Established {
     /// The peer, proven to hold this key.
     pub peer: PeerId,

@@ -212,7 +212,7 @@ mod tests {
                 assert_eq!(decode_identity(&slot), Err(BadPayload), "byte {at} bit {bit}");
             }
         }
-        for suite in CipherSuite::ALL {
+        for &suite in CipherSuite::ALL {
             let payload = init(suite, address("10.1.2.3"), 0xff);
             let meaningful = |at: usize| {
                 matches!(at, 0 | 4..=7) || (suite.is_hybrid() && (20..20 + KEM_PUBLIC_LEN).contains(&at))
@@ -248,7 +248,7 @@ mod tests {
             let mut slot = encode_identity(false, &[address("10.0.0.1")]);
             slot[4..24].copy_from_slice(&encode_address(bad));
             assert_eq!(decode_identity(&slot), Err(BadPayload), "{bad}");
-            for suite in CipherSuite::ALL {
+            for &suite in CipherSuite::ALL {
                 assert_eq!(decode_init(suite, &init(suite, bad, 0)), Err(BadPayload), "{bad}");
             }
         }

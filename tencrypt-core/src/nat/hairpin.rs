@@ -17,7 +17,7 @@ const EXTENSIONS: [u8; 5] = [0, 43, 44, 51, 60];
 /// `N:p > A:R`, and the proxy's answer `A:R > N:p` becomes `N:53 > A:p`. Everything needed stands in the packet. The
 /// kernel hears from N in both cases, so a socket connected to N gets its answer and nothing is a martian.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "a list and a port by design")]
+#[non_exhaustive]
 pub struct DnsHairpin {
     /// The nameservers whose port 53 is redirected, UDP and TCP.
     pub nameservers: Vec<IpAddr>,
@@ -38,6 +38,12 @@ pub enum DnsOutcome {
 }
 
 impl DnsHairpin {
+    /// Redirects what is for port 53 of `nameservers` to `proxy_port`.
+    #[must_use]
+    pub const fn new(nameservers: Vec<IpAddr>, proxy_port: u16) -> Self {
+        Self { nameservers, proxy_port }
+    }
+
     /// Translates a packet that this pod sends. `partial` as in [`IpPacket::rewrite`].
     ///
     /// ICMP errors that quote a translated packet are translated too. Both directions exchange the addresses in the
@@ -110,7 +116,7 @@ mod tests {
 
     fn hairpin() -> DnsHairpin {
         let nameservers = PAIRS.map(|(_, nameserver)| nameserver.parse().expect("an address")).to_vec();
-        DnsHairpin { nameservers, proxy_port: PROXY }
+        DnsHairpin::new(nameservers, PROXY)
     }
 
     fn translate(bytes: &mut [u8]) -> DnsOutcome {

@@ -47,10 +47,28 @@ pub struct Service<'a> {
     pub vip: IpAddr,
     /// The pods behind it. Those of the other address family are passed over.
     pub endpoints: &'a [IpAddr],
-    /// Service port and target port. A port that is not listed stays as it is.
-    pub ports: &'a [(u16, u16)],
+    /// Its ports. One that is not listed stays as it is.
+    pub ports: &'a [ServicePort],
     /// Endpoints not to choose, above all the pod's own addresses: they are reached by [`Nat::loop_back`].
     pub exclude: &'a [IpAddr],
+}
+
+/// A port of a service, as clients know it and as its pods do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub struct ServicePort {
+    /// The port of the service's address.
+    pub port: u16,
+    /// The port at the endpoints.
+    pub target: u16,
+}
+
+impl ServicePort {
+    /// The port `port` of a service, which is `target` at its endpoints.
+    #[must_use]
+    pub const fn new(port: u16, target: u16) -> Self {
+        Self { port, target }
+    }
 }
 
 /// Outcome for a packet that may or may not belong to a translated flow.
@@ -255,7 +273,7 @@ impl Nat {
         partial: bool,
         vip: IpAddr,
         own: IpAddr,
-        ports: &[(u16, u16)],
+        ports: &[ServicePort],
         now: Instant,
     ) -> Result<(), NatError> {
         self.forward(
@@ -316,11 +334,11 @@ impl Nat {
 }
 
 /// The target port of a packet to a service. Protocols without ports have nothing to map.
-fn target_port(flow: Flow, ports: &[(u16, u16)]) -> u16 {
+fn target_port(flow: Flow, ports: &[ServicePort]) -> u16 {
     const TCP: u8 = 6;
     const UDP: u8 = 17;
     let listed = ports
         .iter()
-        .find(|(service, _)| matches!(flow.protocol, TCP | UDP) && *service == flow.destination_port);
-    listed.map_or(flow.destination_port, |(_, target)| *target)
+        .find(|service| matches!(flow.protocol, TCP | UDP) && service.port == flow.destination_port);
+    listed.map_or(flow.destination_port, |service| service.target)
 }

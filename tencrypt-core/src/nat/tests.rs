@@ -291,7 +291,12 @@ fn a_balanced_flow_keeps_its_endpoint_and_comes_back_from_the_vip() {
     for World { client: own, vip, own: first, other: second, router } in [V4, V6] {
         let (mut nat, now) = (nat(), start());
         let endpoints = [ip(first), ip(second)];
-        let service = Service { vip: ip(vip), endpoints: &endpoints, ports: &[(80, 8080)], exclude: &[] };
+        let service = Service {
+            vip: ip(vip),
+            endpoints: &endpoints,
+            ports: &[ServicePort::new(80, 8080)],
+            exclude: &[],
+        };
         for port in 5000..5040 {
             let mut call = Sample::tcp(own, vip, (port, 80), SYN);
             let endpoint = balance(&mut nat, &mut call, &service, now).expect("balanced");
@@ -326,7 +331,12 @@ fn fragments_of_a_balanced_flow_go_to_one_endpoint_and_back() {
     for World { client: own, vip, own: first, other: second, .. } in [V4, V6] {
         let (mut nat, now) = (nat(), start());
         let endpoints = [ip(first), ip(second)];
-        let service = Service { vip: ip(vip), endpoints: &endpoints, ports: &[(80, 8080)], exclude: &[] };
+        let service = Service {
+            vip: ip(vip),
+            endpoints: &endpoints,
+            ports: &[ServicePort::new(80, 8080)],
+            exclude: &[],
+        };
         let mut pieces = big_udp(own, vip, (5000, 80));
         let orphan = balance(&mut nat, &mut pieces[3].clone(), &service, now);
         assert_eq!(orphan, Err(NatError::FirstFragmentUnseen));
@@ -383,7 +393,7 @@ fn an_endpoint_that_is_gone_is_replaced() {
 fn a_pod_that_calls_its_own_service_reaches_itself() {
     for World { client: own, vip, .. } in [V4, V6] {
         let (mut nat, now) = (nat(), start());
-        let ports = [(80, 8080)];
+        let ports = [ServicePort::new(80, 8080)];
         let call = |nat: &mut Nat, mut bytes: Vec<u8>| {
             nat.loop_back(&mut view(&mut bytes), false, ip(vip), ip(own), &ports, now).expect("turned round");
             bytes
@@ -626,7 +636,7 @@ proptest! {
     ) {
         let all = [V4.client, V4.vip, V4.own, V4.other];
         let endpoints = [ip(V4.own), ip(V4.other)];
-        let service = Service { vip: ip(V4.vip), endpoints: &endpoints, ports: &[(1, 2)], exclude: &[ip(V4.own)] };
+        let service = Service { vip: ip(V4.vip), endpoints: &endpoints, ports: &[ServicePort::new(1, 2)], exclude: &[ip(V4.own)] };
         let (mut nat, mut now) = (Nat::with_capacity(7, 3, 2), start());
         for (kind, source, destination, port, at, random, call) in steps {
             let (a, b, ports) = (all[source], all[destination], (u16::from(port), u16::from(random[0] % 3)));
@@ -650,7 +660,7 @@ proptest! {
             match call {
                 0 => drop(nat.serve(&mut packet, partial, ip(V4.own), now)),
                 1 => drop(nat.balance(&mut packet, partial, &service, now)),
-                2 => drop(nat.loop_back(&mut packet, partial, ip(V4.vip), ip(V4.client), &[(1, 2)], now)),
+                2 => drop(nat.loop_back(&mut packet, partial, ip(V4.vip), ip(V4.client), &[ServicePort::new(1, 2)], now)),
                 3 => _ = nat.reply(&mut packet, partial, now),
                 4 => _ = nat.unbalance(&mut packet, partial, now),
                 _ => nat.note_direct(&packet, now),

@@ -37,8 +37,8 @@ pub enum Aead {
 
 impl CipherSuite {
     /// Every suite this side speaks.
-    pub const ALL: [Self; 4] =
-        [Self::MlKem768Aes256Gcm, Self::MlKem768ChaCha20Poly1305, Self::Aes256Gcm, Self::ChaCha20Poly1305];
+    pub const ALL: &'static [Self] =
+        &[Self::MlKem768Aes256Gcm, Self::MlKem768ChaCha20Poly1305, Self::Aes256Gcm, Self::ChaCha20Poly1305];
 
     /// Its cipher.
     #[must_use]
@@ -81,7 +81,7 @@ impl CipherSuite {
         }
     }
 
-    /// The suite's name in configuration and in `status --json`.
+    /// The suite's name in configuration and reports.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -144,7 +144,7 @@ impl FromStr for CipherSuite {
     type Err = UnknownSuite;
 
     fn from_str(name: &str) -> Result<Self, UnknownSuite> {
-        Self::ALL.into_iter().find(|suite| suite.name() == name).ok_or(UnknownSuite)
+        Self::ALL.iter().copied().find(|suite| suite.name() == name).ok_or(UnknownSuite)
     }
 }
 
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn names_and_wire_bytes_lead_back_to_the_suite() {
-        for suite in CipherSuite::ALL {
+        for &suite in CipherSuite::ALL {
             assert_eq!(suite.name().parse(), Ok(suite));
             assert_eq!(CipherSuite::from_wire_byte(suite.wire_byte()), Some(suite));
         }

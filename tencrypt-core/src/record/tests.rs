@@ -81,7 +81,7 @@ fn an_init_says_which_lane_of_its_sender_it_is_from_and_nothing_else_does() {
 
 #[test]
 fn each_type_has_one_length_and_data_a_least_one() {
-    for suite in CipherSuite::ALL {
+    for &suite in CipherSuite::ALL {
         let hybrid = suite.is_hybrid();
         let (long, short) = (if hybrid { 1_372 } else { 284 }, 252);
         for (mut whole, exact) in [(init(), long), (resp(), long), (conf(), short)] {

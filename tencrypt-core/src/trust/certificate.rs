@@ -76,6 +76,7 @@ impl fmt::Display for PodName {
 /// Text that is no name of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no name of a pod: lower case letters, digits and hyphens, labels of at most 63 bytes, 253 in all")]
+#[non_exhaustive]
 pub struct PodNameError;
 
 /// Stand-in for a pod's name where there is no room for 253 bytes: the first 16 bytes of

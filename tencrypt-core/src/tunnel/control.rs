@@ -487,7 +487,7 @@ mod tests {
     /// A copy of a virtual machine, say, or one's own messages sent back by somebody who has the tenant's key.
     #[test]
     fn a_peer_with_our_own_static_key_gets_no_session_and_is_counted() {
-        for suite in CipherSuite::ALL {
+        for &suite in CipherSuite::ALL {
             let mut pair = Pair::with_static_keys(suite, [1, 1]);
             pair.send(0);
             pair.run(Duration::from_secs(2));

@@ -29,6 +29,39 @@ pub struct Explanation {
     pub own_source: bool,
 }
 
+impl Explanation {
+    /// The reasons in words, a sentence each.
+    #[must_use]
+    pub fn reasons(&self) -> Vec<String> {
+        let mut reasons = Vec::with_capacity(3);
+        if !self.own_source {
+            reasons.push(
+                "the source is not an address of this pod: its packets are dropped (policy)".to_owned(),
+            );
+        }
+        let standing = match self.standing {
+            Standing::Internal => "internal: of this tenant",
+            Standing::External => "external: not of this tenant",
+            Standing::Claimed => "external on the word of DNS, asked in the background",
+            Standing::Exempt => "exempt: of the node or the cluster",
+            Standing::Unknown => "unknown: nobody has said anything that counts",
+        };
+        reasons.push(format!("standing: {standing}"));
+        let because = match (&self.fact, self.seen_internal) {
+            (_, true) => "it was seen internal before, and no authoritative fact says otherwise".to_owned(),
+            (Some(fact), false) => {
+                let left =
+                    self.expires_in.map_or_else(String::new, |left| format!(", for {} s", left.as_secs()));
+                format!("{} is {}, says {}{left}", fact.prefix, fact.class.as_str(), fact.source)
+            }
+            (None, false) if self.protected => "it lies in a protected range".to_owned(),
+            (None, false) => "it lies in no protected range".to_owned(),
+        };
+        reasons.push(format!("because: {because}"));
+        reasons
+    }
+}
+
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verdict = match self.verdict {
@@ -38,32 +71,6 @@ impl fmt::Display for Explanation {
             Verdict::Drop(reason) => format!("drop ({reason})"),
         };
         writeln!(f, "{} -> {}: {verdict}", self.source, self.destination)?;
-        if !self.own_source {
-            writeln!(f, "  the source is not an address of this pod: its packets are dropped (policy)")?;
-        }
-        let standing = match self.standing {
-            Standing::Internal => "internal: of this tenant",
-            Standing::External => "external: not of this tenant",
-            Standing::Claimed => "external on the word of DNS, asked in the background",
-            Standing::Exempt => "exempt: of the node or the cluster",
-            Standing::Unknown => "unknown: nobody has said anything that counts",
-        };
-        writeln!(f, "  standing: {standing}")?;
-        match (&self.fact, self.seen_internal) {
-            (_, true) => writeln!(
-                f,
-                "  because: it was seen internal before, and no authoritative fact says otherwise"
-            )?,
-            (Some(fact), false) => {
-                write!(f, "  because: {} is {}, says {}", fact.prefix, fact.class.as_str(), fact.source)?;
-                match self.expires_in {
-                    Some(left) => writeln!(f, ", for {} s", left.as_secs())?,
-                    None => writeln!(f)?,
-                }
-            }
-            (None, false) if self.protected => writeln!(f, "  because: it lies in a protected range")?,
-            (None, false) => writeln!(f, "  because: it lies in no protected range")?,
-        }
-        Ok(())
+        self.reasons().iter().try_for_each(|reason| writeln!(f, "  {reason}"))
     }
 }

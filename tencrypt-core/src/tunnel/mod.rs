@@ -186,7 +186,7 @@ impl Tunnel {
     ///
     /// Lane `n` sends and receives at the tenant's port plus `n`. INIT always comes to the tenant's port, so to lane 0,
     /// which hands it to the lane that [`init_lane`](crate::record::init_lane) says; what
-    /// [`from_tenant_port`](Transmit::from_tenant_port) says leaves from there.
+    /// [`from_tenant_port`](crate::Transmit::from_tenant_port) says leaves from there.
     #[must_use]
     pub fn sibling(&mut self, lane: LaneId, seed: Seed, now: Instant) -> Self {
         let (config, keys, directory) = (self.config.clone(), self.keys.clone(), self.directory.clone());

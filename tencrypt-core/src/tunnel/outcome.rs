@@ -127,3 +127,16 @@ pub enum Verdict {
     /// Dropped.
     Drop(DropReason),
 }
+
+impl Verdict {
+    /// Its name in reports, without peer or reason.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Encrypt(_) => "encrypt",
+            Self::Bypass => "bypass",
+            Self::Hold => "hold",
+            Self::Drop(_) => "drop",
+        }
+    }
+}

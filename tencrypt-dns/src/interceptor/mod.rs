@@ -87,29 +87,36 @@ pub enum Event {
 }
 
 /// Reason for which a query is dropped without an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
     /// Not a query. Answering a response could go on for ever between two that do (RUSTSEC-2023-0041).
-    Malformed(MessageError),
+    #[error("not a query")]
+    Malformed(#[source] MessageError),
     /// Longer than [`Config::max_query`].
+    #[error("longer than a query may be")]
     TooLong,
     /// It was sent to an address that is no nameserver of the pod: not from the pod's resolver.
+    #[error("sent to an address that is no nameserver of the pod")]
     NotNameserver,
     /// More queries than [`Config::rate`].
+    #[error("more queries than the rate allows")]
     RateLimited,
 }
 
 /// Reason for which a datagram is not taken for a reply. The wait goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unaccepted {
     /// Nothing is outstanding there: late, or a second one.
+    #[error("nothing is outstanding there")]
     NoAttempt,
     /// Not from the server that was asked.
+    #[error("not from the server that was asked")]
     Source,
     /// Not the reply to the query.
-    Mismatch(crate::message::Mismatch),
+    #[error("not the reply to the query")]
+    Mismatch(#[source] crate::message::Mismatch),
 }
 
 /// Counts so far, in messages.

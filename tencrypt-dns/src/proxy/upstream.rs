@@ -2,7 +2,8 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    os::fd::OwnedFd,
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -31,7 +32,7 @@ pub trait UpstreamSockets: Send + 'static {
     ///
     /// # Errors
     /// Any error of socket(2) or its options; the attempt counts as failed.
-    fn tcp(&self, to: SocketAddr) -> io::Result<Socket>;
+    fn tcp(&self, to: SocketAddr) -> io::Result<OwnedFd>;
 }
 
 /// Ordinary sockets of the calling process: no mark, no namespace. For programs that lead no traffic through a tunnel.
@@ -49,8 +50,8 @@ impl UpstreamSockets for PlainSockets {
         Ok(socket)
     }
 
-    fn tcp(&self, to: SocketAddr) -> io::Result<Socket> {
-        Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))
+    fn tcp(&self, to: SocketAddr) -> io::Result<OwnedFd> {
+        Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP)).map(OwnedFd::from)
     }
 }
 
@@ -83,9 +84,10 @@ pub(super) enum Progress {
 
 /// Opens the socket for a query by TCP.
 pub(super) fn open(sockets: &impl UpstreamSockets, transmit: &Transmit) -> io::Result<TcpSocket> {
-    let socket = sockets.tcp(transmit.to)?;
+    // A stream in name alone until it is connected: the form that tokio takes a socket in.
+    let socket = TcpStream::from(sockets.tcp(transmit.to)?);
     socket.set_nonblocking(true)?;
-    Ok(TcpSocket::from_std_stream(socket.into()))
+    Ok(TcpSocket::from_std_stream(socket))
 }
 
 /// Sends the query by TCP and passes on what comes back, until told to stop by being dropped.

@@ -126,8 +126,8 @@ impl Wire {
         also: &[DropReason],
     ) {
         let mut expected = *self.world.tunnel_of(self.pod).stats();
-        expected.drops[reason as usize] += 1;
-        also.iter().for_each(|also| expected.drops[*also as usize] += 1);
+        expected.drop_many(reason, 1);
+        also.iter().for_each(|also| expected.drop_many(*also, 1));
         let peers = self.peers();
         self.world.captured();
         self.world.inject(self.pod, from, datagram);
@@ -214,7 +214,7 @@ impl Wire {
 
 #[test]
 fn the_member_that_lies_is_understood_when_it_does_not() {
-    for suite in CipherSuite::ALL {
+    for &suite in CipherSuite::ALL {
         for mut wire in [Wire::new(suite), Wire::certified(suite)] {
             let (asking, resp, from) = wire.asked();
             let slot = wire.slot([from.ip()].map(octets)[0]);
@@ -325,7 +325,7 @@ fn conf_with_any_field_wrong_is_dropped_and_counted() {
 /// share it are told by CONF.
 #[test]
 fn a_secret_for_another_kem_key_makes_no_session_that_works() {
-    for suite in CipherSuite::ALL.into_iter().filter(|suite| suite.is_hybrid()) {
+    for suite in CipherSuite::ALL.iter().copied().filter(|suite| suite.is_hybrid()) {
         let mut wire = Wire::new(suite);
         // INIT with a key that is not its sender's: of somebody else, or of another INIT.
         let (number, from) = wire.next();

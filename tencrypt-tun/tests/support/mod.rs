@@ -7,9 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipnet::IpNet;
-use tencrypt::UnansweredPolicy;
-use tencrypt_tun::{CapturePlan, NetNs};
+use tencrypt::IpNet;
+use tencrypt_tun::{CapturePlan, DeviceOffload, NetNs};
 
 pub(crate) mod net;
 pub(crate) mod state;
@@ -88,19 +87,18 @@ pub(crate) fn prefix(text: &str) -> IpNet {
 
 /// The pod of these tests: eth0 with 10.128.1.5/24 and fd00:128:1::5/64, gateway .1.
 pub(crate) fn plan() -> CapturePlan {
-    CapturePlan {
-        interface: "eth0".parse().expect("name"),
-        tun: "tenc0".parse().expect("name"),
-        port: 8362,
-        protected: vec![prefix("10.128.0.0/16"), prefix("fd00:128::/32")],
-        exempt: vec![prefix("10.128.1.2/32")],
-        external: Vec::new(),
-        internal: Vec::new(),
-        nameservers: Vec::new(),
-        unknown: UnansweredPolicy::Drop,
-        enforce: true,
-        queue: CapturePlan::QUEUE,
-    }
+    let [interface, tun] = ["eth0", "tenc0"].map(|name| name.parse().expect("name"));
+    let protected = vec![prefix("10.128.0.0/16"), prefix("fd00:128::/32")];
+    let mut plan = CapturePlan::new(interface, tun, 8362, protected);
+    plan.exempt = vec![prefix("10.128.1.2/32")];
+    plan
+}
+
+/// The same with these offloads of the device.
+pub(crate) fn plan_with(offload: DeviceOffload) -> CapturePlan {
+    let mut plan = plan();
+    plan.offload = offload;
+    plan
 }
 
 fn again(test: &str, role: &str) -> Command {

@@ -8,13 +8,13 @@ use std::{
 };
 
 use futures_util::TryStreamExt as _;
-use ipnet::IpNet;
 use netlink_packet_route::{
     address::AddressHeaderFlags,
     link::{LinkAttribute, LinkFlags, LinkMessage, State},
 };
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use socket2::{Domain, Protocol, Socket, Type};
+use tencrypt::IpNet;
 use tencrypt_tun::NetNs;
 use tokio::runtime::Runtime;
 

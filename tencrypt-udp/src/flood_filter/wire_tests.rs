@@ -55,7 +55,7 @@ fn messages() -> [Vec<u8>; 5] {
                 let stray = datagram[0] == DATA;
                 for other in 0..pods.len() {
                     if transmit.to.ip() == IpAddr::from(ADDRESSES[other]) || stray && other == 2 {
-                        let meta = RecvMeta { from, stride: datagram.len() as u16, ecn: 0 };
+                        let meta = RecvMeta::new(from, datagram.len() as u16);
                         pods[other].handle_datagrams(&meta, &mut datagram.clone(), start, &mut Nowhere);
                     }
                 }

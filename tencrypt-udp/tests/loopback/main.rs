@@ -65,7 +65,7 @@ fn a_datagram_arrives_whole_in_both_families() {
         here.flush();
         let (meta, len) = receive(&mut there, &mut buf);
         assert_eq!(&buf[..len], b"record");
-        assert_eq!(meta, RecvMeta { from: SocketAddr::new(address, here.port()), stride: 6, ecn: 0 });
+        assert_eq!(meta, RecvMeta::new(SocketAddr::new(address, here.port()), 6));
         assert!(there.recv(&mut buf).unwrap().is_none());
     }
 }
@@ -222,7 +222,7 @@ fn a_failing_set_up_keeps_its_reason() {
 fn sockets_made_elsewhere_are_taken_and_one_family_is_enough() {
     let v4 = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
     v4.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    let mut here = UdpTransport::from_sockets(Some(v4), None).unwrap();
+    let mut here = UdpTransport::from_sockets(Some(v4.into()), None).unwrap();
     assert!(here.socket(Family::V4).is_some() && here.socket(Family::V6).is_none());
     let mut there = transport();
     here.send(SocketAddr::new(LOOPBACKS[0], there.port()), b"hello", 0);
@@ -241,13 +241,13 @@ fn sockets_that_do_not_belong_together_are_refused() {
         let socket =
             Socket::new(Domain::for_address(SocketAddr::new(address, 0)), Type::DGRAM, None).unwrap();
         socket.bind(&SocketAddr::new(address, 0).into()).unwrap();
-        socket
+        socket.into()
     };
     assert!(matches!(UdpTransport::from_sockets(None, None), Err(BindError::NoFamily)));
     let wrong = UdpTransport::from_sockets(Some(bound(LOOPBACKS[1])), None);
     assert!(matches!(wrong, Err(BindError::Mismatch)));
     let unbound = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
-    assert!(matches!(UdpTransport::from_sockets(Some(unbound), None), Err(BindError::Mismatch)));
+    assert!(matches!(UdpTransport::from_sockets(Some(unbound.into()), None), Err(BindError::Mismatch)));
 }
 
 #[cfg(feature = "tokio")]

@@ -3,11 +3,12 @@
 
 use std::{
     io, mem,
+    net::UdpSocket,
     os::{fd::AsRawFd as _, unix::process::CommandExt as _},
     process::Command,
 };
 
-use socket2::{Domain, Socket};
+use socket2::{Domain, SockRef};
 
 const MTU: i32 = 1_500;
 
@@ -46,8 +47,8 @@ fn enter(root: &str) -> io::Result<()> {
 }
 
 /// Makes `socket` send datagrams without a checksum, and take them over IPv6 too.
-pub(crate) fn without_checksums(socket: &Socket) -> io::Result<()> {
-    if socket.domain()? == Domain::IPV4 {
+pub(crate) fn without_checksums(socket: &UdpSocket) -> io::Result<()> {
+    if SockRef::from(socket).domain()? == Domain::IPV4 {
         switch_on(socket, libc::SOL_SOCKET, libc::SO_NO_CHECK)
     } else {
         switch_on(socket, libc::SOL_UDP, libc::UDP_NO_CHECK6_TX)?;
@@ -56,9 +57,9 @@ pub(crate) fn without_checksums(socket: &Socket) -> io::Result<()> {
 }
 
 /// Makes `socket` tell more of every datagram than the transport has room for.
-pub(crate) fn with_much_to_tell(socket: &Socket) -> io::Result<()> {
+pub(crate) fn with_much_to_tell(socket: &UdpSocket) -> io::Result<()> {
     switch_on(socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS)?;
-    if socket.domain()? == Domain::IPV4 {
+    if SockRef::from(socket).domain()? == Domain::IPV4 {
         switch_on(socket, libc::IPPROTO_IP, libc::IP_PKTINFO)?;
         switch_on(socket, libc::IPPROTO_IP, libc::IP_RECVTTL)?;
         switch_on(socket, libc::IPPROTO_IP, libc::IP_RECVORIGDSTADDR)
@@ -69,7 +70,7 @@ pub(crate) fn with_much_to_tell(socket: &Socket) -> io::Result<()> {
     }
 }
 
-fn switch_on(socket: &Socket, level: i32, option: i32) -> io::Result<()> {
+fn switch_on(socket: &UdpSocket, level: i32, option: i32) -> io::Result<()> {
     let on: libc::c_int = 1;
     let len = mem::size_of_val(&on) as libc::socklen_t;
     // SAFETY: the pointer refers to a local of the length given.

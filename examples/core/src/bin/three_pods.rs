@@ -102,7 +102,7 @@ impl Loop {
             match tunnel.poll_output(&mut buffer, self.now) {
                 Output::LaneUpdate(_) => return Err("a pod of one lane".into()),
                 Output::Transmit(transmit) => {
-                    datagrams.push(&transmit, &buffer).map_err(|_full| "too many datagrams")?;
+                    datagrams.push(&transmit, &buffer)?;
                 }
                 Output::Released(_) => return Err("nothing here may leave in plain".into()),
                 Output::Event(Event::PeerUp { .. }) => self.sessions += 1,

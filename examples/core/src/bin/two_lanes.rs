@@ -95,7 +95,7 @@ impl Pod {
                     }
                 }
                 Output::Transmit(transmit) => {
-                    self.datagrams.push(&transmit, &buffer).map_err(|_full| "too many datagrams")?;
+                    self.datagrams.push(&transmit, &buffer)?;
                 }
                 Output::Released(_) => return Err("nothing here may leave in plain".into()),
                 Output::Event(Event::PeerUp { peer, endpoint, .. }) => {

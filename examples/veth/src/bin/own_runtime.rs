@@ -53,7 +53,7 @@ impl Pod {
                 Outbound::Sent { .. } => println!("{}: a packet became a record", self.name),
                 Outbound::Held => println!("{}: a packet is held, its destination asked", self.name),
                 Outbound::Hairpin => {
-                    self.delivered.push(packet.vnet(), packet.bytes()).map_err(|_full| "too many packets")?;
+                    self.delivered.push(packet.vnet(), packet.bytes())?;
                 }
                 Outbound::Bypass => return Err("nothing here may leave in plain".into()),
                 Outbound::Dropped(reason) => return Err(format!("dropped: {reason}").into()),
@@ -73,7 +73,7 @@ impl Pod {
         // 4. The datagram.
         match received {
             Ok((len, from)) if from == self.peer.1 => {
-                let meta = RecvMeta { from: SocketAddr::new(self.peer.0, 8_362), stride: len as u16, ecn: 0 };
+                let meta = RecvMeta::new(SocketAddr::new(self.peer.0, 8_362), len as u16);
                 self.tunnel.handle_datagrams(&meta, &mut buffer[..len], Instant::now(), &mut self.delivered);
                 self.drain()?;
             }
@@ -101,7 +101,7 @@ impl Pod {
         loop {
             match self.tunnel.poll_output(&mut buffer, Instant::now()) {
                 Output::Transmit(transmit) => {
-                    self.datagrams.push(&transmit, &buffer).map_err(|_full| "too many datagrams")?;
+                    self.datagrams.push(&transmit, &buffer)?;
                 }
                 Output::Event(Event::PeerUp { peer, endpoint, .. }) => {
                     println!("{}: a session with {peer} at {endpoint}", self.name);

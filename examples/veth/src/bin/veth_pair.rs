@@ -19,7 +19,7 @@ use std::{
 };
 
 use tencrypt::{
-    DEFAULT_PORT, Event, Outbound, Output, PacketSink, SinkFull, TunPacket, Tunnel, UnansweredPolicy,
+    DEFAULT_PORT, Event, Outbound, Output, PacketSink, SinkFull, TunPacket, Tunnel,
     offload::{Opened, VnetHdr},
 };
 use tencrypt_example_veth::{Failure, demonstration_keys, pod};
@@ -132,19 +132,9 @@ impl Lane {
     /// The sockets first: when the capture stands, traffic meets a tunnel that can send.
     fn new(example: &Pod) -> Result<Self, Failure> {
         let transport = AsyncUdpTransport::new(UdpTransport::bind(DEFAULT_PORT, mark_socket)?)?;
-        let capture = Capture::install(CapturePlan {
-            interface: "eth0".parse()?,
-            tun: "tenc0".parse()?,
-            port: DEFAULT_PORT,
-            protected: vec!["10.128.0.0/16".parse()?, "fd00:128::/64".parse()?],
-            exempt: Vec::new(),
-            external: Vec::new(),
-            internal: Vec::new(),
-            nameservers: Vec::new(),
-            unknown: UnansweredPolicy::Drop,
-            enforce: true,
-            queue: CapturePlan::QUEUE,
-        })?;
+        let protected = vec!["10.128.0.0/16".parse()?, "fd00:128::/64".parse()?];
+        let plan = CapturePlan::new("eth0".parse()?, "tenc0".parse()?, DEFAULT_PORT, protected);
+        let capture = Capture::install(plan)?;
         #[expect(
             deprecated,
             reason = "its successor is unsafe; the device keeps its descriptor while the Arc lives"

@@ -77,6 +77,9 @@ pub(crate) fn explanation(report: &ExplainReport, as_json: bool) -> String {
         return json(report);
     }
     let mut text = format!("{} -> {}: {}", report.source, report.destination, Escaped(&report.verdict));
+    if let Some(reason) = &report.reason {
+        let _ = write!(text, " ({})", Escaped(reason));
+    }
     if let Some(peer) = &report.peer {
         let _ = write!(text, " for peer {}", Escaped(peer));
     }

@@ -22,7 +22,7 @@ fn peer() -> PeerReport {
 
 fn report() -> StatusReport {
     let mut stats = tencrypt::Stats::new();
-    stats.drops[tencrypt::DropReason::Mac1 as usize] = 3;
+    stats.drop_many(tencrypt::DropReason::Mac1, 3);
     StatusReport {
         project: Some("shop".into()),
         mtu: 1440,
@@ -126,7 +126,13 @@ fn names_from_outside_cannot_reach_the_terminal() {
         source: "10.0.0.1".parse().unwrap(),
         destination: "10.0.0.2".parse().unwrap(),
         verdict: "bypass".into(),
+        reason: None,
         peer: None,
+        standing: "external".into(),
+        fact: None,
+        seen_internal: false,
+        protected: false,
+        own_source: true,
         because: vec!["dns evil\u{1b}[31m.example\n".into()],
     };
     assert_eq!(

@@ -1,4 +1,8 @@
 use super::*;
+use crate::crypto::{
+    hex,
+    key_file::{Field, KeyFileProblem, write_epoch, write_key_file},
+};
 
 const TENANT: &str = "000102030405060708090a0b0c0d0e0f";
 const ROOT: &str = "101112131415161718191a1b1c1d1e1f202122232425262728292a2b2c2d2e2f";
@@ -261,4 +265,46 @@ fn another_tenant_with_the_same_root_has_other_keys() {
     let other = KeyRing::parse(&good().replace("tenant 00", "tenant 01")).unwrap();
     assert_ne!(ring.sent().psk(), other.sent().psk());
     assert!(ring.epoch(7).is_some() && ring.epoch(6).is_none());
+}
+
+#[test]
+fn keys_from_bytes_are_those_of_a_file() {
+    let root = |epoch: u8| {
+        let mut root = *hex::decode::<32>(ROOT).unwrap();
+        root[0] = epoch;
+        root
+    };
+    let roots = [6, 7, 8].map(|epoch| (epoch, root(epoch)));
+    let tenant = *hex::decode(TENANT).unwrap();
+    let keys = KeyRing::new(tenant, roots.iter().map(|(epoch, root)| (*epoch, root)), 7).unwrap();
+    let read = ring(&[6, 7, 8], 7);
+    assert!(keys.is_same(&read) && read.is_same(&keys));
+    assert_eq!((keys.tenant_id(), keys.send_epoch()), (&tenant, 7));
+    for epoch in 6..=8 {
+        assert_eq!(keys.epoch(epoch).unwrap().all(), read.epoch(epoch).unwrap().all());
+    }
+}
+
+#[test]
+fn bytes_that_a_file_may_not_hold_are_refused() {
+    let roots: Vec<[u8; 32]> =
+        (0..=MAX_EPOCHS as u8).map(|first| std::array::from_fn(|at| first ^ at as u8)).collect();
+    let refused =
+        |epochs: &[(u8, &[u8; 32])], send| KeyRing::new([1; 16], epochs.iter().copied(), send).unwrap_err();
+    let (one, other) = (&roots[0], &roots[1]);
+    assert_eq!(refused(&[], 1), KeyRingError::NoEpoch);
+    assert_eq!(refused(&[(1, one), (1, other)], 1), KeyRingError::DuplicateEpoch(1));
+    assert_eq!(refused(&[(1, one), (2, one)], 1), KeyRingError::SameRoot(2));
+    assert_eq!(refused(&[(1, one), (2, &[5; 32])], 1), KeyRingError::WeakRoot(2));
+    assert_eq!(refused(&[(1, one), (2, other)], 3), KeyRingError::UnknownSend(3));
+    let all: Vec<_> = (0..).zip(&roots).collect();
+    assert_eq!(refused(&all, 0), KeyRingError::TooManyEpochs);
+    assert!(KeyRing::new([1; 16], all[1..].iter().copied(), 1).is_ok());
+    // It ends with the first that is refused, however many follow.
+    assert_eq!(
+        KeyRing::new([1; 16], std::iter::repeat((1, one)), 1).unwrap_err(),
+        KeyRingError::DuplicateEpoch(1)
+    );
+    let shown = format!("{0} {0:?}", refused(&[(1, &[0xab; 32])], 1));
+    assert!(!shown.contains("171") && !shown.contains("ab"), "{shown}");
 }

@@ -128,7 +128,7 @@ fn remac(keys: &KeyRing, bytes: &mut [u8]) {
 
 #[test]
 fn a_handshake_gives_both_sides_one_session() {
-    for suite in CipherSuite::ALL {
+    for &suite in CipherSuite::ALL {
         let (one, two) = sides(suite);
         let Exchange { mut initiator, mut responder, messages } = exchange(&one, &two);
         let long = if suite.is_hybrid() { 1_372 } else { 284 };

@@ -147,7 +147,7 @@ fn wipes_reach_as_deep_as_the_stack_was_used() {
     let draw = stack_used(|| Rng::new(seed("draw", 0)).fill(&mut [0; 64]));
     println!("a draw of randomness: {draw} bytes");
     assert!((256..SHALLOW).contains(&draw));
-    for suite in CipherSuite::ALL {
+    for &suite in CipherSuite::ALL {
         let used = stack_used(|| drop(Pair::talking(suite)));
         println!("{suite:?}, handshakes and records: {used} bytes");
         assert!((4_096..DEEP).contains(&used));

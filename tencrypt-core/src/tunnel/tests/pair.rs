@@ -127,7 +127,7 @@ impl Pair {
         }
         while let Some((side, mut datagram)) = self.under_way.pop_front() {
             let from = SocketAddr::new(address(1 - side), 8_362);
-            let meta = RecvMeta { from, stride: datagram.len() as u16, ecn: 0 };
+            let meta = RecvMeta::new(from, datagram.len() as u16);
             let mut inbox = PacketQueue::new(1);
             let _ = self.tunnels[side].handle_datagrams(&meta, &mut datagram, self.now, &mut inbox);
             self.delivered[side] += inbox.len();

@@ -54,7 +54,7 @@ assert_not_clone!(
 
 #[test]
 fn no_secret_is_printed() {
-    for suite in CipherSuite::ALL {
+    for &suite in CipherSuite::ALL {
         witness::begin();
         // In the middle of a handshake, and with a session.
         let mut pair = Pair::new(suite);
