@@ -105,7 +105,7 @@ fn queues_in_use_cost_no_allocation() {
         for (vnet, bytes) in [(vnet, &large), (VnetHdr::default(), &small)].into_iter().cycle().take(6) {
             spent.clone_from(bytes);
             let mut packet = TunPacket::new(vnet, &mut spent);
-            let sent = pair.here.handle_outbound(&mut packet, pair.now, &mut datagrams);
+            let sent = pair.here.handle_packet(&mut packet, pair.now, &mut datagrams);
             assert!(matches!(sent, Outbound::Sent { .. }));
         }
         for mut train in datagrams.drain() {

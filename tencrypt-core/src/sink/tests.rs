@@ -70,7 +70,7 @@ proptest! {
         for train in queue.drain() {
             taken.extend(texts(&train).into_iter().map(|text| (train.to, train.ecn, text)));
         }
-        prop_assert!(queue.is_empty() && queue.len() == 0);
+        prop_assert!(queue.is_empty() && queue.pop().is_none());
         prop_assert_eq!(taken, sealed);
         for (texts, records) in kept {
             prop_assert_eq!(records, texts);

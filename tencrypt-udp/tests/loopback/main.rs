@@ -320,7 +320,7 @@ mod with_tokio {
         // Dropping a receive that waits leaves the buffer as it was.
         buf.extend_from_slice(b"kept");
         let none = tokio::time::timeout(Duration::from_millis(50), there.recv_buf(&mut buf)).await;
-        assert!(none.is_err() && buf == &b"kept"[..]);
+        assert!(none.is_err() && buf == b"kept"[..]);
     }
 
     #[tokio::test]
