@@ -7,18 +7,18 @@ use std::{
 };
 
 use tencrypt::{
-    CipherSuite, DEFAULT_PORT, Identity, KeyRing, Outbound, Output, RecvMeta, Seed, TunPacket, Tunnel,
-    TunnelConfig,
+    CipherSuite, DEFAULT_PORT, Identity, KeyRing, Outbound, Output, Seed, TunPacket, Tunnel, TunnelConfig,
     crypto::{PeerId, write_key_file},
     directory::{Class, Directory, Fact, FactSource},
     offload::VnetHdr,
+    sink::bytes::DatagramQueue,
 };
 use tencrypt_sim::Random;
 
-use crate::{
-    packets::udp_packet,
-    sinks::{Count, Slab},
-};
+use crate::{packets::udp_packet, sinks::Count};
+
+/// Datagrams that one input makes: more than any.
+const ROOM: usize = 64;
 
 /// The address of the first tunnel of a [`Pair`], and of the one in the middle of a [`Hub`].
 pub const HERE: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 1);
@@ -178,43 +178,42 @@ fn exchange(here: (Ipv4Addr, &mut Tunnel), there: (Ipv4Addr, &mut Tunnel), now: 
     let (here_at, here) = here;
     let (there_at, there) = there;
     let mut packet = udp_packet(IpAddr::V4(here_at), IpAddr::V4(there_at), 64);
-    let mut sink = Slab::new(2_048);
-    let mut arrived = Count::default();
-    let outbound = here.handle_packet(&mut TunPacket::new(VnetHdr::default(), &mut packet), now, &mut sink);
-    if outbound == (Outbound::Sent { records: 1 }) {
-        sink.deliver(Pair::endpoint(here_at), there, now, &mut arrived);
-    }
-    let mut buffer = [0; 2_048];
+    let (mut datagrams, mut arrived) = (DatagramQueue::new(ROOM), Count::default());
+    let mut packet = TunPacket::new(VnetHdr::default(), &mut packet);
+    let outbound = here.handle_packet(&mut packet, now, &mut datagrams);
+    assert!(matches!(outbound, Outbound::Sent { .. } | Outbound::Held), "{outbound:?}");
     loop {
-        let forth = carry(here, here_at, there, &mut buffer, now, &mut arrived);
-        let back = carry(there, there_at, here, &mut buffer, now, &mut Count::default());
+        let forth = carry(here, here_at, there, &mut datagrams, now, &mut arrived);
+        let back = carry(there, there_at, here, &mut datagrams, now, &mut Count::default());
         if !forth && !back {
             return arrived.packets;
         }
     }
 }
 
-/// Takes what `from` has to say to `to`. Returns whether there was anything.
+/// Takes what `from` has to say to `to`, behind what waits already. Returns whether there was anything.
 fn carry(
     from: &mut Tunnel,
     at: Ipv4Addr,
     to: &mut Tunnel,
-    buffer: &mut [u8],
+    datagrams: &mut DatagramQueue,
     now: Instant,
     arrived: &mut Count,
 ) -> bool {
-    let mut carried = false;
+    let mut buffer = [0; 2_048];
     loop {
-        let transmit = match from.poll_output(buffer, now) {
-            Output::Transmit(transmit) => transmit,
-            Output::Timeout(_) => return carried,
-            _ => continue,
-        };
-        carried = true;
-        let meta = RecvMeta::new(Pair::endpoint(at), transmit.len as u16).with_ecn(transmit.ecn);
-        to.handle_datagrams(&meta, &mut buffer[..transmit.len], now, arrived);
+        match from.poll_output(&mut buffer, now) {
+            Output::Transmit(transmit) => datagrams.push(&transmit, &buffer).expect("there is room"),
+            Output::Timeout(_) => break,
+            _ => {}
+        }
+    }
+    let has_any = !datagrams.is_empty();
+    for mut train in datagrams.drain() {
+        to.handle_datagrams(&train.received_from(Pair::endpoint(at)), &mut train.bytes, now, arrived);
         if to.next_timeout().is_some_and(|due| due <= now) {
             to.handle_timeout(now);
         }
     }
+    has_any
 }

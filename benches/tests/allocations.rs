@@ -5,6 +5,7 @@ use std::{net::Ipv4Addr, time::Instant};
 use tencrypt::{
     CipherSuite, Outbound, PacketSink, SinkFull, TunPacket, Tunnel,
     offload::{Coalescer, Joins, Opened, VnetHdr},
+    sink::bytes::{DatagramQueue, PacketQueue},
 };
 use tencrypt_benches::{
     TRAIN,
@@ -90,6 +91,35 @@ fn super_packets_cost_no_allocation() {
     for &suite in CipherSuite::ALL {
         both_ways(suite, TRAIN, |from, to| tcp_packet(from, to, TRAIN * SEGMENT, SEGMENT));
     }
+}
+
+/// The ready sinks, once they have met the largest burst: here several super-packets and packets.
+#[test]
+fn queues_in_use_cost_no_allocation() {
+    let mut pair = Pair::connected(CipherSuite::Aes256Gcm);
+    let (vnet, large) = tcp_packet(HERE, THERE, TRAIN * SEGMENT, SEGMENT);
+    let small = udp_packet(HERE.into(), THERE.into(), 576);
+    let (mut datagrams, mut packets) = (DatagramQueue::new(8 * TRAIN), PacketQueue::new(8 * TRAIN));
+    let mut spent = Vec::new();
+    let mut burst = || {
+        for (vnet, bytes) in [(vnet, &large), (VnetHdr::default(), &small)].into_iter().cycle().take(6) {
+            spent.clone_from(bytes);
+            let mut packet = TunPacket::new(vnet, &mut spent);
+            let sent = pair.here.handle_packet(&mut packet, pair.now, &mut datagrams);
+            assert!(matches!(sent, Outbound::Sent { .. }));
+        }
+        for mut train in datagrams.drain() {
+            let meta = train.received_from(Pair::endpoint(HERE));
+            pair.there.handle_datagrams(&meta, &mut train.bytes, pair.now, &mut packets);
+        }
+        assert_eq!(packets.len(), 3 * (TRAIN + 1));
+        for packet in packets.drain() {
+            assert!(packet.bytes.freeze().len() >= 576);
+        }
+    };
+    (0..10).for_each(|_| burst());
+    let ((), cost) = Allocated::by(|| (0..100).for_each(|_| burst()));
+    assert_eq!(cost, Allocated { times: 0, bytes: 0 });
 }
 
 #[test]

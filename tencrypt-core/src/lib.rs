@@ -1,4 +1,5 @@
-#![doc = include_str!("../README.md")]
+// The program in it needs the feature.
+#![cfg_attr(any(feature = "bytes", not(doctest)), doc = include_str!("../README.md"))]
 //!
 //! # The run loop
 //!
@@ -42,7 +43,8 @@
 //!
 //! A transport implements [`DatagramSink`] over its send buffer, and the tunnel seals straight into it; what it receives
 //! goes to [`Tunnel::handle_datagrams`], where packets are opened in place. The addresses in a [`Train`] need not be
-//! places on a network: `examples/custom_transport.rs` sends records over a byte stream. A device without offload gives
+//! places on a network: a byte stream can carry records, each behind its length. Whoever has no send buffer of its own takes
+//! `sink::bytes`, with the feature `bytes`: queues of datagrams and of packets. A device without offload gives
 //! and takes packets with a default [`VnetHdr`](offload::VnetHdr); where it cannot take packets whose checksum is
 //! unfinished, [`TunnelConfig::vnet`] is `false`.
 //!

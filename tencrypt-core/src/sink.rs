@@ -4,6 +4,11 @@
 //! straight into the room it is given, and commits; nothing is copied on the way. A transport that can send only
 //! one datagram a call hands out room for one record at a time; one with segmentation offload for the whole train.
 
+#[cfg(any(test, feature = "bytes"))]
+pub mod bytes;
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
 
 use crate::{lane_update::LaneUpdate, offload::Opened};

@@ -224,8 +224,8 @@ fn blocks_of_tests_are_left_out_and_nothing_else() {
 
 #[test]
 fn files_of_tests_are_found_where_their_declaration_says() {
-    let text = "#[cfg(test)]\n#[path = \"keyring_tests.rs\"]\nmod tests;\n";
+    let text = "#[cfg(test)]\n#[path = \"tests/keyring.rs\"]\nmod tests;\n";
     let found = production(text).test_files;
-    assert_eq!(found, [TestFile::At("keyring_tests.rs".to_owned())]);
-    assert_eq!(found[0].module(Path::new("crypto/keyring.rs")), Path::new("crypto/keyring_tests"));
+    assert_eq!(found, [TestFile::At("tests/keyring.rs".to_owned())]);
+    assert_eq!(found[0].module(Path::new("crypto/keyring.rs")), Path::new("crypto/tests/keyring"));
 }

@@ -9,6 +9,7 @@ use std::{
 use tencrypt::{
     DEFAULT_PORT, Event, Identity, LaneId, LaneUpdate, Outbound, Output, RecvMeta, Seed, TunPacket, Tunnel,
     TunnelConfig, crypto::KeyChangeError, directory::Directory, offload::VnetHdr, record::init_lane,
+    sink::bytes::DatagramQueue,
 };
 
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
     pod::{PodId, PodOptions},
     random::Random,
     tenant::Tenant,
-    transport::{Inbox, Outbox},
+    transport::{Inbox, ROOM},
 };
 
 /// Every payload carries this, so that plaintext on the wire is noticed.
@@ -353,7 +354,7 @@ impl World {
     }
 
     fn outbound(&mut self, id: PodId, packet: &mut [u8]) {
-        let mut outbox = Outbox::default();
+        let mut outbox = DatagramQueue::new(ROOM);
         let now = self.now;
         let lane = read_udp(packet).map_or(0, |(from, to, _)| self.lane_of(id, from, to));
         let pod = &mut self.pods[id.0];
@@ -365,19 +366,19 @@ impl World {
         if outcome == Outbound::Bypass {
             pod.bypassed.push(packet.to_vec());
         }
-        self.drain_behind((id, lane), outbox.records);
+        self.drain_behind((id, lane), outbox);
     }
 
     fn inbound(&mut self, (id, lane): (PodId, usize), from: SocketAddr, bytes: &mut [u8]) {
         let now = self.now;
-        let mut delivered = Inbox::default();
+        let mut delivered = Inbox::new();
         let meta = RecvMeta::new(from, bytes.len() as u16);
         // The outcome is in the tunnel's counters; the model looks at what came out.
         let _ = self.pods[id.0].tunnels[lane].handle_datagrams(&meta, bytes, now, &mut delivered);
         let own = self.pods[id.0].options.addresses.clone();
-        self.bring((id, lane), &delivered.update);
-        for packet in delivered.packets {
-            self.model.deliver(id, &own, &self.network.vips, &packet);
+        self.bring((id, lane), &delivered.updates);
+        for packet in delivered.packets.drain() {
+            self.model.deliver(id, &own, &self.network.vips, &packet.bytes);
         }
         self.drain((id, lane));
         // The contract: what is due is done before the next input, so that a CONF counts before the DATA behind it.
@@ -397,21 +398,17 @@ impl World {
 
     /// Takes everything that a lane has to say.
     fn drain(&mut self, at: (PodId, usize)) {
-        self.drain_behind(at, Vec::new());
+        self.drain_behind(at, DatagramQueue::new(ROOM));
     }
 
-    /// The same after an input whose `records` are in the transport already. They leave at last, and first.
-    fn drain_behind(&mut self, (id, lane): (PodId, usize), records: Vec<(SocketAddr, Vec<u8>)>) {
+    /// The same after an input whose records are in the transport already. They leave at last, and first.
+    fn drain_behind(&mut self, (id, lane): (PodId, usize), mut datagrams: DatagramQueue) {
         let mut buffer = vec![0; 65_535];
-        let mut datagrams: Vec<_> = records.into_iter().map(|(to, bytes)| (lane, to, bytes)).collect();
         loop {
             let Pod { tunnels, bypassed, events, .. } = &mut self.pods[id.0];
             match tunnels[lane].poll_output(&mut buffer, self.now) {
                 Output::LaneUpdate(update) => self.bring((id, lane), &[update]),
-                Output::Transmit(transmit) => {
-                    let port = if transmit.from_tenant_port { 0 } else { lane };
-                    datagrams.push((port, transmit.to, buffer[..transmit.len].to_vec()));
-                }
+                Output::Transmit(transmit) => datagrams.push(&transmit, &buffer).expect("there is room"),
                 Output::Released(mut held) => {
                     held.as_packet().finish_segments(|packet| bypassed.push(packet.to_vec()));
                 }
@@ -419,8 +416,11 @@ impl World {
                 Output::Timeout(_) => break,
             }
         }
-        for (port, to, bytes) in datagrams {
-            self.transmit((id, port), to, bytes);
+        for train in datagrams.drain() {
+            let port = if train.from_tenant_port { 0 } else { lane };
+            for record in train.records() {
+                self.transmit((id, port), train.to, record.to_vec());
+            }
         }
     }
 

@@ -128,7 +128,7 @@ fn every_test_that_the_threat_model_names_is_there_and_every_row_has_one() {
 fn a_test_that_is_not_there_is_missed() {
     let here = "`sim::threat_model::a_test_that_is_not_there_is_missed`, `sim::threat_model`, `sim::bad_input`, \
         `sim::bad_input::reset_with_any_field_wrong_is_dropped_and_counted`, `core::session::tests`, `rate_limited`, \
-        `unknown = \"plain\"`, `core::crypto::wycheproof::x25519`";
+        `unknown = \"plain\"`, `core::crypto::tests::wycheproof::x25519`";
     assert_eq!(missing(&root(), here), (Vec::new(), 6));
     let gone = [
         "sim::threat_model::no_such_test",

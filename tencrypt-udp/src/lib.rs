@@ -22,7 +22,8 @@
 //!
 //! The sockets belong to the network namespace of the thread that makes them, and stay in it.
 //!
-//! With the feature `tokio`, `AsyncUdpTransport` waits for datagrams; it holds a [`UdpTransport`], and sends by it.
+//! With the feature `tokio`, `AsyncUdpTransport` waits for datagrams, into a slice or behind what is in a `bytes::BytesMut`; it
+//! holds a [`UdpTransport`], and sends by it.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("tencrypt-udp needs Linux: UDP_SEGMENT, UDP_GRO, error queues and socket filters are its");
@@ -48,5 +49,5 @@ pub use path::{PathError, PathErrorKind};
 pub use report::UdpStats;
 pub use slab::SendSlot;
 #[cfg(feature = "tokio")]
-pub use tokio::AsyncUdpTransport;
+pub use tokio::{AsyncUdpTransport, BytesMut};
 pub use transport::{SegmentationOffload, UdpTransport};

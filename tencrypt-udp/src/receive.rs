@@ -1,14 +1,49 @@
 //! Receiving.
 
-use std::io;
+use std::{io, os::fd::BorrowedFd};
 
 use tencrypt::RecvMeta;
 
-use crate::{bind::Family, path, sys, transport::UdpTransport};
+use crate::{
+    bind::Family,
+    path,
+    sys::{self, Received},
+    transport::UdpTransport,
+};
 
 /// Datagrams and pending errors passed over in one call of [`UdpTransport::recv`], so that a flood of them cannot keep
 /// the lane inside.
 const PASSED_OVER: usize = 64;
+
+/// Memory that datagrams are received into.
+pub(crate) trait Room {
+    /// Receives one datagram, or several that the kernel joined.
+    fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<Received>;
+
+    /// Takes the `len` bytes of the last one out again.
+    fn take_back(&mut self, len: usize);
+}
+
+/// The start of the slice.
+impl Room for [u8] {
+    fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<Received> {
+        sys::receive(socket, self)
+    }
+
+    fn take_back(&mut self, _len: usize) {}
+}
+
+/// The room behind what is in it already.
+#[cfg(feature = "tokio")]
+impl Room for bytes::BytesMut {
+    fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<Received> {
+        sys::receive_behind(socket, self)
+    }
+
+    fn take_back(&mut self, len: usize) {
+        self.truncate(self.len() - len);
+    }
+}
 
 /// Result of one receive.
 pub(crate) enum Receipt {
@@ -61,10 +96,10 @@ impl UdpTransport {
     }
 
     /// As [`recv`](Self::recv), telling "nothing there" from "enough for one call".
-    pub(crate) fn receive(&mut self, buf: &mut [u8]) -> io::Result<Receipt> {
+    pub(crate) fn receive(&mut self, room: &mut (impl Room + ?Sized)) -> io::Result<Receipt> {
         let mut empty = 0;
         for _ in 0..PASSED_OVER {
-            match self.step(self.next, buf)? {
+            match self.step(self.next, room)? {
                 Step::Datagram(meta, len) => {
                     self.next = self.next.other();
                     return Ok(Receipt::Datagram(meta, len));
@@ -87,10 +122,10 @@ impl UdpTransport {
     }
 
     /// One system call on the socket of `family`.
-    fn step(&mut self, family: Family, buf: &mut [u8]) -> io::Result<Step> {
+    fn step(&mut self, family: Family, room: &mut (impl Room + ?Sized)) -> io::Result<Step> {
         let Some(socket) = self.sockets.of(family) else { return Ok(Step::Empty) };
         let stats = &mut self.reports.stats;
-        let received = match sys::receive(socket, buf) {
+        let received = match room.receive(socket) {
             Ok(received) => received,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 stats.receive_empty += 1;
@@ -106,9 +141,11 @@ impl UdpTransport {
         stats.receive_calls += 1;
         if received.truncated {
             stats.truncated += 1;
+            room.take_back(received.len);
             return Ok(Step::Dropped);
         }
         let (Some(from), Ok(len)) = (received.from, u16::try_from(received.len)) else {
+            room.take_back(received.len);
             return Ok(Step::Dropped);
         };
         let stride = stride_of(received.stride, len);

@@ -90,9 +90,22 @@ struct SendControl([u8; 48]);
 
 /// Receives one datagram, or several that the kernel joined.
 pub(crate) fn receive(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<Received> {
+    receive_datagram(socket, as_room(buf))
+}
+
+/// The same behind what is in `buf`, into all the room that is left there. What was truncated stays there as well.
+#[cfg(feature = "tokio")]
+pub(crate) fn receive_behind(socket: BorrowedFd<'_>, buf: &mut bytes::BytesMut) -> io::Result<Received> {
+    let received = receive_datagram(socket, buf.spare_capacity_mut())?;
+    // SAFETY: the kernel has written `received.len` bytes to the start of the spare capacity, and that is where they end.
+    unsafe { buf.set_len(buf.len() + received.len) };
+    Ok(received)
+}
+
+fn receive_datagram(socket: BorrowedFd<'_>, room: &mut [MaybeUninit<u8>]) -> io::Result<Received> {
     let mut ecn = 0;
     let mut stride = None;
-    let (len, flags, from) = receive_message(socket, buf, 0, |level, kind, data| match (level, kind) {
+    let (len, flags, from) = receive_message(socket, room, 0, |level, kind, data| match (level, kind) {
         (libc::IPPROTO_IP, libc::IP_TOS) => ecn = data.first().map_or(0, |tos| tos & 3),
         (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
             ecn = data.first_chunk().map_or(0, |class| (i32::from_ne_bytes(*class) & 3) as u8);
@@ -286,16 +299,22 @@ fn put_control<const N: usize>(room: &mut [u8], level: i32, kind: i32, data: [u8
     space
 }
 
+/// Bytes as room for others.
+fn as_room(buf: &mut [u8]) -> &mut [MaybeUninit<u8>] {
+    // SAFETY: the same bytes for the same time; `receive_message`, which it is for, has the kernel write to them alone.
+    unsafe { std::slice::from_raw_parts_mut(buf.as_mut_ptr().cast(), buf.len()) }
+}
+
 /// `recvmsg`: bytes, flags, address; every control message goes to `each` as (level, type, data).
 fn receive_message(
     socket: BorrowedFd<'_>,
-    buf: &mut [u8],
+    room: &mut [MaybeUninit<u8>],
     flags: i32,
     mut each: impl FnMut(i32, i32, &[u8]),
 ) -> io::Result<(usize, i32, Option<SocketAddr>)> {
     let mut address = RawAddress::EMPTY;
     let name = address.room();
-    let mut vector = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
+    let mut vector = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
     let mut control = Control([0; 128]);
     // SAFETY: msghdr is a plain C struct for which all-zero bytes are a valid value.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
@@ -305,7 +324,7 @@ fn receive_message(
     message.msg_iovlen = 1;
     message.msg_control = control.0.as_mut_ptr().cast();
     message.msg_controllen = control.0.len() as _;
-    // SAFETY: `message` refers to `buf`, `control` and `address`, each with its true length, all alive during the call.
+    // SAFETY: `message` refers to `room`, `control` and `address`, each with its true length, all alive during the call.
     let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags | libc::MSG_DONTWAIT) };
     let received = usize::try_from(received).map_err(|_negative| io::Error::last_os_error())?;
     address.set_len(message.msg_namelen as usize);

@@ -7,13 +7,20 @@ use std::{
     task::Poll,
 };
 
+pub use bytes::BytesMut;
 use tencrypt::RecvMeta;
 use tokio::{
     io::{Interest, Ready},
     net::UdpSocket,
 };
 
-use crate::{Family, UdpTransport, receive::Receipt};
+use crate::{
+    Family, UdpTransport,
+    receive::{Receipt, Room},
+};
+
+/// Bytes of the longest datagram or train.
+const LONGEST: usize = 65_535;
 
 /// A [`UdpTransport`] whose receiving waits.
 pub struct AsyncUdpTransport {
@@ -44,6 +51,20 @@ impl AsyncUdpTransport {
     /// # Errors
     /// As [`UdpTransport::recv`].
     pub async fn recv(&mut self, buf: &mut [u8]) -> io::Result<Option<(RecvMeta, usize)>> {
+        self.receive(buf).await
+    }
+
+    /// As [`recv`](Self::recv), behind what is in `buf`, which is given room for the longest train. A caller who takes
+    /// each away by [`split`](BytesMut::split) and drops it before the next one has `buf` allocate once.
+    ///
+    /// # Errors
+    /// As [`UdpTransport::recv`].
+    pub async fn recv_buf(&mut self, buf: &mut BytesMut) -> io::Result<Option<RecvMeta>> {
+        buf.reserve(LONGEST);
+        Ok(self.receive(buf).await?.map(|(meta, _len)| meta))
+    }
+
+    async fn receive(&mut self, room: &mut (impl Room + ?Sized)) -> io::Result<Option<(RecvMeta, usize)>> {
         let [v4, v6] = &self.registered;
         loop {
             let (socket, state) = {
@@ -64,7 +85,7 @@ impl AsyncUdpTransport {
                 });
             }
             if state.is_readable() {
-                let attempt = socket.try_io(Interest::READABLE, || match self.transport.receive(buf)? {
+                let attempt = socket.try_io(Interest::READABLE, || match self.transport.receive(room)? {
                     Receipt::Datagram(meta, len) => Ok(Some((meta, len))),
                     Receipt::PassedOver => Ok(None),
                     Receipt::Empty => Err(io::ErrorKind::WouldBlock.into()),

@@ -50,7 +50,9 @@ impl Outside {
         for (package, version) in &self.packages {
             let path = format!("{}::", package.replace('-', "_"));
             if program.source.contains(&path) || package == name {
-                let _ = writeln!(manifest, "{package} = \"={version}\"");
+                let features = if package == name { &program.features[..] } else { &[] };
+                let _ =
+                    writeln!(manifest, "{package} = {{ version = \"={version}\", features = {features:?} }}");
             }
         }
         fs::write(folder.join("Cargo.toml"), manifest).expect("the manifest");

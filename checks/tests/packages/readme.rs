@@ -6,6 +6,8 @@ pub(crate) struct Program {
     pub(crate) source: String,
     /// Compiled only: it wants privileges, or a pod.
     pub(crate) no_run: bool,
+    /// Features that it wants of the README's package: those of the first `cargo add PACKAGE --features FEATURES`.
+    pub(crate) features: Vec<String>,
 }
 
 /// The first block of Rust, which is a whole program.
@@ -13,7 +15,11 @@ pub(crate) fn program(readme: &str) -> Option<Program> {
     let mut lines = readme.lines();
     let opening = lines.find_map(|line| line.strip_prefix("```rust"))?;
     let source: String = lines.take_while(|line| *line != "```").flat_map(|line| [line, "\n"]).collect();
-    Some(Program { source, no_run: opening.split(',').any(|attribute| attribute == "no_run") })
+    let no_run = opening.split(',').any(|attribute| attribute == "no_run");
+    let added = readme.split("`cargo add ").nth(1).and_then(|rest| rest.split('`').next());
+    let features = added.and_then(|command| command.split_once(" --features ")).map_or("", |(_, list)| list);
+    let features = features.split(',').filter(|feature| !feature.is_empty()).map(str::to_owned).collect();
+    Some(Program { source, no_run, features })
 }
 
 /// Links that lead to files beside the README: in a package, and on a page made of it, there are none.
@@ -29,7 +35,10 @@ mod tests {
     #[test]
     fn the_first_block_of_rust_is_the_program() {
         let readme = "# x\n```sh\nx\n```\n```rust,no_run\nfn main() {}\n```\n```rust\n```\n";
-        assert_eq!(program(readme), Some(Program { source: "fn main() {}\n".into(), no_run: true }));
+        let found = Program { source: "fn main() {}\n".into(), no_run: true, features: Vec::new() };
+        assert_eq!(program(readme), Some(found));
+        let readme = format!("{readme}It wants `cargo add x --features a,b`, or `cargo add x --features c`.");
+        assert_eq!(program(&readme).unwrap().features, ["a", "b"]);
         assert_eq!(program("# x\n"), None);
     }
 

@@ -9,14 +9,14 @@ use std::{
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use tencrypt::{
-    CipherSuite, DatagramSink, Event, Identity, KeyRing, Outbound, Output, PacketSink, PathEvent, RecvMeta,
-    Seed, SinkFull, Train, TrainSlot, TunPacket, Tunnel, TunnelConfig,
+    CipherSuite, Event, Identity, KeyRing, Outbound, Output, PathEvent, RecvMeta, Seed, TunPacket, Tunnel,
+    TunnelConfig,
     crypto::{Rng, write_key_file},
     handshake::{self, Initiator, Local, Responder},
-    offload::Opened,
     offload::VnetHdr,
     packet::IpPacket,
     record::{self, Message, SessionIndex},
+    sink::bytes::{DatagramQueue, PacketQueue},
 };
 use tencrypt_sim::{PodId, PodOptions, Random, Violation, Weather, World};
 
@@ -207,6 +207,8 @@ fn alone(input: &mut Input<'_>) {
     let builder = Tunnel::builder(config, keys(), identity);
     let mut tunnel = builder.build(seed, now).expect("the default suite fits");
     let mut buffer = vec![0; 65_535];
+    // Room for what must not be.
+    let (mut records, mut packets) = (DatagramQueue::new(1), PacketQueue::new(1));
     for _ in 0..MAX_STEPS {
         if input.is_empty() {
             break;
@@ -217,13 +219,13 @@ fn alone(input: &mut Input<'_>) {
                 let from = SocketAddr::new(input.address(v4), input.word());
                 let meta = RecvMeta::new(from, input.word()).with_ecn(input.byte());
                 let mut train = input.chunk().to_vec();
-                let records = match meta.stride {
+                let count = match meta.stride {
                     0 => 1,
                     stride => train.len().div_ceil(stride.into()).max(1),
                 };
-                let inbound = tunnel.handle_datagrams(&meta, &mut train, now, &mut Nothing);
+                let inbound = tunnel.handle_datagrams(&meta, &mut train, now, &mut packets);
                 assert_eq!(inbound.opened, 0);
-                assert_eq!(usize::from(inbound.dropped) + usize::from(inbound.control), records);
+                assert_eq!(usize::from(inbound.dropped) + usize::from(inbound.control), count);
             }
             1 => {
                 let vnet = VnetHdr::decode(&input.array::<10>()).unwrap_or_default();
@@ -232,7 +234,7 @@ fn alone(input: &mut Input<'_>) {
                     write_source(&mut bytes, own);
                 }
                 let mut packet = TunPacket::new(vnet, &mut bytes);
-                let outbound = tunnel.handle_packet(&mut packet, now, &mut Nothing);
+                let outbound = tunnel.handle_packet(&mut packet, now, &mut records);
                 assert_not_sent(outbound, packet, protected);
             }
             2 => {
@@ -245,6 +247,7 @@ fn alone(input: &mut Input<'_>) {
             }
         }
         assert_alone(&mut tunnel, protected, &mut buffer, now);
+        assert!(records.is_empty() && packets.is_empty(), "a record to nobody or a packet from nobody");
     }
 }
 
@@ -292,37 +295,6 @@ fn write_source(bytes: &mut [u8], own: [IpAddr; 2]) {
             (IpAddr::V6(v6), 6) => bytes[8..24].copy_from_slice(&v6.octets()),
             _ => {}
         }
-    }
-}
-
-/// Both sinks of a tunnel that has nothing to say.
-struct Nothing;
-
-struct NoSlot;
-
-impl DatagramSink for Nothing {
-    type Slot<'s> = NoSlot;
-
-    fn reserve(&mut self, _want: Train) -> Option<NoSlot> {
-        panic!("room for a record to nobody");
-    }
-}
-
-impl TrainSlot for NoSlot {
-    fn records(&self) -> u16 {
-        1
-    }
-
-    fn buffer(&mut self) -> &mut [u8] {
-        &mut []
-    }
-
-    fn commit(self, _records: u16, _len: usize) {}
-}
-
-impl<'b> PacketSink<'b> for Nothing {
-    fn packet(&mut self, _packet: Opened<'b>) -> Result<(), SinkFull> {
-        panic!("a packet from nobody");
     }
 }
 

@@ -27,7 +27,7 @@ impl KemSecret {
     /// The one whose "d" and "z" are these (FIPS 203 algorithm 19).
     pub(super) fn from_seed(seed: KeySeed) -> Self {
         #[cfg(test)]
-        super::work::count();
+        super::tests::work::count();
         Self(DecapsulationKey::from_seed(seed))
     }
 
@@ -56,7 +56,7 @@ impl KemSecret {
     /// section 6.3, implicit rejection).
     pub(crate) fn decapsulate(&self, ciphertext: &[u8; KEM_CIPHERTEXT_LEN]) -> Secret<SHARED_LEN> {
         #[cfg(test)]
-        super::work::count();
+        super::tests::work::count();
         let mut shared = self.0.decapsulate(ciphertext.into());
         let secret = Secret::filled(|secret| secret.copy_from_slice(&shared));
         shared.zeroize();
@@ -80,7 +80,7 @@ pub(super) fn encapsulate_message(
     message: &B32,
 ) -> Option<([u8; KEM_CIPHERTEXT_LEN], Secret<SHARED_LEN>)> {
     #[cfg(test)]
-    super::work::count();
+    super::tests::work::count();
     let public = EncapsulationKey::new(public.into()).ok()?;
     let (ciphertext, mut shared) = public.encapsulate_deterministic(message);
     let secret = Secret::filled(|secret| secret.copy_from_slice(&shared));

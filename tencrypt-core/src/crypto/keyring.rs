@@ -311,5 +311,5 @@ fn tag(key: &Secret<32>, covered: &[u8]) -> [u8; MAC_LEN] {
 }
 
 #[cfg(test)]
-#[path = "keyring_tests.rs"]
+#[path = "tests/keyring.rs"]
 mod tests;

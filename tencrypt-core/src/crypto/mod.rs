@@ -17,9 +17,7 @@ mod rng;
 mod rustcrypto;
 mod secret;
 #[cfg(test)]
-mod work;
-#[cfg(test)]
-pub(crate) mod wycheproof;
+mod tests;
 mod x25519;
 
 pub use aead::{Backend, OpenError, OpeningKey, SealingKey};
@@ -38,7 +36,7 @@ pub(crate) use secret::{DEEP, Secret, wipe_stack};
 #[cfg(test)]
 pub(crate) use secret::{SHALLOW, witness};
 #[cfg(test)]
-pub(crate) use work::public_key_operations;
+pub(crate) use tests::{work::public_key_operations, wycheproof};
 #[cfg(test)]
 pub(crate) use x25519::LOW_ORDER;
 pub(crate) use x25519::{X25519_LEN, public_key, shared_secret};

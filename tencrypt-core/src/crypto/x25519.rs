@@ -13,7 +13,7 @@ pub(crate) const X25519_LEN: usize = 32;
 #[inline(never)]
 pub(crate) fn public_key(secret: &[u8; X25519_LEN]) -> [u8; X25519_LEN] {
     #[cfg(test)]
-    super::work::count();
+    super::tests::work::count();
     MontgomeryPoint::mul_base_clamped(*secret).to_bytes()
 }
 
@@ -24,7 +24,7 @@ pub(crate) fn shared_secret(
     public: &[u8; X25519_LEN],
 ) -> Option<Secret<X25519_LEN>> {
     #[cfg(test)]
-    super::work::count();
+    super::tests::work::count();
     let shared = Zeroizing::new(MontgomeryPoint(*public).mul_clamped(*secret).to_bytes());
     let is_zero: bool = shared.ct_eq(&[0; X25519_LEN]).into();
     (!is_zero).then(|| Secret::filled(|bytes| bytes.copy_from_slice(&*shared)))

@@ -380,11 +380,11 @@ const fn protocol_name(aead: Aead) -> &'static str {
 }
 
 #[cfg(test)]
-#[path = "noise_oracle.rs"]
+#[path = "tests/noise_oracle.rs"]
 mod oracle;
 #[cfg(test)]
-#[path = "noise_spec.rs"]
+#[path = "tests/noise_spec.rs"]
 mod spec;
 #[cfg(test)]
-#[path = "noise_tests.rs"]
+#[path = "tests/noise.rs"]
 mod tests;

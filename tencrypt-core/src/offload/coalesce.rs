@@ -393,5 +393,5 @@ fn word32(bytes: &[u8], at: usize) -> u32 {
 }
 
 #[cfg(test)]
-#[path = "coalesce_tests.rs"]
+#[path = "tests/coalesce.rs"]
 mod tests;

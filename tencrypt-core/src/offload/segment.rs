@@ -249,5 +249,5 @@ fn put(bytes: &mut [u8], at: usize, word: u16) {
 }
 
 #[cfg(test)]
-#[path = "segment_tests.rs"]
+#[path = "tests/segment.rs"]
 mod tests;

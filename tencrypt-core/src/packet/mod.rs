@@ -38,6 +38,6 @@ pub use layout::{Fragment, IpVersion, Layout, MAX_EXTENSION_HEADERS, ParseError,
 pub use rewrite::{ChecksumPosition, Rewrite, RewriteError};
 
 #[cfg(test)]
-pub(crate) mod samples;
-#[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::samples;

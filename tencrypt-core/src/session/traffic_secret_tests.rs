@@ -14,7 +14,7 @@ use crate::{
     },
     record::{Aead, DATA_OVERHEAD, SessionIndex},
     stats::DropReason,
-    tunnel::erasure_search::{Memory, Patterns, lines},
+    tunnel::tests::erasure_search::{Memory, Patterns, lines},
 };
 
 const PACKET: &[u8] = b"the same packet";

@@ -283,7 +283,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{crypto::CipherSuite, tunnel::pair::Pair};
+    use crate::{crypto::CipherSuite, tunnel::tests::pair::Pair};
 
     /// A copy of a virtual machine, say, or one's own messages sent back by somebody who has the tenant's key.
     #[test]

@@ -56,15 +56,7 @@ mod transmit;
 mod upkeep;
 
 #[cfg(test)]
-mod decision_tests;
-#[cfg(test)]
-mod limit_tests;
-#[cfg(test)]
-mod output_tests;
-#[cfg(test)]
-mod pair;
-#[cfg(test)]
-mod work_tests;
+pub(crate) mod tests;
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Instant};
 
@@ -378,10 +370,3 @@ impl fmt::Debug for Tunnel {
             .finish_non_exhaustive()
     }
 }
-
-#[cfg(test)]
-pub(crate) mod erasure_search;
-#[cfg(test)]
-mod erasure_tests;
-#[cfg(test)]
-mod redaction_tests;

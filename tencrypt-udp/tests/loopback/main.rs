@@ -253,7 +253,7 @@ fn sockets_that_do_not_belong_together_are_refused() {
 #[cfg(feature = "tokio")]
 mod with_tokio {
     use super::*;
-    use tencrypt_udp::AsyncUdpTransport;
+    use tencrypt_udp::{AsyncUdpTransport, BytesMut};
 
     async fn soon<T>(future: impl Future<Output = T>) -> T {
         tokio::time::timeout(Duration::from_secs(5), future).await.expect("something within 5 s")
@@ -291,6 +291,36 @@ mod with_tokio {
         let mut buf = [0; 100];
         let (_, len) = soon(there.recv(&mut buf)).await.unwrap().expect("a datagram");
         assert_eq!((&buf[..len], there.transport().stats().truncated), (&b"good"[..], 300));
+    }
+
+    #[tokio::test]
+    async fn datagrams_are_received_behind_what_is_there_and_given_out_without_a_copy() {
+        let mut there = AsyncUdpTransport::new(transport()).unwrap();
+        let mut here = transport();
+        let to = SocketAddr::new(LOOPBACKS[0], there.transport().port());
+        let mut buf = BytesMut::from(&b"before "[..]);
+        for text in [&b"one, "[..], b"two"] {
+            here.send(to, text, 0);
+            let meta = soon(there.recv_buf(&mut buf)).await.unwrap().expect("a datagram");
+            assert_eq!(usize::from(meta.stride), text.len());
+        }
+        assert_eq!(buf, &b"before one, two"[..]);
+        // What is given away and dropped makes room for the next.
+        let (mut buf, mut places, mut given) = (BytesMut::new(), Vec::new(), None);
+        for _ in 0..10 {
+            drop(given.take());
+            here.send(to, &[7; 1_400], 0);
+            soon(there.recv_buf(&mut buf)).await.unwrap().expect("a datagram");
+            let bytes = buf.split().freeze();
+            places.push(bytes.as_ptr());
+            given = Some(bytes);
+        }
+        assert_eq!(given.unwrap(), [7; 1_400][..]);
+        assert!(places.iter().all(|place| *place == places[0]), "{places:?}");
+        // Dropping a receive that waits leaves the buffer as it was.
+        buf.extend_from_slice(b"kept");
+        let none = tokio::time::timeout(Duration::from_millis(50), there.recv_buf(&mut buf)).await;
+        assert!(none.is_err() && buf == b"kept"[..]);
     }
 
     #[tokio::test]

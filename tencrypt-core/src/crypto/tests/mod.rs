@@ -1,0 +1,4 @@
+//! Test vectors, and the count of public-key operations.
+
+pub(crate) mod work;
+pub(crate) mod wycheproof;

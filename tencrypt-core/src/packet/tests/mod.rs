@@ -1,0 +1,4 @@
+//! Tests of packets, and the packets that all tests use.
+
+pub(crate) mod samples;
+mod views;

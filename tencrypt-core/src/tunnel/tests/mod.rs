@@ -1,0 +1,10 @@
+//! Tests that look inside a tunnel.
+
+mod decisions;
+mod erasure;
+pub(crate) mod erasure_search;
+mod limits;
+mod output;
+pub(super) mod pair;
+mod redaction;
+mod work;
