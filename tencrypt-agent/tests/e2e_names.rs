@@ -183,6 +183,17 @@ fn names_decide(at: Nameserver) {
         }
     }
     assert!(a.packets("bypassed") > 0, "{}", a.status());
+    let mut why = a.ask(&["explain", "--json", &net.other.v4().to_string()]);
+    assert!(why["fact"]["expires_s"].take().is_u64() && why["because"].take().is_array(), "{why}");
+    let expected = serde_json::json!({
+        "source": net.cluster.a.v4(), "destination": net.other.v4(), "verdict": "bypass", "reason": null, "peer": null,
+        "standing": "claimed", "seen_internal": false, "protected": true, "own_source": true, "because": null,
+        "fact": {
+            "prefix": format!("{}/32", net.other.v4()), "class": "external", "source": "dns",
+            "name": "web.other.svc.k8s.corp", "owner": null, "expires_s": null,
+        },
+    });
+    assert_eq!(why, expected);
     // And still the own one.
     net.resolve("web").into_iter().for_each(|address| net.assert_encrypted(address));
 

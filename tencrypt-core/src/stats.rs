@@ -179,7 +179,7 @@ impl Stats {
         self.drop_many(reason, 1);
     }
 
-    /// Counts `packets` more drops for `reason`: for who sums the counters of several Tunnels, or expects some.
+    /// Counts `packets` more drops for `reason`, as a caller does who adds up the counters of several Tunnels.
     pub fn drop_many(&mut self, reason: DropReason, packets: u64) {
         self.drops[reason as usize] += packets;
     }

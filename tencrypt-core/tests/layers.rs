@@ -55,7 +55,7 @@ fn collect(src: &Path, folder: &Path, texts: &mut BTreeMap<PathBuf, String>) {
     }
 }
 
-/// The module a file holds, as a path of names: `tunnel` for `tunnel/mod.rs`, `tunnel/ask` for `tunnel/ask.rs`.
+/// The module a file holds, as a path of names: `tunnel` for `tunnel/mod.rs`, `tunnel/timer` for `tunnel/timer.rs`.
 fn module_path(file: &Path) -> PathBuf {
     let stem = file.with_extension("");
     match stem.file_name().and_then(|name| name.to_str()) {

@@ -77,6 +77,30 @@ pub fn classify_reply(
 ///
 /// # Errors
 /// The reply cannot be read, or its chain of aliases is no chain.
+///
+/// ```
+/// use std::{net::IpAddr, time::{Duration, Instant}};
+/// use tencrypt::directory::Class;
+/// use tencrypt_dns::{Name, Project, facts::facts, message::Query};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let project = Project::new("shop", Name::from_text("cluster.local")?)?;
+/// // A of web.shop.svc.cluster.local, and the reply: 10.96.0.80, for 30 s.
+/// let query = Query::parse(
+///     b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x03web\x04shop\x03svc\x07cluster\x05local\0\0\x01\0\x01",
+/// )?;
+/// let answer = b"\xc0\x0c\0\x01\0\x01\0\0\0\x1e\0\x04\x0a\x60\0\x50";
+/// let mut reply = [query.bytes(), answer].concat();
+/// (reply[2], reply[7]) = (0x85, 1); // a reply, with one answer
+///
+/// let now = Instant::now();
+/// let facts = facts(&query.verify(&reply)?, &project, now)?;
+/// assert_eq!((facts.len(), facts[0].class), (1, Class::Internal));
+/// assert_eq!(facts[0].prefix.addr(), IpAddr::from([10, 96, 0, 80]));
+/// assert_eq!(facts[0].expires, Some(now + Duration::from_secs(30)));
+/// # Ok(())
+/// # }
+/// ```
 pub fn facts(reply: &Reply<'_>, project: &Project, now: Instant) -> Result<Vec<Fact>, ClassifyError> {
     let Some(question) = reply.query().question() else { return Ok(Vec::new()) };
     let records = reply.records()?;

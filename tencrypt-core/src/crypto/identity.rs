@@ -9,7 +9,7 @@ use super::{
     x25519,
 };
 
-/// This side's identity: an X25519 static key pair and the addresses it says it has. Made when the agent attaches to a
+/// This side's identity: an X25519 static key pair and the addresses it says it has. Made when a tunnel is set up for a
 /// pod, kept in memory only, and gone with the process: there is no long-term key to steal, and no counter that could
 /// start again. Not `Clone`, printed redacted, erased on drop.
 pub struct Identity {

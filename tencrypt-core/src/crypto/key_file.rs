@@ -70,7 +70,7 @@ impl KeyRing {
                     let epoch = epoch_number(words.next()).ok_or(KeyFileProblem::EpochNumber.at(number))?;
                     let root = field(&mut words, Field::Root, number)?;
                     end(&mut words, Field::Root, number)?;
-                    roots.push(epoch, root).map_err(|error| KeyFileProblem::from(error).at(number))?;
+                    roots.push(epoch, root).map_err(|error| KeyFileProblem::of(error).at(number))?;
                 }
                 Some("send") => {
                     let epoch = epoch_number(words.next()).ok_or(KeyFileProblem::EpochNumber.at(number))?;
@@ -89,7 +89,7 @@ impl KeyRing {
             (None, [only]) => (*only, lines),
             (None, _) => return Err(KeyFileProblem::NoSend.at(lines)),
         };
-        roots.derive(tenant, send).map_err(|error| KeyFileProblem::from(error).at(line))
+        roots.derive(tenant, send).map_err(|error| KeyFileProblem::of(error).at(line))
     }
 }
 
@@ -218,8 +218,9 @@ pub enum KeyFileProblem {
     Trailing(Field),
 }
 
-impl From<KeyRingError> for KeyFileProblem {
-    fn from(error: KeyRingError) -> Self {
+impl KeyFileProblem {
+    /// The same, where a line says which epoch it is about.
+    fn of(error: KeyRingError) -> Self {
         match error {
             KeyRingError::NoEpoch => Self::NoEpoch,
             KeyRingError::DuplicateEpoch(_) => Self::DuplicateEpoch,
@@ -229,9 +230,7 @@ impl From<KeyRingError> for KeyFileProblem {
             KeyRingError::UnknownSend(_) => Self::UnknownSend,
         }
     }
-}
 
-impl KeyFileProblem {
     fn at(self, line: usize) -> KeyFileError {
         KeyFileError { line, problem: self }
     }

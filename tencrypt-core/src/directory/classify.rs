@@ -49,6 +49,66 @@ pub(crate) struct Finding<'d> {
     pub(crate) until: Option<Instant>,
 }
 
+/// The answer of [`Directory::classify`]: an address's standing, and what it rests on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Classification<'d> {
+    /// Standing of the address.
+    pub standing: Standing,
+    /// The fact that decided; for [`Unknown`](Standing::Unknown) and for [`External`](Standing::External) by the ranges the
+    /// one that did not count, if there is one.
+    pub fact: Option<&'d Fact>,
+    /// The earliest moment at which time alone may change the answer; `None`: never.
+    pub until: Option<Instant>,
+}
+
+impl Directory {
+    /// Classifies an address by what is known at `now`. Of `config`, `protected` and `external` count.
+    ///
+    /// Only facts that have not expired are looked at, and of several about the address the one with the longest prefix;
+    /// of several about that prefix the one of the highest [authority](FactSource::authority); where several names of DNS
+    /// are left, any of them. The first rule that applies decides:
+    ///
+    /// 1. An [authoritative](FactSource::is_authoritative) fact, as it says. A hint (any other fact) about a longer
+    ///    prefix goes before it if it says [`Internal`](Class::Internal).
+    /// 2. A hint that says `Internal`: [`Standing::Internal`], in any range. One that says otherwise counts only inside
+    ///    the protected ranges, and only with [`ExternalAuthority::Dns`]: [`Standing::Claimed`].
+    /// 3. The ranges: inside of the protected ones [`Standing::Unknown`], outside [`Standing::External`].
+    ///
+    /// So a hint raises protection, and never lowers it for good. A [`Tunnel`](crate::Tunnel) puts the same question to
+    /// its directory and to what it has learnt since, the newer fact of one rank first; and between 1 and 2, as well as
+    /// before a fact of 1 about more than the one address, it has a rule of its own: an address that was once internal
+    /// stays so.
+    ///
+    /// ```
+    /// use std::{net::IpAddr, time::Instant};
+    /// use tencrypt::{TunnelConfig, directory::{Class, Directory, Fact, FactSource, Standing}};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let config = TunnelConfig::new(["10.96.0.0/12".parse()?]);
+    /// let (web, other) = (IpAddr::from([10, 96, 0, 80]), IpAddr::from([10, 96, 0, 81]));
+    /// let dns = FactSource::Dns("web.shop.svc.cluster.local".into());
+    /// let facts = [
+    ///     Fact::new(config.protected[0], Class::External, FactSource::Static, None),
+    ///     Fact::new(web, Class::Internal, dns, None),
+    /// ];
+    /// let directory = Directory::new(facts, 0x5eed);
+    ///
+    /// let found = directory.classify(&config, web, Instant::now());
+    /// assert_eq!(found.standing, Standing::Internal);
+    /// assert!(found.fact.is_some_and(|fact| fact.prefix.addr() == web), "the longer prefix");
+    /// assert_eq!(directory.classify(&config, other, Instant::now()).standing, Standing::External);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn classify(&self, config: &TunnelConfig, address: IpAddr, now: Instant) -> Classification<'_> {
+        let facts = Facts { base: self, delta: None };
+        let Finding { standing, fact, until, .. } = facts.classify(config, address, now);
+        Classification { standing, fact, until }
+    }
+}
+
 /// The base and the delta, looked at together.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct View<'d> {
@@ -58,14 +118,44 @@ pub(crate) struct View<'d> {
 }
 
 impl<'d> View<'d> {
-    /// Rules, first match decides:
-    /// 1. the longest authoritative fact (static, Kubernetes), unless a hint about a longer prefix says internal:
-    ///    hints may raise protection;
-    /// 2. seen internal before;
-    /// 3. the longest hint (handshake, DNS); external counts only inside policy;
-    /// 4. the protected ranges.
+    /// Classifies as [`Directory::classify`] documents.
     pub(crate) fn classify(&self, address: IpAddr, now: Instant) -> Finding<'d> {
-        let sticky = self.delta.is_sticky(address);
+        self.facts().classify(self.config, address, now)
+    }
+
+    /// The longest live fact that names an owner of `address`: its prefix, the owner, and when it ends.
+    pub(crate) fn owner(&self, address: IpAddr, now: Instant) -> Option<(IpNet, PeerId, Option<Instant>)> {
+        self.facts()
+            .about(address)
+            .filter(|fact| fact.is_live(now))
+            .filter_map(|fact| fact.owner.map(|owner| (fact.prefix, owner, fact.expires)))
+            .max_by_key(|(prefix, _, _)| prefix.prefix_len())
+    }
+
+    /// Tells if `address` lies in a protected range.
+    pub(crate) fn is_protected(&self, address: IpAddr) -> bool {
+        is_protected(self.config, address)
+    }
+
+    fn facts(&self) -> Facts<'d> {
+        Facts { base: self.base, delta: Some(self.delta) }
+    }
+}
+
+fn is_protected(config: &TunnelConfig, address: IpAddr) -> bool {
+    config.protected.iter().any(|range| range.contains(&address))
+}
+
+/// All facts there are: those of the base, and of a delta if there is one.
+#[derive(Debug, Clone, Copy)]
+struct Facts<'d> {
+    base: &'d Directory,
+    delta: Option<&'d Delta>,
+}
+
+impl<'d> Facts<'d> {
+    fn classify(&self, config: &TunnelConfig, address: IpAddr, now: Instant) -> Finding<'d> {
+        let sticky = self.delta.is_some_and(|delta| delta.is_sticky(address));
         let authority = self.longest(address, now, FactSource::is_authoritative);
         let hint = self.longest(address, now, |source| !source.is_authoritative());
         let until = authority.iter().chain(&hint).filter_map(|fact| fact.expires).min();
@@ -90,11 +180,11 @@ impl<'d> View<'d> {
         if sticky {
             return Finding { standing: Standing::Internal, fact: hint, sticky: true, until };
         }
-        let protected = self.is_protected(address);
+        let protected = is_protected(config, address);
         let standing = match hint.map(|fact| fact.class) {
             Some(Class::Internal) => Standing::Internal,
             Some(Class::External | Class::Exempt)
-                if protected && self.config.external == ExternalAuthority::Dns =>
+                if protected && config.external == ExternalAuthority::Dns =>
             {
                 Standing::Claimed
             }
@@ -104,19 +194,7 @@ impl<'d> View<'d> {
         Finding { standing, fact: hint, sticky: false, until }
     }
 
-    /// The longest live fact that names an owner of `address`: its prefix, the owner, and when it ends.
-    pub(crate) fn owner(&self, address: IpAddr, now: Instant) -> Option<(IpNet, PeerId, Option<Instant>)> {
-        self.facts(address)
-            .filter(|fact| fact.is_live(now))
-            .filter_map(|fact| fact.owner.map(|owner| (fact.prefix, owner, fact.expires)))
-            .max_by_key(|(prefix, _, _)| prefix.prefix_len())
-    }
-
-    /// Tells if `address` lies in a protected range.
-    pub(crate) fn is_protected(&self, address: IpAddr) -> bool {
-        self.config.protected.iter().any(|range| range.contains(&address))
-    }
-
+    /// The longest live fact of a wanted source.
     fn longest(
         &self,
         address: IpAddr,
@@ -125,7 +203,9 @@ impl<'d> View<'d> {
     ) -> Option<&'d Fact> {
         let counts = |fact: &&'d Fact| fact.is_live(now) && wanted(&fact.source);
         let base = self.base.table().matches(address).flat_map(|(_, facts)| facts.iter()).find(counts);
-        let delta = self.delta.table().matches(address).flat_map(|(_, facts)| facts.iter()).find(counts);
+        let delta = self.delta.and_then(|delta| {
+            delta.table().matches(address).flat_map(|(_, facts)| facts.iter()).find(counts)
+        });
         match (base, delta) {
             (Some(base), Some(delta)) => {
                 let rank = |fact: &Fact| (fact.prefix.prefix_len(), fact.source.authority());
@@ -136,9 +216,11 @@ impl<'d> View<'d> {
         }
     }
 
-    fn facts(&self, address: IpAddr) -> impl Iterator<Item = &'d Fact> {
+    /// All facts about `address`, expired ones too.
+    fn about(&self, address: IpAddr) -> impl Iterator<Item = &'d Fact> {
         let base = self.base.table().matches(address).flat_map(|(_, facts)| facts.iter());
-        base.chain(self.delta.table().matches(address).flat_map(|(_, facts)| facts.iter()))
+        let delta = self.delta.into_iter().flat_map(move |delta| delta.table().matches(address));
+        base.chain(delta.flat_map(|(_, facts)| facts.iter()))
     }
 }
 
@@ -251,7 +333,7 @@ mod tests {
                 kept
             };
             let (base, later) = (fresh(base), fresh(later));
-            let directory = Directory::new(base, key);
+            let directory = Directory::new(base.clone(), key);
             let mut delta = Delta::new(key);
             let mut sticky = Vec::new();
             for fact in &later {
@@ -266,8 +348,103 @@ mod tests {
                 let address = IpAddr::V4((0x0a00_0000 | (bits >> 2) << 16 | bits & 3).into());
                 let found = view.classify(address, now).standing;
                 prop_assert_eq!(found, scan(&list, &sticky, address, now, &config), "{}", address);
+
+                let alone = directory.classify(&config, address, now);
+                prop_assert_eq!(alone.standing, scan(&base, &[], address, now, &config), "{}", address);
+                let nothing = Delta::new(key);
+                let seen = View { delta: &nothing, ..view }.classify(address, now);
+                prop_assert_eq!((alone.standing, alone.fact, alone.until), (seen.standing, seen.fact, seen.until));
+                if let Some(until) = alone.until {
+                    let last = directory.classify(&config, address, until - Duration::from_nanos(1));
+                    prop_assert!(until > now && last == alone, "{}", address);
+                }
             }
         }
+    }
+
+    /// One row for each rule that [`Directory::classify`] documents: facts, address, answer, prefix of the fact in it.
+    #[test]
+    fn a_directory_alone_answers_by_the_documented_rules() {
+        use Class::{Exempt, External, Internal};
+        let fact = |prefix: &str, class, source: FactSource| {
+            Fact::new(prefix.parse::<IpNet>().unwrap(), class, source, None)
+        };
+        let dns = || FactSource::Dns("a.test".into());
+        let reverse = || FactSource::ReverseDns("b.test".into());
+        let (pod, outside) = ("10.0.0.1", "192.0.2.1");
+        let rows = [
+            // 1. Authoritative facts, the longest; of one prefix that of the configuration.
+            (vec![fact("10.0.0.0/8", Internal, FactSource::Static)], pod, Standing::Internal, 8),
+            (vec![fact("10.0.0.0/8", Exempt, FactSource::Static)], pod, Standing::Exempt, 8),
+            (
+                vec![
+                    fact("10.0.0.0/8", Internal, FactSource::Static),
+                    fact("10.0.0.0/24", External, FactSource::Kubernetes),
+                ],
+                pod,
+                Standing::External,
+                24,
+            ),
+            (
+                vec![
+                    fact("10.0.0.0/24", Internal, FactSource::Kubernetes),
+                    fact("10.0.0.0/24", External, FactSource::Static),
+                ],
+                pod,
+                Standing::External,
+                24,
+            ),
+            // A hint goes before it only if it is longer and says internal.
+            (
+                vec![
+                    fact("10.0.0.0/24", External, FactSource::Static),
+                    fact("10.0.0.1/32", Internal, reverse()),
+                ],
+                pod,
+                Standing::Internal,
+                32,
+            ),
+            (
+                vec![fact("10.0.0.1/32", External, FactSource::Static), fact("10.0.0.1/32", Internal, dns())],
+                pod,
+                Standing::External,
+                32,
+            ),
+            (
+                vec![fact("10.0.0.0/24", Internal, FactSource::Static), fact("10.0.0.1/32", External, dns())],
+                pod,
+                Standing::Internal,
+                24,
+            ),
+            // 2. Hints: internal anywhere, anything else inside the ranges; of one prefix the better source.
+            (vec![fact("192.0.2.1/32", Internal, dns())], outside, Standing::Internal, 32),
+            (vec![fact("10.0.0.1/32", External, dns())], pod, Standing::Claimed, 32),
+            (vec![fact("10.0.0.1/32", Exempt, dns())], pod, Standing::Claimed, 32),
+            (
+                vec![
+                    fact("10.0.0.1/32", External, dns()),
+                    fact("10.0.0.1/32", Internal, FactSource::Handshake),
+                ],
+                pod,
+                Standing::Internal,
+                32,
+            ),
+            (vec![fact("192.0.2.1/32", Exempt, dns())], outside, Standing::External, 32),
+        ];
+        let mut config = TunnelConfig::new([PROTECTED.parse().unwrap()]);
+        for (facts, address, standing, prefix) in rows {
+            let directory = Directory::new(facts.clone(), 1);
+            let found = directory.classify(&config, address.parse().unwrap(), start());
+            let len = found.fact.map(|fact| fact.prefix.prefix_len());
+            assert_eq!((found.standing, len, found.until), (standing, Some(prefix), None), "{facts:?}");
+        }
+        // 3. The ranges, and hints that the configuration does not hear.
+        let nothing = Directory::new([], 1);
+        assert_eq!(nothing.classify(&config, pod.parse().unwrap(), start()).standing, Standing::Unknown);
+        assert_eq!(nothing.classify(&config, outside.parse().unwrap(), start()).standing, Standing::External);
+        config.external = ExternalAuthority::Directory;
+        let claimed = Directory::new([fact("10.0.0.1/32", External, dns())], 1);
+        assert_eq!(claimed.classify(&config, pod.parse().unwrap(), start()).standing, Standing::Unknown);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::{Class, Fact, FactChange, base::Statements, table::PrefixTable};
 
-/// Prefixes of a delta. The agent folds deltas into a new base at most once a second.
+/// Prefixes of a delta. The tunnel's owner folds what it learns into a new base before there are more.
 pub(crate) const MAX_DELTA: usize = 4_096;
 
 /// Addresses remembered as internal beyond the life of the fact that said so: 40 B each, 2.6 MB.

@@ -67,7 +67,7 @@ impl FactSource {
         }
     }
 
-    /// The name that DNS gave, as it came: it may hold anything.
+    /// The name that DNS gave, as its source wrote it: it may hold anything.
     #[must_use]
     pub fn dns_name(&self) -> Option<&str> {
         match self {

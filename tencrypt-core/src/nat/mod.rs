@@ -135,6 +135,41 @@ impl NatError {
 /// change, it takes the place of the earlier one.
 ///
 /// `partial` as in [`IpPacket::rewrite`]. Known flows cost one or two look-ups in a sorted map and no allocation.
+///
+/// # Order of calls
+///
+/// For a packet that the pod sends: [`loop_reply`](Self::loop_reply), which ends its way if it rewrites, and
+/// [`reply`](Self::reply); then, if the destination is a VIP, `loop_back` where this pod is chosen for it and
+/// `balance` otherwise, and [`note_direct`](Self::note_direct) if it is none. For a packet that was opened: `serve` if it
+/// is to a VIP, `note_direct` if it is to the pod's own address; then [`unbalance`](Self::unbalance). A packet that is
+/// refused on its way is dropped. [`handle_timeout`](Self::handle_timeout) whenever
+/// [`poll_timeout`](Self::poll_timeout) has come.
+///
+/// ```
+/// use std::{net::IpAddr, time::Instant};
+/// use tencrypt::{nat::{Nat, NatOutcome, Service, ServicePort}, packet::{IpPacket, Rewrite}};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (vip, pod, now) = (IpAddr::from([10, 96, 0, 80]), IpAddr::from([10, 244, 1, 9]), Instant::now());
+/// let ports = [ServicePort::new(80, 8080)];
+/// let service = Service { vip, endpoints: &[pod], ports: &ports, exclude: &[] };
+/// let mut nat = Nat::new(0x5eed);
+///
+/// // UDP from 10.244.1.7, port 5000, to the VIP, port 80.
+/// let mut bytes = *b"\x45\0\0\x20\0\0\x40\0\x40\x11\x24\x23\x0a\xf4\x01\x07\x0a\x60\0\x50\
+///     \x13\x88\0\x50\0\x0c\x05\x86call";
+/// let mut packet = IpPacket::parse(&mut bytes[..])?;
+/// assert_eq!(nat.balance(&mut packet, false, &service, now)?, pod);
+/// assert_eq!((packet.destination(), packet.ports()), (pod, Some((5000, 8080))));
+///
+/// // The pod answers: the same packet, turned round.
+/// let call = packet.flow().ok_or("a whole packet has a flow")?;
+/// packet.rewrite(Rewrite::between(call, call.reverse()), false)?;
+/// assert_eq!(nat.unbalance(&mut packet, false, now), NatOutcome::Rewritten);
+/// assert_eq!((packet.source(), packet.ports()), (vip, Some((80, 5000))));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Nat {
     flows: Table,
@@ -165,18 +200,9 @@ impl Nat {
         sibling
     }
 
+    /// The next update for other lanes. What one call makes is taken out before the next.
     pub(crate) fn poll_update(&mut self) -> Option<FlowUpdate> {
         self.flows.poll_update()
-    }
-
-    /// Takes back what was polled last.
-    pub(crate) fn return_update(&mut self, update: FlowUpdate) {
-        self.flows.return_update(update);
-    }
-
-    /// Updates that found no room since this was asked last.
-    pub(crate) fn take_lost_updates(&mut self) -> u64 {
-        self.flows.take_lost_updates()
     }
 
     /// Takes what another lane tells. False: there is no room.

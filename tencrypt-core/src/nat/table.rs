@@ -25,9 +25,6 @@ const SYN: u8 = 2;
 const RST: u8 = 4;
 const ACK: u8 = 16;
 
-/// Updates that wait to be told; the newest dropped.
-const MAX_UPDATES: usize = 1_024;
-
 /// Of two translations that exclude each other and were told of within this time, every lane keeps the same one.
 const SIMULTANEOUS: Duration = Duration::from_secs(1);
 
@@ -187,9 +184,8 @@ pub(super) struct Table {
 struct Updates {
     /// Time at which each slot's flow was last told or heard of.
     at: Vec<Instant>,
+    /// Taken out after each call, by who bounds what waits.
     queue: VecDeque<FlowUpdate>,
-    /// Updates that found no room.
-    lost: u64,
 }
 
 impl Updates {
@@ -202,11 +198,7 @@ impl Updates {
     }
 
     fn push(&mut self, update: FlowUpdate) {
-        if self.queue.len() < MAX_UPDATES {
-            self.queue.push_back(update);
-        } else {
-            self.lost += 1;
-        }
+        self.queue.push_back(update);
     }
 }
 
@@ -280,18 +272,6 @@ impl Table {
 
     pub(super) fn poll_update(&mut self) -> Option<FlowUpdate> {
         self.updates.as_mut()?.queue.pop_front()
-    }
-
-    /// Takes back what was polled last.
-    pub(super) fn return_update(&mut self, update: FlowUpdate) {
-        if let Some(updates) = &mut self.updates {
-            updates.queue.push_front(update);
-        }
-    }
-
-    /// Updates that found no room since this was asked last.
-    pub(super) fn take_lost_updates(&mut self) -> u64 {
-        self.updates.as_mut().map_or(0, |updates| std::mem::take(&mut updates.lost))
     }
 
     fn tell(&mut self, slot: u32, now: Instant) {

@@ -2,7 +2,7 @@
 
 use std::{array, io::IoSlice};
 
-use super::{GsoType, Opened, UDP_HEADER, VnetHdr, tcp_flag};
+use super::{CheckedPacket, GsoType, UDP_HEADER, VnetHdr, tcp_flag};
 use crate::packet::{IpVersion, Transport, checksum::Sum};
 
 /// Packets taken before the coalescer has to be emptied: two trains of 64 records, which is what one receive of small
@@ -36,7 +36,7 @@ pub struct Joins {
     pub udp: bool,
 }
 
-/// Gathers opened packets, in place, until they are written.
+/// Gathers packets, in place, until they are written.
 ///
 /// Packets of one flow are joined while they are what one super-packet would be cut into: the same headers, sequence
 /// numbers that go on (TCP), one payload length, of which only the last may be shorter. The rules are those of Linux'
@@ -47,6 +47,27 @@ pub struct Joins {
 /// proved right, so a corrupt one stays what it is and is the receiving host's to refuse.
 ///
 /// No allocation. `'b` is the lifetime of the receive buffers.
+///
+/// ```
+/// use tencrypt::offload::{CheckedPacket, Coalescer, Joins, VnetHdr};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // Two datagrams of one flow, whose UDP checksums the device is to finish.
+/// let header = b"\x45\0\0\x20\0\0\x40\0\x40\x11\0\0\x0a\0\0\x01\x0a\0\0\x02\x13\x88\0\x35\0\x0c\x14\x20";
+/// let vnet = VnetHdr { needs_csum: true, csum_start: 20, csum_offset: 6, ..VnetHdr::default() };
+/// let mut received = [[&header[..], b"data"].concat(), [&header[..], b"more"].concat()];
+///
+/// let mut coalescer = Coalescer::new(Joins { tcp: true, udp: true });
+/// for bytes in &mut received {
+///     coalescer.push(CheckedPacket::new(bytes, vnet)?).map_err(|_| "no room")?;
+/// }
+/// coalescer.drain(|pieces, packets| {
+///     let written: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
+///     assert_eq!((packets, &written[VnetHdr::LEN + header.len()..]), (2, &b"datamore"[..]));
+/// });
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Coalescer<'b> {
     joins: Joins,
@@ -115,11 +136,16 @@ impl<'b> Coalescer<'b> {
         self.open == 0
     }
 
-    /// Takes a packet.
+    /// Takes a packet: a [`CheckedPacket`], or an [`Opened`](super::Opened) one.
     ///
     /// # Errors
     /// The packet itself, if there is no room: [`drain`](Self::drain) makes some.
-    pub fn push(&mut self, packet: Opened<'b>) -> Result<(), Opened<'b>> {
+    #[inline]
+    pub fn push(&mut self, packet: impl Into<CheckedPacket<'b>>) -> Result<(), CheckedPacket<'b>> {
+        self.push_checked(packet.into())
+    }
+
+    fn push_checked(&mut self, packet: CheckedPacket<'b>) -> Result<(), CheckedPacket<'b>> {
         if self.used == MAX_PARTS || self.open == MAX_HEADS {
             return Err(packet);
         }
@@ -175,7 +201,7 @@ impl<'b> Coalescer<'b> {
     }
 
     /// Returns `packet` as a super-packet of its own.
-    fn head(&self, packet: &Opened<'b>) -> Head {
+    fn head(&self, packet: &CheckedPacket<'b>) -> Head {
         let layout = packet.layout();
         let (transport, header_len) = (layout.transport_offset(), layout.payload_offset());
         let bytes = packet.bytes();
@@ -255,7 +281,7 @@ impl<'b> Coalescer<'b> {
         self.heads[found].trusted && (candidate.trusted || checks_out(candidate, bytes))
     }
 
-    fn join(&mut self, found: usize, candidate: &Head, packet: Opened<'b>) {
+    fn join(&mut self, found: usize, candidate: &Head, packet: CheckedPacket<'b>) {
         let head = &mut self.heads[found];
         let at = self.used;
         self.next[usize::from(head.last)] = at as u8;

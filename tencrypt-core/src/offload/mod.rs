@@ -4,11 +4,13 @@
 //! Pure functions over slices. Nothing here believes a length from outside: what is cut or joined is what the packet's
 //! own validated layout says.
 
+mod checked;
 mod coalesce;
 mod opened;
 mod segment;
 mod vnet;
 
+pub use checked::{CheckError, CheckedPacket};
 pub use coalesce::{Coalescer, Joins, MAX_HEADS, MAX_PARTS};
 pub use opened::Opened;
 pub use segment::{MAX_SEGMENT_HEADER, SegmentError, Segments};

@@ -43,6 +43,30 @@ pub enum SegmentError {
 /// `tcp_gso_segment`; net/ipv4/udp_offload.c, `__udp_gso_segment`; net/ipv4/af_inet.c, `inet_gso_segment`): lengths;
 /// the IPv4 identification counts up; the TCP sequence number goes on; FIN and PSH are on the last one only, CWR on the
 /// first one only.
+///
+/// ```
+/// use tencrypt::{offload::{GsoType, Segments, VnetHdr}, packet::{IpPacket, checksum::Sum}};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // TCP over IPv4 with 2,000 bytes of data, as a device with segmentation offload gives it out: in the checksum field
+/// // the pseudo header's sum alone.
+/// let mut bytes = [0; 2_040];
+/// bytes[..40].copy_from_slice(b"\x45\0\x07\xf8\0\0\x40\0\x40\x06\0\0\x0a\0\0\x01\x0a\0\0\x02\
+///     \x13\x88\0\x50\0\0\0\x01\0\0\0\x01\x50\x10\x20\0\x1b\xed\0\0");
+/// let csum = VnetHdr { needs_csum: true, csum_start: 20, csum_offset: 16, ..VnetHdr::default() };
+/// let vnet = VnetHdr { gso_type: GsoType::TcpV4, gso_size: 800, ..csum };
+///
+/// let mut segments = Segments::plan(&vnet, &IpPacket::parse(&bytes[..])?, true)?;
+/// assert_eq!((segments.count(), segments.segment_len(), segments.last_len()), (3, 840, 440));
+/// while let Some(segment) = segments.cut_next(&mut bytes) {
+///     let packet = IpPacket::parse(&*segment)?; // one of its own
+///     let (sum, tcp) = (Sum::new(), &packet.bytes()[packet.layout().transport_offset()..]);
+///     let sum = sum.pseudo_header(packet.source(), packet.destination(), 6, tcp.len() as u32).bytes(tcp);
+///     assert_eq!(sum.checksum(), 0, "complete");
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Segments {
     header: [u8; MAX_SEGMENT_HEADER],

@@ -1,4 +1,4 @@
-//! Sessions: one key per direction, from one handshake.
+//! Sessions: one key per direction, from one handshake, or from a [`TrafficSecret`] of the caller's own.
 //!
 //! A [`Sealer`] owns the counters of its key, an [`Opener`] the replay window of its own. Neither knows a clock: when a
 //! session is too old is for the [`Tunnel`](crate::Tunnel) to say.
@@ -8,11 +8,16 @@ mod keys;
 mod opener;
 mod replay;
 mod sealer;
+mod traffic_secret;
 
 pub(crate) use keys::DirectionKeys;
 pub use opener::{Opener, Plain};
 pub use replay::{ReplayWindow, WINDOW};
 pub use sealer::{Counter, Counters, LimitReached, Sealer};
+pub use traffic_secret::{Role, SALT_LEN, TrafficSecret};
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+#[path = "tests/traffic_secret.rs"]
+mod traffic_secret_tests;

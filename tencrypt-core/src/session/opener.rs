@@ -5,9 +5,10 @@ use std::fmt;
 use super::{
     keys::{DirectionKeys, nonce},
     replay::ReplayWindow,
+    traffic_secret::{SALT_LEN, TrafficSecret},
 };
 use crate::{
-    crypto::{Backend, NONCE_LEN, OpeningKey, Secret},
+    crypto::{Backend, DEEP, NONCE_LEN, OpeningKey, Secret, wipe_stack},
     record::{self, DATA_HEADER_LEN, Message},
     stats::DropReason,
 };
@@ -45,6 +46,23 @@ impl Opener {
             failed_tags: 0,
             max_failed_tags: MAX_FAILED_TAGS,
         }
+    }
+
+    /// An opener for what the [`Sealer`](super::Sealer) sealed that was made of the same secret and handed out `salt`.
+    ///
+    /// One for each salt: its replay window is empty, so a second one would take again what the first has taken. Nobody
+    /// but a holder of the secret can make use of a salt, but anybody can repeat an old one; that a session is fresh is
+    /// for the caller's key exchange to prove.
+    #[must_use]
+    pub fn from_secret(secret: TrafficSecret, salt: &[u8; SALT_LEN]) -> Self {
+        let opener = Self::salted(secret, salt);
+        wipe_stack::<DEEP>();
+        opener
+    }
+
+    #[inline(never)]
+    fn salted(secret: TrafficSecret, salt: &[u8; SALT_LEN]) -> Self {
+        Self::new(&secret.into_keys(salt))
     }
 
     /// Opens a record in place.

@@ -14,6 +14,21 @@ const BLOCKS: u64 = WINDOW / BLOCK_BITS + 1;
 
 /// Counters of a session that were received: the newest, and of the [`WINDOW`] up to it each one. A ring of bit
 /// blocks, of which an advance clears whole ones (RFC 6479).
+///
+/// ```
+/// use tencrypt::{DropReason, session::{ReplayWindow, WINDOW}};
+///
+/// let mut window = ReplayWindow::new();
+/// for counter in [0, 2, 1] {
+///     assert_eq!(window.check(counter), Ok(())); // before the record's tag is verified
+///     window.mark(counter); // once it was
+/// }
+/// assert_eq!(window.check(1), Err(DropReason::Replay));
+///
+/// window.mark(WINDOW + 2);
+/// assert_eq!(window.check(2), Err(DropReason::TooOld));
+/// assert_eq!(window.check(3), Ok(()));
+/// ```
 pub struct ReplayWindow {
     newest: u64,
     blocks: Box<[u64; BLOCKS as usize]>,

@@ -2,9 +2,12 @@
 
 use std::fmt;
 
-use super::keys::{DirectionKeys, nonce};
+use super::{
+    keys::{DirectionKeys, nonce},
+    traffic_secret::{SALT_LEN, TrafficSecret},
+};
 use crate::{
-    crypto::{Backend, NONCE_LEN, SealingKey, Secret},
+    crypto::{Backend, DEEP, NONCE_LEN, Rng, SealingKey, Secret, Seed, wipe_stack},
     record::{self, DATA_HEADER_LEN, DATA_OVERHEAD, SessionIndex},
 };
 
@@ -48,6 +51,27 @@ impl Sealer {
             limits: LIMITS,
             class: 0,
         }
+    }
+
+    /// A sealer for the receiver that calls the session `receiver`, under a secret of the caller's own, and the salt that
+    /// the [`Opener`](super::Opener) at the other end is made with. The salt is drawn from `seed`; it is no secret.
+    ///
+    /// The limits are those of a session of the tunnel: [`counters`](Self::counters) refuses what exceeds them, and
+    /// [`wants_rekey`](Self::wants_rekey) tells in time. A new sealer of the same secret, with a fresh seed, has a new
+    /// key and limits of its own. Who learns the secret later reads all that was sealed under it: forward secrecy is for
+    /// the caller's key exchange to give.
+    #[must_use]
+    pub fn from_secret(secret: TrafficSecret, receiver: SessionIndex, seed: Seed) -> (Self, [u8; SALT_LEN]) {
+        let mut salt = [0; SALT_LEN];
+        Rng::new(seed).fill(&mut salt);
+        let sealer = Self::salted(secret, &salt, receiver);
+        wipe_stack::<DEEP>();
+        (sealer, salt)
+    }
+
+    #[inline(never)]
+    fn salted(secret: TrafficSecret, salt: &[u8; SALT_LEN], receiver: SessionIndex) -> Self {
+        Self::new(&secret.into_keys(salt), receiver)
     }
 
     /// Takes the next `n` counters, all or none. What is not spent is burnt: no counter is given out twice.

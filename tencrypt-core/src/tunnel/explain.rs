@@ -19,8 +19,8 @@ impl Tunnel {
                 .map(|expires| expires.saturating_duration_since(now)),
             fact,
             seen_internal: finding.sticky,
-            protected: self.view().is_protected(destination),
-            own_source: self.addresses.contains(&source),
+            protected: self.policy.is_protected(destination),
+            own_source: self.policy.is_own(source),
         }
     }
 }

@@ -74,3 +74,68 @@ impl fmt::Display for Explanation {
         self.reasons().iter().try_for_each(|reason| writeln!(f, "  {reason}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        directory::{Class, FactSource},
+        stats::DropReason,
+    };
+
+    fn explanation() -> Explanation {
+        Explanation {
+            source: [10, 0, 0, 1].into(),
+            destination: [10, 0, 0, 2].into(),
+            verdict: Verdict::Bypass,
+            standing: Standing::Claimed,
+            fact: Some(Fact::new(
+                IpAddr::from([10, 0, 0, 2]),
+                Class::External,
+                FactSource::Dns("a.test".into()),
+                None,
+            )),
+            expires_in: Some(Duration::from_secs(5)),
+            seen_internal: false,
+            protected: true,
+            own_source: true,
+        }
+    }
+
+    #[test]
+    fn the_text_is_a_line_for_the_verdict_and_one_for_each_reason() {
+        assert_eq!(
+            explanation().to_string(),
+            "10.0.0.1 -> 10.0.0.2: pass as it is\n\
+             \x20 standing: external on the word of DNS, asked in the background\n\
+             \x20 because: 10.0.0.2/32 is external, says dns a.test, for 5 s\n"
+        );
+        let verdict = Verdict::Drop(DropReason::Policy);
+        let foreign = Explanation {
+            verdict,
+            standing: Standing::Unknown,
+            fact: None,
+            own_source: false,
+            ..explanation()
+        };
+        assert_eq!(
+            foreign.to_string(),
+            "10.0.0.1 -> 10.0.0.2: drop (policy)\n\
+             \x20 the source is not an address of this pod: its packets are dropped (policy)\n\
+             \x20 standing: unknown: nobody has said anything that counts\n\
+             \x20 because: it lies in a protected range\n"
+        );
+    }
+
+    #[test]
+    fn the_reason_is_what_decided() {
+        let because = |explanation: Explanation| explanation.reasons().pop().unwrap();
+        let forever = Explanation { expires_in: None, ..explanation() };
+        assert_eq!(because(forever), "because: 10.0.0.2/32 is external, says dns a.test");
+        let outside = Explanation { fact: None, protected: false, ..explanation() };
+        assert_eq!(because(outside), "because: it lies in no protected range");
+        let seen = Explanation { seen_internal: true, ..explanation() };
+        let expected = "because: it was seen internal before, and no authoritative fact says otherwise";
+        assert_eq!(because(seen), expected);
+    }
+}

@@ -4,13 +4,13 @@ use std::{net::IpAddr, time::Instant};
 
 use super::{
     Inbound, Tunnel,
-    limits::{KEEPALIVE, MEMBER_BELIEVED},
-    peer::{IndexUse, PeerKey},
-    recent::Direction,
-    timer::Timer,
+    index::IndexUse,
+    limits::MEMBER_BELIEVED,
+    peer_key::PeerKey,
+    peers::Received,
+    policy::{Direction, Pair},
 };
 use crate::{
-    lane_update::{LaneChange, LaneUpdate},
     nat::{NatError, NatOutcome},
     offload::{Opened, VnetHdr},
     packet::{IpPacket, Transport, combine_ecn, is_tunnel_address},
@@ -86,80 +86,50 @@ impl Tunnel {
             }
         };
         let index = header.index;
-        let (key, at) = match self.recent.session(index) {
-            Some(known) => known,
-            None => self.find_session(index).inspect_err(|reason| {
+        let place = match self.peers.last_session(index) {
+            Some(place) => place,
+            None => self.find_session(index, now).inspect_err(|reason| {
                 if *reason == DropReason::UnknownIndex {
                     self.disclaim(index, meta.from, now);
                 }
             })?,
         };
-        let peer = self.peers.find_mut(key).ok_or(DropReason::UnknownIndex)?;
-        let session = peer.sessions.get_mut(at).ok_or(DropReason::UnknownIndex)?;
-        if session.is_expired(now) {
-            return Err(DropReason::Expired);
+        let (from, own) = (meta.from.ip(), self.membership.peer_id());
+        let Received { key, bytes, flags, from_new_source } =
+            self.peers.open(place, header, record, from, own, now)?;
+        if from_new_source {
+            self.saw_source(key, from);
         }
-        let plain = session.opener.open_parsed(header, record)?;
-        let first = !std::mem::replace(&mut session.proven, true);
-        if first {
-            session.conf = None;
-        }
-        let new_source = session.seen_from.replace(meta.from.ip()) != Some(meta.from.ip());
-        peer.unanswered_since = None;
-        peer.heard = Some(index);
-        peer.rx_bytes += plain.bytes.len() as u64;
-        if first {
-            peer.consider(index, self.identity.peer_id(), now);
-        }
-        if new_source {
-            self.saw_source(key, meta.from.ip());
-        }
-        if plain.bytes.is_empty() {
+        if bytes.is_empty() {
             return Ok(Taken::Keepalive(index));
         }
-        let opened = self.accept(key, meta.ecn, plain.bytes, plain.flags, now)?;
+        let opened = self.accept(key, meta.ecn, bytes, flags, now)?;
         self.tell_flows(sink);
-        self.owe_acknowledgement(key, now);
+        self.peers.owe_acknowledgement(key, now);
         sink.packet(opened).map_err(|_| DropReason::SinkFull)?;
         Ok(Taken::Opened(index))
     }
 
-    /// Passes updates of translated flows to the other lanes, ahead of the packet that made them.
+    /// Passes updates to the other lanes, ahead of the packet that made them.
     #[inline]
     fn tell_flows<'b>(&mut self, sink: &mut impl PacketSink<'b>) {
-        while let Some(update) = self.nat.poll_update() {
-            if sink.lane_update(LaneUpdate { lane: self.lane.0, change: LaneChange::Flow(update) }).is_err() {
-                self.nat.return_update(update);
+        while let Some(update) = self.outbox.pop_update() {
+            if let Err(update) = sink.lane_update(update) {
+                self.outbox.return_update(update);
                 break;
             }
         }
     }
 
-    /// Sees to it that a peer hears something within [`KEEPALIVE`] of the packet it sent.
-    #[inline]
-    fn owe_acknowledgement(&mut self, key: PeerKey, now: Instant) {
-        if let Some(peer) = self.peers.find_mut(key)
-            && peer.unacknowledged_since.is_none()
-        {
-            peer.unacknowledged_since = Some(now);
-            self.timers.arm(Timer::Peer(key), now + KEEPALIVE);
-        }
-    }
-
     /// The peer that a session is with, and the session's place there.
-    fn find_session(&mut self, index: SessionIndex) -> Result<(PeerKey, usize), DropReason> {
-        let key = match self.peers.index(index) {
-            Some(IndexUse::Session(key)) => key,
-            Some(IndexUse::Ask(_) | IndexUse::HalfOpen) => return Err(DropReason::BeforeConfirm),
-            Some(IndexUse::Erased) => return Err(DropReason::Expired),
-            Some(IndexUse::Refused) => return Err(DropReason::Certificate),
-            None => return Err(DropReason::UnknownIndex),
-        };
-        let peer = self.peers.find(key).ok_or(DropReason::UnknownIndex)?;
-        let at = peer.sessions.iter().position(|session| session.local == index);
-        let at = at.ok_or(DropReason::UnknownIndex)?;
-        self.recent.note_session(index, key, at);
-        Ok((key, at))
+    fn find_session(&mut self, index: SessionIndex, now: Instant) -> Result<(PeerKey, usize), DropReason> {
+        match self.exchanges.index(index, now) {
+            Some(IndexUse::Session(key)) => self.peers.place_of(key, index).ok_or(DropReason::UnknownIndex),
+            Some(IndexUse::Attempt(_) | IndexUse::HalfOpen) => Err(DropReason::BeforeConfirm),
+            Some(IndexUse::Erased) => Err(DropReason::Expired),
+            Some(IndexUse::Refused) => Err(DropReason::Certificate),
+            None => Err(DropReason::UnknownIndex),
+        }
     }
 
     /// The checks between an authentic record and the device: a well-formed packet, from an address of the peer that
@@ -177,10 +147,13 @@ impl Tunnel {
         let (source, destination, inner_ecn) = (inner.source(), inner.destination(), inner.ecn());
         let vnet =
             if partial { unfinished(&inner).ok_or(DropReason::InnerMalformed)? } else { VnetHdr::default() };
-        let known = self.recent.peer(Direction::In, source, destination, now).filter(|_| self.nat.is_empty());
+        let pair = Pair { direction: Direction::In, source, destination };
+        let known = self.policy.remembered(pair, self.revision(), now).filter(|_| self.nat.is_empty());
         let layout = inner.layout();
         if !known.is_some_and(|known| self.peers.are_one_pod(known, key)) {
-            self.admit(key, bytes, partial, now)?;
+            let admitted = self.admit(key, bytes, partial, now);
+            self.collect_flow_updates();
+            admitted?;
         }
         // RFC 6040 section 4.2: a congestion mark on the outer header moves inside, or kills what cannot carry it.
         let ecn = combine_ecn(inner_ecn, outer_ecn).ok_or(DropReason::Policy)?;
@@ -207,25 +180,24 @@ impl Tunnel {
         self.claim_certified(key, source);
         let (owner, mut until) = self.owner(source, now);
         let mut theirs = owner.is_some_and(|owner| self.peers.are_one_pod(owner, key));
-        let fact = self.view().owner(source, now);
-        let is_told = fact.is_some_and(|(prefix, ..)| prefix.prefix_len() == prefix.max_prefix_len());
+        let is_told = self.policy.fact_owner(source, now).is_some_and(|(_, is_single, _)| is_single);
         if !theirs && !is_told && self.may_own(key, source) && self.is_known_behind(source, key, now) {
             // Behind a VIP that another lane has asked.
             theirs = true;
             until = Some(now + MEMBER_BELIEVED);
         }
-        if !is_tunnel_address(source) || !self.view().is_protected(source) || !theirs {
+        if !is_tunnel_address(source) || !self.policy.is_protected(source) || !theirs {
             return Err(DropReason::InnerSource);
         }
-        if self.addresses.contains(&destination) {
+        if self.policy.is_own(destination) {
             self.nat.note_direct(inner, now);
             if self.nat.is_empty() {
-                self.recent.note(Direction::In, source, destination, key, until);
+                let pair = Pair { direction: Direction::In, source, destination };
+                self.policy.remember(pair, key, self.revision(), until);
             }
         } else {
-            let served = self.peers.find(key).is_some_and(|peer| peer.served.contains(&destination));
-            let own = self.addresses.iter().copied().find(|own| own.is_ipv4() == destination.is_ipv4());
-            match own {
+            let served = self.peers.find(key).is_some_and(|peer| peer.is_served_under(destination));
+            match self.policy.own_address_beside(destination) {
                 Some(own) if served => {
                     self.nat.serve(inner, partial, own, now).map_err(NatError::drop_reason)?
                 }
@@ -240,36 +212,15 @@ impl Tunnel {
 
     /// Tells if another lane has found this member behind `address`.
     fn is_known_behind(&self, address: IpAddr, key: PeerKey, now: Instant) -> bool {
-        self.peers.find(key).is_some_and(|peer| self.members.is_behind(address, peer.id, now))
+        self.peers.find(key).is_some_and(|peer| self.lanes.is_behind(address, peer.id(), now))
     }
 
     /// A peer's records come from an address they have not come from before. It becomes the peer's if the peer says
     /// so too and nobody else holds it.
     fn saw_source(&mut self, key: PeerKey, source: IpAddr) {
         let Some(peer) = self.peers.find(key) else { return };
-        if peer.asserted.contains(&source) && self.peers.owner(source).is_none() {
+        if peer.asserts(source) && self.peers.owner(source).is_none() {
             self.make_owner(key, source);
-        }
-    }
-
-    /// Gives `address` to the peer, which has proven that it is there.
-    pub(super) fn make_owner(&mut self, key: PeerKey, address: IpAddr) {
-        let before = self.peers.owner(address);
-        if is_tunnel_address(address)
-            && self.view().is_protected(address)
-            && self.may_own(key, address)
-            && self.peers.own(key, address)
-        {
-            self.recent.forget();
-            if before.is_some_and(|before| self.peers.are_one_pod(before, key)) {
-                // From one lane to another: nobody else is concerned.
-                return;
-            }
-            self.delta.stick(address);
-            self.asks.answered(address);
-            self.announced.remove(&address);
-            self.own_vips.remove(&address);
-            self.push_event(crate::event::Event::Internal { destination: address });
         }
     }
 }

@@ -108,8 +108,8 @@ pub(super) const OWN_VIP_BELIEVED: Duration = Duration::from_secs(60);
 pub(super) const MEMBER_BELIEVED: Duration = Duration::from_secs(1);
 /// Members behind addresses that other lanes have told of: 100 bytes each.
 pub(super) const MAX_MEMBERS: usize = 16_384;
-/// Members found and lost that wait to be polled.
-pub(super) const MAX_LANE_UPDATES: usize = 1_024;
+/// Updates for other lanes that wait to be polled, of members and of translated flows.
+pub(super) const MAX_LANE_UPDATES: usize = 2_048;
 /// VIPs one peer may have asked this pod under.
 pub(super) const MAX_SERVED: usize = 64;
 /// Addresses that belong to one peer: its own and the VIPs it answered for.

@@ -30,107 +30,77 @@
 //! makes all calls to a Tunnel: what was left on another's stack is not reached. It needs a stack of 256 KiB; the
 //! standard library's threads have 2 MiB.
 
-mod ask;
 mod builder;
-mod control;
-mod cookie;
-mod epochs;
+mod changes;
+mod exchanges;
 mod explain;
 mod explanation;
-mod half_open;
+mod handshakes;
 mod inbound;
+mod index;
+mod lanes;
 mod limits;
-mod live;
-mod load;
-mod members;
+mod membership;
 mod outbound;
 mod outbox;
 mod outcome;
-mod own_certificate;
 mod packet;
-mod peer;
-mod recent;
+mod peer_key;
+mod peers;
+mod policy;
 mod renew;
 mod reset;
-mod resets;
+mod reset_limits;
 mod timer;
 mod transmit;
-mod trust;
 mod upkeep;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    fmt,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Instant,
-};
+use std::{fmt, net::IpAddr, sync::Arc, time::Instant};
 
-use self::{
-    ask::{Asks, Purpose},
-    half_open::{HalfOpens, Queued},
-    limits::MAX_ANNOUNCED,
-    load::Load,
-    members::Members,
-    outbox::Outbox,
-    own_certificate::OwnCertificate,
-    peer::Peers,
-    recent::Recent,
-    resets::Resets,
-    timer::{Timer, Timers},
-};
 pub use self::{
     builder::{BuildError, TunnelBuilder},
     explanation::Explanation,
     outcome::{Inbound, LaneId, Lost, Outbound, Output, Verdict},
     packet::{HeldPacket, TunPacket},
 };
+use self::{
+    exchanges::{Exchanges, Purpose},
+    lanes::Lanes,
+    membership::Membership,
+    outbox::Outbox,
+    peers::Peers,
+    policy::Policy,
+    reset_limits::ResetLimits,
+};
 use crate::{
-    config::{TunnelConfig, UnansweredPolicy},
-    crypto::{DEEP, Identity, KeyChangeError, KeyRing, Rng, Seed, wipe_stack},
-    directory::{Delta, Directory, FactChange, Finding, PeerId, Standing},
+    config::TunnelConfig,
+    crypto::{DEEP, Identity, KeyRing, Rng, Seed, wipe_stack},
+    directory::{Directory, FactChange, PeerId, Standing},
     event::{Event, PathEvent, PeerInfo},
     lane_update::{LaneChange, LaneUpdate},
     nat::Nat,
     packet::is_tunnel_address,
     sink::{DatagramSink, PacketSink, RecvMeta},
     stats::{DropReason, Stats},
-    trust::{Certificate, Trust},
 };
 
 /// One lane: sessions, peers, held packets, NAT, timers. See the [module](self) for the contract.
+///
+/// It is `Send` and `Sync`, so that it may be made on one thread and moved to its own; from its first packet on one thread
+/// makes all calls.
 pub struct Tunnel {
-    config: Arc<TunnelConfig>,
-    lane: LaneId,
-    keys: Arc<KeyRing>,
-    identity: Identity,
-    trust: Arc<Trust>,
-    own: OwnCertificate,
-    /// This pod's own addresses.
-    addresses: Vec<IpAddr>,
-    directory: Arc<Directory>,
-    delta: Delta,
-    rng: Rng,
-    nat: Nat,
+    membership: Membership,
+    policy: Policy,
+    exchanges: Exchanges,
     peers: Peers,
-    /// Findings of other lanes.
-    members: Members,
-    asks: Asks,
-    half_open: HalfOpens,
-    /// Handshake messages behind mac1.
-    queue: VecDeque<Queued>,
-    /// VIPs that lead back to this pod, and until when that is believed unasked.
-    own_vips: BTreeMap<IpAddr, Instant>,
+    lanes: Lanes,
+    nat: Nat,
+    resets: ResetLimits,
     outbox: Outbox,
-    /// Destinations whose bypass the owner knows of.
-    announced: BTreeSet<IpAddr>,
-    timers: Timers,
-    recent: Recent,
-    resets: Resets,
-    load: Load,
+    rng: Rng,
     stats: Stats,
     now: Instant,
 }
@@ -149,35 +119,21 @@ impl Tunnel {
         let TunnelBuilder { config, keys, identity, lane, directory, trust, certificate } = parts;
         let mut rng = Rng::new(seed);
         let hash_key = rng.u64();
-        let mut tunnel = Self {
-            addresses: identity.addresses().to_vec(),
-            delta: Delta::new(hash_key),
+        let directory = directory.unwrap_or_else(|| Arc::new(Directory::new([], hash_key)));
+        let addresses = identity.addresses().to_vec();
+        Self {
+            membership: Membership::new(keys, identity, trust, certificate),
+            policy: Policy::new(config, addresses, directory, hash_key),
+            exchanges: Exchanges::new(hash_key),
+            peers: Peers::new(hash_key),
+            lanes: Lanes::new(lane),
             nat: Nat::new(rng.u64()),
-            peers: Peers::new(hash_key, false),
-            members: Members::default(),
-            asks: Asks::default(),
-            half_open: HalfOpens::default(),
-            queue: VecDeque::new(),
-            own_vips: BTreeMap::new(),
-            outbox: Outbox::default(),
-            announced: BTreeSet::new(),
-            timers: Timers::default(),
-            recent: Recent::default(),
-            resets: Resets::default(),
-            load: Load::default(),
+            resets: ResetLimits::default(),
+            outbox: Outbox::new(lane),
             stats: Stats::new(),
-            own: OwnCertificate { certificate, counts: false },
-            directory: directory.unwrap_or_else(|| Arc::new(Directory::new([], hash_key))),
-            trust,
-            config,
-            lane,
-            keys,
-            identity,
             rng,
             now,
-        };
-        tunnel.judge_own();
-        tunnel
+        }
     }
 
     /// Another lane of the same pod: with the same identity, keys and base of facts, and without sessions. Lanes share
@@ -189,19 +145,19 @@ impl Tunnel {
     /// [`from_tenant_port`](crate::Transmit::from_tenant_port) says leaves from there.
     #[must_use]
     pub fn sibling(&mut self, lane: LaneId, seed: Seed, now: Instant) -> Self {
-        let (config, keys, directory) = (self.config.clone(), self.keys.clone(), self.directory.clone());
+        let (config, keys) = (self.policy.config().clone(), self.membership.keys().clone());
         let parts = TunnelBuilder {
             lane,
-            directory: Some(directory),
-            trust: self.trust.clone(),
-            certificate: self.own.certificate.clone(),
-            ..TunnelBuilder::new(config, keys, self.identity.for_another_lane())
+            directory: Some(self.policy.directory().clone()),
+            trust: self.membership.trust().clone(),
+            certificate: self.membership.certificate().cloned(),
+            ..TunnelBuilder::new(config, keys, self.membership.identity().for_another_lane())
         };
         let mut sibling = Self::from_parts(parts, seed, now);
-        sibling.addresses.clone_from(&self.addresses);
+        sibling.policy.set_addresses(self.policy.addresses());
         sibling.nat = self.nat.sibling();
-        self.peers.start_updates();
-        sibling.peers.start_updates();
+        self.outbox.start_lane_updates();
+        sibling.outbox.start_lane_updates();
         sibling
     }
 
@@ -241,10 +197,8 @@ impl Tunnel {
     /// Takes what the network said of a destination.
     pub fn handle_path_event(&mut self, event: PathEvent, now: Instant) {
         self.now = now;
-        self.recent.forget();
         let PathEvent::Unreachable(to) = event;
-        let finding = self.view().classify(to.ip(), now);
-        if self.may_go_plain(&finding) {
+        if self.policy.may_go_plain(&self.policy.classify(to.ip(), now)) {
             self.gave_up(to.ip(), now);
         }
     }
@@ -252,7 +206,7 @@ impl Tunnel {
     /// Does what is due: repeats, keepalives, expiry, and at most two handshake messages.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.do_due(now);
-        if self.peers.take_erased() {
+        if self.exchanges.take_erased(now) {
             wipe_stack::<DEEP>();
         }
     }
@@ -260,58 +214,32 @@ impl Tunnel {
     /// Takes facts in. From here on they count.
     pub fn apply_facts(&mut self, changes: &[FactChange], now: Instant) {
         self.now = now;
-        self.recent.forget();
-        for change in changes {
-            self.delta.apply(change, now);
-            if let FactChange::Learn(fact) = change
-                && fact.class == crate::directory::Class::Internal
-                && fact.prefix.prefix_len() == fact.prefix.max_prefix_len()
-                && self.announced.remove(&fact.prefix.addr())
-            {
-                self.push_event(Event::Internal { destination: fact.prefix.addr() });
-            }
+        for destination in self.policy.apply_facts(changes, now) {
+            self.outbox.event(Event::Internal { destination });
         }
     }
 
     /// Replaces the base. It must hold what was applied so far: the delta starts anew.
     pub fn set_directory(&mut self, directory: Arc<Directory>) {
-        self.recent.forget();
-        self.directory = directory;
         let hash_key = self.rng.u64();
-        self.delta.folded(hash_key);
+        self.policy.set_directory(directory, hash_key);
     }
 
-    /// A destination that was announced by [`Event::External`] no longer leads around the tunnel: its next packet
-    /// announces it again.
+    /// Takes back that a destination was announced by [`Event::External`]: it no longer leads around the tunnel, and its
+    /// next packet announces it again.
     pub fn external_ended(&mut self, destination: IpAddr) {
-        self.announced.remove(&destination);
-    }
-
-    /// Replaces the keys. Sessions and handshakes under epochs that are no longer held end at once; sessions under one
-    /// that is held and no longer sent are replaced within 4 s of traffic, before they end.
-    ///
-    /// # Errors
-    /// [`KeyChangeError`]: the keys are another tenant's, or hold another key for an epoch that is in use. Those before
-    /// stay in force.
-    pub fn set_keys(&mut self, keys: Arc<KeyRing>, now: Instant) -> Result<(), KeyChangeError> {
-        self.keys.check_change(&keys)?;
-        self.now = now;
-        self.recent.forget();
-        self.change_keys(keys, now);
-        wipe_stack::<DEEP>();
-        Ok(())
+        self.policy.retract(destination);
     }
 
     /// The keys in force.
     #[must_use]
     pub fn keys(&self) -> &KeyRing {
-        &self.keys
+        self.membership.keys()
     }
 
     /// Replaces this pod's own addresses. Peers learn of them with the next handshake.
     pub fn set_addresses(&mut self, addresses: &[IpAddr]) {
-        self.recent.forget();
-        self.addresses = addresses.to_vec();
+        self.policy.set_addresses(addresses);
     }
 
     /// Returns the next thing that there is to do for this Tunnel, in the order in which it came about; in the end always
@@ -328,16 +256,7 @@ impl Tunnel {
     /// and, but for events, counted. But handshakes stand still meanwhile, and lanes that were not told of a flow drop its
     /// answers.
     pub fn poll_output(&mut self, buf: &mut [u8], now: Instant) -> Output {
-        if let Some(update) = self.next_lane_update() {
-            return Output::LaneUpdate(update);
-        }
         self.next_output(buf, now)
-    }
-
-    fn next_lane_update(&mut self) -> Option<LaneUpdate> {
-        self.stats.lane_updates_lost += self.nat.take_lost_updates() + self.peers.take_lost_updates();
-        let change = self.peers.poll_update().or_else(|| self.nat.poll_update().map(LaneChange::Flow))?;
-        Some(LaneUpdate { lane: self.lane.0, change })
     }
 
     /// Takes what another lane of the pod tells. What finds no room is counted as [`Stats::lane_updates_lost`].
@@ -345,24 +264,33 @@ impl Tunnel {
         let lane = update.lane;
         let taken = match update.change {
             LaneChange::Flow(flow) => self.nat.learn(&flow, now),
-            LaneChange::Found { address, peer } => self.members.found(address, peer, lane, now),
+            LaneChange::Found { address, peer } => self.lanes.found(address, peer, lane, now),
             LaneChange::Lost { address, peer } => {
-                self.recent.forget();
-                self.members.lost(address, peer, lane);
+                self.lanes.lost(address, peer, lane);
                 true
             }
         };
         self.stats.lane_updates_lost += u64::from(!taken);
-        if let Some(at) = self.nat.poll_timeout() {
-            self.timers.arm(Timer::Nat, at);
+        self.collect_flow_updates();
+    }
+
+    /// Takes out what the other lanes have to know of translated flows, after each call that may have made some.
+    fn collect_flow_updates(&mut self) {
+        while let Some(flow) = self.nat.poll_update() {
+            self.outbox.lane_change(LaneChange::Flow(flow));
         }
+        self.stats.lane_updates_lost += self.outbox.take_updates_lost();
     }
 
     /// Returns when [`handle_timeout`](Self::handle_timeout) wants to be called, as [`Output::Timeout`] says it; a time gone
     /// by means at once.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
-        if self.queue.is_empty() { self.timers.next() } else { Some(self.now) }
+        if self.exchanges.has_queued() {
+            return Some(self.now);
+        }
+        let timers = [self.exchanges.next_due(), self.peers.next_due(), self.nat.poll_timeout()];
+        timers.into_iter().flatten().min()
     }
 
     /// Returns what would become of a packet to `destination`.
@@ -379,21 +307,7 @@ impl Tunnel {
 
     /// The peers there are sessions with.
     pub fn peers(&self, now: Instant) -> impl Iterator<Item = PeerInfo> {
-        self.peers.iter().filter_map(move |peer| {
-            let session = peer.sending(now)?;
-            Some(PeerInfo {
-                peer: peer.id,
-                lane: peer.lane,
-                endpoint: peer.any_endpoint()?,
-                addresses: peer.owned.clone().into(),
-                suite: session.suite,
-                epoch: session.epoch,
-                generation: peer.certificate.as_ref().map(Certificate::generation),
-                last_handshake: Some(now.saturating_duration_since(peer.last_handshake)),
-                rx_bytes: peer.rx_bytes,
-                tx_bytes: peer.tx_bytes,
-            })
-        })
+        self.peers.iter().filter_map(move |peer| peer.info(now))
     }
 
     /// Counters.
@@ -405,45 +319,27 @@ impl Tunnel {
     /// Lane of its pod that this is.
     #[must_use]
     pub fn lane(&self) -> LaneId {
-        self.lane
+        self.lanes.own()
     }
 
     /// This side's identity.
     #[must_use]
     pub fn peer_id(&self) -> PeerId {
-        self.identity.peer_id()
-    }
-
-    fn push_event(&mut self, event: Event) {
-        self.outbox.event(event);
-    }
-
-    /// Tells if an unanswered destination may be spoken to in plain.
-    fn may_go_plain(&self, finding: &Finding<'_>) -> bool {
-        self.config.unknown == UnansweredPolicy::Plain
-            && finding.standing == Standing::Unknown
-            && !finding.sticky
+        self.membership.peer_id()
     }
 
     /// Tells the owner of a bypass, once a destination. One that only DNS calls external is asked all the same.
     fn announce_external(&mut self, destination: IpAddr, now: Instant) {
-        let finding = self.view().classify(destination, now);
+        let finding = self.policy.classify(destination, now);
         let (standing, until) = (finding.standing, finding.fact.and_then(|fact| fact.expires));
         if standing == Standing::Claimed
             && is_tunnel_address(destination)
-            && !self.asks.is_silent(destination, now)
+            && !self.exchanges.is_unresponsive(destination, now)
         {
-            let to = SocketAddr::new(destination, self.config.port);
-            self.ask(destination, to, Purpose::Background, false, now);
+            self.ask(destination, Purpose::Background, false, now);
         }
-        if matches!(standing, Standing::External | Standing::Claimed)
-            && !self.announced.contains(&destination)
-        {
-            if self.announced.len() >= MAX_ANNOUNCED {
-                self.announced.pop_first();
-            }
-            self.announced.insert(destination);
-            self.push_event(Event::External { destination, until });
+        if matches!(standing, Standing::External | Standing::Claimed) && self.policy.announce(destination) {
+            self.outbox.event(Event::External { destination, until });
         }
     }
 }
@@ -469,7 +365,7 @@ impl Drop for Tunnel {
 impl fmt::Debug for Tunnel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tunnel")
-            .field("lane", &self.lane)
+            .field("lane", &self.lane())
             .field("peer_id", &self.peer_id())
             .finish_non_exhaustive()
     }

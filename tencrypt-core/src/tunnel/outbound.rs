@@ -6,11 +6,14 @@ use std::{
 };
 
 use super::{
-    HeldPacket, Outbound, TunPacket, Tunnel, Verdict, ask::Purpose, limits::DEAD_PEER, live::Session,
-    peer::PeerKey, recent::Direction, timer::Timer,
+    HeldPacket, Outbound, TunPacket, Tunnel, Verdict,
+    exchanges::Purpose,
+    peer_key::PeerKey,
+    peers::{Session, Toward},
+    policy::{Direction, Pair},
 };
 use crate::{
-    directory::{Finding, Standing, View},
+    directory::{Finding, Standing},
     nat::{DnsOutcome, NatOutcome, Service},
     offload::{GsoType, Segments, VnetHdr},
     packet::{IpPacket, is_tunnel_address},
@@ -65,20 +68,16 @@ impl Tunnel {
         }
     }
 
-    pub(super) fn view(&self) -> View<'_> {
-        View { base: &self.directory, delta: &self.delta, config: &self.config }
-    }
-
     /// Judges what would become of a packet to `destination`.
     pub(super) fn judge(&self, destination: IpAddr, now: Instant) -> Judgement<'_> {
-        let finding = self.view().classify(destination, now);
+        let finding = self.policy.classify(destination, now);
         let mut until = finding.until;
         let mut peer = None;
         let verdict = match finding.standing {
             _ if !is_tunnel_address(destination) => Verdict::Drop(DropReason::Policy),
             Standing::External | Standing::Exempt => Verdict::Bypass,
             // Nobody can be asked, so nothing but an authoritative fact lets a packet out.
-            _ if self.lacks_certificate() => Verdict::Drop(DropReason::Certificate),
+            _ if self.membership.lacks_certificate() => Verdict::Drop(DropReason::Certificate),
             Standing::Claimed => Verdict::Bypass,
             Standing::Internal | Standing::Unknown => {
                 let (owner, owned_until) = self.owner(destination, now);
@@ -88,9 +87,9 @@ impl Tunnel {
                 // Of an address of the other family there may be sessions, and none that goes there.
                 let ready = ready.filter(|peer| peer.endpoint(destination.is_ipv4()).is_some());
                 match ready.filter(|peer| peer.sending(now).is_some()) {
-                    Some(peer) => Verdict::Encrypt(peer.id),
-                    None if !self.asks.is_silent(destination, now) => Verdict::Hold,
-                    None if self.may_go_plain(&finding) => Verdict::Bypass,
+                    Some(peer) => Verdict::Encrypt(peer.id()),
+                    None if !self.exchanges.is_unresponsive(destination, now) => Verdict::Hold,
+                    None if self.policy.may_go_plain(&finding) => Verdict::Bypass,
                     None => Verdict::Drop(DropReason::UnknownDestination),
                 }
             }
@@ -102,14 +101,18 @@ impl Tunnel {
     /// fact about a range. And until when the facts hold that say so.
     pub(super) fn owner(&self, address: IpAddr, now: Instant) -> (Option<PeerKey>, Option<Instant>) {
         let proven = self.peers.owner(address);
-        match self.view().owner(address, now) {
-            Some((prefix, id, until))
-                if prefix.prefix_len() == prefix.max_prefix_len() || proven.is_none() =>
-            {
+        match self.policy.fact_owner(address, now) {
+            Some((id, is_single, until)) if is_single || proven.is_none() => {
                 (self.peers.by_id(id, now).filter(|key| self.may_own(*key, address)), until)
             }
             _ => (proven, None),
         }
+    }
+
+    /// Grows with each change outside of the policy that its remembered decisions may rest on.
+    #[inline]
+    pub(super) fn revision(&self) -> u64 {
+        self.peers.revision() + self.lanes.revision() + self.membership.revision()
     }
 
     pub(super) fn refuse(&mut self, reason: DropReason) -> Outbound {
@@ -135,7 +138,9 @@ impl Tunnel {
         if vnet.needs_csum && vnet.gso_type == GsoType::None && !is_transport_checksum(&inner, vnet) {
             return None;
         }
-        let key = self.recent.peer(Direction::Out, inner.source(), inner.destination(), now)?;
+        let pair =
+            Pair { direction: Direction::Out, source: inner.source(), destination: inner.destination() };
+        let key = self.policy.remembered(pair, self.revision(), now)?;
         self.peers.find(key)?.sending(now).map(|_| key)
     }
 
@@ -154,16 +159,15 @@ impl Tunnel {
         }
         let partial = vnet.needs_csum;
         let (source, vip) = (inner.source(), inner.destination());
-        if !self.addresses.contains(&source) || !is_tunnel_address(vip) {
+        if !self.policy.is_own(source) || !is_tunnel_address(vip) {
             return Route::Drop(DropReason::Policy);
         }
-        if let Some(route) = self.route_known_flow(&mut inner, partial, now) {
-            return route;
+        let mut route = self.route_known_flow(&mut inner, partial, now);
+        if route.is_none() {
+            route = self.route_service(&mut inner, partial, vip, now);
         }
-        if let Some(route) = self.route_service(&mut inner, partial, vip, now) {
-            return route;
-        }
-        self.decide(source, inner.destination(), now)
+        self.collect_flow_updates();
+        route.unwrap_or_else(|| self.decide(source, inner.destination(), now))
     }
 
     /// Translates queries to the DNS proxy and packets of flows that a VIP has a part in. Returns their route if it ends
@@ -174,7 +178,7 @@ impl Tunnel {
         partial: bool,
         now: Instant,
     ) -> Option<Route> {
-        if let Some(dns) = &self.config.dns {
+        if let Some(dns) = &self.policy.config().dns {
             match dns.translate(inner, partial) {
                 DnsOutcome::Translated => return Some(Route::Hairpin),
                 DnsOutcome::Untranslatable => return Some(Route::Drop(DropReason::Policy)),
@@ -200,15 +204,14 @@ impl Tunnel {
         now: Instant,
     ) -> Option<Route> {
         self.doubt_own_vip(vip, now);
-        let finding =
-            View { base: &self.directory, delta: &self.delta, config: &self.config }.classify(vip, now);
+        let finding = self.policy.classify(vip, now);
         let service = finding.fact.filter(|fact| !fact.endpoints.is_empty());
-        let only_own =
-            service.is_some_and(|fact| fact.endpoints.iter().all(|pod| self.addresses.contains(pod)));
-        if self.own_vips.contains_key(&vip) || self.addresses.contains(&vip) || only_own {
+        let only_own = service.is_some_and(|fact| fact.endpoints.iter().all(|pod| self.policy.is_own(*pod)));
+        if self.policy.is_own_vip(vip) || self.policy.is_own(vip) || only_own {
             let ports = service.map_or(&[][..], |fact| &fact.ports);
-            let own = self.addresses.iter().copied().find(|own| own.is_ipv4() == vip.is_ipv4());
-            let Some(own) = own else { return Some(Route::Drop(DropReason::Policy)) };
+            let Some(own) = self.policy.own_address_beside(vip) else {
+                return Some(Route::Drop(DropReason::Policy));
+            };
             return Some(match self.nat.loop_back(inner, partial, vip, own, ports, now) {
                 Ok(()) => Route::Hairpin,
                 Err(_) => Route::Drop(DropReason::NatFull),
@@ -216,8 +219,12 @@ impl Tunnel {
         }
         if let (Some(fact), Standing::Internal) = (service, finding.standing) {
             // With other pods to choose from, a pod that serves the VIP itself does not choose itself.
-            let service =
-                Service { vip, endpoints: &fact.endpoints, ports: &fact.ports, exclude: &self.addresses };
+            let service = Service {
+                vip,
+                endpoints: &fact.endpoints,
+                ports: &fact.ports,
+                exclude: self.policy.addresses(),
+            };
             if self.nat.balance(inner, partial, &service, now).is_err() {
                 return Some(Route::Drop(DropReason::NatFull));
             }
@@ -233,10 +240,9 @@ impl Tunnel {
         let internal = finding.standing == Standing::Internal;
         match (verdict, peer) {
             (Verdict::Encrypt(_), Some(key)) => {
-                let nameserver =
-                    self.config.dns.as_ref().is_some_and(|dns| dns.nameservers.contains(&destination));
-                if self.nat.is_empty() && !nameserver {
-                    self.recent.note(Direction::Out, source, destination, key, until);
+                if self.nat.is_empty() && !self.policy.is_nameserver(destination) {
+                    let pair = Pair { direction: Direction::Out, source, destination };
+                    self.policy.remember(pair, key, self.revision(), until);
                 }
                 Route::Peer(key)
             }
@@ -257,19 +263,17 @@ impl Tunnel {
         now: Instant,
         sink: &mut S,
     ) -> Outbound {
-        let Some(peer) = self.peers.find_mut(key) else {
-            return self.refuse(DropReason::UnknownDestination);
-        };
-        if peer.queued > 0 {
+        if self.peers.find(key).is_some_and(|peer| peer.is_waited_for()) {
             // CONF and packets held for this peer leave by poll_output: nothing may overtake them.
             return self.queue_behind(packet, key);
         }
         let inner_is_v4 = packet.bytes().first().is_some_and(|first| first >> 4 == 4);
-        let Some(to) = peer.endpoint(inner_is_v4) else {
-            return self.refuse(DropReason::UnknownDestination);
+        let max_record = self.policy.config().max_datagram;
+        let Toward { session, to, finish } = match self.peers.toward(key, inner_is_v4, now) {
+            Ok(toward) => toward,
+            Err(reason) => return self.refuse(reason),
         };
-        let way = Way { to, finish: !peer.vnet, max_record: self.config.max_datagram };
-        let Some(session) = peer.sending_mut(now) else { return self.refuse(DropReason::Expired) };
+        let way = Way { to, finish, max_record };
         let sealed = match packet.vnet.gso_type {
             GsoType::None => seal_lone(session, packet, &way, sink),
             _ => seal_train(session, packet, &way, sink),
@@ -294,13 +298,7 @@ impl Tunnel {
     /// replaced if `rekey`.
     pub(super) fn sent(&mut self, key: PeerKey, records: u16, bytes: usize, rekey: bool, now: Instant) {
         self.stats.encrypted += u64::from(records);
-        let Some(peer) = self.peers.find_mut(key) else { return };
-        peer.tx_bytes += bytes as u64;
-        peer.unacknowledged_since = None;
-        if peer.unanswered_since.is_none() {
-            peer.unanswered_since = Some(now);
-            self.timers.arm(Timer::Peer(key), now + DEAD_PEER);
-        }
+        self.peers.note_sent(key, bytes, now);
         if rekey {
             self.rekey(key, now);
         }
@@ -322,11 +320,10 @@ impl Tunnel {
         internal: bool,
         now: Instant,
     ) -> Outbound {
-        let to = SocketAddr::new(destination, self.config.port);
-        if !self.ask(destination, to, Purpose::Traffic, internal, now) {
+        if !self.ask(destination, Purpose::Traffic, internal, now) {
             return self.refuse(DropReason::HeldFull);
         }
-        let outcome = self.asks.hold(destination, packet);
+        let outcome = self.exchanges.hold(destination, packet);
         self.stats.drop_many(DropReason::HeldFull, outcome.pushed_out);
         if !outcome.held {
             return self.refuse(DropReason::HeldFull);

@@ -3,15 +3,26 @@
 use std::{collections::VecDeque, net::SocketAddr};
 
 use super::{
-    limits::{MAX_EVENTS, MAX_TRANSMITS},
+    limits::{MAX_EVENTS, MAX_LANE_UPDATES, MAX_TRANSMITS},
+    outcome::LaneId,
     packet::HeldPacket,
-    peer::PeerKey,
+    peer_key::PeerKey,
 };
-use crate::{event::Event, record::SessionIndex};
+use crate::{
+    event::Event,
+    lane_update::{LaneChange, LaneUpdate},
+    record::SessionIndex,
+};
 
-/// One queue for everything that is polled, bounded for each kind on its own.
-#[derive(Default)]
+/// Everything that is polled, bounded for each kind on its own. Updates for other lanes come first: nothing that another
+/// lane has to know of may reach network or device before them. The rest is in order.
+#[derive(Debug)]
 pub(super) struct Outbox {
+    lane: LaneId,
+    /// There are other lanes of this pod, which have to be told of changes.
+    has_siblings: bool,
+    updates: VecDeque<LaneUpdate>,
+    updates_lost: u64,
     queue: VecDeque<Entry>,
     transmits: usize,
     released: usize,
@@ -19,6 +30,7 @@ pub(super) struct Outbox {
 }
 
 /// An entry of the [`Outbox`].
+#[derive(Debug)]
 pub(super) enum Entry {
     /// A datagram that is written already.
     Datagram {
@@ -42,6 +54,52 @@ pub(super) enum Entry {
 }
 
 impl Outbox {
+    pub(super) fn new(lane: LaneId) -> Self {
+        Self {
+            lane,
+            has_siblings: false,
+            updates: VecDeque::new(),
+            updates_lost: 0,
+            queue: VecDeque::new(),
+            transmits: 0,
+            released: 0,
+            events: 0,
+        }
+    }
+
+    /// Begins to tell other lanes of changes.
+    pub(super) fn start_lane_updates(&mut self) {
+        self.has_siblings = true;
+    }
+
+    /// Adds a change that other lanes have to be told of, if there are any. Without room it is lost, and counted.
+    pub(super) fn lane_change(&mut self, change: LaneChange) {
+        if !self.has_siblings {
+            return;
+        }
+        if self.updates.len() < MAX_LANE_UPDATES {
+            self.updates.push_back(LaneUpdate { lane: self.lane.number(), change });
+        } else {
+            self.updates_lost += 1;
+        }
+    }
+
+    /// Takes the oldest update out.
+    #[inline]
+    pub(super) fn pop_update(&mut self) -> Option<LaneUpdate> {
+        self.updates.pop_front()
+    }
+
+    /// Puts an update back in front that nobody took.
+    pub(super) fn return_update(&mut self, update: LaneUpdate) {
+        self.updates.push_front(update);
+    }
+
+    /// Updates lost since this was asked last.
+    pub(super) fn take_updates_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.updates_lost)
+    }
+
     /// Takes the oldest entry out.
     #[inline]
     pub(super) fn pop(&mut self) -> Option<Entry> {
@@ -147,16 +205,13 @@ impl Outbox {
 mod tests {
     use super::*;
     use crate::{
-        directory::PeerId,
+        crypto::PeerId,
         offload::VnetHdr,
-        testing::start,
-        tunnel::{TunPacket, peer::Peers},
+        tunnel::{TunPacket, peer_key::PeerKey},
     };
 
-    fn peer(number: u8) -> (Peers, PeerKey) {
-        let mut peers = Peers::new(1, false);
-        let key = peers.admit(PeerId::from_bytes([number; 32]), 0, start());
-        (peers, key)
+    fn outbox() -> Outbox {
+        Outbox::new(LaneId::ZERO)
     }
 
     fn held() -> HeldPacket {
@@ -173,8 +228,8 @@ mod tests {
 
     #[test]
     fn entries_come_out_in_the_order_in_which_they_went_in() {
-        let (_, key) = peer(1);
-        let mut outbox = Outbox::default();
+        let key = PeerKey::ONE;
+        let mut outbox = outbox();
         outbox.datagram(to(), [1; 4], false);
         outbox.event(event());
         assert!(outbox.release(held()) && outbox.packet(key, held()));
@@ -190,9 +245,25 @@ mod tests {
     }
 
     #[test]
+    fn updates_for_other_lanes_come_if_there_are_any_and_are_bounded() {
+        let mut outbox = outbox();
+        let change = LaneChange::Lost { address: to().ip(), peer: PeerId::from_bytes([1; 32]) };
+        outbox.lane_change(change);
+        assert_eq!((outbox.pop_update(), outbox.take_updates_lost()), (None, 0));
+        outbox.start_lane_updates();
+        for _ in 0..MAX_LANE_UPDATES + 3 {
+            outbox.lane_change(change);
+        }
+        assert_eq!((outbox.take_updates_lost(), outbox.take_updates_lost()), (3, 0));
+        let first = outbox.pop_update().unwrap();
+        outbox.return_update(first);
+        assert_eq!(std::iter::from_fn(|| outbox.pop_update()).count(), MAX_LANE_UPDATES);
+    }
+
+    #[test]
     fn each_kind_has_a_bound_of_its_own() {
-        let (_, key) = peer(1);
-        let mut outbox = Outbox::default();
+        let key = PeerKey::ONE;
+        let mut outbox = outbox();
         for _ in 0..MAX_TRANSMITS + MAX_EVENTS {
             outbox.datagram(to(), [1; 4], false);
         }
@@ -210,9 +281,8 @@ mod tests {
 
     #[test]
     fn one_peers_packets_are_dropped_and_others_stay() {
-        let (mut peers, key) = peer(1);
-        let other = peers.admit(PeerId::from_bytes([2; 32]), 0, start());
-        let mut outbox = Outbox::default();
+        let (key, other) = (PeerKey::ONE, PeerKey::OTHER);
+        let mut outbox = outbox();
         for key in [key, other, key] {
             assert!(outbox.packet(key, held()));
         }

@@ -1,18 +1,10 @@
 //! Starting over, as somebody else: for when the state of this side may exist twice, or is from another time.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::time::Instant;
 
-use super::{
-    OwnCertificate, Tunnel,
-    ask::Asks,
-    half_open::HalfOpens,
-    members::Members,
-    timer::{Timer, Timers},
-};
+use super::Tunnel;
 use crate::{
     crypto::{DEEP, Identity, Seed, wipe_stack},
-    directory::PeerId,
-    event::Event,
     stats::DropReason,
 };
 
@@ -41,42 +33,26 @@ impl Tunnel {
     #[inline(never)]
     fn forget(&mut self, identity: Identity, now: Instant) {
         self.now = now;
-        self.recent.forget();
-        let queued = self.outbox.drop_transmits();
-        self.stats.drop_many(DropReason::HeldTimeout, self.asks.held_packets() + queued);
-        self.stats.lane_updates_lost += self.peers.take_lost_updates();
-        let gone: BTreeSet<PeerId> = self.peers.iter().map(|peer| peer.id).collect();
-
-        self.identity = identity;
-        self.own = OwnCertificate::default();
         let hash_key = self.rng.u64();
-        self.peers = self.peers.renewed(hash_key);
-        self.members = Members::default();
-        self.asks = Asks::default();
-        self.half_open = HalfOpens::default();
-        self.load.forget_secret();
-        self.own_vips.clear();
-        self.timers = Timers::default();
-        if let Some(at) = self.nat.poll_timeout() {
-            self.timers.arm(Timer::Nat, at);
-        }
-        gone.into_iter().for_each(|peer| self.push_event(Event::PeerDown { peer }));
+        let held = self.exchanges.clear(hash_key) + self.outbox.drop_transmits();
+        self.stats.drop_many(DropReason::HeldTimeout, held);
+        self.membership.set_identity(identity);
+        self.peers.clear(hash_key, &mut self.outbox);
+        self.lanes.clear();
+        self.policy.forget_findings();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        net::{IpAddr, SocketAddr},
-        time::Duration,
-    };
+    use std::net::IpAddr;
 
     use super::*;
     use crate::{
         config::TunnelConfig,
-        crypto::{KeyRing, write_key_file},
+        crypto::{KeyRing, PeerId, write_key_file},
         testing::start,
-        tunnel::{Output, ask::Purpose},
+        tunnel::{Output, exchanges::Purpose},
     };
 
     #[test]
@@ -87,18 +63,18 @@ mod tests {
         let config = TunnelConfig::new(["10.0.0.0/8".parse().unwrap()]);
         let builder = Tunnel::builder(config, keys, identity(3));
         let mut tunnel = builder.build(Seed::from_bytes([5; 32]), start()).unwrap();
-        assert!(tunnel.ask(other, SocketAddr::new(other, 8362), Purpose::Traffic, false, start()));
+        assert!(tunnel.ask(other, Purpose::Traffic, false, start()));
         let member = PeerId::from_bytes([6; 32]);
-        assert!(tunnel.members.found(other, member, 1, start()));
-        tunnel.own_vips.insert(other, start() + Duration::from_secs(60));
+        assert!(tunnel.lanes.found(other, member, 1, start()));
+        tunnel.policy.found_own_vip(other, start());
         assert!(tunnel.next_timeout().is_some());
 
         tunnel.reseed(Seed::from_bytes([7; 32]));
         tunnel.forget_sessions(identity(8), start());
         assert_eq!(tunnel.peer_id(), identity(8).peer_id());
         assert!(matches!(tunnel.poll_output(&mut [0; 2_048], start()), Output::Timeout(None)));
-        assert!(!tunnel.members.is_behind(other, member, start()));
-        assert!(tunnel.own_vips.is_empty());
+        assert!(!tunnel.lanes.is_behind(other, member, start()));
+        assert!(!tunnel.policy.is_own_vip(other));
         assert_eq!(tunnel.stats().dropped_total(), 0, "an INIT is no packet");
     }
 }

@@ -2,36 +2,26 @@
 
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
     time::{Duration, Instant},
 };
 
-use super::peer::PeerKey;
-
-/// Whose time it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Timer {
-    /// A destination that was asked: repeat INIT, or give up.
-    Ask(IpAddr),
-    /// A peer: keepalive, dead peer, repeated CONF, end of a session.
-    Peer(PeerKey),
-    /// The oldest half-open handshake.
-    HalfOpen,
-    /// The NAT tables.
-    Nat,
-}
-
 /// At most one due time per timer. Re-arming to a later time is left to the owner, when the earlier one fires: the
 /// data path never moves an entry.
-#[derive(Debug, Default)]
-pub(super) struct Timers {
-    order: BTreeMap<(Instant, Timer), ()>,
-    due: BTreeMap<Timer, Instant>,
+#[derive(Debug)]
+pub(super) struct Timers<T> {
+    order: BTreeMap<(Instant, T), ()>,
+    due: BTreeMap<T, Instant>,
 }
 
-impl Timers {
+impl<T> Default for Timers<T> {
+    fn default() -> Self {
+        Self { order: BTreeMap::new(), due: BTreeMap::new() }
+    }
+}
+
+impl<T: Copy + Ord> Timers<T> {
     /// Makes `timer` fire at `at`, or earlier if it is set to already.
-    pub(super) fn arm(&mut self, timer: Timer, at: Instant) {
+    pub(super) fn arm(&mut self, timer: T, at: Instant) {
         match self.due.get(&timer).copied() {
             Some(set) if set <= at => return,
             Some(set) => {
@@ -43,14 +33,14 @@ impl Timers {
         self.order.insert((at, timer), ());
     }
 
-    pub(super) fn cancel(&mut self, timer: Timer) {
+    pub(super) fn cancel(&mut self, timer: T) {
         if let Some(set) = self.due.remove(&timer) {
             self.order.remove(&(set, timer));
         }
     }
 
     /// The first timer due at `now`, taken out.
-    pub(super) fn take_due(&mut self, now: Instant) -> Option<Timer> {
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<T> {
         let (&(at, timer), ()) = self.order.first_key_value()?;
         if at > now {
             return None;
@@ -81,14 +71,14 @@ mod tests {
         let start = crate::testing::start();
         let ms = Duration::from_millis;
         let mut timers = Timers::default();
-        timers.arm(Timer::Nat, start + ms(20));
-        timers.arm(Timer::HalfOpen, start + ms(10));
-        timers.arm(Timer::Nat, start + ms(5));
-        timers.arm(Timer::Nat, start + ms(30));
+        timers.arm('n', start + ms(20));
+        timers.arm('h', start + ms(10));
+        timers.arm('n', start + ms(5));
+        timers.arm('n', start + ms(30));
         assert_eq!(timers.next(), Some(start + ms(5)));
         assert_eq!(timers.take_due(start), None);
-        assert_eq!(timers.take_due(start + ms(50)), Some(Timer::Nat));
-        assert_eq!(timers.take_due(start + ms(50)), Some(Timer::HalfOpen));
+        assert_eq!(timers.take_due(start + ms(50)), Some('n'));
+        assert_eq!(timers.take_due(start + ms(50)), Some('h'));
         assert_eq!(timers.take_due(start + ms(50)), None);
     }
 

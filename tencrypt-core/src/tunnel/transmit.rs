@@ -1,12 +1,8 @@
 //! Output: what waits in the outbox, sealed as it is taken out.
 
-use std::{net::SocketAddr, time::Instant};
+use std::time::Instant;
 
-use super::{
-    HeldPacket, Output, Tunnel,
-    outbox::Entry,
-    peer::{Peer, PeerKey},
-};
+use super::{HeldPacket, Output, Tunnel, outbox::Entry, peer_key::PeerKey, peers::Toward};
 use crate::{
     record::{DATA_OVERHEAD, SessionIndex},
     sink::Transmit,
@@ -15,6 +11,9 @@ use crate::{
 
 impl Tunnel {
     pub(super) fn next_output(&mut self, buf: &mut [u8], now: Instant) -> Output {
+        if let Some(update) = self.outbox.pop_update() {
+            return Output::LaneUpdate(update);
+        }
         while let Some(entry) = self.outbox.pop() {
             let sent = match entry {
                 Entry::Datagram { to, bytes, from_tenant_port } => {
@@ -44,12 +43,10 @@ impl Tunnel {
         buf: &mut [u8],
         now: Instant,
     ) -> Option<Result<Transmit, DropReason>> {
-        let peer = self.peers.find_mut(key)?;
-        let to = peer.any_endpoint()?;
-        let session = peer.session_mut(session).filter(|session| !session.is_expired(now))?;
+        let (session, to) = self.peers.toward_session(key, session, now)?;
         let sealed = session.seal_one(&[], 0, to, buf);
         if sealed.is_ok() {
-            peer.unacknowledged_since = None;
+            self.peers.note_keepalive(key);
         }
         Some(sealed)
     }
@@ -62,44 +59,34 @@ impl Tunnel {
         buf: &mut [u8],
         now: Instant,
     ) -> Result<Transmit, DropReason> {
-        let longest = usize::from(self.config.max_datagram).min(buf.len());
-        let sealed = match self.peers.find_mut(key) {
-            Some(peer) => seal_piece(peer, &mut packet, &mut buf[..longest], now),
-            None => Err(DropReason::HeldTimeout),
-        };
-        let more = matches!(sealed, Ok((_, true)));
-        let session = self.peers.find(key).and_then(|peer| peer.sending(now));
-        let rekey = session.is_some_and(|session| session.wants_rekey(now));
-        if more {
-            self.outbox.put_back(key, packet);
-        } else if let Some(peer) = self.peers.find_mut(key) {
-            peer.queued = peer.queued.saturating_sub(1);
+        let longest = usize::from(self.policy.config().max_datagram).min(buf.len());
+        let toward = self.peers.toward(key, packet.is_v4(), now);
+        let sealed = toward.and_then(|toward| seal_piece(toward, &mut packet, &mut buf[..longest], now));
+        match sealed {
+            Ok(Piece { more: true, .. }) => self.outbox.put_back(key, packet),
+            _ => self.peers.note_unqueued(key),
         }
-        let (transmit, _) = sealed?;
+        let Piece { transmit, rekey, .. } = sealed?;
         self.sent(key, 1, transmit.len - DATA_OVERHEAD, rekey, now);
         Ok(transmit)
     }
 
-    pub(super) fn send(&mut self, to: SocketAddr, bytes: impl Into<Box<[u8]>>) {
-        self.outbox.datagram(to, bytes, false);
-    }
-
-    /// Answers an INIT.
-    pub(super) fn answer(&mut self, to: SocketAddr, resp: impl Into<Box<[u8]>>) {
-        self.outbox.datagram(to, resp, true);
-    }
-
-    pub(super) fn send_empty(&mut self, to: PeerKey, session: SessionIndex) {
-        self.outbox.empty(to, session);
-    }
-
     pub(super) fn queue_packet(&mut self, to: PeerKey, packet: HeldPacket) {
-        if !self.outbox.packet(to, packet) {
+        if self.outbox.packet(to, packet) {
+            self.peers.note_queued(to);
+        } else {
             self.stats.drop(DropReason::HeldFull);
-        } else if let Some(peer) = self.peers.find_mut(to) {
-            peer.queued += 1;
         }
     }
+}
+
+/// Part of a packet that became a record.
+struct Piece {
+    transmit: Transmit,
+    /// Others follow.
+    more: bool,
+    /// The session is to be replaced.
+    rekey: bool,
 }
 
 /// Copies a datagram to the front of `buf`.
@@ -109,16 +96,15 @@ fn copy_to(buf: &mut [u8], datagram: &[u8]) -> Result<usize, DropReason> {
     Ok(datagram.len())
 }
 
-/// Seals one piece of `packet` on the session that is sent on; true: more follow.
+/// Seals one piece of `packet`.
 fn seal_piece(
-    peer: &mut Peer,
+    toward: Toward<'_>,
     packet: &mut HeldPacket,
     buf: &mut [u8],
     now: Instant,
-) -> Result<(Transmit, bool), DropReason> {
-    let to = peer.endpoint(packet.is_v4()).ok_or(DropReason::UnknownDestination)?;
-    let finish = !peer.vnet;
-    let session = peer.sending_mut(now).ok_or(DropReason::Expired)?;
+) -> Result<Piece, DropReason> {
+    let Toward { session, to, finish } = toward;
     let (piece, flags, more) = packet.next_piece(finish).ok_or(DropReason::Malformed)?;
-    Ok((session.seal_one(piece, flags, to, buf)?, more))
+    let transmit = session.seal_one(piece, flags, to, buf)?;
+    Ok(Piece { transmit, more, rekey: session.wants_rekey(now) })
 }

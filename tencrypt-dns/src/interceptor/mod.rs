@@ -12,6 +12,41 @@
 //! reply of a server, or SERVFAIL. A reply that belongs to its query but cannot be read is forwarded too, since the
 //! application would have got it without tencrypt: it leaves no fact, so its addresses stay unknown to the directory
 //! and are never sent to in plain on its word.
+//!
+//! ```
+//! use std::{net::IpAddr, time::Instant};
+//! use tencrypt_dns::{
+//!     Interceptor, Name, Project,
+//!     interceptor::{ClientKey, Config, Event, Transport},
+//! };
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let (nameserver, now) = (IpAddr::from([10, 96, 0, 10]), Instant::now());
+//! let project = Project::new("shop", Name::from_text("cluster.local")?)?;
+//! let mut interceptor = Interceptor::new(Config::new(project, vec![nameserver]));
+//!
+//! // A of web.shop.svc.cluster.local, asked by an application.
+//! let query = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x03web\x04shop\x03svc\x07cluster\x05local\0\0\x01\0\x01";
+//! assert_eq!(interceptor.handle_query(ClientKey(7), Transport::Udp, nameserver, query, now), Ok(()));
+//! let asked = interceptor.poll_transmit().ok_or("nobody is asked")?;
+//! assert_eq!((asked.to.ip(), &asked.bytes[..]), (nameserver, &query[..]));
+//!
+//! // The server's reply: 10.96.0.80, for 30 s.
+//! let mut reply = [&query[..], b"\xc0\x0c\0\x01\0\x01\0\0\0\x1e\0\x04\x0a\x60\0\x50"].concat();
+//! (reply[2], reply[7]) = (0x85, 1);
+//! assert_eq!(interceptor.handle_reply(asked.attempt, asked.to, &reply, now), Ok(()));
+//! let mut answers = 0;
+//! while let Some(event) = interceptor.poll_event() {
+//!     match event {
+//!         Event::Facts { ticket, .. } => interceptor.facts_applied(ticket), // once the directory has them
+//!         Event::Answer { bytes, .. } => answers += usize::from(bytes[..] == reply),
+//!         _ => {} // close the attempt's socket
+//!     }
+//! }
+//! assert_eq!(answers, 1);
+//! # Ok(())
+//! # }
+//! ```
 
 mod client;
 mod config;

@@ -2,9 +2,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    offload::Segments,
+    offload::{CheckError, Opened, Segments},
     packet::{
-        IpPacket,
+        IpPacket, ParseError,
         samples::{Body, Sample, cases, make_unfinished},
     },
 };
@@ -346,4 +346,83 @@ proptest! {
         prop_assert!(writes.len() <= packets.len());
         prop_assert_eq!(by_flow(cut_again(&writes)), expected);
     }
+}
+
+/// The bytes of what was joined, if these may be.
+fn joined_from_bytes(packets: &[(Vec<u8>, VnetHdr)]) -> Result<Vec<(VnetHdr, Vec<u8>, u16)>, CheckError> {
+    let mut buffers: Vec<Vec<u8>> = packets.iter().map(|(bytes, _)| bytes.clone()).collect();
+    let mut out = Vec::new();
+    let mut coalescer = Coalescer::new(ALL);
+    for (buffer, (_, vnet)) in buffers.iter_mut().zip(packets) {
+        coalescer.push(CheckedPacket::new(buffer, *vnet)?).expect("there is room");
+    }
+    write(&mut coalescer, &mut out);
+    Ok(out)
+}
+
+proptest! {
+    #![proptest_config(cases(400))]
+
+    #[test]
+    fn packets_checked_from_bytes_are_joined_like_opened_ones(
+        v6: bool, udp: bool, partial: bool, payload in 1usize..6_000, size in 100u16..1_500, noise: [u16; 2],
+    ) {
+        let mut packets = train(v6, udp, 4_000, payload, size, 0x10, partial);
+        packets.extend(train(v6, !udp, 5_000, payload / 2 + 1, size, 0x18, !partial));
+        // Fields that mean nothing in a single packet.
+        let told = |packet: &Packet| {
+            let vnet = packet.vnet();
+            let (csum_start, csum_offset) =
+                if packet.partial { (vnet.csum_start, vnet.csum_offset) } else { (noise[0], noise[1]) };
+            VnetHdr { hdr_len: noise[0], gso_size: noise[1], ecn: true, csum_start, csum_offset, ..vnet }
+        };
+        let checked: Vec<_> = packets.iter().map(|packet| (packet.bytes.clone(), told(packet))).collect();
+        prop_assert_eq!(joined_from_bytes(&checked), Ok(coalesced(&packets, ALL)));
+    }
+
+    #[test]
+    fn any_bytes_with_any_header_are_refused_or_joined(
+        bytes in prop::collection::vec(any::<u8>(), 0..120), headers: [[u8; 10]; 3], v6: bool, udp: bool,
+    ) {
+        let real = packet(v6, udp, 4_000, &bytes, 0x10);
+        for header in headers {
+            let Ok(vnet) = VnetHdr::decode(&header) else { continue };
+            for bytes in [&bytes, &real] {
+                let packet = (bytes.clone(), vnet);
+                if let Ok(out) = joined_from_bytes(&[packet.clone(), packet]) {
+                    let packets: u16 = out.iter().map(|(_, _, packets)| packets).sum();
+                    prop_assert_eq!(packets, 2);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_no_single_packet_of_its_header_is_not_checked() {
+    let check = |bytes: &[u8], vnet: VnetHdr| {
+        let mut bytes = bytes.to_vec();
+        CheckedPacket::new(&mut bytes, vnet).map(|packet| packet.vnet())
+    };
+    let tcp = packet(false, false, 4_000, b"payload", 0x10);
+    let unfinished = VnetHdr { needs_csum: true, csum_start: 20, csum_offset: 16, ..VnetHdr::default() };
+    assert_eq!(check(&tcp, VnetHdr::default()), Ok(VnetHdr::default()));
+    assert_eq!(check(&tcp, unfinished), Ok(unfinished));
+    assert_eq!(check(&tcp[..39], unfinished), Err(CheckError::Packet(ParseError::Length)));
+    for gso_type in [GsoType::TcpV4, GsoType::TcpV6, GsoType::UdpL4] {
+        assert_eq!(
+            check(&tcp, VnetHdr { gso_type, gso_size: 7, ..unfinished }),
+            Err(CheckError::SuperPacket)
+        );
+    }
+    for (csum_start, csum_offset) in [(20, 6), (20, 15), (19, 17), (0, 36), (u16::MAX, u16::MAX)] {
+        let elsewhere = VnetHdr { csum_start, csum_offset, ..unfinished };
+        assert_eq!(check(&tcp, elsewhere), Err(CheckError::Checksum));
+    }
+    let echo = Sample::echo("10.244.1.7", "10.244.1.8", true, 7);
+    assert_eq!(check(&echo, VnetHdr { csum_offset: 2, ..unfinished }), Err(CheckError::Checksum));
+    let udp = Body::Udp { ports: (1, 2), checksum: true, payload: vec![7; 900] };
+    let fragment = &Sample::new("10.244.1.7", "10.244.1.8", udp).fragments(400)[0];
+    assert_eq!(check(fragment, VnetHdr::default()), Ok(VnetHdr::default()));
+    assert_eq!(check(fragment, VnetHdr { csum_offset: 6, ..unfinished }), Err(CheckError::Checksum));
 }

@@ -254,15 +254,14 @@ impl Pair {
         let now = pair.now;
         // One that nobody answers and that is given up in between.
         assert!(
-            pair.send_to(0, NOBODY).is_empty()
-                && pair.tunnels[0].asks.find(NOBODY.parse().unwrap()).is_some()
+            pair.send_to(0, NOBODY).is_empty() && pair.tunnels[0].exchanges.is_asked(NOBODY.parse().unwrap())
         );
         for after in [0, 1, 131, 132] {
             pair.now = now + Duration::from_secs(after);
             assert!(pair.say(0) + pair.say(1) > 0, "nothing was delivered at {after} s");
         }
         assert!(pair.tunnels.iter().all(|tunnel| tunnel.stats.handshakes == 2), "no rekey");
-        assert!(pair.tunnels[0].asks.find(NOBODY.parse().unwrap()).is_none());
+        assert!(!pair.tunnels[0].exchanges.is_asked(NOBODY.parse().unwrap()));
         pair
     }
 
@@ -307,8 +306,8 @@ impl Pair {
     /// Secrets that may be left: those that later sessions are made from.
     fn kept(&self) -> Vec<Noted> {
         let kept = self.tunnels.iter().flat_map(|tunnel| {
-            let epochs = tunnel.keys.epochs().filter_map(|epoch| tunnel.keys.epoch(epoch));
-            let state = tunnel.rng.state().into_iter().chain([tunnel.identity.secret()]);
+            let epochs = tunnel.keys().epochs().filter_map(|epoch| tunnel.keys().epoch(epoch));
+            let state = tunnel.rng.state().into_iter().chain([tunnel.membership.identity().secret()]);
             epochs.flat_map(|keys| keys.all()).chain(state).map(|bytes| bytes.to_vec()).collect::<Vec<_>>()
         });
         kept.map(|bytes| Noted { bytes, at: std::panic::Location::caller() }).collect()

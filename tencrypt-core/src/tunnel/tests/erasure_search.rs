@@ -19,12 +19,12 @@ const CHUNK: usize = 1 << 20;
 const FILTER: u32 = 22;
 
 /// Byte strings that are searched for, and what each of them is of.
-pub(super) struct Patterns(BTreeMap<Vec<u8>, String>);
+pub(crate) struct Patterns(BTreeMap<Vec<u8>, String>);
 
 impl Patterns {
     /// Each half of each secret, and of what is as good as it: the scalar that X25519 makes of it, the states that
     /// HMAC-SHA256 under it starts from, the round keys of AES-256, the vector of ML-KEM.
-    pub(super) fn of(secrets: impl IntoIterator<Item = impl Borrow<Noted>>) -> Self {
+    pub(crate) fn of(secrets: impl IntoIterator<Item = impl Borrow<Noted>>) -> Self {
         let mut patterns = Self(BTreeMap::new());
         let substitution = substitution();
         for noted in secrets {
@@ -45,12 +45,12 @@ impl Patterns {
     }
 
     /// These without those.
-    pub(super) fn without(mut self, other: &Self) -> Self {
+    pub(crate) fn without(mut self, other: &Self) -> Self {
         self.0.retain(|bytes, _| !other.0.contains_key(bytes));
         self
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
@@ -68,37 +68,37 @@ impl Patterns {
 }
 
 /// A secret that was found.
-pub(super) struct Found {
+pub(crate) struct Found {
     /// Bytes that are there.
-    pub(super) bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     text: String,
 }
 
 /// One a line: where it is, what it is, and where in the code it was made.
-pub(super) fn lines(found: &[Found]) -> String {
+pub(crate) fn lines(found: &[Found]) -> String {
     found.iter().map(|found| found.text.as_str()).collect::<Vec<_>>().join("\n")
 }
 
 /// A process's memory.
-pub(super) struct Memory {
+pub(crate) struct Memory {
     pid: u32,
     file: File,
 }
 
 impl Memory {
     /// That of a child of this process.
-    pub(super) fn of(pid: u32) -> Self {
+    pub(crate) fn of(pid: u32) -> Self {
         let file = File::open(format!("/proc/{pid}/mem")).expect("a parent may read its child's memory");
         Self { pid, file }
     }
 
     /// Bytes that can be read.
-    pub(super) fn readable(&self) -> u64 {
+    pub(crate) fn readable(&self) -> u64 {
         self.mappings().iter().map(|mapping| mapping.end - mapping.start).sum()
     }
 
     /// Looks at every readable byte.
-    pub(super) fn search(&self, patterns: &Patterns) -> Vec<Found> {
+    pub(crate) fn search(&self, patterns: &Patterns) -> Vec<Found> {
         let head = |bytes: &[u8]| bytes.first_chunk().map(|head| u64::from_le_bytes(*head));
         let mut by_head: BTreeMap<u64, Vec<(&[u8], &str)>> = BTreeMap::new();
         let mut filter = vec![false; 1 << FILTER];
@@ -132,7 +132,7 @@ impl Memory {
     }
 
     /// Returns how far below `address` the mapping that it is in was written to.
-    pub(super) fn written_below(&self, address: u64) -> usize {
+    pub(crate) fn written_below(&self, address: u64) -> usize {
         let mappings = self.mappings();
         let mapping = mappings.iter().find(|mapping| (mapping.start..mapping.end).contains(&address));
         let start = mapping.expect("an address of this process").start;

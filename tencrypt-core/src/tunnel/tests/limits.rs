@@ -6,7 +6,7 @@ use super::pair::Pair;
 use crate::{
     crypto::CipherSuite,
     stats::DropReason,
-    tunnel::{Outbound, Tunnel, live::Session},
+    tunnel::{Outbound, Tunnel, peers::Session},
 };
 
 const DATA: u8 = 4;
@@ -16,7 +16,7 @@ const INIT: u8 = 1;
 fn sending(tunnel: &mut Tunnel) -> &mut Session {
     let now = tunnel.now;
     let key = tunnel.peers.keys().pop().expect("a peer");
-    tunnel.peers.find_mut(key).and_then(|peer| peer.sending_mut(now)).expect("a session")
+    tunnel.peers.toward(key, true, now).expect("a session").session
 }
 
 /// Two with a session that has carried packets both ways.

@@ -1,7 +1,8 @@
 //! Tests that look inside a tunnel.
 
+mod decisions;
 mod erasure;
-mod erasure_search;
+pub(crate) mod erasure_search;
 mod limits;
 mod output;
 pub(super) mod pair;

@@ -63,7 +63,7 @@ fn a_handshake_message_that_came_in_is_due_at_once() {
     let _ = offer(&mut pair.tunnels[0], ADDRESSES[1], pair.now);
     let mut init = vec![0; 2_048];
     let Output::Transmit(sent) = pair.tunnels[0].poll_output(&mut init, pair.now) else { panic!("INIT") };
-    let meta = RecvMeta { from: SocketAddr::new(address(0), 8_362), stride: sent.len as u16, ecn: 0 };
+    let meta = RecvMeta::new(SocketAddr::new(address(0), 8_362), sent.len as u16);
     let inbound =
         pair.tunnels[1].handle_datagrams(&meta, &mut init[..sent.len], pair.now, &mut PacketQueue::new(1));
     assert_eq!((inbound.control, inbound.datagrams(), inbound.records, inbound.proven), (1, 1, 0, 0));
@@ -82,7 +82,7 @@ fn a_record_is_told_from_a_handshake_message_and_named_by_its_session() {
     pair.send(0);
     let mut record = pair.sent[0].last().unwrap().clone();
     let index = layout::index_bytes(&record).map(u32::from_le_bytes);
-    let meta = RecvMeta { from: SocketAddr::new(address(0), 8_362), stride: record.len() as u16, ecn: 0 };
+    let meta = RecvMeta::new(SocketAddr::new(address(0), 8_362), record.len() as u16);
     let mut again = record.clone();
     let inbound = pair.tunnels[1].handle_datagrams(&meta, &mut record, pair.now, &mut PacketQueue::new(1));
     assert_eq!((inbound.opened, inbound.records, inbound.proven), (1, 1, 1));

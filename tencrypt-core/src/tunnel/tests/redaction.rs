@@ -7,10 +7,10 @@ use crate::{
     handshake::{Confirmed, CookieSecret, Established, Initiator, Responder},
     offload::VnetHdr,
     packet::samples::Sample,
-    session::{Counter, Counters, DirectionKeys, Opener, Sealer},
+    session::{Counter, Counters, DirectionKeys, Opener, Sealer, TrafficSecret},
     sink::bytes::DatagramQueue,
     trust::CertificateAuthority,
-    tunnel::{TunPacket, Tunnel, live::Session, packet::HeldPacket},
+    tunnel::{TunPacket, Tunnel, packet::HeldPacket, peers::Session},
 };
 
 /// Has two answers for a type that is `Clone`, so that to ask does not compile.
@@ -49,6 +49,7 @@ assert_not_clone!(
     Secret<32>,
     Seed,
     Session,
+    TrafficSecret,
     Tunnel,
 );
 
@@ -86,8 +87,11 @@ fn no_secret_is_printed() {
 /// All that a Tunnel's parts print of themselves.
 fn everything(pair: &Pair) -> String {
     let print = |tunnel: &Tunnel| {
-        let Tunnel { keys, identity, rng, peers, asks, half_open, queue, load, .. } = tunnel;
-        format!("{tunnel:?}{keys:?}{identity:?}{rng:?}{peers:?}{asks:?}{half_open:?}{queue:?}{load:?}")
+        let Tunnel { membership, policy, exchanges, peers, lanes, nat: _, resets, outbox, rng, stats, now } =
+            tunnel;
+        format!(
+            "{tunnel:?}{membership:?}{policy:?}{exchanges:?}{peers:?}{lanes:?}{resets:?}{outbox:?}{rng:?}{stats:?}{now:?}"
+        )
     };
     pair.tunnels.iter().map(print).collect()
 }

@@ -5,7 +5,11 @@ use std::{
     time::Instant,
 };
 
-use super::limits::{REJECT_AFTER, REKEY_AFTER_RESPONDER};
+use crate::tunnel::{
+    index::OwnedIndex,
+    limits::{CONF_REPEATS, REJECT_AFTER, REKEY_AFTER_RESPONDER, RETRY_FIRST, RETRY_MOST},
+    timer::backoff,
+};
 use crate::{
     crypto::CipherSuite,
     handshake::{CookieBytes, Established},
@@ -15,12 +19,12 @@ use crate::{
     stats::DropReason,
 };
 
-/// One session, from one handshake.
+/// One session, from one handshake. Its index is free, and its keys erased, once it is dropped.
 #[derive(Debug)]
-pub(super) struct Session {
-    pub(super) local: SessionIndex,
-    pub(super) sealer: Sealer,
-    pub(super) opener: Opener,
+pub(in crate::tunnel) struct Session {
+    pub(super) local: OwnedIndex,
+    pub(in crate::tunnel) sealer: Sealer,
+    pub(in crate::tunnel) opener: Opener,
     pub(super) suite: CipherSuite,
     pub(super) epoch: u8,
     /// Time at which INIT was answered, as each side knows it: sessions of one initiator have the same order on both.
@@ -34,7 +38,7 @@ pub(super) struct Session {
     /// The peer has shown that it holds the keys: by CONF, or by a valid DATA.
     pub(super) proven: bool,
     /// CONF, as long as it may have to be repeated (initiator).
-    pub(super) conf: Option<Conf>,
+    pub(super) conf: Option<PendingConf>,
     /// mac1 of the CONF that made the session, and when it was last answered (responder).
     pub(super) confirmed_by: Option<([u8; 16], Instant)>,
     /// The outer source of the last valid record, to notice a new one without a look-up.
@@ -43,19 +47,34 @@ pub(super) struct Session {
 
 /// A CONF that awaits its answer.
 #[derive(Debug)]
-pub(super) struct Conf {
-    pub(super) bytes: Box<[u8; CONF_LEN]>,
-    pub(super) to: SocketAddr,
+pub(in crate::tunnel) struct PendingConf {
+    pub(in crate::tunnel) bytes: Box<[u8; CONF_LEN]>,
+    pub(in crate::tunnel) to: SocketAddr,
     pub(super) attempt: u32,
     pub(super) repeat_at: Instant,
     /// The cookie that its mac2 is made with, and when that was taken.
-    pub(super) cookie: Option<(CookieBytes, Instant)>,
+    pub(in crate::tunnel) cookie: Option<(CookieBytes, Instant)>,
+}
+
+/// A CONF to be sent once more, and where to.
+pub(super) type RepeatedConf = (SocketAddr, Box<[u8]>);
+
+impl PendingConf {
+    pub(in crate::tunnel) fn new(
+        bytes: Box<[u8; CONF_LEN]>,
+        to: SocketAddr,
+        random: u32,
+        now: Instant,
+    ) -> Self {
+        let repeat_at = now + backoff(0, RETRY_FIRST, RETRY_MOST, random);
+        Self { bytes, to, attempt: 0, repeat_at, cookie: None }
+    }
 }
 
 impl Session {
-    pub(super) fn new(established: Established, initiated: bool, now: Instant) -> Self {
+    pub(super) fn new(established: Established, local: OwnedIndex, initiated: bool, now: Instant) -> Self {
         Self {
-            local: established.local_index,
+            local,
             sealer: established.sealer,
             opener: established.opener,
             suite: established.suite,
@@ -71,16 +90,29 @@ impl Session {
         }
     }
 
+    pub(in crate::tunnel) fn index(&self) -> SessionIndex {
+        self.local.get()
+    }
+
+    pub(in crate::tunnel) fn epoch(&self) -> u8 {
+        self.epoch
+    }
+
+    /// Tells if this side sent INIT.
+    pub(in crate::tunnel) fn is_initiator(&self) -> bool {
+        self.initiated
+    }
+
     pub(super) fn is_expired(&self, now: Instant) -> bool {
         now >= self.expires
     }
 
-    pub(super) fn wants_rekey(&self, now: Instant) -> bool {
+    pub(in crate::tunnel) fn wants_rekey(&self, now: Instant) -> bool {
         now >= self.rekey_at || self.sealer.wants_rekey()
     }
 
     /// Seals one record into `buf`, for `to`.
-    pub(super) fn seal_one(
+    pub(in crate::tunnel) fn seal_one(
         &mut self,
         packet: &[u8],
         flags: u8,
@@ -92,5 +124,23 @@ impl Session {
         let counter = self.sealer.counters(1).ok().and_then(|mut counters| counters.take());
         self.sealer.seal(counter.ok_or(DropReason::Limit)?, flags, packet, room);
         Ok(Transmit { to, len, ecn: 0, from_tenant_port: false })
+    }
+
+    /// Takes the CONF that is due again, and gives up one that was repeated often enough. Returns when the next of the
+    /// session's timers is due.
+    pub(super) fn repeat_conf(&mut self, now: Instant, random: u32) -> (Option<RepeatedConf>, Instant) {
+        let Some(conf) = &mut self.conf else { return (None, self.expires) };
+        let mut repeated = None;
+        if conf.repeat_at <= now {
+            conf.attempt += 1;
+            conf.repeat_at = now + backoff(conf.attempt, RETRY_FIRST, RETRY_MOST, random);
+            repeated = Some((conf.to, Box::from(conf.bytes.as_slice())));
+        }
+        let next = conf.repeat_at.min(self.expires);
+        if conf.attempt >= CONF_REPEATS {
+            self.conf = None;
+            return (repeated, self.expires);
+        }
+        (repeated, next)
     }
 }

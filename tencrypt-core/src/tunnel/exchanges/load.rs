@@ -2,8 +2,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 
-use super::limits::{COOKIE_LIFE, INIT_BURST, INIT_INTERVAL, LOADED_FOR, LOADED_OPERATIONS, MAX_BUCKETS};
-use crate::handshake::CookieSecret;
+use crate::{
+    handshake::CookieSecret,
+    tunnel::limits::{COOKIE_LIFE, INIT_BURST, INIT_INTERVAL, LOADED_FOR, LOADED_OPERATIONS, MAX_BUCKETS},
+};
 
 /// Cost of the handshakes of others at the moment, and what this side does about it.
 #[derive(Debug, Default)]

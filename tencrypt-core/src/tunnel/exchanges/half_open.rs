@@ -6,13 +6,21 @@ use std::{
     time::Instant,
 };
 
-use super::limits::{HALF_OPEN_LIFE, MAX_HALF_OPEN, MAX_HALF_OPEN_PER_SOURCE};
-use crate::{crypto::KeyRing, handshake::Responder, record::SessionIndex};
+use crate::{
+    crypto::KeyRing,
+    handshake::Responder,
+    record::SessionIndex,
+    tunnel::{
+        index::OwnedIndex,
+        limits::{HALF_OPEN_LIFE, MAX_HALF_OPEN, MAX_HALF_OPEN_PER_SOURCE},
+    },
+};
 
 /// One of them.
 #[derive(Debug)]
 pub(super) struct HalfOpen {
     pub(super) from: SocketAddr,
+    pub(super) index: OwnedIndex,
     pub(super) responder: Responder,
     pub(super) answered: Instant,
     mac1: [u8; 16],
@@ -49,17 +57,17 @@ impl HalfOpens {
         self.per_source.get(&source).is_some_and(|count| *count >= MAX_HALF_OPEN_PER_SOURCE)
     }
 
-    /// Adds one, of an INIT from this lane of its sender that has `shown` that it receives at `from`, or not. Returns the
-    /// index of the one that had to go: the oldest of a source that has its number, otherwise of all.
+    /// Adds one, of an INIT from this lane of its sender that has `shown` that it receives at `from`, or not. One has to
+    /// go for it if there are too many: the oldest of a source that has its number, otherwise of all.
     pub(super) fn insert(
         &mut self,
         mac1: [u8; 16],
         (from, lane, shown): (SocketAddr, u8, bool),
-        index: SessionIndex,
+        index: OwnedIndex,
         responder: Responder,
         resp: Box<[u8]>,
         now: Instant,
-    ) -> Option<SessionIndex> {
+    ) {
         let source = (from.ip(), lane);
         let evicted = if self.is_full(source) {
             self.oldest_of(source)
@@ -68,16 +76,15 @@ impl HalfOpens {
         } else {
             None
         };
-        let evicted = evicted.filter(|evicted| self.take(*evicted).is_some());
+        evicted.and_then(|evicted| self.take(evicted));
         self.numbered += 1;
         let number = self.numbered;
-        self.by_mac1.insert(mac1, index);
-        self.by_age.insert(number, index);
+        self.by_mac1.insert(mac1, index.get());
+        self.by_age.insert(number, index.get());
         *self.per_source.entry(source).or_default() += 1;
         let half_open =
-            HalfOpen { from, responder, answered: now, mac1, resp, born: now, number, source, shown };
-        self.by_index.insert(index, half_open);
-        evicted
+            HalfOpen { from, responder, answered: now, mac1, resp, born: now, number, source, shown, index };
+        self.by_index.insert(half_open.index.get(), half_open);
     }
 
     /// The oldest of a source: of those that anybody may have sent, if there is one.
@@ -112,33 +119,28 @@ impl HalfOpens {
         Some((half_open.from, half_open.resp.clone()))
     }
 
-    pub(super) fn take_expired(&mut self, now: Instant) -> Option<SessionIndex> {
-        let index = *self.by_age.first_key_value()?.1;
-        if self.by_index.get(&index)?.born + HALF_OPEN_LIFE > now {
-            return None;
+    /// Forgets those past their time.
+    pub(super) fn end_expired(&mut self, now: Instant) {
+        while let Some((_, index)) = self.by_age.first_key_value() {
+            let index = *index;
+            if self.by_index.get(&index).is_some_and(|half_open| half_open.born + HALF_OPEN_LIFE > now) {
+                break;
+            }
+            self.take(index);
         }
-        self.take(index).map(|_| index)
     }
 
-    /// Takes out those under epochs that are not held, and returns their indices.
-    pub(super) fn take_revoked(&mut self, keys: &KeyRing) -> Vec<SessionIndex> {
+    /// Forgets those under epochs that are not held.
+    pub(super) fn end_revoked(&mut self, keys: &KeyRing) {
         let revoked = self.by_index.iter().filter(|(_, half_open)| !keys.holds(half_open.responder.epoch()));
         let revoked: Vec<SessionIndex> = revoked.map(|(index, _)| *index).collect();
-        for index in &revoked {
-            self.take(*index);
+        for index in revoked {
+            self.take(index);
         }
-        revoked
     }
 
     pub(super) fn next_expiry(&self) -> Option<Instant> {
         let (_, index) = self.by_age.first_key_value()?;
         self.by_index.get(index).map(|half_open| half_open.born + HALF_OPEN_LIFE)
     }
-}
-
-/// A handshake message that passed mac1 and waits for its turn.
-#[derive(Debug)]
-pub(super) struct Queued {
-    pub(super) from: SocketAddr,
-    pub(super) bytes: Box<[u8]>,
 }

@@ -6,7 +6,7 @@ use super::limits::{MAX_RESETS, RESET_INTERVAL, RESET_SEARCHES, RESET_TAKEN, RES
 
 /// Limits of RESETs, sent and searched for.
 #[derive(Debug, Default)]
-pub(super) struct Resets {
+pub(super) struct ResetLimits {
     /// Addresses that were sent one within the last [`RESET_WAIT`] and have not answered it, and when that was last. Some
     /// may be older.
     sent: BTreeMap<IpAddr, Instant>,
@@ -17,7 +17,7 @@ pub(super) struct Resets {
     searches_since: Option<Instant>,
 }
 
-impl Resets {
+impl ResetLimits {
     /// Tells if `to` may be sent one now; if so, it was.
     pub(super) fn may_send(&mut self, to: IpAddr, now: Instant) -> bool {
         let before = self.sent.get(&to).copied();
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn a_source_is_answered_ten_times_a_second_and_all_of_them_together_are_bounded() {
-        let (mut resets, start, ms) = (Resets::default(), start(), Duration::from_millis);
+        let (mut resets, start, ms) = (ResetLimits::default(), start(), Duration::from_millis);
         let answered = (0..1_000).filter(|at| resets.may_send(address(1), start + ms(*at))).count();
         assert_eq!(answered, 10);
         let later = start + ms(5_000);
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn who_comes_back_makes_room_for_another() {
-        let mut resets = Resets::default();
+        let mut resets = ResetLimits::default();
         for number in 0..10_000 {
             assert!(resets.may_send(address(number), start()), "{number}");
             // All but the first hundred.
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn searches_are_bounded_a_second() {
-        let (mut resets, start) = (Resets::default(), start());
+        let (mut resets, start) = (ResetLimits::default(), start());
         let searched = (0..1_000).filter(|_| resets.may_search(start)).count();
         assert_eq!(searched, RESET_SEARCHES as usize);
         assert!(resets.may_search(start + RESET_TAKEN));

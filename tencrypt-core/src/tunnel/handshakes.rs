@@ -1,0 +1,307 @@
+//! Handshakes: what asking, answering and confirming lead to.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use super::{
+    Tunnel,
+    changes::spread,
+    exchanges::{
+        Answer, Confirmation, Context, End, Exchanges, MemberAnswer, Purpose, Queued, repeat_with_cookie,
+    },
+    index::IndexUse,
+    limits::{MESSAGES_A_CALL, REKEY_AFTER, REKEY_JITTER},
+    membership::is_listed,
+    peer_key::PeerKey,
+    peers::{NewSession, PendingConf, Role},
+};
+use crate::{
+    event::Event,
+    handshake::Established,
+    packet::is_tunnel_address,
+    record::{self, Message},
+    stats::DropReason,
+};
+
+impl Tunnel {
+    /// The handshakes under way, and all that their messages are made from.
+    pub(super) fn exchanging(&mut self, now: Instant) -> (&mut Exchanges, Context<'_>) {
+        let Self { exchanges, membership, policy, lanes, rng, outbox, .. } = self;
+        (exchanges, Context { membership, policy, lane: lanes.own().number(), rng, outbox, now })
+    }
+
+    /// Sees to it that `destination` is being asked. False if there is no room for one more.
+    pub(super) fn ask(
+        &mut self,
+        destination: IpAddr,
+        purpose: Purpose,
+        internal: bool,
+        now: Instant,
+    ) -> bool {
+        let (exchanges, mut cx) = self.exchanging(now);
+        exchanges.ask(destination, purpose, internal, &mut cx)
+    }
+
+    /// Starts to replace the session that is sent on, unless that is under way.
+    pub(super) fn rekey(&mut self, key: PeerKey, now: Instant) {
+        if let Some(address) = self.peers.where_to_ask(key) {
+            self.ask(address, Purpose::Rekey, true, now);
+        }
+    }
+
+    /// Takes a handshake message in, to be worked off when its turn comes.
+    pub(super) fn take_handshake(
+        &mut self,
+        from: SocketAddr,
+        message: &Message<'_>,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let (exchanges, mut cx) = self.exchanging(now);
+        exchanges.enqueue(from, message, bytes, &mut cx)
+    }
+
+    /// Takes the cookie for an INIT or a CONF in flight, and repeats that with it.
+    pub(super) fn handle_cookie(
+        &mut self,
+        cookie: &record::Cookie<'_>,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        match self.exchanges.index(cookie.receiver, now) {
+            Some(IndexUse::Attempt(destination)) => {
+                let (exchanges, mut cx) = self.exchanging(now);
+                exchanges.take_cookie(destination, cookie, &mut cx)
+            }
+            Some(IndexUse::Session(key)) => {
+                let conf = self.peers.pending_conf(key, cookie.receiver).ok_or(DropReason::UnknownIndex)?;
+                let (keys, suite) = (self.membership.keys(), self.policy.config().suite);
+                repeat_with_cookie(conf.bytes.as_mut_slice(), &mut conf.cookie, cookie, (keys, suite, now))?;
+                self.outbox.datagram(conf.to, conf.bytes.as_slice(), false);
+                Ok(())
+            }
+            _ => Err(DropReason::UnknownIndex),
+        }
+    }
+
+    /// Works off queued handshake messages, a bounded number of them.
+    pub(super) fn work_off(&mut self, now: Instant) {
+        for _ in 0..MESSAGES_A_CALL {
+            let Some(Queued { from, bytes }) = self.exchanges.next_queued() else { return };
+            let outcome = match record::parse(&bytes) {
+                Ok(Message::Init(init)) => self.handle_init(from, &init, &bytes, now),
+                Ok(Message::Resp(resp)) => self.handle_resp(&resp, now),
+                Ok(Message::Conf(conf)) => self.handle_conf(from, &conf, &bytes, now),
+                Ok(_) => Err(DropReason::Unsupported),
+                Err(reason) => Err(reason),
+            };
+            if let Err(reason) = outcome {
+                self.stats.drop(reason);
+            }
+        }
+    }
+
+    fn handle_init(
+        &mut self,
+        from: SocketAddr,
+        init: &record::Init<'_>,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let (exchanges, mut cx) = self.exchanging(now);
+        if let Some(destination) = exchanges.handle_init(from, init, bytes, &mut cx)? {
+            // Our own INIT came back: the destination is a VIP that this pod itself serves.
+            if let Some(ended) = self.exchanges.end(destination, End::OwnAddress, now) {
+                self.stats.drop_many(DropReason::HeldTimeout, ended.held.len() as u64);
+            }
+            self.policy.found_own_vip(destination, now);
+        }
+        Ok(())
+    }
+
+    fn handle_resp(&mut self, resp: &record::Resp<'_>, now: Instant) -> Result<(), DropReason> {
+        // INIT goes to the tenant's port, everything else to that of the lane that answered.
+        let lane = resp.sender.lane();
+        let port = self.policy.config().port.checked_add(lane.into()).ok_or(DropReason::Malformed)?;
+        let (exchanges, cx) = self.exchanging(now);
+        let answer = match exchanges.handle_resp(resp, &cx)? {
+            Answer::Member(answer) => *answer,
+            Answer::Stranger(destination) => {
+                self.refuse_answer(destination, now);
+                return Err(DropReason::Certificate);
+            }
+        };
+        let MemberAnswer { established, index, conf, asked, purpose, held } = answer;
+        let listed = is_listed(&established, asked);
+        let endpoint = SocketAddr::new(own_address(&established, asked), port);
+        let jitter = REKEY_JITTER.mul_f64(f64::from(self.rng.u32()) / f64::from(u32::MAX));
+        let conf = PendingConf::new(conf, endpoint, self.rng.u32(), now);
+        self.outbox.datagram(endpoint, conf.bytes.as_slice(), false);
+        let rekey_at = now + self.replace_soon(established.epoch).unwrap_or(REKEY_AFTER + jitter);
+        let role = Role::Initiator { conf, rekey_at };
+        let key = self.install(NewSession { established, local: index, endpoint, role }, now);
+        // INIT went to this address and this peer answered.
+        if purpose != Purpose::Rekey || listed {
+            self.make_owner(key, asked);
+            self.peers.succeed(key, asked);
+        }
+        // This is the lane that our INIT goes to: the others are not sent to any more.
+        for address in self.peers.held_by_later_lanes(key, self.lanes.own().number()) {
+            self.make_owner(key, address);
+        }
+        self.peers.tell_owned(key, &mut self.outbox);
+        for packet in held {
+            self.queue_packet(key, packet);
+        }
+        Ok(())
+    }
+
+    /// Time within which a session that this side has just initiated is to be replaced, if its handshake began under an
+    /// epoch that is no longer sent.
+    ///
+    /// Only the initiator's matter. A peer that starts under another epoch than this side sends is behind, or ahead;
+    /// two that answer each other's session by a handshake of their own would never end.
+    fn replace_soon(&mut self, epoch: u8) -> Option<Duration> {
+        let outdated = epoch != self.membership.keys().send_epoch();
+        outdated.then(|| spread(true, self.rng.u32()))
+    }
+
+    /// Refuses an answer of a holder of the tenant's key that must not speak for `destination`: the handshake is over, and
+    /// the address is of the tenant all the same, so that nothing goes there in plain.
+    fn refuse_answer(&mut self, destination: IpAddr, now: Instant) {
+        self.exchanges.expect(destination);
+        if self.policy.is_protected(destination) {
+            self.policy.note_internal(destination);
+            self.outbox.event(Event::Internal { destination });
+        }
+        self.gave_up(destination, now);
+    }
+
+    fn handle_conf(
+        &mut self,
+        from: SocketAddr,
+        conf: &record::Conf<'_>,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let mac1 = record::mac1(bytes).ok_or(DropReason::Malformed)?;
+        match self.exchanges.index(conf.receiver, now) {
+            Some(IndexUse::HalfOpen) => {}
+            Some(IndexUse::Session(key)) => {
+                self.peers.repeat_answer(key, conf.receiver, mac1, now)?;
+                self.outbox.empty(key, conf.receiver);
+                return Ok(());
+            }
+            Some(IndexUse::Erased) => return Err(DropReason::Expired),
+            Some(IndexUse::Refused) => return Err(DropReason::Certificate),
+            Some(IndexUse::Attempt(_)) | None => return Err(DropReason::UnknownIndex),
+        }
+        let (exchanges, cx) = self.exchanging(now);
+        let confirmation = exchanges.handle_conf(conf, mac1, &cx)?;
+        self.confirmed(from, confirmation, now);
+        Ok(())
+    }
+
+    /// Installs the session that a CONF has led to, and answers it.
+    fn confirmed(&mut self, from: SocketAddr, confirmation: Confirmation, now: Instant) {
+        let Confirmation { established, index, asked, born, mac1 } = confirmation;
+        let (local, epoch) = (index.get(), established.epoch);
+        let listed = is_listed(&established, from.ip());
+        let is_vip =
+            !self.policy.is_own(asked) && is_tunnel_address(asked) && self.policy.is_protected(asked);
+        let seen_from = listed.then(|| from.ip());
+        let role = Role::Responder { born, mac1, seen_from, vip: is_vip.then_some(asked) };
+        let key = self.install(NewSession { established, local: index, endpoint: from, role }, now);
+        self.resets.came_back(from.ip());
+        if listed && !self.peers.has_other_lane_for(key, from.ip(), now) {
+            // RESP went to this address and came back as CONF.
+            self.make_owner(key, from.ip());
+            self.peers.succeed(key, from.ip());
+        }
+        self.outbox.empty(key, local);
+        self.peers.tell_owned(key, &mut self.outbox);
+        // Packets that waited for this very destination, or for any other address of the peer.
+        let owned: Vec<IpAddr> = self.peers.find(key).map(|peer| peer.owned().to_vec()).unwrap_or_default();
+        for address in owned {
+            for packet in self.exchanges.answered_by_init(address, epoch, now) {
+                self.queue_packet(key, packet);
+            }
+        }
+    }
+
+    /// Adds a session to its peer.
+    fn install(&mut self, mut new: NewSession, now: Instant) -> PeerKey {
+        let key = self.peers.slot_for(&new.established, now);
+        self.exchanges.bind_session(&mut new.local, key);
+        self.peers.install(key, new, self.membership.peer_id(), now, &mut self.outbox);
+        self.keep_certified(key);
+        self.stats.handshakes += 1;
+        key
+    }
+
+    /// Asks again, now and then, whether a VIP leads back here: services change, and an INIT that came back proves
+    /// only that somebody on the way sent it. Packets take the way they took until there is an answer.
+    pub(super) fn doubt_own_vip(&mut self, destination: IpAddr, now: Instant) {
+        if self.policy.is_own_vip_in_doubt(destination, now) {
+            self.ask(destination, Purpose::Background, false, now);
+        }
+    }
+
+    /// Gives `address` to the peer, which has proven that it is there.
+    pub(super) fn make_owner(&mut self, key: PeerKey, address: IpAddr) {
+        let before = self.peers.owner(address);
+        if is_tunnel_address(address)
+            && self.policy.is_protected(address)
+            && self.may_own(key, address)
+            && self.peers.own(key, address, &mut self.outbox)
+        {
+            if before.is_some_and(|before| self.peers.are_one_pod(before, key)) {
+                // From one lane to another: nobody else is concerned.
+                return;
+            }
+            self.policy.note_internal(address);
+            self.policy.lost_own_vip(address);
+            self.exchanges.note_responsive(address);
+            self.outbox.event(Event::Internal { destination: address });
+        }
+    }
+}
+
+/// Returns the address that a session goes to: behind a VIP somebody else answers every time, so it moves to the pod's own
+/// address, where the pod names one that can be used.
+fn own_address(established: &Established, asked: IpAddr) -> IpAddr {
+    if is_listed(established, asked) {
+        return asked;
+    }
+    let mut own = established.identity.addresses.iter().copied();
+    own.find(|address| address.is_ipv4() == asked.is_ipv4() && is_tunnel_address(*address)).unwrap_or(asked)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{crypto::CipherSuite, tunnel::tests::pair::Pair};
+
+    /// A copy of a virtual machine, say, or one's own messages sent back by somebody who has the tenant's key.
+    #[test]
+    fn a_peer_with_our_own_static_key_gets_no_session_and_is_counted() {
+        for &suite in CipherSuite::ALL {
+            let mut pair = Pair::with_static_keys(suite, [1, 1]);
+            pair.send(0);
+            pair.run(Duration::from_secs(2));
+            let stats = pair.tunnels[0].stats();
+            // Each repeat of INIT in the second that a destination is asked for.
+            assert!((1..=5).contains(&stats.dropped(DropReason::Policy)), "{suite}");
+            assert_eq!(
+                stats.dropped_total(),
+                stats.dropped(DropReason::Policy) + 1,
+                "the packet that waited"
+            );
+            assert_eq!((pair.delivered, stats.handshakes), ([0, 0], 0), "{suite}");
+            assert_eq!(pair.tunnels[1].stats().handshakes, 0, "{suite}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Decisions that are remembered end with what they rest on, and not at the next timer.
+
+use std::sync::Arc;
+
+use super::pair::{ADDRESSES, Pair, address, ring};
+use crate::{
+    CipherSuite, DropReason,
+    crypto::Seed,
+    directory::{Class, Directory, Fact, FactChange, FactSource},
+    lane_update::{LaneChange, LaneUpdate},
+    trust::{CertificateAuthority, Trust},
+    tunnel::{Outbound, Verdict},
+};
+
+/// Two that have talked in both directions often enough for every decision to be remembered.
+fn talking() -> Pair {
+    let mut pair = Pair::new(CipherSuite::Aes256Gcm);
+    for side in [0, 1, 0, 1, 0, 1] {
+        pair.send(side);
+    }
+    assert_eq!(pair.delivered, [3, 3]);
+    pair
+}
+
+fn fact(class: Class) -> FactChange {
+    FactChange::Learn(Fact::new(address(1), class, FactSource::Static, None))
+}
+
+#[test]
+fn a_fact_counts_for_the_next_packet() {
+    let mut pair = talking();
+    let now = pair.now;
+    pair.tunnels[0].apply_facts(&[fact(Class::External)], now);
+    assert_eq!(pair.offer(0), Outbound::Bypass);
+    pair.tunnels[0].apply_facts(&[fact(Class::Internal)], now);
+    assert_eq!(pair.offer(0), Outbound::Sent { records: 1 });
+    pair.tunnels[0].apply_facts(&[fact(Class::Exempt)], now);
+    assert_eq!(pair.offer(0), Outbound::Bypass);
+}
+
+#[test]
+fn a_base_of_facts_counts_for_the_next_packet() {
+    let mut pair = talking();
+    let base = [Fact::new(address(1), Class::External, FactSource::Static, None)];
+    pair.tunnels[0].set_directory(Arc::new(Directory::new(base, 1)));
+    assert_eq!(pair.offer(0), Outbound::Bypass);
+}
+
+#[test]
+fn addresses_that_are_this_pods_no_more_send_and_receive_nothing() {
+    let mut pair = talking();
+    pair.tunnels[0].set_addresses(&["10.0.0.9".parse().unwrap()]);
+    assert_eq!(pair.offer(0), Outbound::Dropped(DropReason::Policy));
+    pair.send(1);
+    assert_eq!(pair.delivered, [3, 3]);
+    assert_eq!(pair.tunnels[0].stats().dropped(DropReason::InnerDestination), 1);
+}
+
+#[test]
+fn a_fact_about_the_owner_of_an_address_counts_for_the_next_record() {
+    let mut pair = talking();
+    let stranger = crate::crypto::PeerId::from_bytes([9; 32]);
+    let fact = Fact::new(address(1), Class::Internal, FactSource::Static, None).with_owner(stranger);
+    let now = pair.now;
+    pair.tunnels[0].apply_facts(&[FactChange::Learn(fact)], now);
+    pair.send(1);
+    assert_eq!(pair.delivered, [3, 3]);
+    assert_eq!(pair.tunnels[0].stats().dropped(DropReason::InnerSource), 1);
+}
+
+/// Each change of keys and trust ends what was decided with it in force.
+#[test]
+fn keys_that_are_gone_and_trust_that_asks_for_more_count_for_the_next_packet() {
+    let mut pair = talking();
+    let now = pair.now;
+    let authority = CertificateAuthority::from_seed(&Seed::from_bytes([1; 32])).public_key();
+    pair.tunnels[0].set_trust(Arc::new(Trust::certificates(authority, [])), now);
+    assert_eq!(pair.offer(0), Outbound::Dropped(DropReason::Certificate));
+    assert!(pair.tunnels[1].set_keys(ring(8), now).is_err(), "another key for an epoch in use");
+    assert_eq!(pair.offer(1), Outbound::Sent { records: 1 });
+}
+
+#[test]
+fn what_another_lane_has_lost_is_looked_up_anew() {
+    let mut pair = talking();
+    let (peer, now) = (pair.tunnels[1].peer_id(), pair.now);
+    let before = pair.tunnels[0].revision();
+    let change = LaneChange::Lost { address: address(1), peer };
+    pair.tunnels[0].handle_lane_update(&LaneUpdate { lane: 1, change }, now);
+    assert!(pair.tunnels[0].revision() > before);
+    assert!(matches!(pair.tunnels[0].classify(ADDRESSES[1].parse().unwrap(), now), Verdict::Encrypt(_)));
+}
