@@ -19,4 +19,5 @@ pub use traffic_secret::{Role, SALT_LEN, TrafficSecret};
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+#[path = "tests/traffic_secret.rs"]
 mod traffic_secret_tests;

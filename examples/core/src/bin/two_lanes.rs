@@ -35,7 +35,7 @@ struct Pod {
     lanes: Vec<Tunnel>,
     datagrams: DatagramQueue,
     packets: PacketQueue,
-    /// What the lanes have told each other.
+    /// Updates that the lanes have told each other.
     told: usize,
 }
 
