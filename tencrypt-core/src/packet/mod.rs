@@ -40,4 +40,4 @@ pub use rewrite::{ChecksumPosition, Rewrite, RewriteError};
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-pub(crate) use tests::samples;
+pub(crate) use tests::{samples, work::parses};

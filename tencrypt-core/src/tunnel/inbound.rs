@@ -151,16 +151,14 @@ impl Tunnel {
         let known = self.policy.remembered(pair, self.revision(), now).filter(|_| self.nat.is_empty());
         let layout = inner.layout();
         if !known.is_some_and(|known| self.peers.are_one_pod(known, key)) {
-            let admitted = self.admit(key, bytes, partial, now);
+            let admitted = self.admit(key, &mut IpPacket::known(&mut *bytes, layout), partial, now);
             self.collect_flow_updates();
             admitted?;
         }
         // RFC 6040 section 4.2: a congestion mark on the outer header moves inside, or kills what cannot carry it.
         let ecn = combine_ecn(inner_ecn, outer_ecn).ok_or(DropReason::Policy)?;
-        if ecn != inner_ecn
-            && let Ok(mut inner) = IpPacket::parse(&mut *bytes)
-        {
-            inner.set_ecn(ecn);
+        if ecn != inner_ecn {
+            IpPacket::known(&mut *bytes, layout).set_ecn(ecn);
         }
         Ok(Opened::new(bytes, layout, vnet))
     }
@@ -171,11 +169,10 @@ impl Tunnel {
     fn admit(
         &mut self,
         key: PeerKey,
-        bytes: &mut [u8],
+        inner: &mut IpPacket<&mut [u8]>,
         partial: bool,
         now: Instant,
     ) -> Result<(), DropReason> {
-        let inner = &mut IpPacket::parse(bytes).map_err(|_| DropReason::InnerMalformed)?;
         let (source, destination) = (inner.source(), inner.destination());
         self.claim_certified(key, source);
         let (owner, mut until) = self.owner(source, now);

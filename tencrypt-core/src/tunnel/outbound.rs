@@ -15,8 +15,8 @@ use super::{
 use crate::{
     directory::{Finding, Standing},
     nat::{DnsOutcome, NatOutcome, Service},
-    offload::{GsoType, Segments, VnetHdr},
-    packet::{IpPacket, is_tunnel_address},
+    offload::{GsoType, VnetHdr},
+    packet::{IpPacket, IpVersion, is_tunnel_address},
     record::{DATA_OVERHEAD, FLAG_CSUM_PARTIAL},
     sink::{DatagramSink, Train, TrainSlot},
     stats::DropReason,
@@ -129,13 +129,13 @@ impl Tunnel {
     }
 
     #[inline]
-    fn known_route(&self, packet: &TunPacket<'_>, now: Instant) -> Option<PeerKey> {
+    fn known_route(&self, packet: &mut TunPacket<'_>, now: Instant) -> Option<PeerKey> {
         if !self.nat.is_empty() {
             return None;
         }
-        let inner = IpPacket::parse(packet.bytes()).ok()?;
-        let vnet = &packet.vnet;
-        if vnet.needs_csum && vnet.gso_type == GsoType::None && !is_transport_checksum(&inner, vnet) {
+        let vnet = packet.vnet();
+        let inner = packet.inner().ok()?;
+        if vnet.needs_csum && vnet.gso_type == GsoType::None && !is_transport_checksum(&inner, &vnet) {
             return None;
         }
         let pair =
@@ -146,8 +146,7 @@ impl Tunnel {
 
     #[inline(never)]
     fn find_route(&mut self, packet: &mut TunPacket<'_>, now: Instant) -> Route {
-        let TunPacket { vnet, bytes } = packet;
-        let Ok(mut inner) = IpPacket::parse(&mut **bytes) else {
+        let Ok((mut inner, vnet)) = packet.inner_mut() else {
             return Route::Drop(DropReason::Malformed);
         };
         if vnet.needs_csum && vnet.gso_type == GsoType::None && !is_transport_checksum(&inner, vnet) {
@@ -267,7 +266,8 @@ impl Tunnel {
             // CONF and packets held for this peer leave by poll_output: nothing may overtake them.
             return self.queue_behind(packet, key);
         }
-        let inner_is_v4 = packet.bytes().first().is_some_and(|first| first >> 4 == 4);
+        let Ok(layout) = packet.layout() else { return self.refuse(DropReason::Malformed) };
+        let inner_is_v4 = layout.version() == IpVersion::V4;
         let max_record = self.policy.config().max_datagram;
         let Toward { session, to, finish } = match self.peers.toward(key, inner_is_v4, now) {
             Ok(toward) => toward,
@@ -398,9 +398,7 @@ fn seal_train<S: DatagramSink>(
     way: &Way,
     sink: &mut S,
 ) -> Sealed {
-    let planned = IpPacket::parse(packet.bytes()).ok();
-    let planned = planned.and_then(|inner| Segments::plan(&packet.vnet, &inner, way.finish).ok());
-    let Some(mut segments) = planned else { return Sealed::refused(DropReason::Malformed) };
+    let Some(mut segments) = packet.plan(way.finish) else { return Sealed::refused(DropReason::Malformed) };
     let (Some(stride), Some(last)) =
         (way.record_len(segments.segment_len()), way.record_len(segments.last_len()))
     else {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::{
     offload::{GsoType, Segments, VnetHdr},
-    packet::{ChecksumPosition, IpPacket},
+    packet::{ChecksumPosition, IpPacket, Layout, ParseError},
     record::FLAG_CSUM_PARTIAL,
 };
 
@@ -12,12 +12,40 @@ use crate::{
 pub struct TunPacket<'a> {
     pub(super) vnet: VnetHdr,
     pub(super) bytes: &'a mut [u8],
+    /// Layout of the packet, once it was parsed. Nothing changes it as long as this value has the bytes.
+    layout: Option<Layout>,
 }
 
 impl<'a> TunPacket<'a> {
     /// The packet `bytes`, in the state `vnet` describes.
     pub fn new(vnet: VnetHdr, bytes: &'a mut [u8]) -> Self {
-        Self { vnet, bytes }
+        Self { vnet, bytes, layout: None }
+    }
+
+    /// The layout of the packet, found when it is asked for first.
+    #[inline]
+    pub(super) fn layout(&mut self) -> Result<Layout, ParseError> {
+        match self.layout {
+            Some(layout) => Ok(layout),
+            None => {
+                let layout = IpPacket::parse(&*self.bytes)?.layout();
+                self.layout = Some(layout);
+                Ok(layout)
+            }
+        }
+    }
+
+    /// The packet to be read.
+    #[inline]
+    pub(super) fn inner(&mut self) -> Result<IpPacket<&[u8]>, ParseError> {
+        let layout = self.layout()?;
+        Ok(IpPacket::known(&*self.bytes, layout))
+    }
+
+    /// The packet to be rewritten, and its offload state.
+    pub(super) fn inner_mut(&mut self) -> Result<(IpPacket<&mut [u8]>, &mut VnetHdr), ParseError> {
+        let layout = self.layout()?;
+        Ok((IpPacket::known(&mut *self.bytes, layout), &mut self.vnet))
     }
 
     /// The packet.
@@ -41,12 +69,16 @@ impl<'a> TunPacket<'a> {
             }
             return;
         }
-        let planned = IpPacket::parse(&*self.bytes).ok();
-        let planned = planned.and_then(|packet| Segments::plan(&self.vnet, &packet, true).ok());
-        let Some(mut segments) = planned else { return };
+        let Some(mut segments) = self.plan(true) else { return };
         while let Some(segment) = segments.cut_next(self.bytes) {
             each(segment);
         }
+    }
+
+    /// Plans how a super-packet is cut. `None`: it is not what its header says.
+    pub(super) fn plan(&mut self, finish: bool) -> Option<Segments> {
+        let vnet = self.vnet;
+        Segments::plan(&vnet, &self.inner().ok()?, finish).ok()
     }
 
     /// Completes a lone packet's unfinished checksum.
@@ -57,9 +89,9 @@ impl<'a> TunPacket<'a> {
         if !self.vnet.needs_csum {
             return Ok(());
         }
-        let mut packet = IpPacket::parse(&mut *self.bytes).map_err(|_| ChecksumPosition)?;
-        packet.finish_checksum(self.vnet.csum_start, self.vnet.csum_offset)?;
-        self.vnet.needs_csum = false;
+        let (mut packet, vnet) = self.inner_mut().map_err(|_| ChecksumPosition)?;
+        packet.finish_checksum(vnet.csum_start, vnet.csum_offset)?;
+        vnet.needs_csum = false;
         Ok(())
     }
 }
@@ -75,18 +107,19 @@ impl fmt::Debug for TunPacket<'_> {
 pub struct HeldPacket {
     vnet: VnetHdr,
     bytes: Vec<u8>,
+    layout: Option<Layout>,
     /// A super-packet that is being sent.
     cut: Option<Box<Segments>>,
 }
 
 impl HeldPacket {
     pub(super) fn new(packet: &TunPacket<'_>) -> Self {
-        Self { vnet: packet.vnet, bytes: packet.bytes.to_vec(), cut: None }
+        Self { vnet: packet.vnet, bytes: packet.bytes.to_vec(), layout: packet.layout, cut: None }
     }
 
     /// The packet, to be passed on.
     pub fn as_packet(&mut self) -> TunPacket<'_> {
-        TunPacket::new(self.vnet, &mut self.bytes)
+        TunPacket { vnet: self.vnet, bytes: &mut self.bytes, layout: self.layout }
     }
 
     /// Bytes it takes.
@@ -109,7 +142,7 @@ impl HeldPacket {
     /// checksums are completed. `None`: the packet is not what its header says.
     pub(super) fn next_piece(&mut self, finish: bool) -> Option<(&[u8], u8, bool)> {
         if self.vnet.gso_type == GsoType::None {
-            let mut packet = TunPacket::new(self.vnet, &mut self.bytes);
+            let mut packet = TunPacket { vnet: self.vnet, bytes: &mut self.bytes, layout: self.layout };
             if finish {
                 packet.finish_checksum().ok()?;
             }
@@ -118,8 +151,7 @@ impl HeldPacket {
             return Some((&self.bytes, flags, false));
         }
         if self.cut.is_none() {
-            let packet = IpPacket::parse(&self.bytes[..]).ok()?;
-            self.cut = Some(Box::new(Segments::plan(&self.vnet, &packet, finish).ok()?));
+            self.cut = Some(Box::new(self.as_packet().plan(finish)?));
         }
         let segments = self.cut.as_mut()?;
         let flags = if segments.finishes() { 0 } else { FLAG_CSUM_PARTIAL };

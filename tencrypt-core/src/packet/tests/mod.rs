@@ -2,3 +2,4 @@
 
 pub(crate) mod samples;
 mod views;
+pub(crate) mod work;

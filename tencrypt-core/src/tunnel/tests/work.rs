@@ -4,6 +4,7 @@ use super::pair::{Pair, address, ring};
 use crate::{
     crypto::{CipherSuite, Identity, KeyRing, Rng, Seed, public_key_operations},
     handshake::{Initiator, Local},
+    packet::parses,
     record::SessionIndex,
     stats::{DropReason, Stats},
 };
@@ -117,4 +118,19 @@ fn what_was_said_before_costs_nothing_again() {
         assert_eq!(stats.dropped_total() - before, round * again.len() as u64);
     }
     assert_eq!(pair.tunnels[POD].stats().handshakes, made);
+}
+
+/// At each end once, whether it is looked up, remembered or held; a checksum that has to be finished included.
+#[test]
+fn a_packet_is_parsed_once_on_its_way() {
+    let mut pair = Pair::new(CipherSuite::Aes256Gcm);
+    for (turn, what) in ["held", "looked up", "remembered", "remembered"].into_iter().enumerate() {
+        let before = parses();
+        pair.send(PEER);
+        assert_eq!(parses() - before, 2, "{what}");
+        assert_eq!(pair.delivered[POD], turn + 1);
+    }
+    let before = parses();
+    pair.send(POD);
+    assert_eq!((parses() - before, pair.delivered[PEER]), (2, 1));
 }
