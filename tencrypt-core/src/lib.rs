@@ -34,7 +34,7 @@
 //!
 //! # Threads
 //!
-//! A [`Tunnel`] belongs to one thread. It can be moved to another before its first call, and is `Send` and `Sync` for
+//! A [`Tunnel`] belongs to one thread. It can be moved to another before its first call, and is `Send` for
 //! that; but secrets that computing leaves on the stack are erased there by the calls that end it, and calls from several
 //! threads would leave some on other stacks. So it is no state for tasks of a runtime that moves them between threads.
 //! Its thread needs 256 KiB of stack. More than one thread for a pod: [`Tunnel::sibling`], one lane each.

@@ -89,8 +89,8 @@ use crate::{
 
 /// One lane: sessions, peers, held packets, NAT, timers. See the [module](self) for the contract.
 ///
-/// It is `Send` and `Sync`, so that it may be made on one thread and moved to its own; from its first packet on one thread
-/// makes all calls.
+/// It is `Send`, so that it may be made on one thread and moved to its own, and not `Sync`: from its first packet on one
+/// thread makes all calls.
 pub struct Tunnel {
     membership: Membership,
     policy: Policy,

@@ -190,3 +190,9 @@ fn a_datagram_that_does_not_fit_the_buffer_is_counted_and_the_next_one_comes() {
     assert!(matches!(output, Output::Timeout(Some(_))), "{output:?}");
     assert_eq!(tunnel.stats().dropped(DropReason::TooBig), 1);
 }
+
+#[test]
+fn a_tunnel_may_move_to_its_thread() {
+    fn is_send<T: Send>(_: &T) {}
+    is_send(&build(config()).unwrap());
+}
