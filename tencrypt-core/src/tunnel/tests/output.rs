@@ -228,9 +228,9 @@ fn a_new_identity_tells_nothing_that_the_old_one_found() {
     pair.send(0);
     let init = pair.sent[0].pop().unwrap();
     pair.receive(1, init);
-    let resp = pair.sent[1].pop().unwrap();
+    let mut resp = pair.sent[1].pop().unwrap();
     let meta = RecvMeta::new(SocketAddr::new(address(1), 8_362), resp.len() as u16);
-    let _ = pair.tunnels[0].handle_datagrams(&meta, &mut resp.clone(), now, &mut PacketQueue::new(0));
+    let _ = pair.tunnels[0].handle_datagrams(&meta, &mut resp, now, &mut PacketQueue::new(0));
     pair.tunnels[0].handle_timeout(now);
     let identity = Identity::generate(Seed::from_bytes([8; 32]), &[address(0)]);
     pair.tunnels[0].forget_sessions(identity, now);
