@@ -7,8 +7,8 @@ use std::{
 };
 
 use tencrypt::{
-    CipherSuite, DEFAULT_PORT, Identity, KeyRing, Outbound, Output, Seed, TunPacket, Tunnel, TunnelConfig,
-    crypto::{PeerId, write_key_file},
+    CipherSuite, Identity, KeyRing, Outbound, Output, Seed, TunPacket, Tunnel, TunnelConfig,
+    crypto::PeerId,
     directory::{Class, Directory, Fact, FactSource},
     offload::VnetHdr,
     sink::bytes::DatagramQueue,
@@ -41,7 +41,7 @@ impl Tenant {
     #[must_use]
     pub fn new(suite: CipherSuite) -> Self {
         let mut random = Random::new(1);
-        let text = write_key_file([7; 16], 1, &random.bytes());
+        let text = KeyRing::write_file([7; 16], 1, &random.bytes());
         let mut config = TunnelConfig::new(["10.0.0.0/8".parse().expect("a range")]);
         config.suite = suite;
         Self {
@@ -122,7 +122,7 @@ impl Pair {
     /// The end that records of the tunnel at `address` come from.
     #[must_use]
     pub fn endpoint(address: Ipv4Addr) -> SocketAddr {
-        SocketAddr::new(address.into(), DEFAULT_PORT)
+        SocketAddr::new(address.into(), TunnelConfig::DEFAULT_PORT)
     }
 }
 

@@ -4,9 +4,11 @@
 //! features of the library. A toolchain whose JSON has another format cannot be compared, and fails by saying so.
 
 use std::{
+    collections::BTreeSet,
     env, fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::{Mutex, PoisonError},
 };
 
 use serde_json::Value;
@@ -21,6 +23,17 @@ const FORMAT: u64 = 57;
 const TOOLCHAIN: &str = "1.95.0";
 /// Rewrites the lists instead of comparing them.
 const UPDATE: &str = "UPDATE_PUBLIC_ITEMS";
+
+/// Most items of the core that its documentation shows: types, traits, functions and constants at module level. Fields,
+/// variants, methods and associated constants are no items.
+const MAX_SEEN: usize = 90;
+/// Most items of the core that are public and not shown.
+const MAX_HIDDEN: usize = 30;
+/// The items that are public and not shown, a line each, with the reason behind it.
+const HIDDEN: &str = "tencrypt-hidden.txt";
+
+/// Documentation is made in one place: one library after the other.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// Packages whose library is no interface: the program promises none.
 const PROGRAMS: [&str; 1] = ["tencrypt-agent"];
@@ -37,7 +50,7 @@ fn the_public_items_are_those_of_the_lists() {
     let mut differences = Vec::new();
     for package in &libraries {
         let path = folder.join(format!("{}.txt", package.name));
-        let items = public_items(package);
+        let items = public_items(package, &[]);
         if env::var_os(UPDATE).is_some() {
             fs::create_dir_all(&folder).unwrap();
             fs::write(&path, items).unwrap();
@@ -56,14 +69,68 @@ fn the_public_items_are_those_of_the_lists() {
     );
     let lists = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     for list in lists {
-        let is_used = libraries.iter().any(|package| format!("{}.txt", package.name) == list);
+        let is_used =
+            list == HIDDEN || libraries.iter().any(|package| format!("{}.txt", package.name) == list);
         assert!(is_used, "checks/public/{list} is of no published library");
     }
 }
 
-/// The list of a library: an item a line.
-fn public_items(package: &Package) -> String {
-    let json = document(package);
+#[test]
+fn the_core_has_few_items_and_each_hidden_one_has_its_reason() {
+    let packages = sources::packages(root());
+    let core = packages.iter().find(|package| package.name == "tencrypt").expect("the core");
+    let seen_list = public_items(core, &[]);
+    let whole_list = public_items(core, &["--document-hidden-items"]);
+    let seen = module_items(&seen_list);
+    let hidden: Vec<&str> = module_items(&whole_list).difference(&seen).copied().collect();
+    println!("{} seen, {} hidden", seen.len(), hidden.len());
+    let reasons = fs::read_to_string(root().join("checks/public").join(HIDDEN)).unwrap_or_default();
+    let rows: Vec<(&str, &str)> = reasons.lines().filter_map(|line| line.split_once(": ")).collect();
+    assert_eq!(rows.len(), reasons.lines().count(), "{HIDDEN}: `path: reason` in every line");
+    let without: Vec<&str> = rows.iter().filter(|row| row.1.trim().is_empty()).map(|row| row.0).collect();
+    assert!(without.is_empty(), "{HIDDEN}: no reason for {without:?}");
+    let listed: Vec<&str> = rows.iter().map(|row| row.0).collect();
+    assert_eq!(listed, hidden, "left: the lines of checks/public/{HIDDEN}, right: the source");
+    assert!(seen.len() <= MAX_SEEN, "{} items are seen, more than {MAX_SEEN}: {seen:#?}", seen.len());
+    assert!(hidden.len() <= MAX_HIDDEN, "{} items are hidden, more than {MAX_HIDDEN}", hidden.len());
+}
+
+/// The paths of a list's types, traits, functions and constants at module level. Modules and re-exported types of other
+/// crates are none of them.
+fn module_items(list: &str) -> BTreeSet<&str> {
+    const KINDS: [&str; 8] = ["struct", "enum", "union", "trait", "fn", "const", "static", "type"];
+    let lines = list
+        .lines()
+        .map(|line| line.rsplit_once("] ").filter(|_| line.starts_with("#[")).map_or(line, |(_, rest)| rest));
+    let declared = lines.filter_map(|line| {
+        let words = line.strip_prefix("pub ")?;
+        let words = words.strip_prefix("const ").filter(|rest| rest.starts_with("fn ")).unwrap_or(words);
+        let (kind, rest) = words.split_once(' ')?;
+        let is_path = |character: char| character.is_ascii_alphanumeric() || "_:".contains(character);
+        let end = rest.find(|character| !is_path(character)).unwrap_or(rest.len());
+        KINDS.contains(&kind).then(|| rest[..end].trim_end_matches(':'))
+    });
+    declared
+        .filter(|path| {
+            let (modules, _) = path.rsplit_once("::").unwrap_or_default();
+            !modules.split("::").any(|module| module.starts_with(|first: char| first.is_ascii_uppercase()))
+        })
+        .collect()
+}
+
+#[test]
+fn items_at_module_level_are_told_from_those_inside_of_them() {
+    let list = "pub mod a\npub use a::Other\n#[non_exhaustive] pub struct a::b::One<'x>\npub a::b::One::field: u8\n\
+                pub const a::b::One::ALL: [Self; 2]\npub const fn a::b::One::new() -> Self\npub const a::b::TWO: u8\n\
+                pub const fn a::three(u8) -> u8\npub trait a::Four\npub type a::Four::Item\npub fn a::five<T>()\n";
+    let found: Vec<&str> = module_items(list).into_iter().collect();
+    assert_eq!(found, ["a::Four", "a::b::One", "a::b::TWO", "a::five", "a::three"]);
+}
+
+/// The list of a library: an item a line, as rustdoc shows them with these flags.
+fn public_items(package: &Package, flags: &[&str]) -> String {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let json = document(package, flags);
     check_format(&json, package);
     let api = public_api::Builder::from_rustdoc_json(&json)
         .omit_blanket_impls(true)
@@ -75,13 +142,14 @@ fn public_items(package: &Package) -> String {
 }
 
 /// Makes rustdoc's JSON of a library, in a target folder of its own: flags differ from those of other builds.
-fn document(package: &Package) -> PathBuf {
+fn document(package: &Package, flags: &[&str]) -> PathBuf {
     let target = root().join("target/public-items");
     let output = Command::new(env!("CARGO"))
         .args(["rustdoc", "--locked", "--quiet", "-p", &package.name, "--lib", "--all-features"])
         .args(["--config", "build.rustdocflags=[]", "--target-dir"])
         .arg(&target)
         .args(["--", "-Z", "unstable-options", "--output-format", "json", "--cap-lints", "allow"])
+        .args(flags)
         .current_dir(root())
         .env("RUSTC_BOOTSTRAP", "1")
         .env_remove("RUSTDOCFLAGS")

@@ -17,6 +17,7 @@ mod demo;
 mod escape;
 #[doc(hidden)]
 pub mod failure;
+mod hex;
 #[doc(hidden)]
 pub mod keys;
 mod lane;

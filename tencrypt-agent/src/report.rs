@@ -7,7 +7,9 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tencrypt::{Explanation, Stats, Verdict, crypto::to_hex, directory::Fact, trust::CertificateFile};
+use tencrypt::{Explanation, Stats, Verdict, directory::Fact, trust::CertificateFile};
+
+use crate::hex::to_hex;
 
 /// `tencrypt status --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use support::{CANARY, Cluster, HTTP, LIMIT};
-use tencrypt::{DEFAULT_PORT, KeyRing};
+use tencrypt::{KeyRing, TunnelConfig};
 use tencrypt_example_smoltcp::Pod;
 use tencrypt_lab::{Watch, test};
 
@@ -27,7 +27,7 @@ fn a_tunnel_in_user_space_fetches_a_page_from_a_pod_where_the_program_runs() {
         });
         let server = SocketAddrV4::new(server, HTTP);
         let fetch = || {
-            let udp = UdpSocket::bind((own, DEFAULT_PORT)).unwrap();
+            let udp = UdpSocket::bind((own, TunnelConfig::DEFAULT_PORT)).unwrap();
             let mut pod = Pod::new(keys, own, "10.128.0.0/14", udp, Vec::new()).unwrap();
             [(); 2].map(|()| pod.get(server, &format!("/{CANARY}"), LIMIT).unwrap())
         };

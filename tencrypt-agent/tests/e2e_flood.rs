@@ -13,7 +13,7 @@ use std::{
 
 use ipnet::Ipv4Net;
 use support::{CANARY, Cluster, HTTP, LIMIT, Probe, Running};
-use tencrypt::record::CipherSuite;
+use tencrypt::CipherSuite;
 use tencrypt_lab::{
     Direction, Flood, Flooded, Flooding, Keep, Pod, Source, TUNNEL_PORT, TcpServer, UdpEcho, http_get, test,
     test_within, throughput, transfer, udp_echo,

@@ -4,10 +4,11 @@ use std::{fmt, str::FromStr};
 
 use ipnet::IpNet;
 
-use crate::{crypto::CipherSuite, nat::DnsHairpin, record::DATA_OVERHEAD};
-
-/// The UDP port of tenant traffic: the first port of lane 0, and where every INIT goes.
-pub const DEFAULT_PORT: u16 = 8362;
+use crate::{
+    crypto::CipherSuite,
+    nat::DnsHairpin,
+    record::{DATA_OVERHEAD, suite::NameError},
+};
 
 /// Configuration of a [`Tunnel`](crate::Tunnel), shared by all lanes. Start from [`TunnelConfig::new`] and set what
 /// differs.
@@ -35,11 +36,14 @@ pub struct TunnelConfig {
 }
 
 impl TunnelConfig {
+    /// The UDP port of tenant traffic: the first port of lane 0, and where every INIT goes.
+    pub const DEFAULT_PORT: u16 = 8362;
+
     /// The defaults, with these protected ranges.
     pub fn new(protected: impl IntoIterator<Item = IpNet>) -> Self {
         Self {
             suite: CipherSuite::default(),
-            port: DEFAULT_PORT,
+            port: Self::DEFAULT_PORT,
             protected: protected.into_iter().map(|range| range.trunc()).collect(),
             unknown: UnansweredPolicy::Drop,
             external: ExternalAuthority::Dns,
@@ -108,15 +112,6 @@ impl ExternalAuthority {
     }
 }
 
-/// A word that names no value of a policy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a policy: expected {expected}")]
-#[non_exhaustive]
-pub struct UnknownPolicy {
-    /// Names that would do.
-    pub expected: &'static str,
-}
-
 impl fmt::Display for UnansweredPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -124,11 +119,11 @@ impl fmt::Display for UnansweredPolicy {
 }
 
 impl FromStr for UnansweredPolicy {
-    type Err = UnknownPolicy;
+    type Err = NameError;
 
-    fn from_str(name: &str) -> Result<Self, UnknownPolicy> {
+    fn from_str(name: &str) -> Result<Self, NameError> {
         let expected = "drop or plain";
-        Self::ALL.into_iter().find(|policy| policy.name() == name).ok_or(UnknownPolicy { expected })
+        Self::ALL.into_iter().find(|policy| policy.name() == name).ok_or(NameError { expected })
     }
 }
 
@@ -139,11 +134,11 @@ impl fmt::Display for ExternalAuthority {
 }
 
 impl FromStr for ExternalAuthority {
-    type Err = UnknownPolicy;
+    type Err = NameError;
 
-    fn from_str(name: &str) -> Result<Self, UnknownPolicy> {
+    fn from_str(name: &str) -> Result<Self, NameError> {
         let expected = "dns or directory";
-        Self::ALL.into_iter().find(|authority| authority.name() == name).ok_or(UnknownPolicy { expected })
+        Self::ALL.into_iter().find(|authority| authority.name() == name).ok_or(NameError { expected })
     }
 }
 

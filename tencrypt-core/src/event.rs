@@ -44,14 +44,6 @@ pub enum Event {
     },
 }
 
-/// Statement of the network about a destination (ICMP), from the transport's error queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum PathEvent {
-    /// Nobody listens there. Anyone can forge it, so it counts only where policy would let the traffic go anyway.
-    Unreachable(SocketAddr),
-}
-
 /// A peer as `status` and `peers` show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

@@ -239,7 +239,7 @@ fn cut(bytes: &[u8], at: usize) -> [Vec<u8>; 2] {
         out[4..6].copy_from_slice(&[9, 9]);
         out[6..8].copy_from_slice(&field.to_be_bytes());
         out[10..12].fill(0);
-        let checksum = !tencrypt::packet::checksum::Sum::new().bytes(&out[..20]).fold();
+        let checksum = !tencrypt::internal::Sum::new().bytes(&out[..20]).fold();
         out[10..12].copy_from_slice(&checksum.to_be_bytes());
         out
     };

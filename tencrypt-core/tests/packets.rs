@@ -9,7 +9,10 @@ use etherparse::{
 };
 use oracles::{Fields, Offset, checksums_hold};
 use proptest::prelude::*;
-use tencrypt::packet::{IpPacket, ParseError, Rewrite, RewriteError, Transport, checksum::Sum, combine_ecn};
+use tencrypt::{
+    internal::{Sum, combine_ecn},
+    packet::{IpPacket, ParseError, Rewrite, RewriteError, Transport},
+};
 
 #[derive(Debug, Clone)]
 enum Kind {

@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use tencrypt::{
-    KeyRing,
-    crypto::{write_epoch, write_key_file},
-};
+use tencrypt::KeyRing;
 
 /// A tenant's keys.
 #[derive(Debug, Clone)]
@@ -39,8 +36,9 @@ impl Tenant {
     }
 
     pub(crate) fn new(id: [u8; 16], root: [u8; 32]) -> Self {
-        let keys =
-            Arc::new(KeyRing::parse(&write_key_file(id, 1, &root)).expect("the core reads what it writes"));
+        let keys = Arc::new(
+            KeyRing::parse(&KeyRing::write_file(id, 1, &root)).expect("the core reads what it writes"),
+        );
         Self { id, root, keys }
     }
 
@@ -50,8 +48,8 @@ impl Tenant {
     /// If the core refuses such a key file.
     #[must_use]
     pub fn with(&self, accept: &[u8], send: u8) -> Self {
-        let mut text = write_key_file(self.id, accept[0], &self.root(accept[0])).to_string();
-        accept[1..].iter().for_each(|epoch| text += &write_epoch(*epoch, &self.root(*epoch)));
+        let mut text = KeyRing::write_file(self.id, accept[0], &self.root(accept[0])).to_string();
+        accept[1..].iter().for_each(|epoch| text += &KeyRing::write_epoch(*epoch, &self.root(*epoch)));
         text += &format!("send {send}\n");
         let keys = Arc::new(KeyRing::parse(&text).expect("the core reads what it writes"));
         Self { keys, ..self.clone() }

@@ -7,8 +7,8 @@ use std::{
 };
 
 use tencrypt::{
-    DEFAULT_PORT, Event, Identity, LaneId, LaneUpdate, Outbound, Output, RecvMeta, Seed, TunPacket, Tunnel,
-    TunnelConfig, crypto::KeyChangeError, directory::Directory, offload::VnetHdr, record::init_lane,
+    Event, Identity, LaneId, LaneUpdate, Outbound, Output, RecvMeta, Seed, TunPacket, Tunnel, TunnelConfig,
+    crypto::KeyChangeError, directory::Directory, offload::VnetHdr, record::init_lane,
     sink::bytes::DatagramQueue,
 };
 
@@ -330,7 +330,7 @@ impl World {
         }
         while let Some(mut datagram) = self.network.take_due(self.now) {
             let Some(home) = self.homes.get(&datagram.to.ip()).copied() else { continue };
-            let Some(port) = datagram.to.port().checked_sub(DEFAULT_PORT) else { continue };
+            let Some(port) = datagram.to.port().checked_sub(TunnelConfig::DEFAULT_PORT) else { continue };
             let lanes = self.pods[home.0].tunnels.len();
             let mut lane = usize::from(port);
             if lane == 0 {
@@ -428,7 +428,7 @@ impl World {
         self.model.on_wire(&bytes, CANARY);
         let own = self.pods[from.0].options.addresses.iter().find(|own| own.is_ipv4() == to.is_ipv4());
         let Some(own) = own else { return };
-        let from = SocketAddr::new(*own, DEFAULT_PORT + lane as u16);
+        let from = SocketAddr::new(*own, TunnelConfig::DEFAULT_PORT + lane as u16);
         if let Some(captured) = &mut self.captured {
             captured.push((from, to, bytes.clone()));
         }

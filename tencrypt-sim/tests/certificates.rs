@@ -8,11 +8,10 @@ use std::{
 
 use ipnet::IpNet;
 use tencrypt::{
-    CipherSuite, DropReason, Event, Identity, Seed, Trust, UnansweredPolicy, Verdict,
-    crypto::Rng,
-    handshake::{Initiator, Local},
-    record::{self, Message, SessionIndex},
-    trust::{Certificate, CertificateAuthority, CertificateError, Request, Revocation},
+    CipherSuite, DropReason, Event, Identity, Seed, UnansweredPolicy, Verdict,
+    internal::{self, Initiator, Local, Message, Rng},
+    record::SessionIndex,
+    trust::{Certificate, CertificateAuthority, CertificateError, Request, Revocation, Trust},
 };
 use tencrypt_sim::{PodId, PodOptions, Tenant, Weather, World};
 
@@ -146,7 +145,7 @@ fn present(cluster: &mut Cluster, pod: PodId, number: u64, certificate: &Certifi
     cluster.world.captured();
     cluster.world.inject(pod, from, init.to_vec());
     let (_, _, resp) = cluster.world.captured().pop().expect("INIT is answered");
-    let Ok(Message::Resp(resp)) = record::parse(&resp) else { panic!("no RESP") };
+    let Ok(Message::Resp(resp)) = internal::parse(&resp) else { panic!("no RESP") };
     let conf = initiator.handle_resp(&resp).unwrap().conf;
     cluster.world.inject(pod, from, conf.to_vec());
 }

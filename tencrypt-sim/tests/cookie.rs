@@ -7,9 +7,8 @@ use std::{
 
 use tencrypt::{
     CipherSuite, DropReason, Identity, Seed,
-    crypto::Rng,
-    handshake::{Initiator, Local},
-    record::{self, Message, SessionIndex},
+    internal::{self, Initiator, Local, Message, Rng},
+    record::SessionIndex,
 };
 use tencrypt_sim::{PodId, PodOptions, Tenant, Weather, World};
 
@@ -294,7 +293,7 @@ fn half_open_handshakes_are_four_of_a_source_and_1024_in_all() {
         world.inject(b, SocketAddr::new(source, PORT), init.to_vec());
         world.run_for(ms(5));
         let (.., resp) = world.captured().into_iter().find(|(.., bytes)| bytes[0] == RESP)?;
-        let Ok(Message::Resp(resp)) = record::parse(&resp) else { return None };
+        let Ok(Message::Resp(resp)) = internal::parse(&resp) else { return None };
         Some(initiator.handle_resp(&resp).expect("it is for this INIT").conf.to_vec())
     };
     let of_one: Vec<bool> = (0..6)
@@ -334,7 +333,7 @@ fn a_replayed_init_costs_nothing_and_fills_nothing() {
     let before = *world.tunnel_of(b).stats();
     let mut flood = Flood::new(&tenant);
     let init = flood.init(v4(2));
-    assert!(matches!(record::parse(&init), Ok(Message::Init(_))));
+    assert!(matches!(internal::parse(&init), Ok(Message::Init(_))));
     world.capture();
     // From one address, and from ten thousand.
     for number in 0..200_000_u32 {

@@ -8,7 +8,7 @@ use std::{
 use tencrypt::{
     CipherSuite, DropReason, Verdict,
     directory::{Class, Fact, FactSource},
-    handshake::write_reset,
+    internal::write_reset,
     record::SessionIndex,
 };
 use tencrypt_sim::{PodId, PodOptions, Tenant, Weather, World, seeds};

@@ -7,8 +7,8 @@ use std::{
 
 use tencrypt::{
     CipherSuite, DropReason, Event, Identity, Seed, UnansweredPolicy,
-    crypto::{KeyChangeError, Rng},
-    handshake::{Initiator, Local},
+    crypto::KeyChangeError,
+    internal::{Initiator, Local, Rng},
     record::SessionIndex,
 };
 use tencrypt_sim::{PodId, PodOptions, Tenant, Weather, World, seeds};

@@ -8,9 +8,9 @@ use std::{
 
 use tencrypt::{
     CipherSuite, DropReason, Identity, PeerInfo, Seed, Stats, UnansweredPolicy,
-    crypto::Rng,
-    handshake::{Initiator, Local, write_reset},
-    record::{self, DATA_OVERHEAD, Message, SessionIndex},
+    internal::{self, Initiator, Local, Message, Rng, write_reset},
+    record::SessionIndex,
+    session::Sealer,
 };
 use tencrypt_sim::{PodId, PodOptions, Random, Tenant, Weather, World, udp};
 
@@ -351,14 +351,14 @@ fn sealing_member(two: &mut Two) -> impl FnMut(u8, &[u8]) -> Vec<u8> + use<> {
     let (mut initiator, init) = Initiator::start(&local, index, v4(2), &mut rng);
     two.world.inject(two.b, at(7), init.to_vec());
     let (.., resp) = two.world.captured().pop().expect("RESP");
-    let Ok(Message::Resp(resp)) = record::parse(&resp) else { panic!("RESP") };
+    let Ok(Message::Resp(resp)) = internal::parse(&resp) else { panic!("RESP") };
     let mut confirmed = initiator.handle_resp(&resp).expect("it is for this INIT");
     two.world.inject(two.b, at(7), confirmed.conf.to_vec());
     two.world.captured();
     move |flags, packet| {
         let sealer = &mut confirmed.established.sealer;
         let counter = sealer.counters(1).ok().and_then(|mut counters| counters.take());
-        let mut bytes = vec![0; packet.len() + DATA_OVERHEAD];
+        let mut bytes = vec![0; packet.len() + Sealer::OVERHEAD];
         sealer.seal(counter.expect("there are enough"), flags, packet, &mut bytes);
         bytes
     }

@@ -18,7 +18,7 @@ use netlink_packet_route::{
     rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage},
 };
 use rtnetlink::RouteMessageBuilder;
-use tencrypt::{DEFAULT_PORT, IpNet};
+use tencrypt::{IpNet, TunnelConfig};
 
 use crate::{
     MARK,
@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Number of the routing table: the tunnel's default port, so that `ip rule` explains itself.
-pub(crate) const TABLE: u32 = DEFAULT_PORT as u32;
+pub(crate) const TABLE: u32 = TunnelConfig::DEFAULT_PORT as u32;
 /// Preference of the rule.
 const PREFERENCE: u32 = TABLE;
 

@@ -18,10 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tencrypt::{
-    Inbound,
-    record::layout::{self, DATA, INDEX, RECEIVER},
-};
+use tencrypt::{Inbound, record::Head};
 
 use crate::{bind::Family, bpf::Instruction};
 
@@ -121,10 +118,8 @@ impl FloodFilter {
 
     /// Takes note of a datagram that this side sends of its own accord.
     pub(crate) fn note_sent(&mut self, datagram: &[u8]) {
-        if layout::message_type(datagram).is_some_and(layout::is_answered_at_index)
-            && let Some(index) = layout::index_bytes(datagram)
-        {
-            self.handshakes.note(index);
+        if let Some(head) = Head::read(datagram).filter(|head| head.is_answered_at_index()) {
+            self.handshakes.note(head.index);
         }
     }
 
@@ -214,9 +209,9 @@ impl FloodFilter {
         }
         let messages = self.of_kind(false, family);
         let mut code = vec![
-            Instruction::load_byte(UDP_HEADER + layout::TYPE as u32),
+            Instruction::load_byte(UDP_HEADER + Head::TYPE as u32),
             // At most 20 for the hash, one a bucket, five for each of MAX_SHIFT shifts, and one for each of MAX_HANDSHAKES: 200.
-            Instruction::if_equal(u32::from(DATA), messages.len() as u8),
+            Instruction::if_equal(u32::from(Head::DATA), messages.len() as u8),
         ];
         code.extend(messages);
         code.extend(self.of_kind(true, family));
@@ -230,7 +225,7 @@ impl FloodFilter {
             return vec![Instruction::PASS];
         }
         let [sessions, handshakes] = &self.admitted;
-        let (place, admitted) = if is_data { (INDEX, sessions) } else { (RECEIVER, handshakes) };
+        let (place, admitted) = if is_data { (Head::INDEX, sessions) } else { (Head::RECEIVER, handshakes) };
         let mut code = vec![Instruction::load(UDP_HEADER + place.start as u32)];
         for (number, index) in admitted.iter().enumerate() {
             // To the PASS behind the last, and over the jump that all others take.
@@ -313,12 +308,12 @@ mod tests {
     use super::*;
     use crate::sys;
 
-    const INIT: [u8; 284] = [layout::INIT; 284];
+    const INIT: [u8; 284] = [Head::INIT; 284];
     /// Cost of a datagram of one record.
     const ONE: u64 = CALL_COST + RECORD_COST;
 
     fn record(index: u8) -> Vec<u8> {
-        let mut record = vec![DATA, 0, 0, 0];
+        let mut record = vec![Head::DATA, 0, 0, 0];
         record.extend([index; 60]);
         record
     }
@@ -326,7 +321,7 @@ mod tests {
     /// A handshake message to this index.
     fn message(receiver: u8) -> Vec<u8> {
         let mut message = INIT.to_vec();
-        message[RECEIVER].fill(receiver);
+        message[Head::RECEIVER].fill(receiver);
         message
     }
 
@@ -335,9 +330,9 @@ mod tests {
         let mut inbound = Inbound::default();
         (inbound.opened, inbound.proven) = (proven, proven);
         inbound.dropped = datagrams - proven;
-        if datagram[0] == DATA {
+        if datagram[0] == Head::DATA {
             inbound.records = datagrams;
-            let index = layout::index_bytes(datagram).map(u32::from_le_bytes);
+            let index = Head::read(datagram).map(|head| u32::from_le_bytes(head.index));
             inbound.session = index.and_then(SessionIndex::from_u32).filter(|_| proven > 0);
         }
         inbound
@@ -365,7 +360,7 @@ mod tests {
                     filter.note_received(source(9_999), &outcome(&record(7), genuine, genuine), now);
                 }
                 for from in sources {
-                    let kind = kind(head[0] == DATA, Family::V4);
+                    let kind = kind(head[0] == Head::DATA, Family::V4);
                     let shift = filter.shift[kind][filter.bucket(from.ip())];
                     number += 1;
                     // As even as chance is in the mean.
@@ -393,7 +388,7 @@ mod tests {
             );
             let concerned = |shifts: &[u8; BUCKETS]| shifts.iter().filter(|shift| **shift > 0).count();
             let mut expected = [0; KINDS];
-            expected[kind(head[0] == DATA, Family::V4)] = 1;
+            expected[kind(head[0] == Head::DATA, Family::V4)] = 1;
             assert_eq!(filter.shift.each_ref().map(concerned), expected, "other kinds pass");
         }
     }
@@ -480,7 +475,7 @@ mod tests {
         for from in ["127.0.0.1", "::1"] {
             let (known, unknown) = (record(1), record(2));
             let init = message(0);
-            let datagrams: [&[u8]; 5] = [&init, &known, &unknown, &[DATA], &[]];
+            let datagrams: [&[u8]; 5] = [&init, &known, &unknown, &[Head::DATA], &[]];
             let mut filter = FloodFilter::new();
             let bucket = filter.bucket(from.parse().unwrap());
             let indices = |count: usize| (3..=count as u8 + 1).chain([1]).map(|index| [index; 4]).collect();
@@ -519,9 +514,13 @@ mod tests {
         let mut sent = INIT;
         for number in 0..100_u8 {
             // DATA, CONF and COOKIE await no answer.
-            for kind in [layout::INIT, layout::RESP, layout::CONF, DATA, layout::COOKIE] {
+            for kind in [Head::INIT, Head::RESP, Head::CONF, Head::DATA, Head::COOKIE] {
                 sent[0] = kind;
-                sent[INDEX].fill(if layout::is_answered_at_index(kind) { number } else { 100 + number });
+                sent[Head::INDEX].fill(if [Head::INIT, Head::RESP].contains(&kind) {
+                    number
+                } else {
+                    100 + number
+                });
                 filter.note_sent(&sent);
             }
         }

@@ -2,7 +2,10 @@
 //! associated data.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
-use tencrypt::crypto::{Aead, Backend, OpeningKey, SealingKey};
+use tencrypt::{
+    crypto::Aead,
+    internal::{Backend, OpeningKey, SealingKey},
+};
 
 use crate::measure::{BATCH, Load};
 

@@ -9,10 +9,10 @@ use std::{
 
 use criterion::Criterion;
 use tencrypt::{
-    CipherSuite, Verdict,
+    CipherSuite, Verdict, internal,
     nat::{Nat, NatOutcome, Service, ServicePort},
     packet::IpPacket,
-    record::{self, DATA_OVERHEAD},
+    session::Sealer,
 };
 use tencrypt_benches::{
     packets::udp_packet,
@@ -37,12 +37,12 @@ pub(crate) fn parse(criterion: &mut Criterion) {
                 black_box(IpPacket::parse(black_box(packet)).expect("a good packet"));
             }
         });
-        let mut record = vec![0; load.len + DATA_OVERHEAD];
+        let mut record = vec![0; load.len + Sealer::OVERHEAD];
         // DATA, and an index that is not zero.
         (record[0], record[4]) = (4, 1);
         stage.repeat("record", load, || {
             for _ in 0..load.packets {
-                black_box(record::parse(black_box(&record)).expect("a DATA record"));
+                black_box(internal::parse(black_box(&record)).expect("a DATA record"));
             }
         });
         let mut copying = Copying::new(load);

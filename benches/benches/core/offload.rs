@@ -7,7 +7,7 @@ use tencrypt::{
     CipherSuite, Outbound, TunPacket,
     offload::{Coalescer, Joins, Segments},
     packet::IpPacket,
-    record::DATA_OVERHEAD,
+    session::Sealer,
 };
 use tencrypt_benches::{
     packets::{TCP_HEADERS, tcp_packet},
@@ -54,7 +54,7 @@ pub(crate) fn coalesce(criterion: &mut Criterion) {
         let (vnet, packet) = tcp_packet(HERE, THERE, load.packets * size, size);
         let mut pair = Pair::connected(CipherSuite::Aes256Gcm);
         let mut slabs: Vec<Slab> =
-            (0..TRAINS).map(|_| Slab::new(load.packets * (load.len + DATA_OVERHEAD))).collect();
+            (0..TRAINS).map(|_| Slab::new(load.packets * (load.len + Sealer::OVERHEAD))).collect();
         let mut spent = packet.clone();
         stage.timed("tencrypt", load, || {
             let mut trains: [Kept<'_>; TRAINS] = Default::default();

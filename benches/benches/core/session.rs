@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use criterion::Criterion;
 use tencrypt::{
     CipherSuite, Seed,
-    crypto::{Aead, Rng},
-    handshake::{Initiator, Local, Responder},
-    record::{self, DATA_OVERHEAD, Message, SessionIndex},
+    crypto::Aead,
+    internal::{self, Initiator, Local, Message, Responder, Rng},
+    record::SessionIndex,
     session::{Opener, Sealer},
 };
 use tencrypt_benches::pair::{HERE, THERE, Tenant};
@@ -38,11 +38,11 @@ impl Halves {
         let there = Local::new(keys, suite, &there, &addresses_there, true);
         let index = |number| SessionIndex::from_u32(number).expect("not zero");
         let (mut initiator, init) = Initiator::start(&here, index(1), THERE.into(), &mut rng);
-        let Ok(Message::Init(init)) = record::parse(&init) else { panic!("an INIT") };
+        let Ok(Message::Init(init)) = internal::parse(&init) else { panic!("an INIT") };
         let (responder, resp) = Responder::accept(&there, &init, index(2), &mut rng).expect("a good INIT");
-        let Ok(Message::Resp(resp)) = record::parse(&resp) else { panic!("a RESP") };
+        let Ok(Message::Resp(resp)) = internal::parse(&resp) else { panic!("a RESP") };
         let confirmed = initiator.handle_resp(&resp).expect("a good RESP");
-        let Ok(Message::Conf(conf)) = record::parse(&confirmed.conf) else { panic!("a CONF") };
+        let Ok(Message::Conf(conf)) = internal::parse(&confirmed.conf) else { panic!("a CONF") };
         let opener = responder.handle_conf(&conf).expect("a good CONF").opener;
         let count = BATCH.max(load.packets);
         Self {
@@ -50,7 +50,7 @@ impl Halves {
             opener,
             load,
             packets: vec![vec![0x5a; load.len]; count],
-            records: vec![vec![0; load.len + DATA_OVERHEAD]; count],
+            records: vec![vec![0; load.len + Sealer::OVERHEAD]; count],
         }
     }
 

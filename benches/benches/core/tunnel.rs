@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::Criterion;
-use tencrypt::{CipherSuite, Outbound, Output, TunPacket, offload::VnetHdr, record::DATA_OVERHEAD};
+use tencrypt::{CipherSuite, Outbound, Output, TunPacket, offload::VnetHdr, session::Sealer};
 use tencrypt_benches::{
     packets::{TCP_HEADERS, tcp_packet, udp_packet},
     pair::{HERE, Pair, THERE},
@@ -45,7 +45,7 @@ impl Tunnels {
             packet,
             fresh,
             // No larger than what they hold, so that those of a batch lie side by side in the cache.
-            slabs: (0..BATCH).map(|_| Slab::new(load.packets * (load.len + DATA_OVERHEAD))).collect(),
+            slabs: (0..BATCH).map(|_| Slab::new(load.packets * (load.len + Sealer::OVERHEAD))).collect(),
             count: Count::default(),
         }
     }

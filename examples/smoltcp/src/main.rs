@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use tencrypt::{DEFAULT_PORT, KeyRing};
+use tencrypt::{KeyRing, TunnelConfig};
 use tencrypt_example_smoltcp::{Failure, Place, Pod, demonstration_keys};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -29,7 +29,7 @@ fn main() -> Result<(), Failure> {
         [key_file, own, server, path] => {
             let own: Ipv4Addr = own.parse()?;
             let keys = KeyRing::parse(&fs::read_to_string(key_file)?)?;
-            let udp = UdpSocket::bind((own, DEFAULT_PORT))?;
+            let udp = UdpSocket::bind((own, TunnelConfig::DEFAULT_PORT))?;
             let page = Pod::new(keys, own, PROTECTED, udp, Vec::new())?.get(server.parse()?, path, LIMIT)?;
             println!("{}", String::from_utf8_lossy(&page));
             Ok(())

@@ -14,8 +14,8 @@ use smoltcp::{
     wire::{HardwareAddress, IpCidr},
 };
 use tencrypt::{
-    DEFAULT_PORT, Identity, KeyRing, Outbound, Output, RecvMeta, Seed, TunPacket, Tunnel, TunnelConfig,
-    offload::VnetHdr, sink::bytes::DatagramQueue,
+    Identity, KeyRing, Outbound, Output, RecvMeta, Seed, TunPacket, Tunnel, TunnelConfig, offload::VnetHdr,
+    sink::bytes::DatagramQueue,
 };
 
 use crate::link::Link;
@@ -127,7 +127,7 @@ impl Pod {
             Err(error) => return Err(error.into()),
         };
         let place = self.places.iter().find(|place| place.socket == from);
-        let from = place.map_or(from, |place| SocketAddr::new(place.pod, DEFAULT_PORT));
+        let from = place.map_or(from, |place| SocketAddr::new(place.pod, TunnelConfig::DEFAULT_PORT));
         let meta = RecvMeta::new(from, len as u16);
         let datagram = &mut self.buffer[..len];
         self.tunnel.handle_datagrams(&meta, datagram, Instant::now(), &mut self.link.arrived);

@@ -17,8 +17,7 @@ use std::{
 };
 
 use tencrypt::{
-    DEFAULT_PORT, Event, Identity, KeyRing, Outbound, Output, RecvMeta, Seed, TunPacket, Tunnel,
-    TunnelConfig,
+    Event, Identity, KeyRing, Outbound, Output, RecvMeta, Seed, TunPacket, Tunnel, TunnelConfig,
     offload::VnetHdr,
     sink::bytes::{BytesMut, DatagramQueue, PacketQueue},
 };
@@ -104,7 +103,7 @@ impl Pod {
     /// Takes the records that have come whole.
     async fn receive(&mut self) -> Result<(), Failure> {
         while let Some(mut record) = next_record(&mut self.received) {
-            let from = SocketAddr::new(self.peer.into(), DEFAULT_PORT);
+            let from = SocketAddr::new(self.peer.into(), TunnelConfig::DEFAULT_PORT);
             let meta = RecvMeta::new(from, record.len() as u16);
             self.tunnel.handle_datagrams(&meta, &mut record, Instant::now(), &mut self.packets);
             // What a handshake message makes due comes before the next record.

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use tencrypt::{
     KeyRing,
-    crypto::write_key_file,
     directory::{Class, FactSource},
 };
 use tencrypt_agent::{config::Config, failure::Failure};
@@ -23,7 +22,7 @@ pub fn config(data: &[u8]) {
     }
     let mut input = Input::new(data);
     let (tenant, root, epoch) = (input.array(), input.array(), input.byte());
-    let written = write_key_file(tenant, epoch, &root);
+    let written = KeyRing::write_file(tenant, epoch, &root);
     let read = key_file(&written);
     // Keys of one repeated byte are nobody's.
     assert_eq!(read.is_none(), root.iter().all(|byte| *byte == root[0]));

@@ -9,13 +9,11 @@ use std::{
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use tencrypt::{
-    CipherSuite, Event, Identity, KeyRing, Outbound, Output, PathEvent, RecvMeta, Seed, TunPacket, Tunnel,
-    TunnelConfig,
-    crypto::{Rng, write_key_file},
-    handshake::{self, Initiator, Local, Responder},
+    CipherSuite, Event, Identity, KeyRing, Outbound, Output, RecvMeta, Seed, TunPacket, Tunnel, TunnelConfig,
+    internal::{self, Initiator, Local, Message, Responder, Rng},
     offload::VnetHdr,
     packet::IpPacket,
-    record::{self, Message, SessionIndex},
+    record::SessionIndex,
     sink::bytes::{DatagramQueue, PacketQueue},
 };
 use tencrypt_sim::{PodId, PodOptions, Random, Violation, Weather, World};
@@ -51,33 +49,33 @@ fn messages(input: &mut Input<'_>) {
     let [here, there] = [0, 1].map(|at| Local::new(&keys, suite, &identities[at], &addresses[at..=at], true));
 
     let (mut initiator, init) = Initiator::start(&here, index(11), addresses[1], &mut rng);
-    assert_eq!(handshake::verify_mac1(&keys, &init), Ok(()));
+    assert_eq!(internal::verify_mac1(&keys, &init), Ok(()));
     let forged = changed(input, &init);
     if forged[..init.len() - MACS] != init[..init.len() - MACS] {
-        assert!(handshake::verify_mac1(&keys, &forged).is_err());
+        assert!(internal::verify_mac1(&keys, &forged).is_err());
     }
-    if let Ok(Message::Init(message)) = record::parse(&forged) {
+    if let Ok(Message::Init(message)) = internal::parse(&forged) {
         let accepted = Responder::accept(&there, &message, index(13), &mut rng).is_ok();
         assert!(!accepted || forged[NOISE..init.len() - MACS] == init[NOISE..init.len() - MACS]);
     }
-    let Ok(Message::Init(message)) = record::parse(&init) else { panic!("INIT is one") };
+    let Ok(Message::Init(message)) = internal::parse(&init) else { panic!("INIT is one") };
     let (responder, resp) = Responder::accept(&there, &message, index(12), &mut rng).expect("a genuine INIT");
     assert_eq!(responder.asked(), addresses[1]);
 
     let forged = changed(input, &resp);
-    if let Ok(Message::Resp(message)) = record::parse(&forged)
+    if let Ok(Message::Resp(message)) = internal::parse(&forged)
         && forged[NOISE..resp.len() - MACS] != resp[NOISE..resp.len() - MACS]
     {
         assert!(initiator.handle_resp(&message).is_err(), "a forged RESP");
     }
-    let Ok(Message::Resp(message)) = record::parse(&resp) else { panic!("RESP is one") };
+    let Ok(Message::Resp(message)) = internal::parse(&resp) else { panic!("RESP is one") };
     let confirmed = initiator.handle_resp(&message).expect("a genuine RESP after a forged one");
     assert!(initiator.handle_resp(&message).is_err(), "RESP is taken once");
 
     let conf = &confirmed.conf;
     let forged = changed(input, conf);
     let genuine = forged[NOISE..conf.len() - MACS] == conf[NOISE..conf.len() - MACS];
-    let Ok(Message::Conf(message)) = record::parse(&forged) else { return };
+    let Ok(Message::Conf(message)) = internal::parse(&forged) else { return };
     match responder.handle_conf(&message) {
         Ok(mut established) => {
             assert!(genuine, "a forged CONF");
@@ -118,7 +116,7 @@ fn wire(input: &mut Input<'_>) {
     world.send(pods[0], addresses[1], 64);
     let mut seen = world.captured();
     let init = &seen[0].2;
-    assert_eq!(record::mac1(init), Some(mac1(&mac_key, &init[..init.len() - MACS])), "the specified mac1");
+    assert_eq!(internal::mac1(init), Some(mac1(&mac_key, &init[..init.len() - MACS])), "the specified mac1");
 
     let mut strays = BTreeSet::new();
     for _ in 0..MAX_STEPS {
@@ -142,7 +140,7 @@ fn wire(input: &mut Input<'_>) {
             5 | 6 => {
                 let Some((from, _, bytes)) = seen.get(input.index(seen.len())).cloned() else { continue };
                 let mut bytes = changed(input, &bytes);
-                if what % 8 == 6 && record::mac1(&bytes).is_some() {
+                if what % 8 == 6 && internal::mac1(&bytes).is_some() {
                     let covered = bytes.len() - MACS;
                     let mac1 = mac1(&mac_key, &bytes[..covered]);
                     bytes[covered..covered + 16].copy_from_slice(&mac1);
@@ -239,7 +237,7 @@ fn alone(input: &mut Input<'_>) {
             }
             2 => {
                 let to = SocketAddr::new(input.address(true), input.word());
-                tunnel.handle_path_event(PathEvent::Unreachable(to), now);
+                tunnel.handle_unreachable(to, now);
             }
             _ => {
                 now += Duration::from_millis(input.word().into());
@@ -271,7 +269,7 @@ fn assert_alone(tunnel: &mut Tunnel, protected: [ipnet::IpNet; 2], buffer: &mut 
         match tunnel.poll_output(buffer, now) {
             Output::Transmit(transmit) => {
                 // Nobody was answered, so INIT is all there is to say, and that a record's session is unknown.
-                match record::parse(&buffer[..transmit.len]) {
+                match internal::parse(&buffer[..transmit.len]) {
                     Ok(Message::Init(_)) => assert_eq!(transmit.to.port(), PORT),
                     Ok(Message::Reset(_)) => {}
                     message => panic!("sent: {message:?}"),
@@ -300,7 +298,7 @@ fn write_source(bytes: &mut [u8], own: [IpAddr; 2]) {
 
 fn keys() -> KeyRing {
     let root = std::array::from_fn(|at| at as u8);
-    KeyRing::parse(&write_key_file([7; 16], 1, &root)).expect("the core reads what it writes")
+    KeyRing::parse(&KeyRing::write_file([7; 16], 1, &root)).expect("the core reads what it writes")
 }
 
 /// `HKDF(tenant id, root, "tencrypt v1 mac", 32)` of docs/wire-format.md section 3.2, by RFC 5869.

@@ -6,9 +6,10 @@ use std::{
 };
 
 use tencrypt::{
+    internal::combine_ecn,
     nat::{DnsHairpin, DnsOutcome, Nat, NatError, NatOutcome, Service, ServicePort},
     offload::VnetHdr,
-    packet::{IpPacket, IpVersion, Rewrite, Transport, combine_ecn},
+    packet::{IpPacket, IpVersion, Rewrite, Transport},
 };
 
 use crate::input::Input;

@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 
 use tencrypt::{
     CipherSuite, DropReason, Identity, KeyRing, Seed,
-    crypto::{Rng, write_key_file},
-    handshake::{Established, Initiator, Local, Responder},
-    record::{self, DATA_OVERHEAD, KNOWN_FLAGS, Message, SessionIndex},
-    session::WINDOW,
+    internal::{self, Data, Established, Initiator, Local, Message, Responder, Rng},
+    record::SessionIndex,
+    session::{ReplayWindow, Sealer},
 };
 
 use crate::input::Input;
@@ -38,7 +37,7 @@ pub fn record(data: &[u8]) {
 fn read(datagram: &[u8]) {
     let long =
         |at: usize| u32::from_le_bytes([datagram[at], datagram[at + 1], datagram[at + 2], datagram[at + 3]]);
-    let message = match record::parse(datagram) {
+    let message = match internal::parse(datagram) {
         Ok(message) => message,
         Err(reason) => {
             assert!(matches!(reason, DropReason::Malformed | DropReason::Unsupported));
@@ -64,9 +63,9 @@ fn read(datagram: &[u8]) {
             assert_eq!(conf.noise[..], datagram[12..220]);
         }
         Message::Data(data) => {
-            assert!(datagram[0] == 4 && datagram.len() >= DATA_OVERHEAD);
+            assert!(datagram[0] == 4 && datagram.len() >= Sealer::OVERHEAD);
             assert_eq!((data.flags, datagram[2], datagram[3]), (datagram[1], 0, 0));
-            assert_eq!(data.flags & !KNOWN_FLAGS, 0);
+            assert_eq!(data.flags & !Data::KNOWN_FLAGS, 0);
             assert_eq!(data.index.as_u32(), long(4));
             assert_eq!(data.counter, u64::from(long(8)) | u64::from(long(12)) << 32);
         }
@@ -82,7 +81,7 @@ fn read(datagram: &[u8]) {
             assert_eq!((reset.epoch, reset.index.as_u32()), (datagram[3], long(4)));
         }
     }
-    let mac1 = record::mac1(datagram);
+    let mac1 = internal::mac1(datagram);
     match message {
         Message::Data(_) | Message::Cookie(_) | Message::Reset(_) => assert_eq!(mac1, None),
         _ => assert_eq!(
@@ -116,10 +115,10 @@ fn session(input: &mut Input<'_>) {
                 let packet = [input.take(16), &vec![0x5a; len][..]].concat();
                 let mut counters = sender.sealer.counters(1).expect("far from the limit");
                 let counter = counters.take().expect("one was asked for");
-                let mut bytes = vec![0; packet.len() + DATA_OVERHEAD];
+                let mut bytes = vec![0; packet.len() + Sealer::OVERHEAD];
                 sender.sealer.seal(counter, flags, &packet, &mut bytes);
                 read(&bytes);
-                sealed.push(Sealed { packet, flags: flags & KNOWN_FLAGS, bytes });
+                sealed.push(Sealed { packet, flags: flags & Data::KNOWN_FLAGS, bytes });
             }
             2 | 3 => {
                 let Some(record) = sealed.get(input.index(sealed.len())) else { continue };
@@ -129,7 +128,7 @@ fn session(input: &mut Input<'_>) {
                 if opened.contains(&counter) {
                     let reason = outcome.expect_err("a record opens once");
                     assert!(matches!(reason, DropReason::Replay | DropReason::TooOld));
-                } else if counter + WINDOW <= newest {
+                } else if counter + ReplayWindow::SIZE <= newest {
                     assert_eq!(outcome.err(), Some(DropReason::TooOld));
                 } else {
                     let plain = outcome.expect("a genuine record opens");
@@ -167,7 +166,7 @@ fn refused(receiver: &mut Established, mut bytes: Vec<u8>, packet: &[u8]) {
 
 /// A session between two pods, always the same.
 fn pair(suite: CipherSuite) -> (Established, Established) {
-    let keys = KeyRing::parse(&write_key_file([7; 16], 1, &std::array::from_fn(|at| at as u8)));
+    let keys = KeyRing::parse(&KeyRing::write_file([7; 16], 1, &std::array::from_fn(|at| at as u8)));
     let keys = keys.expect("the core reads what it writes");
     let addresses = [[10, 0, 0, 1], [10, 0, 0, 2]].map(std::net::IpAddr::from);
     let identities = [1, 2].map(|seed| Identity::generate(Seed::from_bytes([seed; 32]), &addresses));
@@ -175,15 +174,15 @@ fn pair(suite: CipherSuite) -> (Established, Established) {
     let index = |number| SessionIndex::from_u32(number).expect("not zero");
     let [here, there] = [0, 1].map(|at| Local::new(&keys, suite, &identities[at], &addresses[at..=at], true));
     let (mut initiator, init) = Initiator::start(&here, index(11), addresses[1], &mut rng);
-    let Ok(Message::Init(init)) = record::parse(&init) else { panic!("INIT is one") };
+    let Ok(Message::Init(init)) = internal::parse(&init) else { panic!("INIT is one") };
     let (responder, resp) = Responder::accept(&there, &init, index(12), &mut rng).expect("a genuine INIT");
-    let Ok(Message::Resp(resp)) = record::parse(&resp) else { panic!("RESP is one") };
+    let Ok(Message::Resp(resp)) = internal::parse(&resp) else { panic!("RESP is one") };
     let confirmed = initiator.handle_resp(&resp).expect("a genuine RESP");
-    let Ok(Message::Conf(conf)) = record::parse(&confirmed.conf) else { panic!("CONF is one") };
+    let Ok(Message::Conf(conf)) = internal::parse(&confirmed.conf) else { panic!("CONF is one") };
     (confirmed.established, responder.handle_conf(&conf).expect("a genuine CONF"))
 }
 
 fn counter_of(record: &[u8]) -> u64 {
-    let Ok(Message::Data(data)) = record::parse(record) else { panic!("a sealed record is one") };
+    let Ok(Message::Data(data)) = internal::parse(record) else { panic!("a sealed record is one") };
     data.counter
 }

@@ -7,8 +7,8 @@ use std::{
 
 use ipnet::IpNet;
 use tencrypt::{
-    Seed,
-    crypto::{PeerId, TENANT_LEN, from_hex},
+    KeyRing, Seed,
+    crypto::PeerId,
     trust::{CertificateAuthority, CertificateFile, PodName, Request},
 };
 use tencrypt_tun::NetNs;
@@ -17,6 +17,7 @@ use crate::{
     commands::output,
     control::{self, Reply},
     failure::{Exit, Failure},
+    hex::from_hex,
     keys::{
         certificates::{self, AuthorityFileError},
         file as keyfile,
@@ -58,7 +59,7 @@ pub(crate) struct IssueArguments {
 /// A pod as its certificate is to name it.
 struct Subject {
     key: PeerId,
-    tenant: [u8; TENANT_LEN],
+    tenant: [u8; KeyRing::TENANT_LEN],
     /// The pod's own addresses, if they are known.
     addresses: Vec<IpNet>,
 }
@@ -79,7 +80,8 @@ pub(crate) fn init(path: &Path) -> Result<(), Failure> {
 /// A [`Failure`] of one line; nothing is written then.
 pub(crate) fn issue(arguments: &IssueArguments) -> Result<(), Failure> {
     let authority = certificates::read_authority(&arguments.ca)?;
-    let pod: PodName = arguments.pod.parse().map_err(|error| usage("--pod", error))?;
+    let pod: PodName =
+        arguments.pod.parse().map_err(|error| usage("--pod", format_args!("no name of a pod: {error}")))?;
     let given = arguments.address.iter().map(|text| prefix(text)).collect::<Result<Vec<_>, _>>()?;
     let subject = arguments.subject()?;
     let request = Request {

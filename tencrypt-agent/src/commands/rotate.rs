@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tencrypt::crypto::{KeyRing, MAX_EPOCHS, write_epoch};
+use tencrypt::KeyRing;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -41,7 +41,7 @@ pub enum RotateError {
     #[error(transparent)]
     File(#[from] KeyFileError),
     /// There are as many epochs as there may be.
-    #[error("{MAX_EPOCHS} epochs are as many as a key file holds; retire one first")]
+    #[error("{} epochs are as many as a key file holds; retire one first", KeyRing::MAX_EPOCHS)]
     Full,
     /// No epoch of this number.
     #[error("epoch {0} is not in the file")]
@@ -142,13 +142,13 @@ fn edit(text: &str, ring: &KeyRing, step: Step) -> Result<(Zeroizing<String>, St
     let known = |epoch: u8| if ring.holds(epoch) { Ok(epoch) } else { Err(RotateError::Unknown(epoch)) };
     let (removed, added, send, done) = match step {
         Step::Add => {
-            if ring.epochs().count() >= MAX_EPOCHS {
+            if ring.epochs().count() >= KeyRing::MAX_EPOCHS {
                 return Err(RotateError::Full);
             }
             let mut root = Zeroizing::new([0; 32]);
             getrandom::fill(&mut *root).map_err(|_| KeyFileError::Make(MakeError::Random))?;
             let epoch = ring.vacant_epoch();
-            (None, Some(write_epoch(epoch, &root)), sent, format!("added epoch {epoch}"))
+            (None, Some(KeyRing::write_epoch(epoch, &root)), sent, format!("added epoch {epoch}"))
         }
         Step::Activate(epoch) => {
             let epoch = epoch.map_or_else(|| ring.next_epoch().ok_or(RotateError::NoNext(sent)), known)?;
@@ -206,7 +206,7 @@ fn replace(target: &Path, content: &[u8], metadata: &fs::Metadata) -> io::Result
 
 #[cfg(test)]
 mod tests {
-    use tencrypt::crypto::write_key_file;
+    use tencrypt::KeyRing;
 
     use super::*;
 
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn comments_and_order_survive_and_numbers_wrap() {
         let root = std::array::from_fn(|at| at as u8);
-        let text = format!("# of the shop\n{}# last line", *write_key_file([7; 16], 255, &root));
+        let text = format!("# of the shop\n{}# last line", *KeyRing::write_file([7; 16], 255, &root));
         let (text, done) = after(&text, Step::Add).unwrap();
         assert_eq!(done, "added epoch 0");
         let (text, done) = after(&text, Step::Activate(None)).unwrap();
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn steps_that_make_no_sense_are_refused() {
-        let text = write_key_file([7; 16], 3, &std::array::from_fn(|at| at as u8)).to_string();
+        let text = KeyRing::write_file([7; 16], 3, &std::array::from_fn(|at| at as u8)).to_string();
         let refused = |text: &str, step| after(text, step).unwrap_err().to_string();
         assert!(refused(&text, Step::Activate(None)).starts_with("no epoch comes after 3"));
         assert!(refused(&text, Step::Activate(Some(3))).starts_with("epoch 3 is sent already"));
@@ -243,7 +243,7 @@ mod tests {
         assert!(refused(&text, Step::Retire(None)).starts_with("no epoch comes before 3"));
         assert!(refused(&text, Step::Retire(Some(3))).starts_with("epoch 3 is the one that is sent"));
         assert!(refused(&text, Step::Retire(Some(9))).starts_with("epoch 9 is not in the file"));
-        let full = (1..MAX_EPOCHS).fold(text, |text, _| after(&text, Step::Add).unwrap().0);
+        let full = (1..KeyRing::MAX_EPOCHS).fold(text, |text, _| after(&text, Step::Add).unwrap().0);
         assert!(refused(&full, Step::Add).starts_with("8 epochs are as many"));
     }
 }

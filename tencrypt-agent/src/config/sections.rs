@@ -8,7 +8,7 @@ use std::{
 
 use ipnet::IpNet;
 use tencrypt::{
-    CipherSuite, DEFAULT_PORT, ExternalAuthority, UnansweredPolicy,
+    CipherSuite, ExternalAuthority, TunnelConfig, UnansweredPolicy,
     directory::{Class, Fact, FactSource},
     nat::ServicePort,
     packet::{is_host_address, is_link_local, is_tunnel_address},
@@ -89,7 +89,7 @@ fn read_network(section: &Section<'_>) -> Result<Network, ConfigError> {
             value.refuse(format_args!("{tun:?} is the name of both the interface and the TUN device"))
         );
     }
-    let port = section.value("port").map_or(Ok(DEFAULT_PORT), |value| value.port())?;
+    let port = section.value("port").map_or(Ok(TunnelConfig::DEFAULT_PORT), |value| value.port())?;
     let lanes = section.value("lanes").map_or(Ok(NonZeroU8::MIN), |value| lanes(&value, port))?;
     let exempt = ranges(section, "exempt")?;
     let protected = ranges(section, "protected")?;

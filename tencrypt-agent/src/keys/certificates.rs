@@ -7,8 +7,7 @@ use std::{
 };
 
 use tencrypt::trust::{
-    AuthorityKey, CERTIFICATE_FILE_LEN, CertificateAuthority, CertificateError, CertificateFile, Revocation,
-    TextError,
+    AuthorityKey, CertificateAuthority, CertificateError, CertificateFile, Revocation, TextError,
 };
 use zeroize::Zeroizing;
 
@@ -125,7 +124,7 @@ pub(crate) fn read_revocation(path: &Path) -> Result<Revocation, AuthorityFileEr
 /// It cannot be read, or is malformed.
 pub(crate) fn read_certificate(path: &Path) -> Result<CertificateFile, AuthorityFileError> {
     let wrong = |source| AuthorityFileError::certificate(path, source);
-    match files::read_regular(path, CERTIFICATE_FILE_LEN as u64, Access::Anyone) {
+    match files::read_regular(path, CertificateFile::LEN as u64, Access::Anyone) {
         Ok(bytes) => CertificateFile::parse(&bytes).map_err(wrong),
         Err(ReadError::TooLong { .. }) => Err(wrong(CertificateError::NotAFile)),
         Err(source) => Err(AuthorityFileError::Read { path: path.to_owned(), source }),
@@ -141,7 +140,7 @@ pub(crate) fn write_certificate(
     certificate: &CertificateFile,
 ) -> Result<(), AuthorityFileError> {
     if fs::symlink_metadata(path).is_ok() {
-        let there = files::read_regular(path, CERTIFICATE_FILE_LEN as u64, Access::Anyone);
+        let there = files::read_regular(path, CertificateFile::LEN as u64, Access::Anyone);
         if !there.is_ok_and(|bytes| CertificateFile::is_one(&bytes)) {
             return Err(AuthorityFileError::NoCertificate(path.to_owned()));
         }

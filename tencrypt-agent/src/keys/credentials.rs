@@ -9,14 +9,15 @@ use std::{
 };
 
 use tencrypt::{
-    Trust, Tunnel,
-    crypto::{PeerId, TENANT_LEN, to_hex},
-    trust::{Certificate, CertificateError, CertificateFile},
+    KeyRing, Tunnel,
+    crypto::PeerId,
+    trust::{Certificate, CertificateError, CertificateFile, Trust},
 };
 
 use crate::{
     config,
     escape::Escaped,
+    hex::to_hex,
     keys::certificates::{self, AuthorityFileError},
     os::followed::{Changes, FollowedFile},
     report::{CertificateReport, IdentityReport},
@@ -50,7 +51,7 @@ pub(crate) struct Credentials {
     revoked: Option<FollowedFile>,
     file: Option<FollowedFile>,
     subject: PeerId,
-    tenant: [u8; TENANT_LEN],
+    tenant: [u8; KeyRing::TENANT_LEN],
     in_force: Option<CertificateFile>,
     /// The tunnels have `in_force`, and have judged it under `trust`.
     handed_over: bool,
@@ -82,7 +83,7 @@ impl Credentials {
             revoked,
             file: config.certificate.clone().map(FollowedFile::new),
             subject: PeerId::from_bytes([0; 32]),
-            tenant: [0; TENANT_LEN],
+            tenant: [0; KeyRing::TENANT_LEN],
             in_force: None,
             handed_over: false,
             report: Arc::default(),
@@ -91,7 +92,7 @@ impl Credentials {
 
     /// Takes over the static key that was made, for the first time or anew: a certificate that was in force is another
     /// key's then. Returns the first updates of its tunnels.
-    pub(crate) fn attach(&mut self, subject: PeerId, tenant: [u8; TENANT_LEN]) -> Vec<Update> {
+    pub(crate) fn attach(&mut self, subject: PeerId, tenant: [u8; KeyRing::TENANT_LEN]) -> Vec<Update> {
         (self.subject, self.tenant) = (subject, tenant);
         self.in_force = None;
         let mut updates = vec![self.trust_update()];
@@ -231,7 +232,7 @@ mod tests {
 
     use super::*;
 
-    const TENANT: [u8; TENANT_LEN] = [7; TENANT_LEN];
+    const TENANT: [u8; KeyRing::TENANT_LEN] = [7; KeyRing::TENANT_LEN];
 
     /// A directory with an authority's public key, a revocation and a certificate; removed at the end of the test.
     struct Place {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use tencrypt::crypto::{self, KeyRing, write_key_file};
+use tencrypt::{KeyRing, crypto};
 
 use crate::{
     failure::{Exit, Failure},
@@ -27,7 +27,7 @@ pub enum KeyFileError {
         source: ReadError,
     },
     /// Its content is wrong.
-    #[error("key file {}: line {}: {}", path.display(), source.line(), source.problem())]
+    #[error("key file {}: {source}", path.display())]
     Content {
         /// The file.
         path: PathBuf,
@@ -78,6 +78,6 @@ pub fn generate(path: &Path, epoch: u8) -> Result<(), KeyFileError> {
     for bytes in [&mut tenant[..], &mut root[..]] {
         getrandom::fill(bytes).map_err(|_| MakeError::Random)?;
     }
-    let text = write_key_file(tenant, epoch, &root);
+    let text = KeyRing::write_file(tenant, epoch, &root);
     Ok(files::write_new(path, text.as_bytes())?)
 }

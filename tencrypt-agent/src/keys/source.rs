@@ -82,7 +82,7 @@ mod tests {
         os::unix::fs::{PermissionsExt as _, symlink},
     };
 
-    use tencrypt::crypto::write_epoch;
+    use tencrypt::KeyRing;
 
     use super::*;
 
@@ -108,7 +108,7 @@ mod tests {
 
         /// The steps of a rotation to epoch 2, with the text of the key file after each.
         fn steps(&self) -> [(String, &'static [u8], u8); 3] {
-            let (first, second) = (self.text(), write_epoch(2, &std::array::from_fn(|at| at as u8)));
+            let (first, second) = (self.text(), KeyRing::write_epoch(2, &std::array::from_fn(|at| at as u8)));
             let retired = first.lines().filter(|line| !line.starts_with("epoch 1 ")).collect::<Vec<_>>();
             let retired = format!("{}\n{}send 2\n", retired.join("\n"), *second);
             let both = format!("{first}{}", *second);

@@ -16,9 +16,9 @@ use std::{
 };
 
 use tencrypt::{
-    Identity, KeyRing, LaneId, LaneUpdate, Seed, Trust,
+    Identity, KeyRing, LaneId, LaneUpdate, Seed,
     directory::{Directory, FactChange},
-    trust::Certificate,
+    trust::{Certificate, Trust},
 };
 use tokio::sync::oneshot;
 

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tencrypt::{PathEvent, offload::VnetHdr};
+use tencrypt::offload::VnetHdr;
 use tencrypt_udp::{Buffer, Family, PathErrorKind};
 
 use super::{data_path::DataPath, freshness::LOOK_INTERVAL, patience::Patience};
@@ -199,7 +199,7 @@ impl DataPath {
         while let Some(error) = self.transport.poll_path_error() {
             if error.kind == PathErrorKind::Unreachable {
                 let now = Instant::now();
-                self.tunnel.handle_path_event(PathEvent::Unreachable(error.to), now);
+                self.tunnel.handle_unreachable(error.to, now);
                 self.drain(now);
             }
         }

@@ -173,7 +173,7 @@ mod tests {
                 assert_eq!((new.generation, new.identity.peer_id()), (1, own));
                 assert_eq!(new.identity.addresses(), [address]);
                 let Some(Command::ReplaceIdentity(new)) = given.pop() else { unreachable!("it was matched") };
-                seeds.push(tencrypt::crypto::Rng::new(new.seed).u64());
+                seeds.push(tencrypt::internal::Rng::new(new.seed).u64());
             }
             assert!(seeds[0] != seeds[1] && seeds[1] != seeds[2] && seeds[0] != seeds[2], "{seeds:?}");
             let report = guard.report().lock().unwrap().clone();

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tencrypt::{Event, crypto::TENANT_LEN, directory::Directory};
+use tencrypt::{Event, KeyRing, directory::Directory};
 use tencrypt_tun::{Change, SocketTable};
 use tokio::{
     signal::unix::Signal,
@@ -93,7 +93,7 @@ pub(super) struct Supervisor {
     pub(super) table: SocketTable,
     pub(super) guard: CloneGuard,
     pub(super) credentials: Credentials,
-    pub(super) tenant: [u8; TENANT_LEN],
+    pub(super) tenant: [u8; KeyRing::TENANT_LEN],
     pub(super) facts: Facts,
     pub(super) dns: DnsProxy,
     pub(super) tasks: Tasks,

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use tencrypt::{Event, KeyRing, Tunnel, crypto::TENANT_LEN};
+use tencrypt::{Event, KeyRing, Tunnel};
 use tencrypt_tun::{Capture, InterfaceName, Monitor, RawSockets, SocketTable};
 use tencrypt_udp::UdpTransport;
 use tokio::{
@@ -234,7 +234,11 @@ struct Started {
 }
 
 /// Tells the tunnels whom to trust and which certificate to present.
-fn present(mut tunnels: Vec<Tunnel>, credentials: &mut Credentials, tenant: [u8; TENANT_LEN]) -> Vec<Tunnel> {
+fn present(
+    mut tunnels: Vec<Tunnel>,
+    credentials: &mut Credentials,
+    tenant: [u8; KeyRing::TENANT_LEN],
+) -> Vec<Tunnel> {
     if let Some(own) = tunnels.first().map(Tunnel::peer_id) {
         for update in credentials.attach(own, tenant) {
             tunnels.iter_mut().for_each(|tunnel| update.clone().apply(tunnel));

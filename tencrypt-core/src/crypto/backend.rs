@@ -3,9 +3,9 @@
 use crate::record::TAG_LEN;
 
 /// Bytes of an AEAD key, either cipher.
-pub const KEY_LEN: usize = 32;
+pub(crate) const KEY_LEN: usize = 32;
 /// Bytes of an AEAD nonce, either cipher.
-pub const NONCE_LEN: usize = 12;
+pub(crate) const NONCE_LEN: usize = 12;
 
 /// A backend could not do it: on opening a tag that does not verify, on sealing more than the cipher takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -26,8 +26,8 @@ impl KeyRing {
     /// send <0 to 255>
     /// ```
     ///
-    /// Blank lines and lines that begin with `#` mean nothing. There are 1 to [`MAX_EPOCHS`] epochs, all of which are
-    /// accepted. `send` names the one that new handshakes start under; a file with one epoch may leave it out.
+    /// Blank lines and lines that begin with `#` mean nothing. There are 1 to [`MAX_EPOCHS`](Self::MAX_EPOCHS) epochs, all of
+    /// which are accepted. `send` names the one that new handshakes start under; a file with one epoch may leave it out.
     ///
     /// # Errors
     /// [`KeyFileError`], with the line and what is wrong there; never with any of the text.
@@ -35,6 +35,30 @@ impl KeyRing {
         let parsed = Self::read(text);
         wipe_stack::<DEEP>();
         parsed
+    }
+
+    /// The text of a key file with one epoch. Every member of the tenant gets the same file.
+    #[must_use]
+    pub fn write_file(tenant: [u8; TENANT_LEN], epoch: u8, root: &[u8; 32]) -> Zeroizing<String> {
+        let mut text = Zeroizing::new(String::with_capacity(256));
+        text.push_str(FIRST_LINE);
+        text.push_str("\ntenant ");
+        hex::encode(&tenant, &mut text);
+        text.push('\n');
+        text.push_str(&Self::write_epoch(epoch, root));
+        text
+    }
+
+    /// The line of a key file that holds one epoch, with its end.
+    #[must_use]
+    pub fn write_epoch(epoch: u8, root: &[u8; 32]) -> Zeroizing<String> {
+        let mut line = Zeroizing::new(String::with_capacity(80));
+        line.push_str("epoch ");
+        line.push_str(&epoch.to_string());
+        line.push(' ');
+        hex::encode(root, &mut line);
+        line.push('\n');
+        line
     }
 
     #[inline(never)]
@@ -93,33 +117,9 @@ impl KeyRing {
     }
 }
 
-/// The text of a key file with one epoch. Every member of the tenant gets the same file.
-#[must_use]
-pub fn write_key_file(tenant: [u8; TENANT_LEN], epoch: u8, root: &[u8; 32]) -> Zeroizing<String> {
-    let mut text = Zeroizing::new(String::with_capacity(256));
-    text.push_str(FIRST_LINE);
-    text.push_str("\ntenant ");
-    hex::encode(&tenant, &mut text);
-    text.push('\n');
-    text.push_str(&write_epoch(epoch, root));
-    text
-}
-
-/// The line of a key file that holds one epoch, with its end.
-#[must_use]
-pub fn write_epoch(epoch: u8, root: &[u8; 32]) -> Zeroizing<String> {
-    let mut line = Zeroizing::new(String::with_capacity(80));
-    line.push_str("epoch ");
-    line.push_str(&epoch.to_string());
-    line.push(' ');
-    hex::encode(root, &mut line);
-    line.push('\n');
-    line
-}
-
 /// Refusal of a key file, with its line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("key file, line {line}: {problem}")]
+#[error("line {line}: {problem}")]
 pub struct KeyFileError {
     line: usize,
     problem: KeyFileProblem,
@@ -134,7 +134,8 @@ impl KeyFileError {
 
     /// Problem of that line, or of the whole file.
     #[must_use]
-    pub fn problem(&self) -> KeyFileProblem {
+    #[cfg(test)]
+    pub(super) fn problem(&self) -> KeyFileProblem {
         self.problem
     }
 }
@@ -142,7 +143,7 @@ impl KeyFileError {
 /// A value in a key file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Field {
+pub(super) enum Field {
     /// The tenant id: 16 bytes.
     Tenant,
     /// An epoch's root key: 32 bytes.
@@ -164,7 +165,7 @@ impl fmt::Display for Field {
 /// Problem of a key file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum KeyFileProblem {
+pub(super) enum KeyFileProblem {
     /// More than 64 KiB or 256 lines.
     #[error("longer than 64 KiB or 256 lines: not a key file")]
     TooLong,
@@ -189,7 +190,7 @@ pub enum KeyFileProblem {
     /// An epoch's number occurs twice.
     #[error("this epoch was given before")]
     DuplicateEpoch,
-    /// More than [`MAX_EPOCHS`] epochs.
+    /// More than [`KeyRing::MAX_EPOCHS`] epochs.
     #[error("more than {MAX_EPOCHS} epochs")]
     TooManyEpochs,
     /// Two epochs have one key: a rotation that changes nothing.

@@ -11,10 +11,10 @@ use super::{
 use crate::record::{COOKIE_NONCE_LEN, MAC_LEN};
 
 /// Bytes of a tenant id.
-pub const TENANT_LEN: usize = 16;
+pub(crate) const TENANT_LEN: usize = 16;
 /// Most epochs of a tenant's keys: a rotation needs two or three, and nobody counts further while each pod still has to
 /// catch up.
-pub const MAX_EPOCHS: usize = 8;
+pub(crate) const MAX_EPOCHS: usize = 8;
 
 /// The keys of one tenant: every epoch that is accepted, and which of them is sent. Not `Clone`, printed redacted,
 /// erased on drop.
@@ -26,8 +26,13 @@ pub struct KeyRing {
 }
 
 impl KeyRing {
+    /// Bytes of a tenant's number.
+    pub const TENANT_LEN: usize = TENANT_LEN;
+    /// Most epochs of a tenant at one time.
+    pub const MAX_EPOCHS: usize = MAX_EPOCHS;
+
     /// Makes the keys of `tenant`, which is 16 random bytes and no secret, from the number and the root key of each epoch
-    /// that is accepted: 1 to [`MAX_EPOCHS`] of them, a root key being 32 random bytes. New handshakes start under the
+    /// that is accepted: 1 to [`MAX_EPOCHS`](Self::MAX_EPOCHS) of them, a root key being 32 random bytes. New handshakes start under the
     /// epoch `send`. [`parse`](Self::parse) reads the same from a file; every member of the tenant is given the same.
     ///
     /// Root keys are read where they are, and nothing of them is left behind: the caller's copy is the only one, and the
@@ -167,7 +172,7 @@ pub enum KeyRingError {
     /// An epoch's number occurs twice.
     #[error("epoch {0} was given before")]
     DuplicateEpoch(u8),
-    /// More than [`MAX_EPOCHS`] epochs.
+    /// More than [`KeyRing::MAX_EPOCHS`] epochs.
     #[error("more than {MAX_EPOCHS} epochs")]
     TooManyEpochs,
     /// Two epochs have one key, the one named as the second: a rotation that changes nothing.

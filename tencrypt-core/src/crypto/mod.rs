@@ -1,37 +1,41 @@
-//! Keys and what is computed with them: cipher suites, AEAD backends, the tenant key file, identities, randomness.
+//! Keys and what can be wrong with them: the tenant's key ring and its file, members' numbers, names of suites.
+//!
+//! [`KeyRing`](crate::KeyRing), [`Identity`](crate::Identity), [`Seed`](crate::Seed) and
+//! [`CipherSuite`](crate::CipherSuite) are at the root: whoever makes a Tunnel needs them.
 
-mod aead;
+pub(crate) mod aead;
 #[cfg(feature = "aws-lc-rs")]
 mod aws_lc;
 mod backend;
 pub(crate) mod hex;
-mod identity;
+pub(crate) mod identity;
 mod kdf;
 mod kem;
 mod key_file;
-mod keyring;
+pub(crate) mod keyring;
 #[cfg(tencrypt_null_cipher)]
 mod null;
 mod peer_id;
-mod rng;
+pub(crate) mod rng;
 mod rustcrypto;
-mod secret;
+pub(crate) mod secret;
 #[cfg(test)]
 mod tests;
 mod x25519;
 
-pub use aead::{Backend, OpenError, OpeningKey, SealingKey};
-pub use backend::{KEY_LEN, NONCE_LEN};
+pub(crate) use aead::{Backend, OpeningKey, SealingKey};
+pub(crate) use backend::{KEY_LEN, NONCE_LEN};
 pub use hex::{from_hex, to_hex};
-pub use identity::Identity;
+pub(crate) use identity::Identity;
 pub(crate) use kdf::{HASH_LEN, hkdf_sha256, hmac_sha256, sha256};
 pub(crate) use kem::{KemSecret, encapsulate};
-pub use key_file::{Field, KeyFileError, KeyFileProblem, write_epoch, write_key_file};
+pub use key_file::KeyFileError;
 pub(crate) use keyring::EpochKeys;
-pub use keyring::{KeyChangeError, KeyRing, KeyRingError, MAX_EPOCHS, TENANT_LEN};
+pub use keyring::{KeyChangeError, KeyRingError};
+pub(crate) use keyring::{KeyRing, TENANT_LEN};
 pub use peer_id::PeerId;
-pub use rng::Rng;
-pub use secret::Seed;
+pub(crate) use rng::Rng;
+pub(crate) use secret::Seed;
 pub(crate) use secret::{DEEP, Secret, wipe_stack};
 #[cfg(test)]
 pub(crate) use secret::{SHALLOW, witness};
@@ -41,6 +45,7 @@ pub(crate) use tests::{work::public_key_operations, wycheproof};
 pub(crate) use x25519::LOW_ORDER;
 pub(crate) use x25519::{X25519_LEN, public_key, shared_secret};
 
-pub use crate::record::{Aead, CipherSuite, UnknownSuite};
+pub(crate) use crate::record::CipherSuite;
+pub use crate::record::suite::Aead;
 /// The wrapper of text and bytes that are erased on drop, as key files are.
 pub use zeroize::Zeroizing;

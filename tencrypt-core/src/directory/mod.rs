@@ -17,4 +17,4 @@ pub(crate) use classify::{Finding, View};
 pub(crate) use delta::Delta;
 pub use fact::{Class, Fact, FactChange, FactSource};
 
-pub use crate::crypto::PeerId;
+pub(crate) use crate::crypto::PeerId;

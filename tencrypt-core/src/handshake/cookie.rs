@@ -123,17 +123,14 @@ fn keyed<'k>(keys: &'k KeyRing, message: &[u8]) -> Option<(&'k EpochKeys, [u8; M
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        crypto::{Seed, write_key_file},
-        record::Message,
-    };
+    use crate::{crypto::Seed, record::Message};
 
     const SUITE: CipherSuite = CipherSuite::Aes256Gcm;
     const INIT_LEN: usize = SUITE.init_len();
 
     fn keys(tenant: u8) -> KeyRing {
         let root = std::array::from_fn(|at| at as u8);
-        KeyRing::parse(&write_key_file([tenant; 16], 3, &root)).unwrap()
+        KeyRing::parse(&KeyRing::write_file([tenant; 16], 3, &root)).unwrap()
     }
 
     fn rng() -> Rng {

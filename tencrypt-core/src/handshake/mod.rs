@@ -23,8 +23,9 @@ pub(crate) use cookie::{CookieBytes, CookieSecret, has_mac2, read_cookie, set_ma
 pub use error::HandshakeError;
 pub use initiator::{Confirmed, Initiator};
 use noise::{Noise, Parameters};
-pub use payload::{MAX_ADDRESSES, PeerIdentity};
-pub use reset::{verify_reset, write_reset};
+pub use payload::PeerIdentity;
+pub(crate) use reset::verify_reset;
+pub use reset::write_reset;
 pub use responder::Responder;
 
 use crate::{
@@ -59,7 +60,7 @@ pub struct Local<'a> {
 }
 
 impl<'a> Local<'a> {
-    /// A side with these keys, suite and identity. The peer is told the first [`MAX_ADDRESSES`] of `addresses` that a
+    /// A side with these keys, suite and identity. The peer is told the first 7 of `addresses` that a
     /// pod may have, and whether the device takes unfinished checksums.
     #[must_use]
     pub fn new(

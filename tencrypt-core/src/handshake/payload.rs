@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Addresses that the identity slot holds.
-pub const MAX_ADDRESSES: usize = 7;
+pub(crate) const MAX_ADDRESSES: usize = 7;
 
 const HEAD_LEN: usize = 4;
 /// A static key without a certificate.
@@ -31,7 +31,7 @@ const _: () = assert!(HEAD_LEN + MAX_ADDRESSES * ADDRESS_LEN == IDENTITY_LEN);
 pub struct PeerIdentity {
     /// Its device takes packets whose TCP or UDP checksum is unfinished.
     pub vnet: bool,
-    /// The addresses it says it has: at most [`MAX_ADDRESSES`], distinct, each one a pod may have.
+    /// The addresses it says it has: at most 7, distinct, each one a pod may have.
     pub addresses: Vec<IpAddr>,
     /// Its certificate, well-formed and no more: whether it counts, [`Trust::admit`](crate::Trust::admit) says. Then
     /// `addresses` are the single ones in it.

@@ -23,7 +23,7 @@ pub fn write_reset(keys: &KeyRing, index: SessionIndex, nonce: u64) -> [u8; RESE
 /// # Errors
 /// [`DropReason::Malformed`], [`DropReason::Unsupported`]: no RESET; [`DropReason::OtherEpoch`]: of an epoch whose keys
 /// are not here; [`DropReason::Mac1`]: an outsider's.
-pub fn verify_reset(keys: &KeyRing, datagram: &[u8]) -> Result<SessionIndex, DropReason> {
+pub(crate) fn verify_reset(keys: &KeyRing, datagram: &[u8]) -> Result<SessionIndex, DropReason> {
     let Message::Reset(reset) = record::parse(datagram)? else { return Err(DropReason::Unsupported) };
     let (covered, tag) = record::covered_by_tag(datagram).ok_or(DropReason::Malformed)?;
     let keys = keys.epoch(reset.epoch).ok_or(DropReason::OtherEpoch)?;
@@ -33,11 +33,10 @@ pub fn verify_reset(keys: &KeyRing, datagram: &[u8]) -> Result<SessionIndex, Dro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypto::write_key_file;
 
     fn keys(epoch: u8) -> KeyRing {
         let root = std::array::from_fn(|at| at as u8);
-        KeyRing::parse(&write_key_file([7; 16], epoch, &root)).unwrap()
+        KeyRing::parse(&KeyRing::write_file([7; 16], epoch, &root)).unwrap()
     }
 
     #[test]
@@ -60,7 +59,8 @@ mod tests {
             assert!(expected.contains(&outcome), "bit {bit}: {outcome}");
         }
         assert_eq!(verify_reset(&keys(4), &bytes), Err(DropReason::OtherEpoch));
-        let other = KeyRing::parse(&write_key_file([8; 16], 3, &std::array::from_fn(|at| at as u8))).unwrap();
+        let other =
+            KeyRing::parse(&KeyRing::write_file([8; 16], 3, &std::array::from_fn(|at| at as u8))).unwrap();
         assert_eq!(verify_reset(&other, &bytes), Err(DropReason::Mac1));
     }
 }

@@ -11,7 +11,7 @@ use crate::packet::{IpPacket, IpVersion};
 
 /// Time that the later fragments of a packet may take: the receiver's own patience, 60 seconds (RFC 8200 section 4.5;
 /// RFC 1122 section 3.3.2 has 60 to 120 seconds).
-pub const FRAGMENT_LIFETIME: Duration = Duration::from_secs(60);
+pub(crate) const FRAGMENT_LIFETIME: Duration = Duration::from_secs(60);
 
 /// Treatment of the later fragments of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -25,19 +25,17 @@ use crate::{
     stats::DropReason,
 };
 
-pub use fragments::FRAGMENT_LIFETIME;
 pub use hairpin::{DnsHairpin, DnsOutcome};
-pub use table::{DATAGRAM, TCP_ESTABLISHED, TCP_TRANSITORY};
 
 /// Flows remembered at most. One takes about 310 bytes (112 for itself, two map entries of about 100 with the map's
 /// slack), so a full table is 10 MB. Memory is taken as flows come.
-pub const MAX_FLOWS: usize = 32_768;
+pub(crate) const MAX_FLOWS: usize = 32_768;
 
 /// Fragmented packets remembered at most, about 200 bytes each: 200 KB. The oldest goes first.
-pub const MAX_FRAGMENTED: usize = 1_024;
+pub(crate) const MAX_FRAGMENTED: usize = 1_024;
 
 /// Expired entries that one call of [`Nat::handle_timeout`] removes at most from either table.
-pub const EXPIRE_BUDGET: usize = 256;
+pub(crate) const EXPIRE_BUDGET: usize = 256;
 
 /// A service whose endpoints are known.
 #[derive(Debug, Clone, Copy)]
@@ -88,7 +86,7 @@ pub enum NatOutcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum NatError {
-    /// [`MAX_FLOWS`] flows are in use and none of them may be pushed out.
+    /// [`Nat::MAX_FLOWS`] flows are in use and none of them may be pushed out.
     #[error("table of translated flows is full")]
     Full,
     /// The service has no endpoint of this address family that may be chosen.
@@ -178,7 +176,10 @@ pub struct Nat {
 }
 
 impl Nat {
-    /// Empty, with room for [`MAX_FLOWS`]. `seed` decides which flow gets which endpoint.
+    /// Most flows, of a table with no other capacity.
+    pub const MAX_FLOWS: usize = MAX_FLOWS;
+
+    /// Empty, with room for [`MAX_FLOWS`](Self::MAX_FLOWS). `seed` decides which flow gets which endpoint.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self::with_capacity(seed, MAX_FLOWS, MAX_FRAGMENTED)
@@ -346,7 +347,7 @@ impl Nat {
         }
     }
 
-    /// Forgets flows and fragments that are due, at most [`EXPIRE_BUDGET`] of each. What is left is due at once.
+    /// Forgets flows and fragments that are due, at most 256 of each. What is left is due at once.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.flows.expire(now, EXPIRE_BUDGET);
         self.fragments.expire(now, EXPIRE_BUDGET);

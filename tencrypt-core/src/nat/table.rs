@@ -12,12 +12,12 @@ use crate::{
 };
 
 /// Idle time after which a TCP connection in its opening or closing phase is forgotten: 4 minutes (RFC 5382 REQ-5).
-pub const TCP_TRANSITORY: Duration = Duration::from_secs(240);
+pub(crate) const TCP_TRANSITORY: Duration = Duration::from_secs(240);
 /// Idle time after which an established TCP connection is forgotten: 2 hours 4 minutes (RFC 5382 REQ-5).
-pub const TCP_ESTABLISHED: Duration = Duration::from_secs(7_440);
+pub(crate) const TCP_ESTABLISHED: Duration = Duration::from_secs(7_440);
 /// Idle time after which a flow of any other protocol is forgotten: 2 minutes (RFC 4787 REQ-5 for UDP; RFC 5508 REQ-2
 /// asks for at least 60 seconds for ICMP).
-pub const DATAGRAM: Duration = Duration::from_secs(120);
+pub(crate) const DATAGRAM: Duration = Duration::from_secs(120);
 
 const TCP: u8 = 6;
 const FIN: u8 = 1;

@@ -4,7 +4,11 @@ use std::{net::IpAddr, time::Duration};
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    fragments::FRAGMENT_LIFETIME,
+    table::{DATAGRAM, TCP_ESTABLISHED, TCP_TRANSITORY},
+    *,
+};
 use crate::{
     packet::samples::{Body, Sample, any_addresses, any_sample, assert_checksums, cases, make_unfinished},
     testing::start,

@@ -2,10 +2,8 @@
 
 use std::fmt;
 
-use thiserror::Error;
-
-use super::{GsoType, VnetHdr};
-use crate::packet::{IpPacket, Layout, ParseError};
+use super::{GsoType, OffloadError, VnetHdr};
+use crate::packet::{IpPacket, Layout};
 
 /// A single well-formed IP packet that agrees with its virtio-net header: what a [`Coalescer`](super::Coalescer) takes.
 ///
@@ -17,33 +15,17 @@ pub struct CheckedPacket<'b> {
     vnet: VnetHdr,
 }
 
-/// Reason for which bytes and a virtio-net header are no [`CheckedPacket`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum CheckError {
-    /// The bytes are no IP packet.
-    #[error(transparent)]
-    Packet(#[from] ParseError),
-    /// The header calls it a super-packet: [`Segments`](super::Segments) cuts it.
-    #[error("a super-packet is to be cut first")]
-    SuperPacket,
-    /// The header calls a checksum unfinished that is not the TCP or UDP checksum of this packet, or the packet is a
-    /// fragment.
-    #[error("not the TCP or UDP checksum of the packet")]
-    Checksum,
-}
-
 impl<'b> CheckedPacket<'b> {
     /// Checks `bytes`, which must be one packet, no byte more or less, and what `vnet` says of its checksum. Whether a
     /// checksum that is called finished is right is not looked at.
     ///
     /// # Errors
-    /// [`CheckError`].
-    pub fn new(bytes: &'b mut [u8], vnet: VnetHdr) -> Result<Self, CheckError> {
+    /// [`OffloadError`].
+    pub fn new(bytes: &'b mut [u8], vnet: VnetHdr) -> Result<Self, OffloadError> {
         let packet = IpPacket::parse(&*bytes)?;
         let layout = packet.layout();
         if vnet.gso_type != GsoType::None {
-            return Err(CheckError::SuperPacket);
+            return Err(OffloadError::SuperPacket);
         }
         let VnetHdr { needs_csum, csum_start, csum_offset, .. } = vnet;
         if !needs_csum {
@@ -53,7 +35,7 @@ impl<'b> CheckedPacket<'b> {
             && usize::from(csum_start) == layout.transport_offset()
             && layout.checksum_offset() == Some(usize::from(csum_start) + usize::from(csum_offset));
         if !is_transport_checksum {
-            return Err(CheckError::Checksum);
+            return Err(OffloadError::Checksum);
         }
         let vnet = VnetHdr { needs_csum, csum_start, csum_offset, ..VnetHdr::default() };
         Ok(Self { bytes, layout, vnet })

@@ -7,11 +7,11 @@ use crate::packet::{IpVersion, Transport, checksum::Sum};
 
 /// Packets taken before the coalescer has to be emptied: two trains of 64 records, which is what one receive of small
 /// records brings.
-pub const MAX_PARTS: usize = 128;
+pub(crate) const MAX_PARTS: usize = 128;
 
 /// Super-packets and lone packets open at one time. Eight flows in one train are many; what exceeds this is written
 /// earlier.
-pub const MAX_HEADS: usize = 16;
+pub(crate) const MAX_HEADS: usize = 16;
 
 /// UDP segments of one super-packet: what every kernel with `TUN_F_USO4` takes (`UDP_MAX_SEGMENTS`,
 /// include/linux/udp.h: 64 up to Linux 6.8).

@@ -6,15 +6,17 @@
 
 mod checked;
 mod coalesce;
+mod error;
 mod opened;
 mod segment;
 mod vnet;
 
-pub use checked::{CheckError, CheckedPacket};
-pub use coalesce::{Coalescer, Joins, MAX_HEADS, MAX_PARTS};
+pub use checked::CheckedPacket;
+pub use coalesce::{Coalescer, Joins};
+pub use error::OffloadError;
 pub use opened::Opened;
-pub use segment::{MAX_SEGMENT_HEADER, SegmentError, Segments};
-pub use vnet::{GsoType, VnetHdr, VnetHdrError};
+pub use segment::Segments;
+pub use vnet::{GsoType, VnetHdr};
 
 /// Bits of the TCP flags byte (RFC 9293 section 3.1, RFC 3168 section 6.1).
 mod tcp_flag {

@@ -1,13 +1,11 @@
 //! Cutting a super-packet, one segment at a time, in place.
 
-use thiserror::Error;
-
-use super::{GsoType, VnetHdr, tcp_flag};
+use super::{GsoType, OffloadError, VnetHdr, tcp_flag};
 use crate::packet::{IpPacket, IpVersion, Transport, checksum::Sum};
 
 /// Longest chain of IP and transport headers that is cut, in bytes: IPv4 and TCP with all options are 120; the rest
 /// leaves room for IPv6 extension headers.
-pub const MAX_SEGMENT_HEADER: usize = 256;
+pub(crate) const MAX_SEGMENT_HEADER: usize = 256;
 
 const IPV4_ID: usize = 4;
 const IPV4_CHECKSUM: usize = 10;
@@ -17,21 +15,6 @@ const TCP_FLAGS: usize = 13;
 const TCP_CHECKSUM: usize = 16;
 const UDP_LENGTH: usize = 4;
 const UDP_CHECKSUM: usize = 6;
-
-/// Reason for which a super-packet cannot be cut: it is not what its virtio-net header says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum SegmentError {
-    /// The GSO type names another IP version or transport than the packet has, or the packet is a fragment.
-    #[error("GSO type does not fit the packet")]
-    Type,
-    /// A segment size of 0, or segments that cannot be numbered in 16 bits.
-    #[error("impossible GSO segment size")]
-    Size,
-    /// Headers longer than [`MAX_SEGMENT_HEADER`], or data behind the transport's payload.
-    #[error("headers are too long to be repeated")]
-    Header,
-}
 
 /// A super-packet and how far it is cut.
 ///
@@ -89,39 +72,42 @@ pub struct Segments {
 }
 
 impl Segments {
+    /// Longest headers in bytes that are repeated before each segment.
+    pub const MAX_HEADER: usize = MAX_SEGMENT_HEADER;
+
     /// Works out how `packet`, which `vnet` calls a super-packet, is cut. With `finish`, or if the super-packet's own
     /// checksum is not unfinished, every segment gets a complete checksum; else all of them an unfinished one: the
     /// pseudo header's sum alone.
     ///
-    /// A packet that `vnet` does not call a super-packet has no segments: [`SegmentError::Type`].
+    /// A packet that `vnet` does not call a super-packet has no segments: [`OffloadError::Type`].
     ///
     /// # Errors
-    /// [`SegmentError`].
+    /// [`OffloadError`].
     pub fn plan<B: AsRef<[u8]>>(
         vnet: &VnetHdr,
         packet: &IpPacket<B>,
         finish: bool,
-    ) -> Result<Self, SegmentError> {
+    ) -> Result<Self, OffloadError> {
         let layout = packet.layout();
         let udp = match (vnet.gso_type, packet.version(), packet.transport()) {
             (GsoType::TcpV4, IpVersion::V4, Some(Transport::Tcp))
             | (GsoType::TcpV6, IpVersion::V6, Some(Transport::Tcp)) => false,
             (GsoType::UdpL4, _, Some(Transport::Udp)) => true,
-            _ => return Err(SegmentError::Type),
+            _ => return Err(OffloadError::Type),
         };
         if packet.fragment().is_some() {
-            return Err(SegmentError::Type);
+            return Err(OffloadError::Type);
         }
         let bytes = packet.bytes();
         let (transport, header_len) = (layout.transport_offset(), layout.payload_offset());
         if header_len > MAX_SEGMENT_HEADER || packet.payload().end != bytes.len() {
-            return Err(SegmentError::Header);
+            return Err(OffloadError::Header);
         }
         let (size, payload) = (usize::from(vnet.gso_size), bytes.len() - header_len);
         if size == 0 || header_len + size > usize::from(u16::MAX) {
-            return Err(SegmentError::Size);
+            return Err(OffloadError::Size);
         }
-        let count = u16::try_from(payload.div_ceil(size).max(1)).map_err(|_| SegmentError::Size)?;
+        let count = u16::try_from(payload.div_ceil(size).max(1)).map_err(|_| OffloadError::Size)?;
         let mut header = [0; MAX_SEGMENT_HEADER];
         header[..header_len].copy_from_slice(&bytes[..header_len]);
         let mut ip = header;

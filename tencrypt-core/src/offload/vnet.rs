@@ -1,7 +1,7 @@
 //! Codec of `struct virtio_net_hdr` (include/uapi/linux/virtio_net.h), 10 bytes, native byte order as a TUN device
 //! uses it without `TUNSETVNETLE`.
 
-use thiserror::Error;
+use super::OffloadError;
 
 const F_NEEDS_CSUM: u8 = 1;
 const GSO_NONE: u8 = 0;
@@ -45,18 +45,6 @@ pub struct VnetHdr {
     pub csum_offset: u16,
 }
 
-/// A virtio-net header this code does not understand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum VnetHdrError {
-    /// Shorter than [`VnetHdr::LEN`].
-    #[error("virtio-net header is shorter than 10 bytes")]
-    Short,
-    /// A GSO type that was not negotiated.
-    #[error("virtio-net header has unknown GSO type {0}")]
-    GsoType(u8),
-}
-
 impl VnetHdr {
     /// Bytes of the header.
     pub const LEN: usize = 10;
@@ -83,17 +71,17 @@ impl VnetHdr {
     /// Reads a header from the first bytes of `bytes`.
     ///
     /// # Errors
-    /// [`VnetHdrError`] on fewer than 10 bytes or a GSO type other than those of [`GsoType`].
-    pub fn decode(bytes: &[u8]) -> Result<Self, VnetHdrError> {
+    /// [`OffloadError`] on fewer than 10 bytes or a GSO type other than those of [`GsoType`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, OffloadError> {
         let Some(&[flags, gso, h0, h1, g0, g1, s0, s1, o0, o1]) = bytes.first_chunk() else {
-            return Err(VnetHdrError::Short);
+            return Err(OffloadError::Short);
         };
         let gso_type = match gso & !GSO_ECN {
             GSO_NONE => GsoType::None,
             GSO_TCPV4 => GsoType::TcpV4,
             GSO_TCPV6 => GsoType::TcpV6,
             GSO_UDP_L4 => GsoType::UdpL4,
-            other => return Err(VnetHdrError::GsoType(other)),
+            other => return Err(OffloadError::UnknownType(other)),
         };
         Ok(Self {
             needs_csum: flags & F_NEEDS_CSUM != 0,
@@ -131,7 +119,7 @@ mod tests {
 
     #[test]
     fn short_and_unknown_headers_are_refused() {
-        assert_eq!(VnetHdr::decode(&[0; 9]), Err(VnetHdrError::Short));
-        assert_eq!(VnetHdr::decode(&[0, 3, 0, 0, 0, 0, 0, 0, 0, 0]), Err(VnetHdrError::GsoType(3)));
+        assert_eq!(VnetHdr::decode(&[0; 9]), Err(OffloadError::Short));
+        assert_eq!(VnetHdr::decode(&[0, 3, 0, 0, 0, 0, 0, 0, 0, 0]), Err(OffloadError::UnknownType(3)));
     }
 }

@@ -75,18 +75,18 @@ impl Sum {
 /// RFC 1624 equation 3, `HC' = ~(~HC + ~m + m')`, gathered over any number of words. A change that leaves the sum as
 /// it is leaves the checksum field as it is (erratum 4782: the equation would turn 0xFFFF into 0x0000).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Delta(u32);
+pub(crate) struct Delta(u32);
 
 impl Delta {
     /// No change.
     #[must_use]
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(0)
     }
 
     /// The word `old` became `new`.
     #[must_use]
-    pub const fn word(self, old: u16, new: u16) -> Self {
+    pub(crate) const fn word(self, old: u16, new: u16) -> Self {
         if old == new {
             return self;
         }
@@ -98,7 +98,7 @@ impl Delta {
     /// The bytes `old` became `new`: two slices of the same even length, at an even offset from where the checksum
     /// starts. Of slices of different lengths the longer one's end is ignored.
     #[must_use]
-    pub fn bytes(self, old: &[u8], new: &[u8]) -> Self {
+    pub(crate) fn bytes(self, old: &[u8], new: &[u8]) -> Self {
         let ((old, _), (new, _)) = (old.as_chunks::<2>(), new.as_chunks::<2>());
         let words = old.iter().zip(new);
         words.fold(self, |delta, (old, new)| delta.word(u16::from_be_bytes(*old), u16::from_be_bytes(*new)))
@@ -106,21 +106,21 @@ impl Delta {
 
     /// Both changes.
     #[must_use]
-    pub const fn and(self, other: Self) -> Self {
+    pub(crate) const fn and(self, other: Self) -> Self {
         let sum = self.0 + other.0;
         Self((sum & 0xFFFF) + (sum >> 16))
     }
 
     /// The checksum `stored` after the change.
     #[must_use]
-    pub const fn apply(self, stored: u16) -> u16 {
+    pub(crate) const fn apply(self, stored: u16) -> u16 {
         if self.0 == 0 { stored } else { !fold((!stored) as u32 + self.0) }
     }
 
     /// The same for UDP, where 0 means that there is no checksum: 0 stays 0, and a checksum that comes out as 0 is
     /// written as 0xFFFF (RFC 768; RFC 8200 section 8.1 and RFC 6935 for IPv6).
     #[must_use]
-    pub const fn apply_udp(self, stored: u16) -> u16 {
+    pub(crate) const fn apply_udp(self, stored: u16) -> u16 {
         match stored {
             0 => 0,
             _ => match self.apply(stored) {
@@ -133,7 +133,7 @@ impl Delta {
     /// An unfinished checksum after a change of the pseudo header. The field holds the pseudo header's folded sum, not
     /// its complement (Linux, include/linux/skbuff.h, `CHECKSUM_PARTIAL`), and 0 has no meaning of its own.
     #[must_use]
-    pub const fn apply_partial(self, stored: u16) -> u16 {
+    pub(crate) const fn apply_partial(self, stored: u16) -> u16 {
         if self.0 == 0 { stored } else { fold(stored as u32 + self.0) }
     }
 }

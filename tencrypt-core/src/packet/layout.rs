@@ -4,7 +4,7 @@ use thiserror::Error;
 
 /// Extension headers walked at most. Longer chains have no use (RFC 8200 section 4.1 lists six, destination options
 /// twice) and are a way to hide the transport header (RFC 7112).
-pub const MAX_EXTENSION_HEADERS: usize = 8;
+pub(crate) const MAX_EXTENSION_HEADERS: usize = 8;
 
 pub(super) const IPV4_HEADER: usize = 20;
 pub(super) const IPV6_HEADER: usize = 40;
@@ -43,7 +43,7 @@ pub enum ParseError {
     /// header.
     #[error("IPv6 extension header is impossible")]
     Extension,
-    /// More than [`MAX_EXTENSION_HEADERS`].
+    /// More than [`Layout::MAX_EXTENSION_HEADERS`].
     #[error("more than 8 IPv6 extension headers")]
     TooManyExtensions,
     /// A fragment that ends past 65,535 bytes, or is not the last one and no multiple of 8 bytes (RFC 791 section 3.2,
@@ -117,6 +117,9 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// Most extension headers that are read.
+    pub const MAX_EXTENSION_HEADERS: usize = MAX_EXTENSION_HEADERS;
+
     /// The IP version.
     #[must_use]
     pub fn version(&self) -> IpVersion {

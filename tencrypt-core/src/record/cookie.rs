@@ -14,7 +14,7 @@ pub(crate) const COOKIE_NONCE_LEN: usize = 24;
 const HEADER_LEN: usize = 8;
 const SEALED_LEN: usize = COOKIE_SECRET_LEN + TAG_LEN;
 /// Bytes of COOKIE: header, nonce, sealed cookie.
-pub const COOKIE_LEN: usize = HEADER_LEN + COOKIE_NONCE_LEN + SEALED_LEN;
+pub(crate) const COOKIE_LEN: usize = HEADER_LEN + COOKIE_NONCE_LEN + SEALED_LEN;
 
 // docs/wire-format.md section 1.6 fixes it; it answers INIT and CONF, which are longer.
 const _: () = assert!(COOKIE_LEN == 64);

@@ -3,8 +3,8 @@
 use super::{
     CipherSuite, Cookie, Reset, SessionIndex,
     constants::{
-        CONF_LEN, CONF_NOISE_LEN, DATA_HEADER_LEN, DATA_OVERHEAD, HANDSHAKE_HEADER_LEN, KNOWN_FLAGS, MAC_LEN,
-        VERSION,
+        CONF_LEN, CONF_NOISE_LEN, DATA_HEADER_LEN, DATA_OVERHEAD, HANDSHAKE_HEADER_LEN, IDENTITY_LEN,
+        KNOWN_FLAGS, MAC_LEN, VERSION,
     },
     cookie,
     layout::{CONF, COOKIE, DATA, INIT, RESET, RESP},
@@ -76,16 +76,28 @@ pub struct Conf<'a> {
     pub noise: &'a [u8; CONF_NOISE_LEN],
 }
 
+impl Conf<'_> {
+    /// Bytes of CONF.
+    pub const LEN: usize = CONF_LEN;
+    /// Bytes of the identity slot in RESP and CONF.
+    pub const IDENTITY_LEN: usize = IDENTITY_LEN;
+}
+
 /// The header of a DATA record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Data {
-    /// Flags, [`KNOWN_FLAGS`] only.
+    /// Flags, those that have a meaning only.
     pub flags: u8,
     /// The receiver's index of the session.
     pub index: SessionIndex,
     /// The record's counter.
     pub counter: u64,
+}
+
+impl Data {
+    /// The flags that have a meaning.
+    pub const KNOWN_FLAGS: u8 = KNOWN_FLAGS;
 }
 
 /// Reads what needs no key: type, version, suite, exact length, reserved bits, indices.

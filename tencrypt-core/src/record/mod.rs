@@ -1,31 +1,32 @@
-//! The wire format: message types, exact lengths, headers. docs/wire-format.md, a file of this package, is its normative
-//! description.
+//! The wire format as far as transports need it: the start of a datagram, and session indices. docs/wire-format.md, a file
+//! of this package, is its normative description.
 //!
-//! [`parse`] is the first thing that sees a datagram. It checks all that needs no key and says what the datagram
-//! claims to be; what it claims is worth nothing before mac1 or the tag of a record verified.
+//! What a datagram claims is worth nothing before mac1 or the tag of a record verified.
 
 mod address;
 mod constants;
-mod cookie;
+pub(crate) mod cookie;
 mod index;
-pub mod layout;
-mod message;
-mod reset;
-mod suite;
+pub(crate) mod layout;
+pub(crate) mod message;
+pub(crate) mod reset;
+pub(crate) mod suite;
 
 pub(crate) use address::{ADDRESS_LEN, decode_address, encode_address};
 pub(crate) use constants::SEALED_KEY_LEN;
-pub use constants::{
-    CONF_LEN, CONF_NOISE_LEN, DATA_HEADER_LEN, DATA_OVERHEAD, FLAG_CSUM_PARTIAL, HANDSHAKE_HEADER_LEN,
-    IDENTITY_LEN, KEM_CIPHERTEXT_LEN, KEM_PUBLIC_LEN, KNOWN_FLAGS, MAC_LEN, TAG_LEN, VERSION,
+pub(crate) use constants::{
+    CONF_LEN, DATA_HEADER_LEN, DATA_OVERHEAD, FLAG_CSUM_PARTIAL, HANDSHAKE_HEADER_LEN, IDENTITY_LEN,
+    KEM_CIPHERTEXT_LEN, KEM_PUBLIC_LEN, KNOWN_FLAGS, MAC_LEN, TAG_LEN, VERSION,
 };
-pub use cookie::{COOKIE_LEN, Cookie};
+pub(crate) use cookie::{COOKIE_LEN, Cookie};
 pub(crate) use cookie::{COOKIE_NONCE_LEN, COOKIE_SECRET_LEN, cookie_header, covered_by_mac2};
 pub use index::SessionIndex;
-pub use message::{Conf, Data, Init, Message, Resp, init_lane, parse};
-pub use reset::{RESET_LEN, Reset};
+pub use layout::Head;
+pub use message::init_lane;
+pub(crate) use message::{Conf, Data, Init, Message, Resp, parse};
+pub(crate) use reset::{RESET_LEN, Reset};
 pub(crate) use reset::{covered_by_tag, reset_header};
-pub use suite::{Aead, CipherSuite, UnknownSuite};
+pub(crate) use suite::{Aead, CipherSuite};
 
 use self::layout::{CONF, DATA, INIT, RESP};
 

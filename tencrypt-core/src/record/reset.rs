@@ -7,7 +7,7 @@ use super::{
 use crate::stats::DropReason;
 
 /// Bytes of RESET: type, version, a zero byte, epoch, index, nonce, tag.
-pub const RESET_LEN: usize = HEADER_LEN + MAC_LEN;
+pub(crate) const RESET_LEN: usize = HEADER_LEN + MAC_LEN;
 /// Bytes that the tag covers.
 const HEADER_LEN: usize = 16;
 

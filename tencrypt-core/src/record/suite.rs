@@ -132,19 +132,29 @@ impl fmt::Display for CipherSuite {
     }
 }
 
-/// A name that is no suite's.
+/// Text that is none of the names that it has to be one of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "not a cipher suite: expected aes-256-gcm or chacha20-poly1305, or either with x25519-mlkem768- before it"
-)]
+#[error("no such name: expected {expected}")]
 #[non_exhaustive]
-pub struct UnknownSuite;
+pub struct NameError {
+    /// Names that would do.
+    pub expected: &'static str,
+}
+
+impl NameError {
+    pub(crate) const fn new(expected: &'static str) -> Self {
+        Self { expected }
+    }
+}
+
+/// Names of suites.
+const NAMES: &str = "aes-256-gcm or chacha20-poly1305, or either with x25519-mlkem768- before it";
 
 impl FromStr for CipherSuite {
-    type Err = UnknownSuite;
+    type Err = NameError;
 
-    fn from_str(name: &str) -> Result<Self, UnknownSuite> {
-        Self::ALL.iter().copied().find(|suite| suite.name() == name).ok_or(UnknownSuite)
+    fn from_str(name: &str) -> Result<Self, NameError> {
+        Self::ALL.iter().copied().find(|suite| suite.name() == name).ok_or(NameError::new(NAMES))
     }
 }
 
@@ -171,7 +181,7 @@ mod tests {
             "x25519-mlkem768-",
             "x25519-aes-256-gcm",
         ] {
-            assert_eq!(name.parse::<CipherSuite>(), Err(UnknownSuite), "{name:?}");
+            assert_eq!(name.parse::<CipherSuite>(), Err(NameError::new(NAMES)), "{name:?}");
         }
         let known = (0..=u8::MAX).filter(|byte| CipherSuite::from_wire_byte(*byte).is_some()).count();
         assert_eq!(known, CipherSuite::ALL.len());

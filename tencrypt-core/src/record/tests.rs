@@ -232,18 +232,17 @@ fn types_and_indices_of_every_message_are_where_the_layout_says() {
         (layout::RESET, &reset_header(7, first, u64::MAX)),
     ];
     for (kind, message) in messages {
-        assert_eq!(layout::message_type(message), Some(kind));
-        assert_eq!(layout::index_bytes(message), Some([1, 2, 3, 4]), "{kind}");
+        let head = Head::read(message).unwrap();
+        assert_eq!(head, Head { message_type: kind, index: [1, 2, 3, 4] }, "{kind}");
         let receiver = message.get(layout::RECEIVER);
         match kind {
             layout::INIT => assert_eq!(receiver, Some(&[0; 4][..])),
             layout::RESP | layout::CONF => assert_eq!(receiver, Some(&[5, 6, 7, 8][..])),
             _ => {}
         }
-        assert_eq!(layout::is_answered_at_index(kind), kind < layout::CONF);
-        let short = &message[..layout::HEAD_LEN - 1];
-        assert_eq!((layout::message_type(short), layout::index_bytes(short)), (Some(kind), None));
+        assert_eq!(head.is_answered_at_index(), kind < layout::CONF);
+        assert_eq!(Head::read(&message[..Head::LEN - 1]), None);
     }
-    assert_eq!((layout::message_type(&[]), layout::index_bytes(&[])), (None, None));
-    assert_eq!(layout::HEAD_LEN, 8);
+    assert_eq!(Head::read(&[]), None);
+    assert_eq!(Head::LEN, 8);
 }

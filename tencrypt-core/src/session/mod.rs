@@ -12,9 +12,9 @@ mod traffic_secret;
 
 pub(crate) use keys::DirectionKeys;
 pub use opener::{Opener, Plain};
-pub use replay::{ReplayWindow, WINDOW};
+pub use replay::ReplayWindow;
 pub use sealer::{Counter, Counters, LimitReached, Sealer};
-pub use traffic_secret::{Role, SALT_LEN, TrafficSecret};
+pub use traffic_secret::{Role, TrafficSecret};
 
 #[cfg(test)]
 mod tests;

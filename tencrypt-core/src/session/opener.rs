@@ -33,7 +33,7 @@ pub struct Opener {
 pub struct Plain<'b> {
     /// The packet. Empty: a keepalive. Nothing is known of it but who sealed it.
     pub bytes: &'b mut [u8],
-    /// The record's flags, [`KNOWN_FLAGS`](record::KNOWN_FLAGS) only.
+    /// The record's flags, those that have a meaning only: [`Sealer::CSUM_PARTIAL`](super::Sealer::CSUM_PARTIAL).
     pub flags: u8,
 }
 

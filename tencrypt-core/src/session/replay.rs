@@ -6,13 +6,13 @@ use crate::stats::DropReason;
 
 /// Counters behind the newest one that may still arrive (Linux `drivers/net/wireguard/messages.h` keeps as many bits,
 /// of which 64 fewer are usable). At 1,440 bytes a record: 11.8 MB of reordering.
-pub const WINDOW: u64 = 8_192;
+pub(crate) const WINDOW: u64 = 8_192;
 
 const BLOCK_BITS: u64 = 64;
 /// One block more than the window covers: its first and its last block are both partly used.
 const BLOCKS: u64 = WINDOW / BLOCK_BITS + 1;
 
-/// Counters of a session that were received: the newest, and of the [`WINDOW`] up to it each one. A ring of bit
+/// Counters of a session that were received: the newest, and of the [`SIZE`](Self::SIZE) up to it each one. A ring of bit
 /// blocks, of which an advance clears whole ones (RFC 6479).
 ///
 /// ```
@@ -35,6 +35,9 @@ pub struct ReplayWindow {
 }
 
 impl ReplayWindow {
+    /// Counters that a window remembers: the newest and those right before it.
+    pub const SIZE: u64 = WINDOW;
+
     /// A window that has seen nothing.
     #[must_use]
     pub fn new() -> Self {
@@ -44,7 +47,7 @@ impl ReplayWindow {
     /// Checks that `counter` may be accepted. Changes nothing: the record may be forged.
     ///
     /// # Errors
-    /// [`DropReason::TooOld`] for a counter [`WINDOW`] or more behind the newest, [`DropReason::Replay`] for one that
+    /// [`DropReason::TooOld`] for a counter [`SIZE`](Self::SIZE) or more behind the newest, [`DropReason::Replay`] for one that
     /// was marked.
     #[inline]
     pub fn check(&self, counter: u64) -> Result<(), DropReason> {

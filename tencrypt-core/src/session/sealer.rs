@@ -42,6 +42,11 @@ pub struct Sealer {
 }
 
 impl Sealer {
+    /// Bytes a record is longer than its packet: header and tag.
+    pub const OVERHEAD: usize = DATA_OVERHEAD;
+    /// Flag of a record: the packet's TCP or UDP checksum is unfinished.
+    pub const CSUM_PARTIAL: u8 = record::FLAG_CSUM_PARTIAL;
+
     pub(crate) fn new(keys: &DirectionKeys, receiver: SessionIndex) -> Self {
         Self {
             key: SealingKey::new(Backend::fastest(), keys.aead, keys.key.expose()),
@@ -96,10 +101,10 @@ impl Sealer {
     }
 
     /// Seals `packet` into `out` as one record: header, ciphertext, tag. Of `flags` only
-    /// [`KNOWN_FLAGS`](record::KNOWN_FLAGS) count.
+    /// [`CSUM_PARTIAL`](Self::CSUM_PARTIAL) counts.
     ///
     /// # Panics
-    /// If `out` is not [`DATA_OVERHEAD`] bytes longer than `packet`, or if `counter` is another Sealer's: going on
+    /// If `out` is not [`OVERHEAD`](Self::OVERHEAD) bytes longer than `packet`, or if `counter` is another Sealer's: going on
     /// would use a nonce twice.
     #[expect(clippy::needless_pass_by_value, reason = "a counter is spent")]
     #[inline]

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Bytes of the salt that tells apart the sessions of one [`TrafficSecret`]: a hash's, as RFC 5869 section 3.1 advises.
-pub const SALT_LEN: usize = HASH_LEN;
+pub(crate) const SALT_LEN: usize = HASH_LEN;
 
 /// The two ends of a session. Which is which is for them to agree on; who speaks first is the custom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -48,7 +48,7 @@ pub enum Role {
 /// let (mut sealer, salt) = Sealer::from_secret(secret(), index, Seed::from_bytes(random));
 /// let mut opener = Opener::from_secret(secret(), &salt);
 ///
-/// let mut record = [0; 5 + DATA_OVERHEAD];
+/// let mut record = [0; 5 + Sealer::OVERHEAD];
 /// let counter = sealer.counters(1)?.take().ok_or("none was left")?;
 /// sealer.seal(counter, 0, b"hello", &mut record);
 /// assert!(opener.open(&mut record.clone()).is_ok_and(|plain| plain.bytes == b"hello"));
@@ -74,6 +74,9 @@ pub struct TrafficSecret {
 }
 
 impl TrafficSecret {
+    /// Bytes of the salt that a sealer's keys are made with.
+    pub const SALT_LEN: usize = SALT_LEN;
+
     /// The secret `bytes` for what `sender` seals with `aead`. They have to be as good as random (the output of a key
     /// exchange, not a password); the caller's copy is the caller's to erase.
     #[must_use]

@@ -9,13 +9,13 @@ use super::{AuthorityKey, CertificateError};
 use crate::{
     crypto::{PeerId, TENANT_LEN, sha256},
     packet::is_tunnel_address,
-    record::{ADDRESS_LEN, IDENTITY_LEN, decode_address, encode_address},
+    record::{ADDRESS_LEN, IDENTITY_LEN, decode_address, encode_address, suite::NameError},
 };
 
 /// Address prefixes that a certificate holds.
-pub const MAX_PREFIXES: usize = 2;
+pub(crate) const MAX_PREFIXES: usize = 2;
 /// Bytes of a pod's id.
-pub const POD_ID_LEN: usize = 16;
+pub(crate) const POD_ID_LEN: usize = 16;
 
 /// The kind byte of an identity slot that holds a certificate.
 pub(crate) const KIND_CERTIFICATE: u8 = 2;
@@ -38,6 +38,7 @@ pub struct PodName(Box<str>);
 impl PodName {
     /// Longest name in bytes.
     pub const MAX_LEN: usize = 253;
+    const RULE: &str = "lower case letters, digits and hyphens, labels of at most 63 bytes, 253 in all";
     /// Longest label in bytes. It also keeps a name from looking like a public key, which is 64 digits.
     const MAX_LABEL: usize = 63;
 
@@ -49,9 +50,9 @@ impl PodName {
 }
 
 impl FromStr for PodName {
-    type Err = PodNameError;
+    type Err = NameError;
 
-    fn from_str(name: &str) -> Result<Self, PodNameError> {
+    fn from_str(name: &str) -> Result<Self, NameError> {
         let is_label = |label: &str| {
             let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
             (1..=Self::MAX_LABEL).contains(&label.len())
@@ -62,7 +63,7 @@ impl FromStr for PodName {
         if name.len() <= Self::MAX_LEN && name.split('.').all(is_label) {
             Ok(Self(name.into()))
         } else {
-            Err(PodNameError)
+            Err(NameError::new(Self::RULE))
         }
     }
 }
@@ -73,18 +74,15 @@ impl fmt::Display for PodName {
     }
 }
 
-/// Text that is no name of a pod.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no name of a pod: lower case letters, digits and hyphens, labels of at most 63 bytes, 253 in all")]
-#[non_exhaustive]
-pub struct PodNameError;
-
 /// Stand-in for a pod's name where there is no room for 253 bytes: the first 16 bytes of
 /// SHA-256("tencrypt v1 pod" ‖ name). Finding another name for the id of a given one takes 2^128 attempts.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PodId([u8; POD_ID_LEN]);
 
 impl PodId {
+    /// Bytes of an id.
+    pub const LEN: usize = POD_ID_LEN;
+
     /// The id of the pod of this name.
     #[must_use]
     pub fn of(name: &PodName) -> Self {
@@ -127,6 +125,9 @@ pub struct Certificate {
 }
 
 impl Certificate {
+    /// Most prefixes that a certificate lists.
+    pub const MAX_PREFIXES: usize = MAX_PREFIXES;
+
     /// A certificate without a signature that verifies.
     pub(super) fn unsigned(
         tenant: [u8; TENANT_LEN],

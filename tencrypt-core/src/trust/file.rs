@@ -9,7 +9,7 @@ const NAME_LEN: usize = 1 + PodName::MAX_LEN;
 const PADDING: usize = 2;
 
 /// Bytes of a certificate file. None of them is without meaning.
-pub const CERTIFICATE_FILE_LEN: usize = MAGIC.len() + 32 + IDENTITY_LEN + NAME_LEN + PADDING;
+pub(crate) const CERTIFICATE_FILE_LEN: usize = MAGIC.len() + 32 + IDENTITY_LEN + NAME_LEN + PADDING;
 
 const _: () = assert!(CERTIFICATE_FILE_LEN == 448);
 
@@ -27,6 +27,9 @@ pub struct CertificateFile {
 }
 
 impl CertificateFile {
+    /// Bytes of a certificate file. None of them is without meaning.
+    pub const LEN: usize = CERTIFICATE_FILE_LEN;
+
     /// Reads a file's bytes.
     ///
     /// # Errors

@@ -20,11 +20,11 @@ pub(crate) use self::certificate::KIND_CERTIFICATE;
 pub use self::{
     authority::{CertificateAuthority, Request},
     authority_key::AuthorityKey,
-    certificate::{Certificate, MAX_PREFIXES, POD_ID_LEN, PodId, PodName, PodNameError},
+    certificate::{Certificate, PodId, PodName},
     error::CertificateError,
-    file::{CERTIFICATE_FILE_LEN, CertificateFile},
+    file::CertificateFile,
     revocation::Revocation,
-    text::{TextError, TextProblem},
+    text::TextError,
 };
 use crate::crypto::{PeerId, TENANT_LEN};
 

@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use ed25519_dalek::Signature;
 use proptest::prelude::*;
 
-use super::*;
+use super::{text::TextProblem, *};
 use crate::{
     crypto::{
         Seed, to_hex,

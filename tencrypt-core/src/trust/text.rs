@@ -24,7 +24,8 @@ impl TextError {
 
     /// Problem of that line, or of the whole text.
     #[must_use]
-    pub fn problem(&self) -> TextProblem {
+    #[cfg(test)]
+    pub(super) fn problem(&self) -> TextProblem {
         self.problem
     }
 }
@@ -32,7 +33,7 @@ impl TextError {
 /// Problem of a text. Never holds any of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum TextProblem {
+pub(super) enum TextProblem {
     /// Longer than such a file may be.
     #[error("longer than such a file may be")]
     TooLong,

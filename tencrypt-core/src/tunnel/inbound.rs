@@ -45,7 +45,7 @@ impl Tunnel {
             return inbound;
         }
         for record in train.chunks_mut(stride) {
-            inbound.records += u16::from(layout::message_type(record) == Some(layout::DATA));
+            inbound.records += u16::from(record.first().copied() == Some(layout::DATA));
             match self.record(meta, record, now, sink) {
                 Ok(Taken::Opened(session)) => {
                     inbound.opened += 1;

@@ -1,34 +1,4 @@
 //! The tunnel: one lane's whole state, from packets to records and back.
-//!
-//! # Contract
-//!
-//! Methods come in four kinds. `handle_*` are inputs, `set_*`, `apply_*`, `reseed` and `forget_*` are commands,
-//! [`poll_output`](Tunnel::poll_output) is the output, the rest only look. After every input and every command the owner
-//! polls until [`Output::Timeout`], and acts on each [`Output`] before it asks for the next; then it may flush the
-//! transport, and take the next packet from the device. If a datagram made something due at once (a handshake message),
-//! the time that `Timeout` says is gone by, and `handle_timeout` comes before the next datagram: a CONF must count before
-//! the DATA right behind it. Time is whatever the owner says, and never goes back.
-//!
-//! # Lanes
-//!
-//! The lanes of a pod are Tunnels that share nothing. What one has to know of another comes as [`LaneUpdate`]: translated
-//! flows, whose answers come to another lane than their questions, and which member a lane has found behind an address.
-//! The owner brings each [`Output::LaneUpdate`] to every other lane's queue, before anything that the same input made
-//! reaches network or device; what is opened in the middle of a train brings them by [`PacketSink::lane_update`]. A lane
-//! takes its queue in ([`handle_lane_update`](Tunnel::handle_lane_update)) after it has read a packet or a train and
-//! before it handles it. So updates are there before any packet that needs them. The queues are bounded; what finds no
-//! room is dropped and counted, and told again when the flow is used after half of its idle time, or with the member's next
-//! handshake. Each lane's copies end by themselves.
-//!
-//! Nothing a remote party sends makes a method fail, panic, or do unbounded work: what becomes of packets are `Copy`
-//! values, and everything that is dropped is counted by its [`DropReason`].
-//!
-//! # Secrets
-//!
-//! A session's keys are erased with it, a handshake's secrets once the last message that needs them was made or read. What
-//! computing with them left on the stack is wiped by the calls that end it, 128 KiB of what is below them. So one thread
-//! makes all calls to a Tunnel: what was left on another's stack is not reached. It needs a stack of 256 KiB; the
-//! standard library's threads have 2 MiB.
 
 mod builder;
 mod changes;
@@ -58,7 +28,12 @@ mod upkeep;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{fmt, net::IpAddr, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
 
 pub use self::{
     builder::{BuildError, TunnelBuilder},
@@ -79,7 +54,7 @@ use crate::{
     config::TunnelConfig,
     crypto::{DEEP, Identity, KeyRing, Rng, Seed, wipe_stack},
     directory::{Directory, FactChange, PeerId, Standing},
-    event::{Event, PathEvent, PeerInfo},
+    event::{Event, PeerInfo},
     lane_update::{LaneChange, LaneUpdate},
     nat::Nat,
     packet::is_tunnel_address,
@@ -87,7 +62,37 @@ use crate::{
     stats::{DropReason, Stats},
 };
 
-/// One lane: sessions, peers, held packets, NAT, timers. See the [module](self) for the contract.
+/// One lane: sessions, peers, held packets, NAT, timers.
+///
+/// # Contract
+///
+/// Methods come in four kinds. `handle_*` are inputs, `set_*`, `apply_*`, `reseed` and `forget_*` are commands,
+/// [`poll_output`](Tunnel::poll_output) is the output, the rest only look. After every input and every command the owner
+/// polls until [`Output::Timeout`], and acts on each [`Output`] before it asks for the next; then it may flush the
+/// transport, and take the next packet from the device. If a datagram made something due at once (a handshake message),
+/// the time that `Timeout` says is gone by, and `handle_timeout` comes before the next datagram: a CONF must count before
+/// the DATA right behind it. Time is whatever the owner says, and never goes back.
+///
+/// # Lanes
+///
+/// The lanes of a pod are Tunnels that share nothing. What one has to know of another comes as [`LaneUpdate`]: translated
+/// flows, whose answers come to another lane than their questions, and which member a lane has found behind an address.
+/// The owner brings each [`Output::LaneUpdate`] to every other lane's queue, before anything that the same input made
+/// reaches network or device; what is opened in the middle of a train brings them by [`PacketSink::lane_update`]. A lane
+/// takes its queue in ([`handle_lane_update`](Tunnel::handle_lane_update)) after it has read a packet or a train and
+/// before it handles it. So updates are there before any packet that needs them. The queues are bounded; what finds no
+/// room is dropped and counted, and told again when the flow is used after half of its idle time, or with the member's next
+/// handshake. Each lane's copies end by themselves.
+///
+/// Nothing a remote party sends makes a method fail, panic, or do unbounded work: what becomes of packets are `Copy`
+/// values, and everything that is dropped is counted by its [`DropReason`].
+///
+/// # Secrets
+///
+/// A session's keys are erased with it, a handshake's secrets once the last message that needs them was made or read. What
+/// computing with them left on the stack is wiped by the calls that end it, 128 KiB of what is below them. So one thread
+/// makes all calls to a Tunnel: what was left on another's stack is not reached. It needs a stack of 256 KiB; the
+/// standard library's threads have 2 MiB.
 ///
 /// It is `Send`, so that it may be made on one thread and moved to its own, and not `Sync`: from its first packet on one
 /// thread makes all calls.
@@ -194,10 +199,10 @@ impl Tunnel {
         }
     }
 
-    /// Takes what the network said of a destination.
-    pub fn handle_path_event(&mut self, event: PathEvent, now: Instant) {
+    /// Takes from the network (ICMP, by the transport's error queue) that nobody listens at a destination. Anyone can
+    /// forge it, so it counts only where policy would let the traffic go anyway.
+    pub fn handle_unreachable(&mut self, to: SocketAddr, now: Instant) {
         self.now = now;
-        let PathEvent::Unreachable(to) = event;
         if self.policy.may_go_plain(&self.policy.classify(to.ip(), now)) {
             self.gave_up(to.ip(), now);
         }

@@ -51,14 +51,15 @@ mod tests {
     use super::*;
     use crate::{
         config::TunnelConfig,
-        crypto::{KeyRing, PeerId, write_key_file},
+        crypto::{KeyRing, PeerId},
         testing::start,
         tunnel::{Output, exchanges::Purpose},
     };
 
     #[test]
     fn what_was_about_to_leave_and_what_others_told_is_gone() {
-        let keys = KeyRing::parse(&write_key_file([1; 16], 1, &std::array::from_fn(|at| at as u8))).unwrap();
+        let keys =
+            KeyRing::parse(&KeyRing::write_file([1; 16], 1, &std::array::from_fn(|at| at as u8))).unwrap();
         let [own, other] = [IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2])];
         let identity = |number| Identity::generate(Seed::from_bytes([number; 32]), &[own]);
         let config = TunnelConfig::new(["10.0.0.0/8".parse().unwrap()]);

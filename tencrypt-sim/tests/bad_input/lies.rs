@@ -3,7 +3,7 @@
 use tencrypt::{
     CipherSuite,
     DropReason::{self, Auth, Mac1, Malformed, OtherEpoch, UnknownIndex, Unsupported},
-    record::{CONF_LEN, IDENTITY_LEN},
+    internal::Conf,
 };
 
 use crate::member::{MACS, Member, NOISE};
@@ -108,7 +108,7 @@ pub(crate) fn outside(suite: CipherSuite, kind: u8, len: usize) -> Vec<Lie> {
         let length = CipherSuite::from_wire_byte(value).map(|suite| match kind {
             1 => suite.init_len(),
             2 => suite.resp_len(),
-            _ => CONF_LEN,
+            _ => Conf::LEN,
         });
         let (by_anybody, by_a_member) = match length {
             Some(length) if length == len => (Mac1, Unsupported),
@@ -198,7 +198,7 @@ pub(crate) fn slots(own: [u8; 4]) -> Vec<(String, Vec<u8>)> {
         ("count", 2, &[0, 2, 8, 255]),
         ("reserved", 3, &[1, 0x80]),
         ("behind the addresses", 24, &[1]),
-        ("the last byte", IDENTITY_LEN - 1, &[1]),
+        ("the last byte", Conf::IDENTITY_LEN - 1, &[1]),
     ] {
         slots.extend(values.iter().map(|value| (format!("{what} {value}"), with(&good, at, *value))));
     }
@@ -226,7 +226,7 @@ fn misspelt_addresses(good: &[u8], at: usize) -> Vec<(String, Vec<u8>)> {
 }
 
 /// Certificate slots that are not spelt as such.
-pub(crate) fn misspelt_certificates(good: &[u8; IDENTITY_LEN]) -> Vec<(String, Vec<u8>)> {
+pub(crate) fn misspelt_certificates(good: &[u8; Conf::IDENTITY_LEN]) -> Vec<(String, Vec<u8>)> {
     let mut slots = Vec::new();
     for (what, at, values) in [
         ("kind", 0, &[0, 3, 255][..]),

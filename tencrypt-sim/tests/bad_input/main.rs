@@ -17,11 +17,11 @@ use tencrypt::{
         self, Auth, Certificate as Certified, HeldTimeout, Mac1, Malformed, OtherEpoch, Replay, UnknownIndex,
         Unsupported,
     },
-    PeerInfo, Seed, Trust,
-    directory::PeerId,
-    handshake::write_reset,
-    record::{IDENTITY_LEN, SessionIndex},
-    trust::{Certificate, CertificateAuthority, Request, Revocation},
+    PeerInfo, Seed,
+    crypto::PeerId,
+    internal::{Conf, write_reset},
+    record::SessionIndex,
+    trust::{Certificate, CertificateAuthority, Request, Revocation, Trust},
 };
 use tencrypt_sim::{PodId, PodOptions, Tenant, Weather, World};
 
@@ -192,7 +192,7 @@ impl Wire {
         (init, asked, SocketAddr::new(asked.into(), PORT))
     }
 
-    fn slot(&self, own: [u8; 4]) -> [u8; IDENTITY_LEN] {
+    fn slot(&self, own: [u8; 4]) -> [u8; Conf::IDENTITY_LEN] {
         match &self.authority {
             Some(_) => self.issue(self.member.peer_id(), own, |_| {}).encode(false),
             None => Member::slot(own),
@@ -350,7 +350,7 @@ fn refused_certificates(
     wire: &Wire,
     own: [u8; 4],
     revoked: &mut Vec<String>,
-) -> Vec<(String, [u8; IDENTITY_LEN])> {
+) -> Vec<(String, [u8; Conf::IDENTITY_LEN])> {
     let subject = wire.member.peer_id();
     let good = wire.issue(subject, own, |_| {}).encode(false);
     let mut slots = vec![("none".to_owned(), Member::slot(own))];

@@ -18,8 +18,8 @@ use snow::{
 };
 use tencrypt::{
     CipherSuite,
-    directory::PeerId,
-    record::{Aead, IDENTITY_LEN},
+    crypto::{Aead, PeerId},
+    internal::Conf,
 };
 use tencrypt_sim::Tenant;
 
@@ -91,8 +91,8 @@ impl Member {
     }
 
     /// An identity slot of kind 1 with one address.
-    pub(crate) fn slot(own: [u8; 4]) -> [u8; IDENTITY_LEN] {
-        let mut slot = [0; IDENTITY_LEN];
+    pub(crate) fn slot(own: [u8; 4]) -> [u8; Conf::IDENTITY_LEN] {
+        let mut slot = [0; Conf::IDENTITY_LEN];
         slot[..12].copy_from_slice(&[1, 0, 1, 0, 4, 0, 0, 0, own[0], own[1], own[2], own[3]]);
         slot
     }
@@ -110,7 +110,7 @@ impl Member {
         let len = asking.noise.read_message(&resp[NOISE..resp.len() - MACS], &mut payload);
         let len = len.expect("RESP reads");
         if self.suite.is_hybrid() {
-            let ciphertext = payload[IDENTITY_LEN..len].try_into().expect("1,088 bytes");
+            let ciphertext = payload[Conf::IDENTITY_LEN..len].try_into().expect("1,088 bytes");
             self.mix(&mut asking.noise, &asking.kem.decapsulate(&ciphertext));
         }
         let [ours, theirs] = [index(&asking.init, 4), index(resp, 4)];
@@ -204,7 +204,7 @@ impl Member {
 impl Answering {
     /// Tells if CONF is one that this RESP can be answered by.
     pub(crate) fn reads(&mut self, conf: &[u8]) -> bool {
-        self.noise.read_message(&conf[NOISE..conf.len() - MACS], &mut [0; IDENTITY_LEN]).is_ok()
+        self.noise.read_message(&conf[NOISE..conf.len() - MACS], &mut [0; Conf::IDENTITY_LEN]).is_ok()
     }
 }
 

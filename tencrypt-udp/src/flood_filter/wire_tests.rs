@@ -5,9 +5,7 @@ use std::{net::UdpSocket, sync::Arc};
 use tencrypt::{
     DatagramSink, Identity, KeyRing, Outbound, Output, PacketSink, RecvMeta, Seed, SinkFull, Train,
     TrainSlot, TunPacket, Tunnel, TunnelConfig,
-    crypto::write_key_file,
     offload::{Opened, VnetHdr},
-    record::layout::{CONF, INIT, RESET, RESP},
 };
 
 use super::{
@@ -21,7 +19,7 @@ const ADDRESSES: [[u8; 4]; 3] = [[10, 0, 0, 1], [10, 0, 0, 2], [10, 0, 0, 3]];
 fn messages() -> [Vec<u8>; 5] {
     let start = Instant::now();
     let root: [u8; 32] = std::array::from_fn(|at| (at * 37 + 11) as u8);
-    let keys = Arc::new(KeyRing::parse(&write_key_file([7; 16], 1, &root)).unwrap());
+    let keys = Arc::new(KeyRing::parse(&KeyRing::write_file([7; 16], 1, &root)).unwrap());
     let config = TunnelConfig::new(["10.0.0.0/8".parse().unwrap()]);
     let mut pods = ADDRESSES.map(|address| {
         let seed = |salt| Seed::from_bytes([address[3] + salt; 32]);
@@ -35,7 +33,8 @@ fn messages() -> [Vec<u8>; 5] {
     packet[20..26].copy_from_slice(&[1, 0, 1, 0, 0, 8]);
     let mut packet = TunPacket::new(VnetHdr::default(), &mut packet);
     assert_eq!(pods[0].handle_packet(&mut packet, start, &mut Nowhere), Outbound::Held);
-    let mut found = [INIT, RESP, CONF, DATA, RESET].map(|kind| (kind, Vec::new()));
+    let mut found =
+        [Head::INIT, Head::RESP, Head::CONF, Head::DATA, Head::RESET].map(|kind| (kind, Vec::new()));
     let mut buffer = vec![0; 65_535];
     for _ in 0..8 {
         for at in 0..pods.len() {
@@ -47,12 +46,11 @@ fn messages() -> [Vec<u8>; 5] {
                     _ => continue,
                 };
                 let datagram = buffer[..transmit.len].to_vec();
-                let of_kind =
-                    found.iter_mut().find(|(kind, _)| layout::message_type(&datagram) == Some(*kind));
+                let of_kind = found.iter_mut().find(|(kind, _)| datagram.first() == Some(kind));
                 of_kind.expect("a known type").1.clone_from(&datagram);
                 let from = SocketAddr::from((ADDRESSES[at], 8_362));
                 // The third knows nothing of the records that it is sent.
-                let stray = datagram[0] == DATA;
+                let stray = datagram[0] == Head::DATA;
                 for other in 0..pods.len() {
                     if transmit.to.ip() == IpAddr::from(ADDRESSES[other]) || stray && other == 2 {
                         let meta = RecvMeta::new(from, datagram.len() as u16);

@@ -12,7 +12,7 @@ use std::{
 };
 
 use tencrypt::{
-    DEFAULT_PORT, Event, Outbound, Output, TunPacket, Tunnel,
+    Event, Outbound, Output, TunPacket, Tunnel, TunnelConfig,
     offload::VnetHdr,
     sink::bytes::{DatagramQueue, PacketQueue, QueuedTrain},
 };
@@ -118,7 +118,7 @@ impl Loop {
                 }
             }
         }
-        let from = SocketAddr::new((*address).into(), DEFAULT_PORT);
+        let from = SocketAddr::new((*address).into(), TunnelConfig::DEFAULT_PORT);
         self.wire.extend(datagrams.drain().map(|train| (from, train)));
         Ok(())
     }

@@ -18,7 +18,7 @@ use std::{
 };
 
 use tencrypt::{
-    DEFAULT_PORT, Event, KeyRing, LaneId, Outbound, Output, TunPacket, Tunnel,
+    Event, KeyRing, LaneId, Outbound, Output, TunPacket, Tunnel, TunnelConfig,
     offload::VnetHdr,
     record::init_lane,
     sink::bytes::{DatagramQueue, PacketQueue, QueuedTrain},
@@ -70,7 +70,7 @@ impl Pod {
         now: Instant,
         wire: &mut Wire,
     ) -> Result<(), Failure> {
-        let port = usize::from(train.to.port() - DEFAULT_PORT);
+        let port = usize::from(train.to.port() - TunnelConfig::DEFAULT_PORT);
         let lane = match init_lane(&train.bytes).filter(|_| port == 0) {
             Some(lane) => usize::from(lane) % LANES,
             None => port,
@@ -109,7 +109,7 @@ impl Pod {
         // Only now: what the other lanes have to know first has been told.
         for train in self.datagrams.drain() {
             let port = if train.from_tenant_port { 0 } else { lane as u16 };
-            wire.push_back((SocketAddr::new(self.address.into(), DEFAULT_PORT + port), train));
+            wire.push_back((SocketAddr::new(self.address.into(), TunnelConfig::DEFAULT_PORT + port), train));
         }
         Ok(())
     }

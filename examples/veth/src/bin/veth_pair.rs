@@ -19,7 +19,7 @@ use std::{
 };
 
 use tencrypt::{
-    DEFAULT_PORT, Event, Outbound, Output, PacketSink, SinkFull, TunPacket, Tunnel,
+    Event, Outbound, Output, PacketSink, SinkFull, TunPacket, Tunnel, TunnelConfig,
     offload::{Opened, VnetHdr},
 };
 use tencrypt_example_veth::{Failure, demonstration_keys, pod};
@@ -131,9 +131,9 @@ struct Lane {
 impl Lane {
     /// The sockets first: when the capture stands, traffic meets a tunnel that can send.
     fn new(example: &Pod) -> Result<Self, Failure> {
-        let transport = AsyncUdpTransport::new(UdpTransport::bind(DEFAULT_PORT, mark_socket)?)?;
+        let transport = AsyncUdpTransport::new(UdpTransport::bind(TunnelConfig::DEFAULT_PORT, mark_socket)?)?;
         let protected = vec!["10.128.0.0/16".parse()?, "fd00:128::/64".parse()?];
-        let plan = CapturePlan::new("eth0".parse()?, "tenc0".parse()?, DEFAULT_PORT, protected);
+        let plan = CapturePlan::new("eth0".parse()?, "tenc0".parse()?, TunnelConfig::DEFAULT_PORT, protected);
         let capture = Capture::install(plan)?;
         #[expect(
             deprecated,

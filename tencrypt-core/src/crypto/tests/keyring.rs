@@ -1,7 +1,7 @@
 use super::*;
 use crate::crypto::{
     hex,
-    key_file::{Field, KeyFileProblem, write_epoch, write_key_file},
+    key_file::{Field, KeyFileProblem},
 };
 
 const TENANT: &str = "000102030405060708090a0b0c0d0e0f";
@@ -30,12 +30,12 @@ fn a_written_file_is_read_back() {
     let tenant = *hex::decode(TENANT).unwrap();
     let root = hex::decode(ROOT).unwrap();
     for epoch in [0, 7, 255] {
-        let text = write_key_file(tenant, epoch, &root);
+        let text = KeyRing::write_file(tenant, epoch, &root);
         let ring = KeyRing::parse(&text).unwrap();
         assert_eq!((ring.tenant_id(), ring.send_epoch()), (&tenant, epoch));
     }
-    assert_eq!(*write_key_file(tenant, 7, &root), good());
-    assert!(good().ends_with(write_epoch(7, &root).as_str()));
+    assert_eq!(*KeyRing::write_file(tenant, 7, &root), good());
+    assert!(good().ends_with(KeyRing::write_epoch(7, &root).as_str()));
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::fs;
 
 use crate::{
     crypto::{
-        Aead, Backend, KemSecret, OpenError, OpeningKey, SealingKey, hkdf_sha256, hmac_sha256,
-        kem::encapsulate_message, public_key, sha256, shared_secret,
+        Aead, Backend, KemSecret, OpeningKey, SealingKey, hkdf_sha256, hmac_sha256, kem::encapsulate_message,
+        public_key, sha256, shared_secret,
     },
     record::TAG_LEN,
 };
@@ -98,7 +98,7 @@ fn aead(cipher: Aead, cases: &[Case<6>], expected: &Tally) {
                     tally.accepted += 1;
                 }
                 Expected::Invalid => {
-                    assert_eq!(opened, Err(OpenError), "{about}");
+                    assert_eq!(opened, Err(crate::crypto::aead::OpenError), "{about}");
                     assert!(buffer.iter().all(|byte| *byte == 0), "{about}: something is left");
                     assert_ne!(made, sealed, "{about}");
                     tally.refused += 1;

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use crate::{
-    crypto::{Rng, Seed, write_key_file},
+    crypto::{Rng, Seed},
     handshake::*,
     record::{CONF_LEN, Conf, DATA_OVERHEAD, IDENTITY_LEN, Init, KEM_CIPHERTEXT_LEN, Message, Resp, parse},
 };
@@ -27,7 +27,7 @@ fn address(last: u8) -> IpAddr {
 fn ring(tenant: u8, epoch: u8, root: u8) -> KeyRing {
     let mut bytes = [root; 32];
     bytes[0] ^= 1;
-    KeyRing::parse(&write_key_file([tenant; 16], epoch, &bytes)).unwrap()
+    KeyRing::parse(&KeyRing::write_file([tenant; 16], epoch, &bytes)).unwrap()
 }
 
 /// One member, all of it from `number`.

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    offload::{CheckError, Opened, Segments},
+    offload::{OffloadError, Opened, Segments},
     packet::{
         IpPacket, ParseError,
         samples::{Body, Sample, cases, make_unfinished},
@@ -349,7 +349,7 @@ proptest! {
 }
 
 /// The bytes of what was joined, if these may be.
-fn joined_from_bytes(packets: &[(Vec<u8>, VnetHdr)]) -> Result<Vec<(VnetHdr, Vec<u8>, u16)>, CheckError> {
+fn joined_from_bytes(packets: &[(Vec<u8>, VnetHdr)]) -> Result<Vec<(VnetHdr, Vec<u8>, u16)>, OffloadError> {
     let mut buffers: Vec<Vec<u8>> = packets.iter().map(|(bytes, _)| bytes.clone()).collect();
     let mut out = Vec::new();
     let mut coalescer = Coalescer::new(ALL);
@@ -408,21 +408,21 @@ fn what_is_no_single_packet_of_its_header_is_not_checked() {
     let unfinished = VnetHdr { needs_csum: true, csum_start: 20, csum_offset: 16, ..VnetHdr::default() };
     assert_eq!(check(&tcp, VnetHdr::default()), Ok(VnetHdr::default()));
     assert_eq!(check(&tcp, unfinished), Ok(unfinished));
-    assert_eq!(check(&tcp[..39], unfinished), Err(CheckError::Packet(ParseError::Length)));
+    assert_eq!(check(&tcp[..39], unfinished), Err(OffloadError::Packet(ParseError::Length)));
     for gso_type in [GsoType::TcpV4, GsoType::TcpV6, GsoType::UdpL4] {
         assert_eq!(
             check(&tcp, VnetHdr { gso_type, gso_size: 7, ..unfinished }),
-            Err(CheckError::SuperPacket)
+            Err(OffloadError::SuperPacket)
         );
     }
     for (csum_start, csum_offset) in [(20, 6), (20, 15), (19, 17), (0, 36), (u16::MAX, u16::MAX)] {
         let elsewhere = VnetHdr { csum_start, csum_offset, ..unfinished };
-        assert_eq!(check(&tcp, elsewhere), Err(CheckError::Checksum));
+        assert_eq!(check(&tcp, elsewhere), Err(OffloadError::Checksum));
     }
     let echo = Sample::echo("10.244.1.7", "10.244.1.8", true, 7);
-    assert_eq!(check(&echo, VnetHdr { csum_offset: 2, ..unfinished }), Err(CheckError::Checksum));
+    assert_eq!(check(&echo, VnetHdr { csum_offset: 2, ..unfinished }), Err(OffloadError::Checksum));
     let udp = Body::Udp { ports: (1, 2), checksum: true, payload: vec![7; 900] };
     let fragment = &Sample::new("10.244.1.7", "10.244.1.8", udp).fragments(400)[0];
     assert_eq!(check(fragment, VnetHdr::default()), Ok(VnetHdr::default()));
-    assert_eq!(check(fragment, VnetHdr { csum_offset: 6, ..unfinished }), Err(CheckError::Checksum));
+    assert_eq!(check(fragment, VnetHdr { csum_offset: 6, ..unfinished }), Err(OffloadError::Checksum));
 }

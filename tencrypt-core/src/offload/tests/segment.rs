@@ -134,10 +134,10 @@ fn what_is_not_what_its_header_says_is_refused() {
     let plan = |vnet: VnetHdr| Segments::plan(&vnet, &packet, false).map(|segments| segments.count());
     assert_eq!(plan(tcp), Ok(5));
     for gso_type in [GsoType::None, GsoType::TcpV6, GsoType::UdpL4] {
-        assert_eq!(plan(VnetHdr { gso_type, ..tcp }), Err(SegmentError::Type));
+        assert_eq!(plan(VnetHdr { gso_type, ..tcp }), Err(OffloadError::Type));
     }
-    assert_eq!(plan(VnetHdr { gso_size: 0, ..tcp }), Err(SegmentError::Size));
-    assert_eq!(plan(VnetHdr { gso_size: u16::MAX, ..tcp }), Err(SegmentError::Size));
+    assert_eq!(plan(VnetHdr { gso_size: 0, ..tcp }), Err(OffloadError::Size));
+    assert_eq!(plan(VnetHdr { gso_size: u16::MAX, ..tcp }), Err(OffloadError::Size));
 
     let mut body = Sample::new(
         "10.244.1.7",
@@ -148,7 +148,7 @@ fn what_is_not_what_its_header_says_is_refused() {
     let fragment = &body.fragments(800)[0];
     let udp = VnetHdr { gso_type: GsoType::UdpL4, ..tcp };
     let packet = IpPacket::parse(&fragment[..]).unwrap();
-    assert_eq!(Segments::plan(&udp, &packet, false).map(|_| ()), Err(SegmentError::Type));
+    assert_eq!(Segments::plan(&udp, &packet, false).map(|_| ()), Err(OffloadError::Type));
 }
 
 #[test]

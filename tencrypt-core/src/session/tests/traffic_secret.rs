@@ -27,7 +27,7 @@ fn index() -> SessionIndex {
     SessionIndex::from_u32(0x0102_0304).unwrap()
 }
 
-fn sealer(secret: TrafficSecret, seed: u8) -> (Sealer, [u8; SALT_LEN]) {
+fn sealer(secret: TrafficSecret, seed: u8) -> (Sealer, [u8; TrafficSecret::SALT_LEN]) {
     Sealer::from_secret(secret, index(), Seed::from_bytes([seed; 32]))
 }
 
@@ -146,7 +146,7 @@ fn a_counter_of_another_sealer_of_the_same_secret_is_refused() {
 /// Recomputed from RFC 5869 with the salt and info that docs/wire-format.md gives.
 #[test]
 fn keys_are_those_of_the_specification() {
-    let salt = [9; SALT_LEN];
+    let salt = [9; TrafficSecret::SALT_LEN];
     let prk = hmac_sha256(&salt, &[&[7; 32]]);
     for (role, sender) in [(Role::Initiator, 1), (Role::Responder, 2)] {
         for (aead, cipher) in [(Aead::ChaCha20Poly1305, 1), (Aead::Aes256Gcm, 2)] {

@@ -15,18 +15,17 @@ use std::{
 
 use super::erasure_search::{Memory, Patterns, lines};
 use crate::{
-    Trust, TunnelConfig,
+    TunnelConfig,
     crypto::{
         CipherSuite, DEEP, Identity, KeyRing, NONCE_LEN, Rng, SHALLOW, Seed, sha256, wipe_stack,
         witness::{self, Noted},
-        write_epoch, write_key_file,
     },
     offload::VnetHdr,
     packet::samples::Sample,
     record::Aead,
     sink::bytes::{DatagramQueue, PacketQueue, QueuedTrain},
     testing::start,
-    trust::AuthorityKey,
+    trust::{AuthorityKey, Trust},
     tunnel::{Outbound, Output, TunPacket, Tunnel},
 };
 
@@ -396,10 +395,10 @@ fn seed(use_: &str, pod: usize) -> Seed {
 /// The keys of these epochs, of which the first is sent.
 pub(super) fn keys(epochs: &[u8]) -> Arc<KeyRing> {
     let root = |epoch: u8| sha256(&[b"root", &[epoch]]);
-    let mut text = write_key_file([7; 16], epochs[0], &root(epochs[0]));
+    let mut text = KeyRing::write_file([7; 16], epochs[0], &root(epochs[0]));
     text.reserve(256);
     for epoch in &epochs[1..] {
-        text.push_str(&write_epoch(*epoch, &root(*epoch)));
+        text.push_str(&KeyRing::write_epoch(*epoch, &root(*epoch)));
     }
     text.push_str(&format!("send {}\n", epochs[0]));
     Arc::new(KeyRing::parse(&text).unwrap())

@@ -11,7 +11,7 @@ use crate::{
     config::UnansweredPolicy,
     offload::{GsoType, VnetHdr},
     packet::samples::{Body, Sample},
-    record::{DATA_OVERHEAD, layout},
+    record::{DATA_OVERHEAD, Head},
     sink::bytes::{DatagramQueue, PacketQueue},
     testing::start,
     tunnel::{BuildError, HeldPacket, LaneId, Outbound, Output, TunPacket, Tunnel},
@@ -81,7 +81,7 @@ fn a_record_is_told_from_a_handshake_message_and_named_by_its_session() {
     pair.connected = false;
     pair.send(0);
     let mut record = pair.sent[0].last().unwrap().clone();
-    let index = layout::index_bytes(&record).map(u32::from_le_bytes);
+    let index = Head::read(&record).map(|head| u32::from_le_bytes(head.index));
     let meta = RecvMeta::new(SocketAddr::new(address(0), 8_362), record.len() as u16);
     let mut again = record.clone();
     let inbound = pair.tunnels[1].handle_datagrams(&meta, &mut record, pair.now, &mut PacketQueue::new(1));

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     config::TunnelConfig,
-    crypto::{CipherSuite, Identity, KeyRing, Seed, write_key_file},
+    crypto::{CipherSuite, Identity, KeyRing, Seed},
     offload::VnetHdr,
     packet::samples::Sample,
     sink::{
@@ -155,7 +155,7 @@ impl Pair {
 pub(in crate::tunnel) fn ring(root: u8) -> Arc<KeyRing> {
     let mut bytes = [root; 32];
     bytes[0] ^= 1;
-    Arc::new(KeyRing::parse(&write_key_file([1; 16], 1, &bytes)).expect("the core reads what it writes"))
+    Arc::new(KeyRing::parse(&KeyRing::write_file([1; 16], 1, &bytes)).expect("the core reads what it writes"))
 }
 
 pub(in crate::tunnel) fn address(side: usize) -> IpAddr {
