@@ -43,7 +43,10 @@
 //!
 //! A transport implements [`DatagramSink`] over its send buffer, and the tunnel seals straight into it; what it receives
 //! goes to [`Tunnel::handle_datagrams`], where packets are opened in place. The addresses in a [`Train`] need not be
-//! places on a network: a byte stream can carry records, each behind its length. Whoever has no send buffer of its own takes
+//! places on a network: a byte stream can carry records, each behind its length. But they are the pods' addresses, in both
+//! directions: [`RecvMeta::from`] is by what a receiver knows whose packets may come from there, and never the address of
+//! a stream's own socket. Over UDP with a path of 1,500 bytes [`TunnelConfig::max_datagram`] is 1,472, over IPv6 1,452, and
+//! the device or the stack above gets [`TunnelConfig::inner_mtu`]. Whoever has no send buffer of its own takes
 //! `sink::bytes`, with the feature `bytes`: queues of datagrams and of packets. A device without offload gives
 //! and takes packets with a default [`VnetHdr`](offload::VnetHdr); where it cannot take packets whose checksum is
 //! unfinished, [`TunnelConfig::vnet`] is `false`.

@@ -208,7 +208,8 @@ impl Tunnel {
         }
     }
 
-    /// Does what is due: repeats, keepalives, expiry, and at most two handshake messages.
+    /// Does what is due: repeats, keepalives, expiry, and at most two handshake messages. Called before its time it does
+    /// nothing, so that a heap of timers need not remove entries that are out of date.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.do_due(now);
         if self.exchanges.take_erased(now) {
