@@ -56,13 +56,13 @@
 //! | part | what for |
 //! |---|---|
 //! | [`packet`] | a view of an IPv4 or IPv6 packet, validated once; its flow; rewriting addresses with checksums kept right |
-//! | [`offload`] | virtio-net headers, cutting super-packets, joining segments |
+//! | [`offload`] | virtio-net headers, cutting super-packets, joining [checked packets](offload::CheckedPacket) |
 //! | [`nat`] | service addresses, fragments and ICMP errors among them, and the detour of DNS queries |
 //! | [`record`] | the start of a datagram, and session indices |
-//! | [`session`] | [`ReplayWindow`](session::ReplayWindow), and the two ends of an established session |
+//! | [`session`] | [`ReplayWindow`](session::ReplayWindow), and the two ends of a session, from the handshake or from a [`TrafficSecret`](session::TrafficSecret) of one's own |
 //! | [`KeyRing`], [`crypto`] | the tenant's keys, their file, and what can be wrong with them |
 //! | [`trust`] | certificates: issue, read, check, revoke |
-//! | [`directory`] | facts about addresses, and which of them wins |
+//! | [`directory`] | facts about addresses, and [`Directory::classify`](directory::Directory::classify), which says which of them wins |
 #![forbid(unsafe_code)]
 
 mod config;
