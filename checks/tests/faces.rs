@@ -81,7 +81,6 @@ fn what_stands_as_an_error_is_one() {
         tencrypt::BuildError,
         tencrypt::nat::NatError,
         tencrypt::offload::OffloadError,
-        tencrypt::packet::ChecksumPosition,
         tencrypt::packet::ParseError,
         tencrypt::packet::RewriteError,
         tencrypt::session::LimitReached,

@@ -111,7 +111,7 @@ pub mod internal {
         packet::{checksum::Sum, ecn::combine_ecn},
         record::{
             cookie::Cookie,
-            mac1,
+            macs::mac1,
             message::{Conf, Data, Init, Message, Resp, parse},
             reset::Reset,
         },

@@ -10,4 +10,6 @@ pub(crate) mod seam;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use seam::{DatagramSink, PacketSink, RecvMeta, SinkFull, Train, TrainSlot, Transmit};
+#[cfg(any(test, feature = "bytes"))]
+pub(crate) use seam::SinkFull;
+pub(crate) use seam::{DatagramSink, PacketSink, RecvMeta, Train, TrainSlot, Transmit};

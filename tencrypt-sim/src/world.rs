@@ -8,7 +8,7 @@ use std::{
 
 use tencrypt::{
     Event, Identity, LaneId, LaneUpdate, Outbound, Output, RecvMeta, Seed, TunPacket, Tunnel, TunnelConfig,
-    crypto::KeyChangeError, directory::Directory, offload::VnetHdr, record::init_lane,
+    crypto::KeyChangeError, directory::Directory, offload::VnetHdr, record::SessionIndex,
     sink::bytes::DatagramQueue,
 };
 
@@ -335,7 +335,8 @@ impl World {
             let mut lane = usize::from(port);
             if lane == 0 {
                 // Only an INIT is handed to another lane.
-                lane = init_lane(&datagram.bytes).map_or(0, |lane| usize::from(lane) % lanes);
+                lane =
+                    SessionIndex::lane_of_init(&datagram.bytes).map_or(0, |lane| usize::from(lane) % lanes);
             }
             if lane < lanes {
                 self.inbound((home, lane), datagram.from, &mut datagram.bytes);

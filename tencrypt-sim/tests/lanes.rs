@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 use tencrypt::{
     DropReason, Tunnel,
     directory::{Class, Fact, FactSource},
-    record::init_lane,
+    record::SessionIndex,
 };
 use tencrypt_sim::{PodId, PodOptions, Weather, World, seeds};
 
@@ -82,7 +82,7 @@ fn every_lane_talks_from_and_to_a_port_of_its_own() {
             assert_eq!(ports(address, true), expected, "{lanes_a} lanes and {lanes_b}");
         }
         for (from, to, bytes) in &captured {
-            match (bytes[0], init_lane(bytes)) {
+            match (bytes[0], SessionIndex::lane_of_init(bytes)) {
                 (1, Some(lane)) => assert_eq!((from.port(), to.port()), (PORT + u16::from(lane), PORT)),
                 // What was translated on the way would not come back from anywhere else.
                 (2, _) => assert_eq!(from.port(), PORT),

@@ -7,7 +7,7 @@ use std::{
 
 use tencrypt::{
     internal::combine_ecn,
-    nat::{DnsHairpin, DnsOutcome, Nat, NatError, NatOutcome, Service, ServicePort},
+    nat::{DnsHairpin, Nat, NatError, NatOutcome, Service, ServicePort},
     offload::VnetHdr,
     packet::{IpPacket, IpVersion, Rewrite, Transport},
 };
@@ -140,7 +140,7 @@ fn there_and_back(input: &mut Input<'_>) {
         2 => nat.loop_back(&mut packet, partial, call.destination, call.source, &ports, now).is_ok(),
         // What comes from the proxy's port is taken for its answer.
         _ if call.source_port == port => false,
-        _ => hairpin.translate(&mut packet, partial) == DnsOutcome::Translated,
+        _ => hairpin.translate(&mut packet, partial) == NatOutcome::Rewritten,
     };
     if !translated {
         return;
@@ -156,7 +156,7 @@ fn there_and_back(input: &mut Input<'_>) {
         0 => nat.reply(&mut packet, partial, now),
         1 => nat.unbalance(&mut packet, partial, now),
         2 => nat.loop_reply(&mut packet, partial, now),
-        _ => dns_outcome(hairpin.translate(&mut packet, partial)),
+        _ => hairpin.translate(&mut packet, partial),
     };
     assert_eq!(outcome, NatOutcome::Rewritten, "the answer is known");
     assert_eq!(packet.flow(), Some(call.reverse()), "the answer comes from where the call went");
@@ -190,7 +190,7 @@ fn any_order(input: &mut Input<'_>) {
             5 => nat.loop_reply(&mut packet, partial, now),
             6 => {
                 let hairpin = DnsHairpin::new(vec![vip], ports[0].port);
-                dns_outcome(hairpin.translate(&mut packet, partial))
+                hairpin.translate(&mut packet, partial)
             }
             7 => {
                 nat.note_direct(&packet, now);
@@ -215,14 +215,6 @@ fn any_order(input: &mut Input<'_>) {
 
 fn done(outcome: Result<(), NatError>) -> NatOutcome {
     outcome.map_or(NatOutcome::Refused, |()| NatOutcome::Rewritten)
-}
-
-fn dns_outcome(outcome: DnsOutcome) -> NatOutcome {
-    match outcome {
-        DnsOutcome::Translated => NatOutcome::Rewritten,
-        DnsOutcome::Untranslatable => NatOutcome::Refused,
-        DnsOutcome::NotDns => NatOutcome::Untouched,
-    }
 }
 
 /// Calls every accessor.

@@ -4,7 +4,7 @@ use std::{io, net::IpAddr, sync::Arc, time::Instant};
 
 use tencrypt::{
     Event, Inbound, LaneId, Lost, Outbound, Output, RecvMeta, Transmit, TunPacket, Tunnel, offload::VnetHdr,
-    record::init_lane,
+    record::SessionIndex,
 };
 use tencrypt_tun::{RawSockets, Received, TunDevice};
 use tencrypt_udp::{Family, UdpTransport};
@@ -206,7 +206,7 @@ impl DataPath {
             return None;
         }
         let first = train.get(..meta.stride.into()).unwrap_or(train);
-        let number = usize::from(init_lane(first)?) % self.lanes.count();
+        let number = usize::from(SessionIndex::lane_of_init(first)?) % self.lanes.count();
         let lane = self.lanes.lane(number).filter(|_| number != 0)?;
         let init = Handed::Init { from: meta.from, stride: meta.stride, bytes: train.into() };
         if !lane.hand_over(init) {

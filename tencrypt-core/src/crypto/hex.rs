@@ -40,17 +40,11 @@ pub(crate) fn encode(bytes: &[u8], out: &mut String) {
 }
 
 /// `bytes` in lower case.
-#[must_use]
-pub fn to_hex(bytes: &[u8]) -> String {
+#[cfg(test)]
+pub(crate) fn to_hex(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(2 * bytes.len());
     encode(bytes, &mut text);
     text
-}
-
-/// The `N` bytes that `text` spells, in either case; `None` if it is anything else.
-#[must_use]
-pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    decode(text).ok().map(|bytes| *bytes)
 }
 
 /// The value of a digit, and whether it is none.

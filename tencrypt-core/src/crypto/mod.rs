@@ -25,7 +25,8 @@ mod x25519;
 
 pub(crate) use aead::{Backend, OpeningKey, SealingKey};
 pub(crate) use backend::{KEY_LEN, NONCE_LEN};
-pub use hex::{from_hex, to_hex};
+#[cfg(test)]
+pub(crate) use hex::to_hex;
 pub(crate) use identity::Identity;
 pub(crate) use kdf::{HASH_LEN, hkdf_sha256, hmac_sha256, sha256};
 pub(crate) use kem::{KemSecret, encapsulate};

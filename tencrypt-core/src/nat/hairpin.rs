@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::outcome::NatOutcome;
 use crate::packet::{Flow, IpPacket, Rewrite, RewriteError};
 
 const DNS: u16 = 53;
@@ -25,18 +26,6 @@ pub struct DnsHairpin {
     pub proxy_port: u16,
 }
 
-/// Outcome for a packet at the hairpin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::exhaustive_enums, reason = "callers must treat all three")]
-pub enum DnsOutcome {
-    /// Neither a query to a nameserver nor an answer of the proxy. It is unchanged.
-    NotDns,
-    /// Rewritten; write it back to the device.
-    Translated,
-    /// DNS, or a piece that may be, but it cannot be translated: drop it.
-    Untranslatable,
-}
-
 impl DnsHairpin {
     /// Redirects what is for port 53 of `nameservers` to `proxy_port`.
     #[must_use]
@@ -50,10 +39,10 @@ impl DnsHairpin {
     /// same way, so later fragments of UDP and TCP to a nameserver need no table: they are taken for DNS, as a
     /// fragmented packet to a nameserver practically is. A fragment that hides its protocol, or too short a first
     /// one, is untranslatable.
-    pub fn translate(&self, packet: &mut IpPacket<&mut [u8]>, partial: bool) -> DnsOutcome {
+    pub fn translate(&self, packet: &mut IpPacket<&mut [u8]>, partial: bool) -> NatOutcome {
         let nameserver = packet.destination();
         if !self.nameservers.contains(&nameserver) {
-            return DnsOutcome::NotDns;
+            return NatOutcome::Untouched;
         }
         let swap = Rewrite {
             source: Some(nameserver),
@@ -63,22 +52,24 @@ impl DnsHairpin {
         };
         let rewritten = if packet.is_icmp_error() {
             let Some(quoted) = packet.quoted_flow().and_then(|flow| self.before(flow)) else {
-                return DnsOutcome::NotDns;
+                return NatOutcome::Untouched;
             };
             packet.rewrite_quoted(quoted).and_then(|()| packet.rewrite(swap, partial))
         } else if let Some(flow) = packet.flow() {
-            let Some((source_port, destination_port)) = self.ports(flow) else { return DnsOutcome::NotDns };
+            let Some((source_port, destination_port)) = self.ports(flow) else {
+                return NatOutcome::Untouched;
+            };
             packet.rewrite(Rewrite { source_port, destination_port, ..swap }, partial)
         } else if matches!(packet.protocol(), TCP | UDP) && packet.is_later_fragment() {
             packet.rewrite(swap, partial)
         } else if matches!(packet.protocol(), TCP | UDP) || EXTENSIONS.contains(&packet.protocol()) {
             Err(RewriteError::OutOfReach)
         } else {
-            return DnsOutcome::NotDns;
+            return NatOutcome::Untouched;
         };
         match rewritten {
-            Ok(()) => DnsOutcome::Translated,
-            Err(_) => DnsOutcome::Untranslatable,
+            Ok(()) => NatOutcome::Rewritten,
+            Err(_) => NatOutcome::Refused,
         }
     }
 
@@ -119,7 +110,7 @@ mod tests {
         DnsHairpin::new(nameservers, PROXY)
     }
 
-    fn translate(bytes: &mut [u8]) -> DnsOutcome {
+    fn translate(bytes: &mut [u8]) -> NatOutcome {
         hairpin().translate(&mut IpPacket::parse(bytes).expect("well-formed"), false)
     }
 
@@ -133,10 +124,10 @@ mod tests {
         for (pod, nameserver) in PAIRS {
             for make in [Sample::udp, |a: &str, b: &str, ports| Sample::tcp(a, b, ports, 2)] {
                 let mut query = make(pod, nameserver, (5000, 53));
-                assert_eq!(translate(&mut query), DnsOutcome::Translated);
+                assert_eq!(translate(&mut query), NatOutcome::Rewritten);
                 assert_eq!(query, make(nameserver, pod, (5000, PROXY)));
                 let mut answer = make(pod, nameserver, (PROXY, 5000));
-                assert_eq!(translate(&mut answer), DnsOutcome::Translated);
+                assert_eq!(translate(&mut answer), NatOutcome::Rewritten);
                 assert_eq!(answer, make(nameserver, pod, (53, 5000)));
             }
         }
@@ -146,10 +137,10 @@ mod tests {
     fn an_application_that_asks_from_port_53_gets_its_answer() {
         let (pod, nameserver) = PAIRS[0];
         let mut query = Sample::udp(pod, nameserver, (53, 53));
-        assert_eq!(translate(&mut query), DnsOutcome::Translated);
+        assert_eq!(translate(&mut query), NatOutcome::Rewritten);
         assert_eq!(query, Sample::udp(nameserver, pod, (53, PROXY)));
         let mut answer = Sample::udp(pod, nameserver, (PROXY, 53));
-        assert_eq!(translate(&mut answer), DnsOutcome::Translated);
+        assert_eq!(translate(&mut answer), NatOutcome::Rewritten);
         assert_eq!(answer, Sample::udp(nameserver, pod, (53, 53)));
     }
 
@@ -166,7 +157,7 @@ mod tests {
         ];
         for packet in packets {
             let mut copy = packet.clone();
-            assert_eq!(translate(&mut copy), DnsOutcome::NotDns);
+            assert_eq!(translate(&mut copy), NatOutcome::Untouched);
             assert_eq!(copy, packet);
         }
     }
@@ -177,7 +168,7 @@ mod tests {
             let mut query = Sample::udp(pod, nameserver, (5000, 53));
             let (start, offset) = make_unfinished(&mut query);
             let mut packet = IpPacket::parse(&mut query[..]).expect("well-formed");
-            assert_eq!(hairpin().translate(&mut packet, true), DnsOutcome::Translated);
+            assert_eq!(hairpin().translate(&mut packet, true), NatOutcome::Rewritten);
             packet.finish_checksum(start, offset).expect("inside");
             assert_eq!(query, Sample::udp(nameserver, pod, (5000, PROXY)));
         }
@@ -190,7 +181,7 @@ mod tests {
             // In any order: there is no table.
             pieces.reverse();
             for piece in &mut pieces {
-                assert_eq!(translate(piece), DnsOutcome::Translated);
+                assert_eq!(translate(piece), NatOutcome::Rewritten);
             }
             pieces.reverse();
             assert_eq!(pieces, fragmented(nameserver, pod, (53, 5000)).fragments(64));
@@ -203,11 +194,11 @@ mod tests {
         let (pod, nameserver) = PAIRS[0];
         let body = Body::Tcp { ports: (5000, 53), flags: 2, options: vec![], payload: vec![0; 40] };
         let mut tiny = Sample::new(pod, nameserver, body).fragments(8).remove(0);
-        assert_eq!(translate(&mut tiny), DnsOutcome::Untranslatable);
+        assert_eq!(translate(&mut tiny), NatOutcome::Refused);
         let (pod, nameserver) = PAIRS[1];
         let body = Body::Opaque { protocol: 60, payload: vec![0; 40] };
         let mut hidden = Sample::new(pod, nameserver, body).fragments(16).remove(1);
-        assert_eq!(translate(&mut hidden), DnsOutcome::Untranslatable);
+        assert_eq!(translate(&mut hidden), NatOutcome::Refused);
     }
 
     #[test]
@@ -216,14 +207,14 @@ mod tests {
             // The proxy's port is closed: the application must hear of it.
             let mut refused =
                 Sample::unreachable(pod, nameserver, &Sample::udp(nameserver, pod, (5000, PROXY)), 200);
-            assert_eq!(translate(&mut refused), DnsOutcome::Translated);
+            assert_eq!(translate(&mut refused), NatOutcome::Rewritten);
             let query = Sample::udp(pod, nameserver, (5000, 53));
             assert_eq!(refused, Sample::unreachable(nameserver, pod, &query, 200));
             assert_checksums(&refused);
             // The application is gone: the proxy hears of it.
             let mut gone =
                 Sample::unreachable(pod, nameserver, &Sample::udp(nameserver, pod, (53, 5000)), 200);
-            assert_eq!(translate(&mut gone), DnsOutcome::Translated);
+            assert_eq!(translate(&mut gone), NatOutcome::Rewritten);
             let answer = Sample::udp(pod, nameserver, (PROXY, 5000));
             assert_eq!(gone, Sample::unreachable(nameserver, pod, &answer, 200));
         }

@@ -5,6 +5,7 @@
 
 mod fragments;
 mod hairpin;
+mod outcome;
 mod table;
 mod translate;
 
@@ -25,7 +26,8 @@ use crate::{
     stats::DropReason,
 };
 
-pub use hairpin::{DnsHairpin, DnsOutcome};
+pub use hairpin::DnsHairpin;
+pub use outcome::NatOutcome;
 
 /// Flows remembered at most. One takes about 310 bytes (112 for itself, two map entries of about 100 with the map's
 /// slack), so a full table is 10 MB. Memory is taken as flows come.
@@ -67,19 +69,6 @@ impl ServicePort {
     pub const fn new(port: u16, target: u16) -> Self {
         Self { port, target }
     }
-}
-
-/// Outcome for a packet that may or may not belong to a translated flow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::exhaustive_enums, reason = "callers must treat all three")]
-pub enum NatOutcome {
-    /// It belongs to no translated flow. It is unchanged.
-    Untouched,
-    /// Rewritten.
-    Rewritten,
-    /// It belongs, or may belong, to a translated flow, but cannot be rewritten: drop it. A fragment whose first one
-    /// was not seen is of this kind if flows between its addresses are translated.
-    Refused,
 }
 
 /// Reason for which a packet to a VIP cannot be translated. It has to be dropped.

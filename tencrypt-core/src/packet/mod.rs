@@ -34,7 +34,7 @@ pub(crate) use ecn::combine_ecn;
 pub use flow::Flow;
 pub use ip::IpPacket;
 pub use layout::{Fragment, IpVersion, Layout, ParseError, Transport};
-pub use rewrite::{ChecksumPosition, Rewrite, RewriteError};
+pub use rewrite::{Rewrite, RewriteError};
 
 #[cfg(test)]
 mod tests;

@@ -69,13 +69,10 @@ pub enum RewriteError {
     /// An unfinished checksum in a fragment, or of another protocol than TCP and UDP.
     #[error("unfinished checksum where there cannot be one")]
     Unfinished,
+    /// The place given for an unfinished checksum lies outside the packet's transport part.
+    #[error("checksum position lies outside the packet")]
+    Position,
 }
-
-/// The place given for an unfinished checksum lies outside the packet's transport part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("checksum position lies outside the packet")]
-#[expect(clippy::exhaustive_structs, reason = "carries nothing by design")]
-pub struct ChecksumPosition;
 
 impl<B: AsRef<[u8]> + AsMut<[u8]>> IpPacket<B> {
     /// Sets the source address.
@@ -140,12 +137,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> IpPacket<B> {
     /// `skb_checksum_help`).
     ///
     /// # Errors
-    /// [`ChecksumPosition`] if the field is not wholly inside the packet, behind its IP header.
-    pub fn finish_checksum(&mut self, csum_start: u16, csum_offset: u16) -> Result<(), ChecksumPosition> {
+    /// [`RewriteError::Position`] if the field is not wholly inside the packet, behind its IP header.
+    pub fn finish_checksum(&mut self, csum_start: u16, csum_offset: u16) -> Result<(), RewriteError> {
         let (start, offset) = (usize::from(csum_start), usize::from(csum_offset));
         let bytes = self.bytes.as_mut();
         if start < self.layout.transport_offset() || start + offset + 2 > bytes.len() {
-            return Err(ChecksumPosition);
+            return Err(RewriteError::Position);
         }
         let checksum = match Sum::new().bytes(&bytes[start..]).checksum() {
             0 => 0xFFFF,

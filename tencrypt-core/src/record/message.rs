@@ -144,21 +144,6 @@ pub fn parse(datagram: &[u8]) -> Result<Message<'_>, DropReason> {
     }
 }
 
-/// The lane of the sender of an INIT, by the index that it claims; `None` for anything else. Nothing of it is proven.
-///
-/// INIT always goes to the tenant's port, which a pod's first lane holds. It is for the lane of this number, modulo the
-/// lanes there are here.
-#[must_use]
-pub fn init_lane(datagram: &[u8]) -> Option<u8> {
-    match datagram.first() {
-        Some(&INIT) => match parse(datagram) {
-            Ok(Message::Init(init)) => Some(init.sender.lane()),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
 struct HandshakeHeader {
     suite: CipherSuite,
     epoch: u8,
@@ -200,4 +185,21 @@ fn data(datagram: &[u8]) -> Result<Data, DropReason> {
     }
     let index = SessionIndex::from_u32(u32::from_le_bytes([i0, i1, i2, i3])).ok_or(DropReason::Malformed)?;
     Ok(Data { flags, index, counter: u64::from_le_bytes(counter) })
+}
+
+impl SessionIndex {
+    /// The lane of the sender of an INIT, by the index that it claims; `None` for anything else. Nothing of it is proven.
+    ///
+    /// INIT always goes to the tenant's port, which a pod's first lane holds. It is for the lane of this number, modulo the
+    /// lanes there are here.
+    #[must_use]
+    pub fn lane_of_init(datagram: &[u8]) -> Option<u8> {
+        match datagram.first() {
+            Some(&INIT) => match parse(datagram) {
+                Ok(Message::Init(init)) => Some(init.sender.lane()),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
 }

@@ -8,6 +8,7 @@ mod constants;
 pub(crate) mod cookie;
 mod index;
 pub(crate) mod layout;
+pub(crate) mod macs;
 pub(crate) mod message;
 pub(crate) mod reset;
 pub(crate) mod suite;
@@ -22,20 +23,14 @@ pub(crate) use cookie::{COOKIE_LEN, Cookie};
 pub(crate) use cookie::{COOKIE_NONCE_LEN, COOKIE_SECRET_LEN, cookie_header, covered_by_mac2};
 pub use index::SessionIndex;
 pub use layout::Head;
-pub use message::init_lane;
+pub(crate) use macs::mac1;
+use macs::split_macs;
 pub(crate) use message::{Conf, Data, Init, Message, Resp, parse};
 pub(crate) use reset::{RESET_LEN, Reset};
 pub(crate) use reset::{covered_by_tag, reset_header};
 pub(crate) use suite::{Aead, CipherSuite};
 
 use self::layout::{CONF, DATA, INIT, RESP};
-
-/// The mac1 field of a handshake message, unverified. `None` if the datagram is none.
-#[must_use]
-pub fn mac1(datagram: &[u8]) -> Option<[u8; MAC_LEN]> {
-    let (_, macs) = split_macs(datagram)?;
-    macs.first_chunk().copied()
-}
 
 /// The epoch a handshake message claims, the bytes that mac1 covers, and mac1 itself. `None` if the datagram is no
 /// handshake message.
@@ -90,14 +85,6 @@ fn handshake_header(
     header[layout::INDEX].copy_from_slice(&sender.to_le_bytes());
     header[layout::RECEIVER].copy_from_slice(&receiver.to_le_bytes());
     header
-}
-
-fn split_macs(datagram: &[u8]) -> Option<(&[u8], &[u8])> {
-    if !matches!(datagram.first(), Some(&(INIT | RESP | CONF))) {
-        return None;
-    }
-    let at = datagram.len().checked_sub(2 * MAC_LEN).filter(|at| *at >= HANDSHAKE_HEADER_LEN)?;
-    datagram.split_at_checked(at)
 }
 
 #[cfg(test)]

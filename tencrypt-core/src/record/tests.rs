@@ -66,16 +66,16 @@ fn every_message_is_read_back() {
 #[test]
 fn an_init_says_which_lane_of_its_sender_it_is_from_and_nothing_else_does() {
     let mut bytes = init();
-    assert_eq!(init_lane(&bytes), Some(0));
+    assert_eq!(SessionIndex::lane_of_init(&bytes), Some(0));
     bytes[7] = 0xf4;
-    assert_eq!(init_lane(&bytes), Some(15));
+    assert_eq!(SessionIndex::lane_of_init(&bytes), Some(15));
     for (at, wrong) in [(0, 9), (1, 2), (2, 9), (8, 1)] {
         let mut bytes = bytes.clone();
         bytes[at] = wrong;
-        assert_eq!(init_lane(&bytes), None, "{at}");
+        assert_eq!(SessionIndex::lane_of_init(&bytes), None, "{at}");
     }
     for other in [resp(), conf(), data(INIT_LEN), bytes[..INIT_LEN - 1].to_vec(), vec![]] {
-        assert_eq!(init_lane(&other), None);
+        assert_eq!(SessionIndex::lane_of_init(&other), None);
     }
 }
 

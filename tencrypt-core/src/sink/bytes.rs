@@ -179,6 +179,7 @@ impl DatagramSink for DatagramQueue {
 
 /// Room for a train in a [`DatagramQueue`].
 #[derive(Debug)]
+#[doc(hidden)]
 pub struct QueueSlot<'s> {
     queue: &'s mut DatagramQueue,
     want: Train,

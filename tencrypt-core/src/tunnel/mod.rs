@@ -146,7 +146,7 @@ impl Tunnel {
     /// afterwards is applied or set to each of them.
     ///
     /// Lane `n` sends and receives at the tenant's port plus `n`. INIT always comes to the tenant's port, so to lane 0,
-    /// which hands it to the lane that [`init_lane`](crate::record::init_lane) says; what
+    /// which hands it to the lane that [`SessionIndex::lane_of_init`](crate::record::SessionIndex::lane_of_init) says; what
     /// [`from_tenant_port`](crate::Transmit::from_tenant_port) says leaves from there.
     #[must_use]
     pub fn sibling(&mut self, lane: LaneId, seed: Seed, now: Instant) -> Self {

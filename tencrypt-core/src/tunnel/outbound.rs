@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     directory::{Finding, Standing},
-    nat::{DnsOutcome, NatOutcome, Service},
+    nat::{NatOutcome, Service},
     offload::{GsoType, VnetHdr},
     packet::{IpPacket, IpVersion, is_tunnel_address},
     record::{DATA_OVERHEAD, FLAG_CSUM_PARTIAL},
@@ -179,9 +179,9 @@ impl Tunnel {
     ) -> Option<Route> {
         if let Some(dns) = &self.policy.config().dns {
             match dns.translate(inner, partial) {
-                DnsOutcome::Translated => return Some(Route::Hairpin),
-                DnsOutcome::Untranslatable => return Some(Route::Drop(DropReason::Policy)),
-                DnsOutcome::NotDns => {}
+                NatOutcome::Rewritten => return Some(Route::Hairpin),
+                NatOutcome::Refused => return Some(Route::Drop(DropReason::Policy)),
+                NatOutcome::Untouched => {}
             }
         }
         match self.nat.loop_reply(inner, partial, now) {

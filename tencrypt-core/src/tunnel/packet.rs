@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::{
     offload::{GsoType, Segments, VnetHdr},
-    packet::{ChecksumPosition, IpPacket, Layout, ParseError},
+    packet::{IpPacket, Layout, ParseError, RewriteError},
     record::FLAG_CSUM_PARTIAL,
 };
 
@@ -87,11 +87,11 @@ impl<'a> TunPacket<'a> {
     ///
     /// # Errors
     /// The header points outside the packet.
-    pub(super) fn finish_checksum(&mut self) -> Result<(), ChecksumPosition> {
+    pub(super) fn finish_checksum(&mut self) -> Result<(), RewriteError> {
         if !self.vnet.needs_csum {
             return Ok(());
         }
-        let (mut packet, vnet) = self.inner_mut().map_err(|_| ChecksumPosition)?;
+        let (mut packet, vnet) = self.inner_mut().map_err(|_| RewriteError::Position)?;
         packet.finish_checksum(vnet.csum_start, vnet.csum_offset)?;
         vnet.needs_csum = false;
         Ok(())

@@ -7,7 +7,7 @@
 //!
 //! - to bring a [`LaneUpdate`](tencrypt::LaneUpdate) to every other lane, before what follows reaches network or device;
 //! - to send what wants it (`from_tenant_port`) from the tenant's port, whichever lane made it;
-//! - to hand an INIT, which comes to the tenant's port, to the lane that it says ([`init_lane`]).
+//! - to hand an INIT, which comes to the tenant's port, to the lane that it says ([`SessionIndex::lane_of_init`]).
 #![forbid(unsafe_code)]
 
 use std::{
@@ -20,7 +20,7 @@ use std::{
 use tencrypt::{
     Event, KeyRing, LaneId, Outbound, Output, TunPacket, Tunnel, TunnelConfig,
     offload::VnetHdr,
-    record::init_lane,
+    record::SessionIndex,
     sink::bytes::{DatagramQueue, PacketQueue, QueuedTrain},
 };
 use tencrypt_example_core::{Failure, demonstration_keys, packet, pod, seed, text};
@@ -71,7 +71,7 @@ impl Pod {
         wire: &mut Wire,
     ) -> Result<(), Failure> {
         let port = usize::from(train.to.port() - TunnelConfig::DEFAULT_PORT);
-        let lane = match init_lane(&train.bytes).filter(|_| port == 0) {
+        let lane = match SessionIndex::lane_of_init(&train.bytes).filter(|_| port == 0) {
             Some(lane) => usize::from(lane) % LANES,
             None => port,
         };

@@ -339,7 +339,7 @@ fn finishing_a_checksum_outside_the_packet_is_refused() {
     let len = bytes.len() as u16;
     let mut packet = IpPacket::parse(&mut bytes[..]).expect("well-formed");
     for (start, offset) in [(0, 0), (19, 6), (20, len - 21), (len, 0), (20, 0xFFFF), (0xFFFF, 0xFFFF)] {
-        assert_eq!(packet.finish_checksum(start, offset), Err(ChecksumPosition), "{start} {offset}");
+        assert_eq!(packet.finish_checksum(start, offset), Err(RewriteError::Position), "{start} {offset}");
     }
     assert_eq!(packet.finish_checksum(20, len - 22), Ok(()));
 }

@@ -101,7 +101,7 @@ impl Exchanges {
         let suite = cx.policy.config().suite;
         if let Some(bytes) = handshake::write_cookie(cx.membership.keys(), suite, message, &cookie, cx.rng) {
             // As the answer to INIT would.
-            let from_tenant_port = record::init_lane(message.0).is_some();
+            let from_tenant_port = record::SessionIndex::lane_of_init(message.0).is_some();
             cx.outbox.datagram(from, bytes, from_tenant_port);
         }
     }
