@@ -123,7 +123,10 @@ impl FromStr for UnansweredPolicy {
 
     fn from_str(name: &str) -> Result<Self, NameError> {
         let expected = "drop or plain";
-        Self::ALL.into_iter().find(|policy| policy.name() == name).ok_or(NameError { expected })
+        Self::ALL
+            .into_iter()
+            .find(|policy| policy.name() == name)
+            .ok_or(NameError::new("not a policy", expected))
     }
 }
 
@@ -138,7 +141,10 @@ impl FromStr for ExternalAuthority {
 
     fn from_str(name: &str) -> Result<Self, NameError> {
         let expected = "dns or directory";
-        Self::ALL.into_iter().find(|authority| authority.name() == name).ok_or(NameError { expected })
+        Self::ALL
+            .into_iter()
+            .find(|authority| authority.name() == name)
+            .ok_or(NameError::new("not a policy", expected))
     }
 }
 

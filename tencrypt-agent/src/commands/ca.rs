@@ -80,8 +80,7 @@ pub(crate) fn init(path: &Path) -> Result<(), Failure> {
 /// A [`Failure`] of one line; nothing is written then.
 pub(crate) fn issue(arguments: &IssueArguments) -> Result<(), Failure> {
     let authority = certificates::read_authority(&arguments.ca)?;
-    let pod: PodName =
-        arguments.pod.parse().map_err(|error| usage("--pod", format_args!("no name of a pod: {error}")))?;
+    let pod: PodName = arguments.pod.parse().map_err(|error| usage("--pod", error))?;
     let given = arguments.address.iter().map(|text| prefix(text)).collect::<Result<Vec<_>, _>>()?;
     let subject = arguments.subject()?;
     let request = Request {

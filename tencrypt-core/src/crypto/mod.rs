@@ -1,7 +1,6 @@
 //! Keys and what can be wrong with them: the tenant's key ring and its file, members' numbers, names of suites.
 //!
-//! [`KeyRing`](crate::KeyRing), [`Identity`](crate::Identity), [`Seed`](crate::Seed) and
-//! [`CipherSuite`](crate::CipherSuite) are at the root: whoever makes a Tunnel needs them.
+//! [`KeyRing`], [`Identity`], [`Seed`] and [`CipherSuite`] are at the root: whoever makes a Tunnel needs them.
 
 pub(crate) mod aead;
 #[cfg(feature = "aws-lc-rs")]

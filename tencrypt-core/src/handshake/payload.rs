@@ -33,7 +33,7 @@ pub struct PeerIdentity {
     pub vnet: bool,
     /// The addresses it says it has: at most 7, distinct, each one a pod may have.
     pub addresses: Vec<IpAddr>,
-    /// Its certificate, well-formed and no more: whether it counts, [`Trust::admit`](crate::Trust::admit) says. Then
+    /// Its certificate, well-formed and no more: whether it counts, [`Trust::admit`](crate::trust::Trust::admit) says. Then
     /// `addresses` are the single ones in it.
     pub certificate: Option<Certificate>,
 }

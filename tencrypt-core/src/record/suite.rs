@@ -134,27 +134,31 @@ impl fmt::Display for CipherSuite {
 
 /// Text that is none of the names that it has to be one of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no such name: expected {expected}")]
+#[error("{problem}: expected {expected}")]
 #[non_exhaustive]
 pub struct NameError {
+    /// Name that it is not: of a suite, a policy or a pod.
+    pub problem: &'static str,
     /// Names that would do.
     pub expected: &'static str,
 }
 
 impl NameError {
-    pub(crate) const fn new(expected: &'static str) -> Self {
-        Self { expected }
+    pub(crate) const fn new(problem: &'static str, expected: &'static str) -> Self {
+        Self { problem, expected }
     }
 }
 
-/// Names of suites.
-const NAMES: &str = "aes-256-gcm or chacha20-poly1305, or either with x25519-mlkem768- before it";
+const NO_SUITE: NameError = NameError::new(
+    "not a cipher suite",
+    "aes-256-gcm or chacha20-poly1305, or either with x25519-mlkem768- before it",
+);
 
 impl FromStr for CipherSuite {
     type Err = NameError;
 
     fn from_str(name: &str) -> Result<Self, NameError> {
-        Self::ALL.iter().copied().find(|suite| suite.name() == name).ok_or(NameError::new(NAMES))
+        Self::ALL.iter().copied().find(|suite| suite.name() == name).ok_or(NO_SUITE)
     }
 }
 
@@ -181,7 +185,7 @@ mod tests {
             "x25519-mlkem768-",
             "x25519-aes-256-gcm",
         ] {
-            assert_eq!(name.parse::<CipherSuite>(), Err(NameError::new(NAMES)), "{name:?}");
+            assert_eq!(name.parse::<CipherSuite>(), Err(NO_SUITE), "{name:?}");
         }
         let known = (0..=u8::MAX).filter(|byte| CipherSuite::from_wire_byte(*byte).is_some()).count();
         assert_eq!(known, CipherSuite::ALL.len());

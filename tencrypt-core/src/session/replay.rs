@@ -16,7 +16,7 @@ const BLOCKS: u64 = WINDOW / BLOCK_BITS + 1;
 /// blocks, of which an advance clears whole ones (RFC 6479).
 ///
 /// ```
-/// use tencrypt::{DropReason, session::{ReplayWindow, WINDOW}};
+/// use tencrypt::{DropReason, session::ReplayWindow};
 ///
 /// let mut window = ReplayWindow::new();
 /// for counter in [0, 2, 1] {
@@ -25,7 +25,7 @@ const BLOCKS: u64 = WINDOW / BLOCK_BITS + 1;
 /// }
 /// assert_eq!(window.check(1), Err(DropReason::Replay));
 ///
-/// window.mark(WINDOW + 2);
+/// window.mark(ReplayWindow::SIZE + 2);
 /// assert_eq!(window.check(2), Err(DropReason::TooOld));
 /// assert_eq!(window.check(3), Ok(()));
 /// ```

@@ -35,7 +35,8 @@ pub enum Role {
 /// ```
 /// use tencrypt::{
 ///     Seed,
-///     record::{Aead, DATA_OVERHEAD, SessionIndex},
+///     crypto::Aead,
+///     record::SessionIndex,
 ///     session::{Opener, Role, Sealer, TrafficSecret},
 /// };
 ///
@@ -60,7 +61,7 @@ pub enum Role {
 /// A second use of one value does not compile:
 ///
 /// ```compile_fail,E0382
-/// # use tencrypt::{Seed, record::{Aead, SessionIndex}, session::{Role, Sealer, TrafficSecret}};
+/// # use tencrypt::{Seed, crypto::Aead, record::SessionIndex, session::{Role, Sealer, TrafficSecret}};
 /// let index = SessionIndex::from_u32(7).unwrap();
 /// let secret = TrafficSecret::from_bytes(Aead::Aes256Gcm, Role::Initiator, [0x5a; 32]);
 /// let one = Sealer::from_secret(secret, index, Seed::from_bytes([1; 32]));

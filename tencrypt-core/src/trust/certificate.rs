@@ -63,7 +63,7 @@ impl FromStr for PodName {
         if name.len() <= Self::MAX_LEN && name.split('.').all(is_label) {
             Ok(Self(name.into()))
         } else {
-            Err(NameError::new(Self::RULE))
+            Err(NameError::new("no name of a pod", Self::RULE))
         }
     }
 }
