@@ -3,7 +3,7 @@
 use std::{net::Ipv4Addr, time::Instant};
 
 use tencrypt::{
-    CipherSuite, Outbound, PacketSink, SinkFull, TunPacket, Tunnel,
+    CipherSuite, Outbound, Output, PacketSink, SinkFull, TunPacket, Tunnel,
     offload::{Coalescer, Joins, Opened, VnetHdr},
     sink::bytes::{DatagramQueue, PacketQueue},
 };
@@ -46,6 +46,10 @@ impl Device {
         let mut packets = 0;
         joining.0.drain(|_, count| packets += usize::from(count));
         assert_eq!(packets, self.records);
+        for tunnel in [from.1, to] {
+            let output = tunnel.poll_output(&mut [0; 64], now);
+            assert!(matches!(output, Output::Timeout(Some(_))), "{output:?}");
+        }
     }
 }
 

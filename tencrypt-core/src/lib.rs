@@ -34,7 +34,7 @@
 //!
 //! # Threads
 //!
-//! A [`Tunnel`] belongs to one thread. It can be moved to another before its first call, and is `Send` and `Sync` for
+//! A [`Tunnel`] belongs to one thread. It can be moved to another before its first call, and is `Send` for
 //! that; but secrets that computing leaves on the stack are erased there by the calls that end it, and calls from several
 //! threads would leave some on other stacks. So it is no state for tasks of a runtime that moves them between threads.
 //! Its thread needs 256 KiB of stack. More than one thread for a pod: [`Tunnel::sibling`], one lane each.
@@ -43,7 +43,10 @@
 //!
 //! A transport implements [`DatagramSink`] over its send buffer, and the tunnel seals straight into it; what it receives
 //! goes to [`Tunnel::handle_datagrams`], where packets are opened in place. The addresses in a [`Train`] need not be
-//! places on a network: a byte stream can carry records, each behind its length. Whoever has no send buffer of its own takes
+//! places on a network: a byte stream can carry records, each behind its length. But they are the pods' addresses, in both
+//! directions: [`RecvMeta::from`] is by what a receiver knows whose packets may come from there, and never the address of
+//! a stream's own socket. Over UDP with a path of 1,500 bytes [`TunnelConfig::max_datagram`] is 1,472, over IPv6 1,452, and
+//! the device or the stack above gets [`TunnelConfig::inner_mtu`]. Whoever has no send buffer of its own takes
 //! `sink::bytes`, with the feature `bytes`: queues of datagrams and of packets. A device without offload gives
 //! and takes packets with a default [`VnetHdr`](offload::VnetHdr); where it cannot take packets whose checksum is
 //! unfinished, [`TunnelConfig::vnet`] is `false`.
@@ -53,13 +56,13 @@
 //! | part | what for |
 //! |---|---|
 //! | [`packet`] | a view of an IPv4 or IPv6 packet, validated once; its flow; rewriting addresses with checksums kept right |
-//! | [`offload`] | virtio-net headers, cutting super-packets, joining segments |
+//! | [`offload`] | virtio-net headers, cutting super-packets, joining [checked packets](offload::CheckedPacket) |
 //! | [`nat`] | service addresses, fragments and ICMP errors among them, and the detour of DNS queries |
 //! | [`record`] | the start of a datagram, and session indices |
-//! | [`session`] | [`ReplayWindow`](session::ReplayWindow), and the two ends of an established session |
+//! | [`session`] | [`ReplayWindow`](session::ReplayWindow), and the two ends of a session, from the handshake or from a [`TrafficSecret`](session::TrafficSecret) of one's own |
 //! | [`KeyRing`], [`crypto`] | the tenant's keys, their file, and what can be wrong with them |
 //! | [`trust`] | certificates: issue, read, check, revoke |
-//! | [`directory`] | facts about addresses, and which of them wins |
+//! | [`directory`] | facts about addresses, and [`Directory::classify`](directory::Directory::classify), which says which of them wins |
 #![forbid(unsafe_code)]
 
 mod config;

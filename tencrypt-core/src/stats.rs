@@ -22,7 +22,8 @@ pub enum DropReason {
     Auth,
     /// An authentic record that does not hold a well-formed IP packet.
     InnerMalformed,
-    /// An authentic packet whose source does not belong to its sender.
+    /// An authentic packet whose source does not belong to its sender: it did not prove that it is there, by the outer
+    /// address of its handshake or by a certificate ([`RecvMeta::from`](crate::RecvMeta::from)).
     InnerSource,
     /// An authentic packet whose destination is not this pod.
     InnerDestination,

@@ -35,7 +35,7 @@ criterion_group! {
     targets =
         headers::parse, headers::classify, headers::nat,
         session::seal, session::open,
-        tunnel::encapsulate, tunnel::decapsulate, tunnel::round_trip,
+        tunnel::encapsulate, tunnel::decapsulate, tunnel::round_trip, tunnel::poll_output,
         offload::segment, offload::coalesce,
         lookup::lookup,
         handshake::handshake

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::Criterion;
-use tencrypt::{CipherSuite, Outbound, TunPacket, offload::VnetHdr, session::Sealer};
+use tencrypt::{CipherSuite, Outbound, Output, TunPacket, offload::VnetHdr, session::Sealer};
 use tencrypt_benches::{
     packets::{TCP_HEADERS, tcp_packet, udp_packet},
     pair::{HERE, Pair, THERE},
@@ -186,4 +186,14 @@ mod boring {
             }
         }
     }
+}
+
+/// The call after each packet, with nothing to say: the price of asking.
+pub(crate) fn poll_output(criterion: &mut Criterion) {
+    let mut pair = Pair::connected(CipherSuite::Aes256Gcm);
+    let mut buffer = [0; 64];
+    assert!(matches!(pair.here.poll_output(&mut buffer, pair.now), Output::Timeout(Some(_))));
+    criterion.bench_function("poll_output/nothing to do", |bencher| {
+        bencher.iter(|| black_box(pair.here.poll_output(&mut buffer, pair.now)));
+    });
 }

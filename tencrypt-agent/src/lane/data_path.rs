@@ -174,13 +174,18 @@ impl DataPath {
                 None => self.open(&meta, train, now),
             };
             self.transport.note_received(meta.from, &inbound, now);
-            // A CONF counts before the DATA right behind it.
-            if self.drain(now).is_some_and(|due| due <= now) {
-                self.tunnel.handle_timeout(now);
-                self.drain(now);
-            }
+            self.settle(now);
         }
         moved
+    }
+
+    /// Brings what came of a datagram where it belongs, before the next one: what is due at once, too, for a CONF counts
+    /// before the DATA right behind it.
+    fn settle(&mut self, now: Instant) {
+        if self.drain(now).is_some_and(|due| due <= now) {
+            self.tunnel.handle_timeout(now);
+            self.drain(now);
+        }
     }
 
     /// Has the tunnel open a train, and writes its packets to the device.
@@ -227,9 +232,11 @@ impl DataPath {
         for handed in all {
             match handed {
                 Handed::Init { from, stride, mut bytes } => {
+                    let now = Instant::now();
                     let meta = RecvMeta::new(from, stride);
                     // Its outcome is in the counters: a handshake message brings no packet.
-                    let _ = self.open(&meta, &mut bytes, Instant::now());
+                    let _ = self.open(&meta, &mut bytes, now);
+                    self.settle(now);
                 }
                 Handed::Answer { to, bytes } => self.transport.send(to, &bytes, 0),
             }

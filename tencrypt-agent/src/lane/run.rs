@@ -109,6 +109,9 @@ impl DataPath {
         if !self.fresh {
             return Ok((Readable::default(), 0));
         }
+        if resumes {
+            self.drain(Instant::now());
+        }
         if inbox.readable || resumes {
             self.handle_handed_over();
         }

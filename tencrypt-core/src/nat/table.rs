@@ -182,8 +182,8 @@ pub(super) struct Table {
 /// half of the time after which it would be forgotten.
 #[derive(Debug, Default)]
 struct Updates {
-    /// Time at which each slot's flow was last told or heard of.
-    at: Vec<Instant>,
+    /// Time at which each slot's flow was last told or heard of; `None`: never, for it is older than the other lanes.
+    at: Vec<Option<Instant>>,
     /// Taken out after each call, by who bounds what waits.
     queue: VecDeque<FlowUpdate>,
 }
@@ -192,9 +192,15 @@ impl Updates {
     fn told(&mut self, slot: u32, now: Instant) {
         let slot = slot as usize;
         if self.at.len() <= slot {
-            self.at.resize(slot + 1, now);
+            self.at.resize(slot + 1, None);
         }
-        self.at[slot] = now;
+        self.at[slot] = Some(now);
+    }
+
+    /// Tells if the flow of a slot was told or heard of within the last `time`.
+    fn is_fresh(&self, slot: u32, time: Duration, now: Instant) -> bool {
+        let at = self.at.get(slot as usize).copied().flatten();
+        at.is_some_and(|at| now.saturating_duration_since(at) < time)
     }
 
     fn push(&mut self, update: FlowUpdate) {
@@ -259,7 +265,7 @@ impl Table {
         let (changed, half) = (before != entry.state(), entry.phase.idle() / 2);
         self.link(slot, now);
         if let Some(updates) = &self.updates
-            && (changed || now.saturating_duration_since(updates.at[slot as usize]) >= half)
+            && (changed || !updates.is_fresh(slot, half, now))
         {
             self.tell(slot, now);
         }
@@ -325,8 +331,7 @@ impl Table {
     /// Tells if a flow stays although another lane tells of one that excludes it.
     fn holds_against(&self, slot: u32, update: &FlowUpdate, now: Instant) -> bool {
         let entry = &self.slots[slot as usize];
-        let told = self.updates.as_ref().and_then(|updates| updates.at.get(slot as usize));
-        told.is_some_and(|at| now.saturating_duration_since(*at) < SIMULTANEOUS)
+        self.updates.as_ref().is_some_and(|updates| updates.is_fresh(slot, SIMULTANEOUS, now))
             && (entry.original, entry.translated) < (update.original, update.translated)
     }
 

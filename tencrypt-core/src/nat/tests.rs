@@ -113,6 +113,21 @@ fn a_served_flow_of_any_protocol_goes_there_and_back() {
     }
 }
 
+/// Flows that are older than the other lanes have not been told yet.
+#[test]
+fn a_flow_from_before_there_were_other_lanes_is_told_with_its_next_packet() {
+    let World { client, vip, own, .. } = V4;
+    let (mut nat, now) = (nat(), start());
+    let mut call = Sample::udp(client, vip, (5000, 80));
+    serve(&mut nat, &mut call.clone(), own, now).unwrap();
+    let _ = nat.sibling();
+    assert_eq!(nat.poll_update(), None);
+    serve(&mut nat, &mut call.clone(), own, now).unwrap();
+    assert!(nat.poll_update().is_some());
+    serve(&mut nat, &mut call, own, now).unwrap();
+    assert_eq!(nat.poll_update(), None, "once is enough for half of its time");
+}
+
 #[test]
 fn what_is_no_answer_stays_as_it_is() {
     let World { client, vip, own, other, .. } = V4;

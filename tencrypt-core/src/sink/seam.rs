@@ -56,7 +56,8 @@ pub trait TrainSlot {
     /// Number of records that fit, `1..=want.count`.
     fn records(&self) -> u16;
 
-    /// The room: records follow each other without gaps, `stride` bytes each, the last one of the train `last`.
+    /// The room: records follow each other without gaps, `stride` bytes each, the last one of the train `last`. What it has
+    /// beyond [`records`](Self::records) of them is left alone.
     fn buffer(&mut self) -> &mut [u8];
 
     /// Sends the first `records` records, which fill the first `len` bytes of the buffer.
@@ -93,7 +94,11 @@ pub struct SinkFull;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecvMeta {
-    /// Outer source.
+    /// Outer source: where answers go, as [`Train::to`] and [`Transmit::to`] say it. By its IP address an address becomes a
+    /// peer's: packets from a pod are taken only from the peer whose handshake came from the pod's address, which answered
+    /// there, or whose certificate has it. So a transport that is no network gives the sender's pod address here, never that
+    /// of its own socket; else a session comes up and its packets are dropped as
+    /// [`InnerSource`](crate::DropReason::InnerSource).
     pub from: SocketAddr,
     /// Bytes of every record but the last; the length of the datagram when nothing was joined.
     pub stride: u16,

@@ -94,8 +94,8 @@ use crate::{
 /// makes all calls to a Tunnel: what was left on another's stack is not reached. It needs a stack of 256 KiB; the
 /// standard library's threads have 2 MiB.
 ///
-/// It is `Send` and `Sync`, so that it may be made on one thread and moved to its own; from its first packet on one thread
-/// makes all calls.
+/// It is `Send`, so that it may be made on one thread and moved to its own, and not `Sync`: from its first packet on one
+/// thread makes all calls.
 pub struct Tunnel {
     membership: Membership,
     policy: Policy,
@@ -208,7 +208,8 @@ impl Tunnel {
         }
     }
 
-    /// Does what is due: repeats, keepalives, expiry, and at most two handshake messages.
+    /// Does what is due: repeats, keepalives, expiry, and at most two handshake messages. Called before its time it does
+    /// nothing, so that a heap of timers need not remove entries that are out of date.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.do_due(now);
         if self.exchanges.take_erased(now) {
@@ -253,12 +254,13 @@ impl Tunnel {
     ///
     /// Datagrams are written to `buf`: handshake messages, keepalives, packets that were held. A buffer of
     /// [`max_datagram`](TunnelConfig::max_datagram) bytes holds any of them; what does not fit is dropped and counted as
-    /// [`TooBig`](DropReason::TooBig). Nothing is allocated. With nothing to do it costs some nanoseconds, so that it may
-    /// be called after each packet.
+    /// [`TooBig`](DropReason::TooBig). Only a handshake that it starts allocates. With nothing to do it costs some
+    /// nanoseconds, so that it may be called after each packet.
     ///
     /// Who calls it late loses no order and no bound: packets to a peer that others wait for wait behind those; what finds
-    /// no room (4,096 datagrams and packets, as many events and released packets, 1,024 updates of either kind) is dropped
-    /// and, but for events, counted. But handshakes stand still meanwhile, and lanes that were not told of a flow drop its
+    /// no room (4,096 datagrams and packets, as many events and released packets, 2,048 updates for other lanes) is dropped.
+    /// Packets and updates are counted then; handshake messages and keepalives are as good as lost on the way, and events
+    /// are missed. But handshakes stand still meanwhile, and lanes that were not told of a flow drop its
     /// answers.
     pub fn poll_output(&mut self, buf: &mut [u8], now: Instant) -> Output {
         self.next_output(buf, now)

@@ -172,6 +172,11 @@ impl Outbox {
         dropped as u64
     }
 
+    /// Drops updates of what was found behind addresses. Those of translated flows stay.
+    pub(super) fn drop_findings(&mut self) {
+        self.updates.retain(|update| matches!(update.change, LaneChange::Flow(_)));
+    }
+
     /// Drops everything that is to be sent, and returns how many packets that were. Events and released packets stay.
     pub(super) fn drop_transmits(&mut self) -> u64 {
         let mut packets = 0;

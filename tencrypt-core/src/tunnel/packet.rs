@@ -75,10 +75,12 @@ impl<'a> TunPacket<'a> {
         }
     }
 
-    /// Plans how a super-packet is cut. `None`: it is not what its header says.
+    /// Plans how a super-packet is cut, which uses it up. `None`: it is not what its header says.
     pub(super) fn plan(&mut self, finish: bool) -> Option<Segments> {
-        let vnet = self.vnet;
-        Segments::plan(&vnet, &self.inner().ok()?, finish).ok()
+        let layout = self.layout().ok()?;
+        // Cutting writes over the packet.
+        self.layout = None;
+        Segments::plan(&self.vnet, &IpPacket::known(&*self.bytes, layout), finish).ok()
     }
 
     /// Completes a lone packet's unfinished checksum.

@@ -38,6 +38,7 @@ impl Tunnel {
         self.stats.drop_many(DropReason::HeldTimeout, held);
         self.membership.set_identity(identity);
         self.peers.clear(hash_key, &mut self.outbox);
+        self.outbox.drop_findings();
         self.lanes.clear();
         self.policy.forget_findings();
     }

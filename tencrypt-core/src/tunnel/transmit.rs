@@ -11,6 +11,7 @@ use crate::{
 
 impl Tunnel {
     pub(super) fn next_output(&mut self, buf: &mut [u8], now: Instant) -> Output {
+        self.stats.lane_updates_lost += self.outbox.take_updates_lost();
         if let Some(update) = self.outbox.pop_update() {
             return Output::LaneUpdate(update);
         }
@@ -60,6 +61,9 @@ impl Tunnel {
         now: Instant,
     ) -> Result<Transmit, DropReason> {
         let longest = usize::from(self.policy.config().max_datagram).min(buf.len());
+        if self.peers.find(key).is_none() {
+            return Err(DropReason::HeldTimeout);
+        }
         let toward = self.peers.toward(key, packet.is_v4(), now);
         let sealed = toward.and_then(|toward| seal_piece(toward, &mut packet, &mut buf[..longest], now));
         match sealed {

@@ -46,6 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     while let Some(mut train) = wire.pop() {
         println!("{} bytes to {}", train.bytes.len(), train.to);
         let there = usize::from(train.to.ip() == addresses[1]);
+        // The sender by its pod's address, as a network shows it: so its packets are known to be its own.
         let from = SocketAddr::new(addresses[1 - there], train.to.port());
         pods[there].handle_datagrams(&train.received_from(from), &mut train.bytes, now, &mut inbox);
         drain(&mut pods[there], now, &mut wire)?;

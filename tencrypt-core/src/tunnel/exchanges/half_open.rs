@@ -126,7 +126,9 @@ impl HalfOpens {
             if self.by_index.get(&index).is_some_and(|half_open| half_open.born + HALF_OPEN_LIFE > now) {
                 break;
             }
-            self.take(index);
+            if self.take(index).is_none() {
+                break;
+            }
         }
     }
 

@@ -9,12 +9,12 @@ use super::pair::{ADDRESSES, Pair, address, ring};
 use crate::{
     CipherSuite, DropReason, Event, Identity, RecvMeta, Seed, TunnelConfig,
     config::UnansweredPolicy,
-    offload::VnetHdr,
+    offload::{GsoType, VnetHdr},
     packet::samples::{Body, Sample},
     record::{DATA_OVERHEAD, Head},
     sink::bytes::{DatagramQueue, PacketQueue},
     testing::start,
-    tunnel::{BuildError, Outbound, Output, TunPacket, Tunnel},
+    tunnel::{BuildError, HeldPacket, LaneId, Outbound, Output, TunPacket, Tunnel},
 };
 
 fn config() -> TunnelConfig {
@@ -189,4 +189,70 @@ fn a_datagram_that_does_not_fit_the_buffer_is_counted_and_the_next_one_comes() {
     let output = tunnel.poll_output(&mut [0; 1_371], start());
     assert!(matches!(output, Output::Timeout(Some(_))), "{output:?}");
     assert_eq!(tunnel.stats().dropped(DropReason::TooBig), 1);
+}
+
+#[test]
+fn a_tunnel_may_move_to_its_thread() {
+    fn is_send<T: Send>(_: &T) {}
+    is_send(&build(config()).unwrap());
+}
+
+/// A packet that is cut is used up: its bytes are not what its header says any more.
+#[test]
+fn a_super_packet_is_handed_out_once() {
+    let body = Body::Tcp { ports: (1, 2), flags: 0x10, options: Vec::new(), payload: vec![7; 3_000] };
+    let mut bytes = Sample::new(ADDRESSES[0], ADDRESSES[1], body).build();
+    let vnet = VnetHdr {
+        needs_csum: true,
+        gso_type: GsoType::TcpV4,
+        hdr_len: 40,
+        gso_size: 1_000,
+        csum_start: 20,
+        csum_offset: 16,
+        ..VnetHdr::default()
+    };
+    let mut packet = TunPacket::new(vnet, &mut bytes);
+    let mut segments = 0;
+    packet.finish_segments(|_| segments += 1);
+    assert_eq!(segments, 3);
+    packet.finish_segments(|segment| panic!("{} bytes of a packet that is gone", segment.len()));
+}
+
+/// Whatever an old identity had found is no finding of the new one.
+#[test]
+fn a_new_identity_tells_nothing_that_the_old_one_found() {
+    let mut pair = Pair::new(CipherSuite::Aes256Gcm);
+    let now = pair.now;
+    let mut sibling = pair.tunnels[0].sibling(LaneId::new(1).unwrap(), Seed::from_bytes([9; 32]), now);
+    pair.connected = false;
+    pair.send(0);
+    let init = pair.sent[0].pop().unwrap();
+    pair.receive(1, init);
+    let mut resp = pair.sent[1].pop().unwrap();
+    let meta = RecvMeta::new(SocketAddr::new(address(1), 8_362), resp.len() as u16);
+    let _ = pair.tunnels[0].handle_datagrams(&meta, &mut resp, now, &mut PacketQueue::new(0));
+    pair.tunnels[0].handle_timeout(now);
+    let identity = Identity::generate(Seed::from_bytes([8; 32]), &[address(0)]);
+    pair.tunnels[0].forget_sessions(identity, now);
+    let outputs = drain(&mut pair.tunnels[0], now);
+    assert!(!outputs.iter().any(|output| matches!(output, Output::LaneUpdate(_))), "{outputs:?}");
+    assert!(outputs.iter().any(|output| matches!(output, Output::Event(Event::PeerDown { .. }))));
+    assert!(matches!(drain(&mut sibling, now)[..], [Output::Timeout(None)]));
+}
+
+#[test]
+fn a_packet_whose_peer_is_gone_meanwhile_counts_as_held_in_vain() {
+    let mut pair = Pair::new(CipherSuite::Aes256Gcm);
+    pair.send(0);
+    let now = pair.now;
+    let packet = HeldPacket::new(&TunPacket::new(
+        VnetHdr::default(),
+        &mut Sample::udp(ADDRESSES[0], ADDRESSES[1], (1, 2)),
+    ));
+    let key = pair.tunnels[0].peers.keys()[0];
+    pair.tunnels[0].queue_packet(key, packet);
+    let tunnel = &mut pair.tunnels[0];
+    tunnel.peers.end_sessions(key, |_| true, &mut tunnel.outbox);
+    assert!(drain(tunnel, now).iter().all(|output| !matches!(output, Output::Transmit(_))));
+    assert_eq!(tunnel.stats().dropped(DropReason::HeldTimeout), 1);
 }
