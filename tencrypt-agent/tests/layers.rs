@@ -3,8 +3,9 @@
 use std::{fs, path::Path};
 
 /// Top-level modules of the program from the bottom up.
-const LAYERS: [&str; 12] = [
+const LAYERS: [&str; 13] = [
     "escape",
+    "hex",
     "report",
     "failure",
     "logging",
