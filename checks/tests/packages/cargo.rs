@@ -1,6 +1,7 @@
 //! Cargo, run on this workspace and outside of it, with one target folder for all.
 
 use std::{
+    env, fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
     process::Command,
@@ -15,6 +16,36 @@ pub(crate) fn root() -> PathBuf {
 /// The folder everything here is built in.
 pub(crate) fn target() -> PathBuf {
     root().join("target/packages")
+}
+
+/// Removes what cargo keeps of earlier packages of these names and versions. It takes a version of a registry for something
+/// that never changes: the sources it unpacked once, and what it built of them, would pass for those of the packages made
+/// now.
+pub(crate) fn forget_packages(packages: &[String]) {
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| env::home_dir().map(|home| home.join(".cargo"))).expect("a home");
+    for registry in entries(&home.join("registry/src")) {
+        packages.iter().for_each(|package| remove(&registry.join(package)));
+    }
+    for profile in ["debug", "release"] {
+        for built in entries(&target().join(profile).join(".fingerprint")) {
+            let name = built.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if name.starts_with("tencrypt") {
+                remove(&built);
+            }
+        }
+    }
+}
+
+/// The entries of a folder, none if there is no such folder.
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect()
+}
+
+fn remove(folder: &Path) {
+    if folder.exists() {
+        fs::remove_dir_all(folder).expect("what is left of earlier packages can be removed");
+    }
 }
 
 /// Runs cargo in `folder` and returns its standard output. What it took is written to standard error, past the

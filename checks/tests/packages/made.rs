@@ -33,6 +33,7 @@ pub(crate) fn packages() -> Vec<Package> {
     if folder.exists() {
         fs::remove_dir_all(&folder).expect("earlier packages can be removed");
     }
+    cargo::forget_packages(&PUBLISHED.map(|name| format!("{name}-{}", manifest::workspace_version())));
     let mut arguments = vec!["package"];
     for name in PUBLISHED {
         arguments.extend(["-p", name]);
