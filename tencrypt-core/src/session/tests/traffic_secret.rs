@@ -1,9 +1,4 @@
-use std::{
-    collections::BTreeSet,
-    env,
-    io::{BufRead as _, BufReader, Write as _},
-    process::{Child, ChildStdout, Command, Stdio},
-};
+use std::{collections::BTreeSet, env};
 
 use super::*;
 use crate::{
@@ -14,7 +9,10 @@ use crate::{
     },
     record::{Aead, DATA_OVERHEAD, SessionIndex},
     stats::DropReason,
-    tunnel::tests::erasure_search::{Memory, Patterns, lines},
+    tunnel::tests::{
+        erasure_search::{Memory, Patterns, lines},
+        twin::{Twin, wait_at},
+    },
 };
 
 const PACKET: &[u8] = b"the same packet";
@@ -198,9 +196,9 @@ fn leaves_nothing(test: &str, aead: Aead) {
         noted.iter().rfind(|noted| noted.bytes.len() == 32 && noted.at.file().ends_with("traffic_secret.rs"));
     let kept = Patterns::of(noted.iter().filter(is_iv).chain(key));
 
-    let mut twin = Twin::start(test);
+    let mut twin = Twin::start(module_path!(), test, (TWIN, ""));
     twin.is_at("live");
-    let memory = Memory::of(twin.0.id());
+    let memory = Memory::of(twin.id());
     assert!(!memory.search(&Patterns::of(noted.iter().filter(is_iv))).is_empty(), "blind to a live IV");
     let found = memory.search(&Patterns::of(&noted).without(&kept));
     assert!(found.is_empty(), "{aead:?}, live:\n{}", lines(&found));
@@ -209,7 +207,7 @@ fn leaves_nothing(test: &str, aead: Aead) {
     let found = memory.search(&Patterns::of(&noted));
     assert!(found.is_empty(), "{aead:?}, ended:\n{}", lines(&found));
     twin.go_on();
-    assert!(twin.0.wait().unwrap().success());
+    assert!(twin.ends_well());
 }
 
 /// Both ends of one direction.
@@ -225,48 +223,4 @@ fn ends(aead: Aead) -> (Sealer, Opener) {
 fn material(aead: Aead) -> (TrafficSecret, TrafficSecret, Seed) {
     let secret = || TrafficSecret::from_bytes(aead, Role::Initiator, sha256(&[b"key exchange"]));
     (secret(), secret(), Seed::from_bytes(sha256(&[b"randomness"])))
-}
-
-fn wait_at(stage: &str) {
-    println!("{stage}");
-    std::io::stdout().flush().unwrap();
-    std::io::stdin().lock().read_line(&mut String::new()).unwrap();
-}
-
-/// The process that is searched; killed when dropped.
-struct Twin(Child, BufReader<ChildStdout>);
-
-impl Twin {
-    fn start(test: &str) -> Self {
-        let test = format!("{}::{test}", module_path!().split_once("::").unwrap().1);
-        let mut child = Command::new(env::current_exe().unwrap())
-            .args([&test, "--exact", "--nocapture", "--test-threads=1"])
-            .env(TWIN, "")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        Self(child, stdout)
-    }
-
-    /// Waits until it says so. libtest's own lines come before.
-    fn is_at(&mut self, stage: &str) {
-        let mut said = String::new();
-        while !said.trim_end().ends_with(stage) {
-            assert!(self.1.read_line(&mut said).unwrap() > 0, "the twin has ended: {said}");
-        }
-    }
-
-    fn go_on(&mut self) {
-        self.0.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
-    }
-}
-
-impl Drop for Twin {
-    fn drop(&mut self) {
-        // It has ended already unless the test has failed.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }

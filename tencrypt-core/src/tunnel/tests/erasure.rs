@@ -6,14 +6,15 @@
 
 use std::{
     env,
-    io::{BufRead as _, BufReader, Write as _},
     net::{IpAddr, SocketAddr},
-    process::{Child, ChildStdout, Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::erasure_search::{Memory, Patterns, lines};
+use super::{
+    erasure_search::{Memory, Patterns, lines},
+    twin::{Twin, wait_at},
+};
 use crate::{
     TunnelConfig,
     crypto::{
@@ -87,9 +88,9 @@ fn leaves_nothing(test: &str, suite: CipherSuite) {
     for end in End::ALL {
         witness::begin();
         let mut pair = Pair::talking(suite);
-        let mut twin = Twin::start(test, end, "");
+        let mut twin = Twin::start(module_path!(), test, (TWIN, &format!("{end:?} ")));
         twin.is_at("live");
-        let memory = Memory::of(twin.0.id());
+        let memory = Memory::of(twin.id());
         let noted = witness::noted();
         let keys = noted.iter().filter(|noted| noted.at.file().ends_with("session/keys.rs"));
         let keys: Vec<&Noted> = keys.collect();
@@ -117,7 +118,7 @@ fn leaves_nothing(test: &str, suite: CipherSuite) {
         println!("{suite:?}, {end:?}: {} secrets, {} patterns, {bytes} bytes", noted.len(), patterns.len());
         assert!(found.is_empty(), "{suite:?}, {end:?}:\n{}", lines(&found));
         twin.go_on();
-        assert!(twin.0.wait().unwrap().success());
+        assert!(twin.ends_well());
     }
 }
 
@@ -130,14 +131,17 @@ fn without_the_wipes_secrets_are_left_on_the_stack() {
     }
     witness::begin();
     let mut pair = Pair::talking(suite);
-    let mut twin =
-        Twin::start("without_the_wipes_secrets_are_left_on_the_stack", End::Forgotten, LEAVE_STACK);
+    let mut twin = Twin::start(
+        module_path!(),
+        "without_the_wipes_secrets_are_left_on_the_stack",
+        (TWIN, &format!("{:?} {LEAVE_STACK}", End::Forgotten)),
+    );
     twin.is_at("live");
     pair.end(End::Forgotten);
     twin.go_on();
     twin.is_at("ended");
     let patterns = Patterns::of(witness::noted()).without(&Patterns::of(pair.kept()));
-    assert!(!Memory::of(twin.0.id()).search(&patterns).is_empty());
+    assert!(!Memory::of(twin.id()).search(&patterns).is_empty());
 }
 
 /// Debug and release builds differ: this holds of the one that is tested.
@@ -184,54 +188,11 @@ fn be_twin(suite: CipherSuite) -> bool {
     if stack == LEAVE_STACK {
         witness::leave_stack();
     }
-    let say = |stage: &str| {
-        println!("{stage}");
-        std::io::stdout().flush().unwrap();
-        std::io::stdin().lock().read_line(&mut String::new()).unwrap();
-    };
     let mut pair = Pair::talking(suite);
-    say("live");
+    wait_at("live");
     pair.end(End::ALL.into_iter().find(|known| format!("{known:?}") == end).unwrap());
-    say("ended");
+    wait_at("ended");
     true
-}
-
-/// The process that is searched; killed when dropped.
-struct Twin(Child, BufReader<ChildStdout>);
-
-impl Twin {
-    fn start(test: &str, end: End, stack: &str) -> Self {
-        let test = format!("{}::{test}", module_path!().split_once("::").unwrap().1);
-        let mut child = Command::new(env::current_exe().unwrap())
-            .args([&test, "--exact", "--nocapture", "--test-threads=1"])
-            .env(TWIN, format!("{end:?} {stack}"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        Self(child, stdout)
-    }
-
-    /// Waits until it says so. libtest's own lines come before.
-    fn is_at(&mut self, stage: &str) {
-        let mut said = String::new();
-        while !said.trim_end().ends_with(stage) {
-            assert!(self.1.read_line(&mut said).unwrap() > 0, "the twin has ended: {said}");
-        }
-    }
-
-    fn go_on(&mut self) {
-        self.0.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
-    }
-}
-
-impl Drop for Twin {
-    fn drop(&mut self) {
-        // It has ended already unless the test has failed.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// Two pods in one process.

@@ -7,4 +7,5 @@ mod limits;
 mod output;
 pub(super) mod pair;
 mod redaction;
+pub(crate) mod twin;
 mod work;
