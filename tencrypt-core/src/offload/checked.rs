@@ -31,10 +31,7 @@ impl<'b> CheckedPacket<'b> {
         if !needs_csum {
             return Ok(Self { bytes, layout, vnet: VnetHdr::default() });
         }
-        let is_transport_checksum = packet.may_be_unfinished()
-            && usize::from(csum_start) == layout.transport_offset()
-            && layout.checksum_offset() == Some(usize::from(csum_start) + usize::from(csum_offset));
-        if !is_transport_checksum {
+        if !vnet.is_of_transport(&packet) {
             return Err(OffloadError::Checksum);
         }
         let vnet = VnetHdr { needs_csum, csum_start, csum_offset, ..VnetHdr::default() };

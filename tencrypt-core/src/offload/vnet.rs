@@ -2,6 +2,7 @@
 //! uses it without `TUNSETVNETLE`.
 
 use super::OffloadError;
+use crate::packet::IpPacket;
 
 const F_NEEDS_CSUM: u8 = 1;
 const GSO_NONE: u8 = 0;
@@ -48,6 +49,15 @@ pub struct VnetHdr {
 impl VnetHdr {
     /// Bytes of the header.
     pub const LEN: usize = 10;
+
+    /// Tells if the checksum that it speaks of is the TCP or UDP checksum of the packet itself.
+    pub(crate) fn is_of_transport<B: AsRef<[u8]>>(&self, packet: &IpPacket<B>) -> bool {
+        let (start, offset) = (usize::from(self.csum_start), usize::from(self.csum_offset));
+        let layout = packet.layout();
+        packet.may_be_unfinished()
+            && start == layout.transport_offset()
+            && layout.checksum_offset() == Some(start + offset)
+    }
 
     /// The header's bytes.
     #[must_use]

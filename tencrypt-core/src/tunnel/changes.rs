@@ -139,6 +139,9 @@ impl Tunnel {
 
     /// Takes from a peer what its certificate does not list.
     pub(super) fn keep_certified(&mut self, key: PeerKey) {
+        if !self.membership.asks_for_certificates() {
+            return;
+        }
         let Some(peer) = self.peers.find(key) else { return };
         let certificate = peer.certificate().cloned();
         let membership = &self.membership;

@@ -198,14 +198,14 @@ impl Tunnel {
             Some(IndexUse::Attempt(_)) | None => return Err(DropReason::UnknownIndex),
         }
         let (exchanges, cx) = self.exchanging(now);
-        let confirmation = exchanges.handle_conf(conf, mac1, &cx)?;
-        self.confirmed(from, confirmation, now);
+        let confirmation = exchanges.handle_conf(conf, &cx)?;
+        self.confirmed(from, confirmation, mac1, now);
         Ok(())
     }
 
     /// Installs the session that a CONF has led to, and answers it.
-    fn confirmed(&mut self, from: SocketAddr, confirmation: Confirmation, now: Instant) {
-        let Confirmation { established, index, asked, born, mac1 } = confirmation;
+    fn confirmed(&mut self, from: SocketAddr, confirmation: Confirmation, mac1: [u8; 16], now: Instant) {
+        let Confirmation { established, index, asked, born } = confirmation;
         let (local, epoch) = (index.get(), established.epoch);
         let listed = is_listed(&established, from.ip());
         let is_vip =

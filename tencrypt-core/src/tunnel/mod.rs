@@ -286,7 +286,6 @@ impl Tunnel {
         while let Some(flow) = self.nat.poll_update() {
             self.outbox.lane_change(LaneChange::Flow(flow));
         }
-        self.stats.lane_updates_lost += self.outbox.take_updates_lost();
     }
 
     /// Returns when [`handle_timeout`](Self::handle_timeout) wants to be called, as [`Output::Timeout`] says it; a time gone

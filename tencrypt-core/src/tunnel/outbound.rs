@@ -15,7 +15,7 @@ use super::{
 use crate::{
     directory::{Finding, Standing},
     nat::{NatOutcome, Service},
-    offload::{GsoType, VnetHdr},
+    offload::GsoType,
     packet::{IpPacket, IpVersion, is_tunnel_address},
     record::{DATA_OVERHEAD, FLAG_CSUM_PARTIAL},
     sink::{DatagramSink, Train, TrainSlot},
@@ -135,7 +135,7 @@ impl Tunnel {
         }
         let vnet = packet.vnet();
         let inner = packet.inner().ok()?;
-        if vnet.needs_csum && vnet.gso_type == GsoType::None && !is_transport_checksum(&inner, &vnet) {
+        if vnet.needs_csum && vnet.gso_type == GsoType::None && !vnet.is_of_transport(&inner) {
             return None;
         }
         let pair =
@@ -149,7 +149,7 @@ impl Tunnel {
         let Ok((mut inner, vnet)) = packet.inner_mut() else {
             return Route::Drop(DropReason::Malformed);
         };
-        if vnet.needs_csum && vnet.gso_type == GsoType::None && !is_transport_checksum(&inner, vnet) {
+        if vnet.needs_csum && vnet.gso_type == GsoType::None && !vnet.is_of_transport(&inner) {
             // The checksum of something nested: nobody further on would find it.
             if inner.finish_checksum(vnet.csum_start, vnet.csum_offset).is_err() {
                 return Route::Drop(DropReason::Malformed);
@@ -438,15 +438,6 @@ fn seal_train<S: DatagramSink>(
         }
     }
     sealed
-}
-
-/// Tells if the checksum that `vnet` speaks of is the TCP or UDP checksum of the packet itself.
-fn is_transport_checksum<B: AsRef<[u8]>>(packet: &IpPacket<B>, vnet: &VnetHdr) -> bool {
-    let (start, offset) = (usize::from(vnet.csum_start), usize::from(vnet.csum_offset));
-    let layout = packet.layout();
-    packet.may_be_unfinished()
-        && start == layout.transport_offset()
-        && layout.checksum_offset() == Some(start + offset)
 }
 
 /// The ECN bits of an IP packet (RFC 3168 section 5; RFC 6040 copies them to the outer header).

@@ -4,7 +4,8 @@ use std::{net::IpAddr, time::Instant};
 
 use super::{
     Tunnel,
-    exchanges::{DUE_A_TURN, Due, End, Ended, Purpose},
+    exchanges::{Due, End, Ended, Purpose},
+    limits::MAX_ASKED,
     peer_key::PeerKey,
     peers::PeerDue,
 };
@@ -17,14 +18,14 @@ impl Tunnel {
         self.now = now;
         self.work_off(now);
         // One turn over the timers that are due now: what a timer arms comes later.
-        for _ in 0..DUE_A_TURN {
+        for _ in 0..MAX_ASKED {
             match self.exchanges.take_due(now) {
                 Some(Due::Attempt(destination)) => self.attempt_due(destination, now),
                 Some(Due::HalfOpen) => self.exchanges.half_open_due(now),
                 None => break,
             }
         }
-        for _ in 0..DUE_A_TURN {
+        for _ in 0..MAX_ASKED {
             let Some(key) = self.peers.take_due(now) else { break };
             self.peer_due(key, now);
         }

@@ -27,7 +27,7 @@ pub(super) use self::{
 };
 use super::{
     index::{IndexTable, IndexUse, OwnedIndex},
-    limits::{ASK_WAIT, MAX_ASKED, RETRY_FIRST, RETRY_MOST},
+    limits::{ASK_WAIT, RETRY_FIRST, RETRY_MOST},
     packet::{HeldPacket, TunPacket},
     peer_key::PeerKey,
     timer::{Timers, backoff},
@@ -69,6 +69,8 @@ pub(super) enum End {
     Unanswered,
     /// It is this pod itself.
     OwnAddress,
+    /// It asks itself, and is answered instead.
+    GaveWay,
 }
 
 /// A destination that is not asked any more.
@@ -111,8 +113,6 @@ pub(super) struct Confirmation {
     pub(super) asked: IpAddr,
     /// Time at which its INIT was answered first.
     pub(super) born: Instant,
-    /// mac1 of CONF.
-    pub(super) mac1: [u8; 16],
 }
 
 impl Exchanges {
@@ -262,7 +262,7 @@ impl Exchanges {
         match end {
             End::Answered => self.unresponsive.forget(destination),
             End::Unanswered => self.unresponsive.note(destination, internal, now),
-            End::OwnAddress => {}
+            End::OwnAddress | End::GaveWay => {}
         }
         Some(Ended { to, purpose, held, index: initiation.map(|initiation| initiation.index) })
     }
@@ -274,8 +274,7 @@ impl Exchanges {
         if attempt.has_held() || attempt.purpose == Purpose::Traffic {
             self.timers.arm(Due::Attempt(destination), now + ASK_WAIT);
         } else {
-            self.attempts.take(destination);
-            self.timers.cancel(Due::Attempt(destination));
+            self.end(destination, End::GaveWay, now);
         }
     }
 
@@ -380,7 +379,6 @@ impl Exchanges {
     pub(super) fn handle_conf(
         &mut self,
         conf: &record::Conf<'_>,
-        mac1: [u8; 16],
         cx: &Context<'_>,
     ) -> Result<Confirmation, DropReason> {
         // Whatever becomes of it, the half-open handshake is gone: a forged payload spoils its state.
@@ -391,7 +389,7 @@ impl Exchanges {
         if !cx.membership.is_member(&established) {
             return Err(DropReason::Certificate);
         }
-        Ok(Confirmation { established, index, asked, born, mac1 })
+        Ok(Confirmation { established, index, asked, born })
     }
 
     /// Ends what is under epochs that are not held any more: no answer can come to it. Whatever waits is asked for anew,
@@ -418,7 +416,7 @@ impl Exchanges {
         self.timers.next()
     }
 
-    /// The next thing whose time has come. Asked at most [`MAX_ASKED`] times in a turn: what is armed meanwhile comes later.
+    /// The next thing whose time has come.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<Due> {
         self.timers.take_due(now)
     }
@@ -469,6 +467,3 @@ impl Exchanges {
         }
     }
 }
-
-/// Timers handled in one turn at most.
-pub(super) const DUE_A_TURN: usize = MAX_ASKED;
