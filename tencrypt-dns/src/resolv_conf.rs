@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tencrypt::packet::{is_host_address, is_link_local};
+use tencrypt::packet::is_host_address;
 use thiserror::Error;
 
 use crate::{Name, Project, ProjectError};
@@ -204,7 +204,7 @@ impl Nameserver {
             return Err(NotCapturable::Loopback);
         }
         // 169.254.20.10 (node-local DNS) is an ordinary destination to routing.
-        if address.is_ipv6() && is_link_local(address) {
+        if matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
             return Err(NotCapturable::LinkLocal);
         }
         if is_host_address(address) { Ok(address) } else { Err(NotCapturable::NotUnicast) }

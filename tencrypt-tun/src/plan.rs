@@ -6,7 +6,10 @@ use std::{
     num::NonZeroU8,
 };
 
-use tencrypt::{IpNet, UnansweredPolicy, packet::is_link_local};
+use tencrypt::{
+    IpNet, UnansweredPolicy,
+    packet::{is_host_address, is_tunnel_address},
+};
 
 use crate::{device::DeviceOffload, enforce::Prefixes, name::InterfaceName, routing::Purpose, table::Set};
 
@@ -90,7 +93,8 @@ impl CapturePlan {
         }
         for prefix in self.exempt_with(gateways) {
             // Link-local destinations have their route in no other table than the interface's own.
-            if !is_link_local(prefix.addr()) {
+            let is_link_local = is_host_address(prefix.addr()) && !is_tunnel_address(prefix.addr());
+            if !is_link_local {
                 set(prefix, Purpose::Throw);
             }
         }

@@ -11,7 +11,7 @@ use tencrypt::{
     CipherSuite, ExternalAuthority, TunnelConfig, UnansweredPolicy,
     directory::{Class, Fact, FactSource},
     nat::ServicePort,
-    packet::{is_host_address, is_link_local, is_tunnel_address},
+    packet::{is_host_address, is_tunnel_address},
     record::SessionIndex,
 };
 
@@ -100,7 +100,7 @@ fn read_network(section: &Section<'_>) -> Result<Network, ConfigError> {
         if range.prefix_len() == 0 {
             return Err(value.refuse("everything there is cannot be one tenant's cluster"));
         }
-        if is_link_local(range.addr()) {
+        if is_host_address(range.addr()) && !is_tunnel_address(range.addr()) {
             return Err(value.refuse("link-local addresses are never encrypted"));
         }
     }

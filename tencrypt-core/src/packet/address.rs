@@ -26,8 +26,7 @@ pub const fn is_tunnel_address(address: IpAddr) -> bool {
 }
 
 /// Tells if the address is valid on one link only: 169.254.0.0/16 (RFC 3927) or fe80::/10 (RFC 4291 section 2.5.6).
-#[must_use]
-pub const fn is_link_local(address: IpAddr) -> bool {
+const fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),

@@ -29,7 +29,7 @@ mod ip;
 mod layout;
 mod rewrite;
 
-pub use address::{is_host_address, is_link_local, is_tunnel_address};
+pub use address::{is_host_address, is_tunnel_address};
 pub(crate) use ecn::combine_ecn;
 pub use flow::Flow;
 pub use ip::IpPacket;
