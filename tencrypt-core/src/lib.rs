@@ -79,6 +79,7 @@ pub mod record;
 pub mod session;
 pub mod sink;
 mod stats;
+mod text;
 pub mod trust;
 mod tunnel;
 
@@ -90,6 +91,7 @@ pub use lane_update::LaneUpdate;
 pub use record::suite::{CipherSuite, NameError};
 pub use sink::seam::{DatagramSink, PacketSink, RecvMeta, SinkFull, Train, TrainSlot, Transmit};
 pub use stats::{DropReason, Stats};
+pub use text::TextError;
 pub use tunnel::{
     BuildError, Explanation, HeldPacket, Inbound, LaneId, Lost, Outbound, Output, TunPacket, Tunnel,
     TunnelBuilder, Verdict,

@@ -7,7 +7,8 @@ use std::{
 };
 
 /// Modules from the bottom up, as in ARCHITECTURE.md.
-const LAYERS: [&str; 17] = [
+const LAYERS: [&str; 18] = [
+    "text",
     "keyed_hash",
     "stats",
     "packet",

@@ -8,7 +8,7 @@ use std::{
 
 use tencrypt::{
     Event, Identity, LaneId, LaneUpdate, Outbound, Output, RecvMeta, Seed, TunPacket, Tunnel, TunnelConfig,
-    crypto::KeyChangeError, directory::Directory, offload::VnetHdr, record::SessionIndex,
+    crypto::KeyRingError, directory::Directory, offload::VnetHdr, record::SessionIndex,
     sink::bytes::DatagramQueue,
 };
 
@@ -142,8 +142,8 @@ impl World {
     /// Gives a running pod other keys.
     ///
     /// # Errors
-    /// [`KeyChangeError`], from the pod; its keys stay.
-    pub fn change_keys(&mut self, id: PodId, tenant: &Tenant) -> Result<(), KeyChangeError> {
+    /// [`KeyRingError`], from the pod; its keys stay.
+    pub fn change_keys(&mut self, id: PodId, tenant: &Tenant) -> Result<(), KeyRingError> {
         let now = self.now;
         for tunnel in &mut self.pods[id.0].tunnels {
             tunnel.set_keys(tenant.keys.clone(), now)?;

@@ -7,7 +7,7 @@ use std::{
 
 use tencrypt::{
     CipherSuite, DropReason, Event, Identity, Seed, UnansweredPolicy,
-    crypto::KeyChangeError,
+    crypto::KeyRingError,
     internal::{Initiator, Local, Rng},
     record::SessionIndex,
 };
@@ -374,7 +374,7 @@ fn idle_peers_stay_silent_through_a_rotation() {
 fn keys_of_another_tenant_and_other_bytes_for_an_epoch_are_refused_and_change_nothing() {
     let mut net = Net::new(1, Weather::CLEAR, 2);
     let other = net.world.tenant();
-    assert_eq!(net.world.change_keys(net.pods[0], &other), Err(KeyChangeError::OtherTenant));
+    assert_eq!(net.world.change_keys(net.pods[0], &other), Err(KeyRingError::OtherTenant));
     net.talk(Duration::from_secs(1));
     assert_eq!(net.epochs(), [1]);
     net.assert_nothing_lost();

@@ -6,8 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tencrypt::trust::{
-    AuthorityKey, CertificateAuthority, CertificateError, CertificateFile, Revocation, TextError,
+use tencrypt::{
+    TextError,
+    trust::{AuthorityKey, CertificateAuthority, CertificateError, CertificateFile, Revocation},
 };
 use zeroize::Zeroizing;
 

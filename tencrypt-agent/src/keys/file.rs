@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use tencrypt::{KeyRing, crypto};
+use tencrypt::{KeyRing, TextError};
 
 use crate::{
     failure::{Exit, Failure},
@@ -32,7 +32,7 @@ pub enum KeyFileError {
         /// The file.
         path: PathBuf,
         /// Line and reason.
-        source: crypto::KeyFileError,
+        source: TextError,
     },
     /// It cannot be made.
     #[error(transparent)]

@@ -1,7 +1,5 @@
 //! The file that a tenant's keys come in: reading and writing it.
 
-use std::fmt;
-
 use zeroize::Zeroizing;
 
 use super::{
@@ -9,6 +7,7 @@ use super::{
     keyring::{KeyRing, KeyRingError, MAX_EPOCHS, Roots, TENANT_LEN},
     secret::{DEEP, wipe_stack},
 };
+use crate::text::{Field, KeyFileProblem, TextError};
 
 /// Longest key file in bytes: what a human writes is far shorter, what is longer is another file.
 const MAX_BYTES: usize = 64 * 1024;
@@ -30,8 +29,8 @@ impl KeyRing {
     /// which are accepted. `send` names the one that new handshakes start under; a file with one epoch may leave it out.
     ///
     /// # Errors
-    /// [`KeyFileError`], with the line and what is wrong there; never with any of the text.
-    pub fn parse(text: &str) -> Result<Self, KeyFileError> {
+    /// [`TextError`], with the line and what is wrong there; never with any of the text.
+    pub fn parse(text: &str) -> Result<Self, TextError> {
         let parsed = Self::read(text);
         wipe_stack::<DEEP>();
         parsed
@@ -62,7 +61,7 @@ impl KeyRing {
     }
 
     #[inline(never)]
-    fn read(text: &str) -> Result<Self, KeyFileError> {
+    fn read(text: &str) -> Result<Self, TextError> {
         if text.len() > MAX_BYTES {
             return Err(KeyFileProblem::TooLong.at(0));
         }
@@ -94,7 +93,7 @@ impl KeyRing {
                     let epoch = epoch_number(words.next()).ok_or(KeyFileProblem::EpochNumber.at(number))?;
                     let root = field(&mut words, Field::Root, number)?;
                     end(&mut words, Field::Root, number)?;
-                    roots.push(epoch, root).map_err(|error| KeyFileProblem::of(error).at(number))?;
+                    roots.push(epoch, root).map_err(|error| problem(error).at(number))?;
                 }
                 Some("send") => {
                     let epoch = epoch_number(words.next()).ok_or(KeyFileProblem::EpochNumber.at(number))?;
@@ -113,127 +112,22 @@ impl KeyRing {
             (None, [only]) => (*only, lines),
             (None, _) => return Err(KeyFileProblem::NoSend.at(lines)),
         };
-        roots.derive(tenant, send).map_err(|error| KeyFileProblem::of(error).at(line))
+        roots.derive(tenant, send).map_err(|error| problem(error).at(line))
     }
 }
 
-/// Refusal of a key file, with its line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {problem}")]
-pub struct KeyFileError {
-    line: usize,
-    problem: KeyFileProblem,
-}
-
-impl KeyFileError {
-    /// The line it is about, counted from 1; 0: the file as a whole.
-    #[must_use]
-    pub fn line(&self) -> usize {
-        self.line
-    }
-
-    /// Problem of that line, or of the whole file.
-    #[must_use]
-    #[cfg(test)]
-    pub(super) fn problem(&self) -> KeyFileProblem {
-        self.problem
-    }
-}
-
-/// A value in a key file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub(super) enum Field {
-    /// The tenant id: 16 bytes.
-    Tenant,
-    /// An epoch's root key: 32 bytes.
-    Root,
-    /// The number of the epoch that is sent.
-    Send,
-}
-
-impl fmt::Display for Field {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tenant => "tenant id",
-            Self::Root => "root key",
-            Self::Send => "epoch's number",
-        })
-    }
-}
-
-/// Problem of a key file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub(super) enum KeyFileProblem {
-    /// More than 64 KiB or 256 lines.
-    #[error("longer than 64 KiB or 256 lines: not a key file")]
-    TooLong,
-    /// The first line that is no comment must be `tencrypt-key-v1`.
-    #[error("expected `tencrypt-key-v1`")]
-    FirstLine,
-    /// A line that begins with none of `tenant`, `epoch` and `send`.
-    #[error("expected `tenant`, `epoch` or `send`")]
-    UnknownField,
-    /// No `tenant` line.
-    #[error("no `tenant` line")]
-    NoTenant,
-    /// A second `tenant` line.
-    #[error("a second `tenant` line")]
-    DuplicateTenant,
-    /// No `epoch` line.
-    #[error("no `epoch` line")]
-    NoEpoch,
-    /// An epoch's number is not a decimal number from 0 to 255.
-    #[error("the epoch's number is not one of 0 to 255")]
-    EpochNumber,
-    /// An epoch's number occurs twice.
-    #[error("this epoch was given before")]
-    DuplicateEpoch,
-    /// More than [`KeyRing::MAX_EPOCHS`] epochs.
-    #[error("more than {MAX_EPOCHS} epochs")]
-    TooManyEpochs,
-    /// Two epochs have one key: a rotation that changes nothing.
-    #[error("the root key is that of an epoch before")]
-    SameRoot,
-    /// Several epochs, and nothing says which one is sent.
-    #[error("several epochs and no `send` line")]
-    NoSend,
-    /// A second `send` line.
-    #[error("a second `send` line")]
-    DuplicateSend,
-    /// `send` names an epoch that is not in the file.
-    #[error("`send` names an epoch that is not in the file")]
-    UnknownSend,
-    /// A value is missing, or too short or too long.
-    #[error("the {0} has the wrong length")]
-    Length(Field),
-    /// A value holds a character that is no hexadecimal digit.
-    #[error("the {0} is not hexadecimal")]
-    Digit(Field),
-    /// A root key of 32 equal bytes.
-    #[error("the root key is 32 equal bytes: not a random key")]
-    WeakRoot,
-    /// More text after the last value of a line.
-    #[error("text after the {0}")]
-    Trailing(Field),
-}
-
-impl KeyFileProblem {
-    /// The same, where a line says which epoch it is about.
-    fn of(error: KeyRingError) -> Self {
-        match error {
-            KeyRingError::NoEpoch => Self::NoEpoch,
-            KeyRingError::DuplicateEpoch(_) => Self::DuplicateEpoch,
-            KeyRingError::TooManyEpochs => Self::TooManyEpochs,
-            KeyRingError::SameRoot(_) => Self::SameRoot,
-            KeyRingError::WeakRoot(_) => Self::WeakRoot,
-            KeyRingError::UnknownSend(_) => Self::UnknownSend,
+/// The same, where a line says which epoch it is about.
+fn problem(error: KeyRingError) -> KeyFileProblem {
+    match error {
+        KeyRingError::NoEpoch => KeyFileProblem::NoEpoch,
+        KeyRingError::DuplicateEpoch(_) => KeyFileProblem::DuplicateEpoch,
+        KeyRingError::TooManyEpochs => KeyFileProblem::TooManyEpochs(MAX_EPOCHS),
+        KeyRingError::SameRoot(_) => KeyFileProblem::SameRoot,
+        KeyRingError::WeakRoot(_) => KeyFileProblem::WeakRoot,
+        KeyRingError::UnknownSend(_) => KeyFileProblem::UnknownSend,
+        KeyRingError::OtherTenant | KeyRingError::OtherKey(_) => {
+            unreachable!("a file alone is no change of keys")
         }
-    }
-
-    fn at(self, line: usize) -> KeyFileError {
-        KeyFileError { line, problem: self }
     }
 }
 
@@ -241,7 +135,7 @@ fn field<'t, const N: usize>(
     words: &mut impl Iterator<Item = &'t str>,
     field: Field,
     line: usize,
-) -> Result<Zeroizing<[u8; N]>, KeyFileError> {
+) -> Result<Zeroizing<[u8; N]>, TextError> {
     let problem = match hex::decode(words.next().unwrap_or_default()) {
         Ok(bytes) => return Ok(bytes),
         Err(HexError::Length) => KeyFileProblem::Length(field),
@@ -250,7 +144,7 @@ fn field<'t, const N: usize>(
     Err(problem.at(line))
 }
 
-fn end<'t>(words: &mut impl Iterator<Item = &'t str>, field: Field, line: usize) -> Result<(), KeyFileError> {
+fn end<'t>(words: &mut impl Iterator<Item = &'t str>, field: Field, line: usize) -> Result<(), TextError> {
     if words.next().is_some() { Err(KeyFileProblem::Trailing(field).at(line)) } else { Ok(()) }
 }
 

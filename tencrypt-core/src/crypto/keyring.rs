@@ -123,14 +123,14 @@ impl KeyRing {
     /// Checks that a running member may go over from these keys to `next`. Keys are compared in constant time.
     ///
     /// # Errors
-    /// [`KeyChangeError`].
-    pub fn check_change(&self, next: &Self) -> Result<(), KeyChangeError> {
+    /// [`KeyRingError::OtherTenant`] or [`KeyRingError::OtherKey`].
+    pub fn check_change(&self, next: &Self) -> Result<(), KeyRingError> {
         if self.tenant != next.tenant {
-            return Err(KeyChangeError::OtherTenant);
+            return Err(KeyRingError::OtherTenant);
         }
         let differs =
             |keys: &&Arc<EpochKeys>| next.epoch(keys.number).is_some_and(|other| !keys.is_same(other));
-        self.epochs.iter().find(differs).map_or(Ok(()), |keys| Err(KeyChangeError::OtherKey(keys.number)))
+        self.epochs.iter().find(differs).map_or(Ok(()), |keys| Err(KeyRingError::OtherKey(keys.number)))
     }
 
     /// Tells if `other` accepts and sends the same.
@@ -162,7 +162,7 @@ impl fmt::Debug for KeyRing {
     }
 }
 
-/// Reason for which bytes are no keys of a tenant.
+/// Reason for which bytes are no keys of a tenant, or none that a running member may take in place of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyRingError {
@@ -184,6 +184,13 @@ pub enum KeyRingError {
     /// The epoch to be sent is not among those given.
     #[error("epoch {0} is to be sent and is not among those given")]
     UnknownSend(u8),
+    /// In place of those before: the keys are another tenant's.
+    #[error("the tenant id is another one")]
+    OtherTenant,
+    /// In place of those before: an epoch that is in use has another key. Members that know both under one number would
+    /// not understand each other.
+    #[error("epoch {0} has another key than the one in use; a new key needs a new epoch")]
+    OtherKey(u8),
 }
 
 /// Root keys with the numbers of their epochs, in the order given; checked as they come.
@@ -230,18 +237,6 @@ impl<R: Deref<Target = [u8; 32]>> Roots<R> {
             epochs.iter().find(|keys| keys.number == send).cloned().ok_or(KeyRingError::UnknownSend(send))?;
         Ok(KeyRing { tenant, epochs, send })
     }
-}
-
-/// Reason for which a running member keeps its keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum KeyChangeError {
-    /// The keys are another tenant's.
-    #[error("the tenant id is another one")]
-    OtherTenant,
-    /// An epoch that is in use has another key: members that know both under one number would not understand each other.
-    #[error("epoch {0} has another key than the one in use; a new key needs a new epoch")]
-    OtherKey(u8),
 }
 
 /// The keys of one epoch, each with one use.

@@ -6,12 +6,11 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
-use super::{
-    AuthorityKey, Certificate, CertificateError, PodName,
-    certificate::PodId,
-    text::{self, TextError, TextProblem},
+use super::{AuthorityKey, Certificate, CertificateError, PodName, certificate::PodId, text};
+use crate::{
+    crypto::{PeerId, Seed, TENANT_LEN},
+    text::{TextError, TrustFileProblem},
 };
-use crate::crypto::{PeerId, Seed, TENANT_LEN};
 
 const SECRET_FILE: text::Format = text::Format { first_line: "tencrypt-ca-v1", field: "secret" };
 
@@ -54,7 +53,7 @@ impl CertificateAuthority {
     pub fn parse(text: &str) -> Result<Self, TextError> {
         let (secret, line) = SECRET_FILE.parse(text)?;
         if secret.iter().all(|byte| *byte == secret[0]) {
-            return Err(TextProblem::WeakSecret.at(line));
+            return Err(TrustFileProblem::WeakSecret.at(line));
         }
         Ok(Self(Box::new(SigningKey::from_bytes(&secret))))
     }

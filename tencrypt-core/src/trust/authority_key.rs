@@ -4,10 +4,8 @@ use std::fmt;
 
 use ed25519_dalek::{Signature, VerifyingKey};
 
-use super::{
-    error::CertificateError,
-    text::{self, TextError, TextProblem},
-};
+use super::{error::CertificateError, text};
+use crate::text::{TextError, TrustFileProblem};
 
 const PUBLIC_FILE: text::Format = text::Format { first_line: "tencrypt-ca-public-v1", field: "public" };
 
@@ -34,7 +32,7 @@ impl AuthorityKey {
         let (bytes, line) = PUBLIC_FILE.parse(text)?;
         match VerifyingKey::from_bytes(&bytes) {
             Ok(key) if !key.is_weak() => Ok(Self(key)),
-            _ => Err(TextProblem::NoPublicKey.at(line)),
+            _ => Err(TrustFileProblem::NoPublicKey.at(line)),
         }
     }
 

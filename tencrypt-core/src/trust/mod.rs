@@ -24,7 +24,6 @@ pub use self::{
     error::CertificateError,
     file::CertificateFile,
     revocation::Revocation,
-    text::TextError,
 };
 use crate::crypto::{PeerId, TENANT_LEN};
 

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{
-    Certificate, CertificateError, PodId, PodName,
-    text::{TextError, TextProblem, lines},
-};
-use crate::crypto::{
-    PeerId,
-    hex::{self, HexError},
+use super::{Certificate, CertificateError, PodId, PodName, text::lines};
+use crate::{
+    crypto::{
+        PeerId,
+        hex::{self, HexError},
+    },
+    text::{TextError, TrustFileProblem},
 };
 
 const FIRST_LINE: &str = "tencrypt-revoked-v1";
@@ -41,10 +41,10 @@ impl Revocation {
     /// [`TextError`].
     pub fn parse(text: &str) -> Result<Self, TextError> {
         if text.len() > MAX_FILE {
-            return Err(TextProblem::TooLong.at(1));
+            return Err(TrustFileProblem::TooLong.at(1));
         }
         if !text.is_empty() && !text.ends_with('\n') {
-            return Err(TextProblem::Unfinished.at(text.lines().count()));
+            return Err(TrustFileProblem::Unfinished.at(text.lines().count()));
         }
         let mut revocation = Self::default();
         let mut minimum = None;
@@ -53,27 +53,27 @@ impl Revocation {
             match words.next() {
                 Some("min-generation") => {
                     let generation =
-                        words.next().and_then(generation).ok_or(TextProblem::Number.at(number))?;
+                        words.next().and_then(generation).ok_or(TrustFileProblem::Number.at(number))?;
                     if minimum.replace(generation).is_some() {
-                        return Err(TextProblem::Duplicate("min-generation").at(number));
+                        return Err(TrustFileProblem::Duplicate("min-generation").at(number));
                     }
                 }
                 Some("deny-key") => {
                     let key = hex::decode(words.next().unwrap_or_default());
                     let key = key.map_err(|error| match error {
-                        HexError::Length => TextProblem::Length.at(number),
-                        HexError::Digit => TextProblem::Digit.at(number),
+                        HexError::Length => TrustFileProblem::Length.at(number),
+                        HexError::Digit => TrustFileProblem::Digit.at(number),
                     })?;
                     revocation.keys.insert(PeerId::from_bytes(*key));
                 }
                 Some("deny-pod") => {
                     let name = words.next().and_then(|name| name.parse::<PodName>().ok());
-                    revocation.pods.insert(PodId::of(&name.ok_or(TextProblem::Pod.at(number))?));
+                    revocation.pods.insert(PodId::of(&name.ok_or(TrustFileProblem::Pod.at(number))?));
                 }
-                _ => return Err(TextProblem::RevocationField.at(number)),
+                _ => return Err(TrustFileProblem::RevocationField.at(number)),
             }
             if words.next().is_some() {
-                return Err(TextProblem::Trailing.at(number));
+                return Err(TrustFileProblem::Trailing.at(number));
             }
         }
         revocation.minimum_generation = minimum.unwrap_or_default();

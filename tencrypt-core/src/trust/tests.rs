@@ -3,19 +3,25 @@ use std::net::IpAddr;
 use ed25519_dalek::Signature;
 use proptest::prelude::*;
 
-use super::{text::TextProblem, *};
+use super::*;
 use crate::{
     crypto::{
         Seed, to_hex,
         wycheproof::{Case, Expected, cases},
     },
     record::IDENTITY_LEN,
+    text::{Problem, TextError, TrustFileProblem},
 };
 
 const TENANT: [u8; TENANT_LEN] = [0x7e; TENANT_LEN];
 
 fn authority(seed: u8) -> CertificateAuthority {
     CertificateAuthority::from_seed(&Seed::from_bytes([seed; 32]))
+}
+
+fn problem(error: TextError) -> TrustFileProblem {
+    let Problem::TrustFile(problem) = error.problem() else { panic!("{error}") };
+    problem
 }
 
 fn subject(number: u8) -> PeerId {
@@ -186,26 +192,26 @@ fn a_revocation_file_is_read_strictly() {
     assert_eq!((revocation.minimum_generation(), revocation.denied()), (3, 2));
     let body = |line: &str| format!("tencrypt-revoked-v1\n{line}\n");
     for (text, line, problem) in [
-        (String::new(), 1, TextProblem::FirstLine("tencrypt-revoked-v1")),
-        ("deny-pod x\n".to_owned(), 1, TextProblem::FirstLine("tencrypt-revoked-v1")),
-        (body("min-generation"), 2, TextProblem::Number),
-        (body("min-generation -1"), 2, TextProblem::Number),
-        (body("min-generation +1"), 2, TextProblem::Number),
-        (body("min-generation 01"), 2, TextProblem::Number),
-        (body("min-generation 4294967296"), 2, TextProblem::Number),
-        (body("min-generation 1\nmin-generation 1"), 3, TextProblem::Duplicate("min-generation")),
-        (body("deny-pod Web"), 2, TextProblem::Pod),
-        (body("deny-pod"), 2, TextProblem::Pod),
-        (body("deny-pod web # why"), 2, TextProblem::Trailing),
-        (body("deny-key"), 2, TextProblem::Length),
-        (body(&format!("deny-key {}", "0".repeat(63))), 2, TextProblem::Length),
-        (body(&format!("deny-key {}", "g".repeat(64))), 2, TextProblem::Digit),
-        (body("deny web-0"), 2, TextProblem::RevocationField),
-        ("tencrypt-revoked-v1\ndeny-pod web".to_owned(), 2, TextProblem::Unfinished),
-        ("tencrypt-revoked-v1\n".repeat(60_000), 1, TextProblem::TooLong),
+        (String::new(), 1, TrustFileProblem::FirstLine("tencrypt-revoked-v1")),
+        ("deny-pod x\n".to_owned(), 1, TrustFileProblem::FirstLine("tencrypt-revoked-v1")),
+        (body("min-generation"), 2, TrustFileProblem::Number),
+        (body("min-generation -1"), 2, TrustFileProblem::Number),
+        (body("min-generation +1"), 2, TrustFileProblem::Number),
+        (body("min-generation 01"), 2, TrustFileProblem::Number),
+        (body("min-generation 4294967296"), 2, TrustFileProblem::Number),
+        (body("min-generation 1\nmin-generation 1"), 3, TrustFileProblem::Duplicate("min-generation")),
+        (body("deny-pod Web"), 2, TrustFileProblem::Pod),
+        (body("deny-pod"), 2, TrustFileProblem::Pod),
+        (body("deny-pod web # why"), 2, TrustFileProblem::Trailing),
+        (body("deny-key"), 2, TrustFileProblem::Length),
+        (body(&format!("deny-key {}", "0".repeat(63))), 2, TrustFileProblem::Length),
+        (body(&format!("deny-key {}", "g".repeat(64))), 2, TrustFileProblem::Digit),
+        (body("deny web-0"), 2, TrustFileProblem::RevocationField),
+        ("tencrypt-revoked-v1\ndeny-pod web".to_owned(), 2, TrustFileProblem::Unfinished),
+        ("tencrypt-revoked-v1\n".repeat(60_000), 1, TrustFileProblem::TooLong),
     ] {
         let error = Revocation::parse(&text).unwrap_err();
-        assert_eq!((error.line(), error.problem()), (line, problem), "{text:.80}");
+        assert_eq!((error.line(), self::problem(error)), (line, problem), "{text:.80}");
     }
 }
 
@@ -225,24 +231,28 @@ fn names_of_pods_are_those_that_kubernetes_allows() {
 #[test]
 fn keys_are_written_and_read_back_and_anything_else_is_refused() {
     let weak = CertificateAuthority::parse(&authority(1).write()).unwrap_err();
-    assert_eq!((weak.line(), weak.problem()), (2, TextProblem::WeakSecret));
+    assert_eq!((weak.line(), problem(weak)), (2, TrustFileProblem::WeakSecret));
     let authority = CertificateAuthority::from_seed(&Seed::from_bytes(std::array::from_fn(|at| at as u8)));
     let (secret, public) = (authority.write(), authority.public_key().write());
     assert_eq!(CertificateAuthority::parse(&secret).unwrap().public_key(), authority.public_key());
     assert_eq!(AuthorityKey::parse(&public).unwrap(), authority.public_key());
     assert!(CertificateAuthority::parse(&public).is_err() && AuthorityKey::parse(&secret).is_err());
-    let cut = |text: &str| AuthorityKey::parse(text).unwrap_err().problem();
-    assert_eq!(cut(""), TextProblem::FirstLine("tencrypt-ca-public-v1"));
-    assert_eq!(cut("tencrypt-ca-public-v1\n"), TextProblem::Missing("public"));
-    assert_eq!(cut(&public[..public.len() - 2]), TextProblem::Length);
-    assert_eq!(cut(&format!("{public}public 00")), TextProblem::Duplicate("public"));
-    assert_eq!(cut(&public.replace("public ", "secret ")), TextProblem::Field("public"));
-    assert_eq!(cut(&format!("{} x", public.trim_end())), TextProblem::Trailing);
-    assert_eq!(cut(&format!("tencrypt-ca-public-v1\npublic {}\n", "zz".repeat(32))), TextProblem::Digit);
-    assert_eq!(cut(&"#\n".repeat(3_000)), TextProblem::TooLong);
+    let cut = |text: &str| problem(AuthorityKey::parse(text).unwrap_err());
+    assert_eq!(cut(""), TrustFileProblem::FirstLine("tencrypt-ca-public-v1"));
+    assert_eq!(cut("tencrypt-ca-public-v1\n"), TrustFileProblem::Missing("public"));
+    assert_eq!(cut(&public[..public.len() - 2]), TrustFileProblem::Length);
+    assert_eq!(cut(&format!("{public}public 00")), TrustFileProblem::Duplicate("public"));
+    assert_eq!(cut(&public.replace("public ", "secret ")), TrustFileProblem::Field("public"));
+    assert_eq!(cut(&format!("{} x", public.trim_end())), TrustFileProblem::Trailing);
+    assert_eq!(cut(&format!("tencrypt-ca-public-v1\npublic {}\n", "zz".repeat(32))), TrustFileProblem::Digit);
+    assert_eq!(cut(&"#\n".repeat(3_000)), TrustFileProblem::TooLong);
     // Of low order, and no point at all (no x belongs to y = 2).
     for bad in ["01", "02"].map(|first| first.to_owned() + &"00".repeat(31)) {
-        assert_eq!(cut(&format!("tencrypt-ca-public-v1\npublic {bad}\n")), TextProblem::NoPublicKey, "{bad}");
+        assert_eq!(
+            cut(&format!("tencrypt-ca-public-v1\npublic {bad}\n")),
+            TrustFileProblem::NoPublicKey,
+            "{bad}"
+        );
     }
 }
 

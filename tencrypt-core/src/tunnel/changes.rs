@@ -8,7 +8,7 @@ use std::{
 
 use super::{Tunnel, limits::CHANGE_SPREAD, peer_key::PeerKey};
 use crate::{
-    crypto::{DEEP, KeyChangeError, KeyRing, wipe_stack},
+    crypto::{DEEP, KeyRing, KeyRingError, wipe_stack},
     stats::DropReason,
     trust::{Certificate, CertificateError, Trust},
 };
@@ -18,9 +18,9 @@ impl Tunnel {
     /// that is held and no longer sent are replaced within 4 s of traffic, before they end.
     ///
     /// # Errors
-    /// [`KeyChangeError`]: the keys are another tenant's, or hold another key for an epoch that is in use. Those before
+    /// [`KeyRingError::OtherTenant`] or [`KeyRingError::OtherKey`] (for an epoch that is in use). Those before
     /// stay in force.
-    pub fn set_keys(&mut self, keys: Arc<KeyRing>, now: Instant) -> Result<(), KeyChangeError> {
+    pub fn set_keys(&mut self, keys: Arc<KeyRing>, now: Instant) -> Result<(), KeyRingError> {
         let before = self.membership.set_keys(keys)?;
         self.now = now;
         self.change_keys(&before, now);

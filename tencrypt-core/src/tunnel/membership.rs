@@ -4,7 +4,7 @@ use std::{mem, net::IpAddr, sync::Arc};
 
 use super::policy::Policy;
 use crate::{
-    crypto::{Identity, KeyChangeError, KeyRing, PeerId},
+    crypto::{Identity, KeyRing, KeyRingError, PeerId},
     handshake::{Established, Local},
     trust::{Certificate, CertificateError, Trust},
 };
@@ -61,7 +61,7 @@ impl Membership {
     }
 
     /// Replaces the keys, and returns those before.
-    pub(super) fn set_keys(&mut self, keys: Arc<KeyRing>) -> Result<Arc<KeyRing>, KeyChangeError> {
+    pub(super) fn set_keys(&mut self, keys: Arc<KeyRing>) -> Result<Arc<KeyRing>, KeyRingError> {
         self.keys.check_change(&keys)?;
         Ok(mem::replace(&mut self.keys, keys))
     }

@@ -1,7 +1,7 @@
 use super::*;
-use crate::crypto::{
-    hex,
-    key_file::{Field, KeyFileProblem},
+use crate::{
+    crypto::hex,
+    text::{Field, KeyFileProblem, Problem},
 };
 
 const TENANT: &str = "000102030405060708090a0b0c0d0e0f";
@@ -22,7 +22,8 @@ fn good() -> String {
 
 fn problem(text: &str) -> (usize, KeyFileProblem) {
     let error = KeyRing::parse(text).expect_err(text);
-    (error.line(), error.problem())
+    let Problem::KeyFile(problem) = error.problem() else { panic!("{error}") };
+    (error.line(), problem)
 }
 
 #[test]
@@ -155,7 +156,10 @@ fn too_many_epochs_and_one_key_under_two_numbers_are_refused() {
     let most: Vec<u8> = (0..MAX_EPOCHS as u8).collect();
     assert!(KeyRing::parse(&several(&most, Some(3))).is_ok());
     let more: Vec<u8> = (0..=MAX_EPOCHS as u8).collect();
-    assert_eq!(problem(&several(&more, Some(3))), (3 + MAX_EPOCHS, KeyFileProblem::TooManyEpochs));
+    assert_eq!(
+        problem(&several(&more, Some(3))),
+        (3 + MAX_EPOCHS, KeyFileProblem::TooManyEpochs(MAX_EPOCHS))
+    );
     let same = format!("{}epoch 8 {}\nsend 7\n", good(), ROOT.to_uppercase());
     assert_eq!(problem(&same), (4, KeyFileProblem::SameRoot));
 }
@@ -191,9 +195,9 @@ fn a_change_keeps_tenant_and_the_key_of_each_epoch() {
     }
     let other = several(&[7, 8], Some(7));
     let tenant = KeyRing::parse(&other.replace("tenant 00", "tenant 01")).unwrap();
-    assert_eq!(keys.check_change(&tenant), Err(KeyChangeError::OtherTenant));
+    assert_eq!(keys.check_change(&tenant), Err(KeyRingError::OtherTenant));
     let key = KeyRing::parse(&other.replace("epoch 8 08", "epoch 8 09")).unwrap();
-    assert_eq!(keys.check_change(&key), Err(KeyChangeError::OtherKey(8)));
+    assert_eq!(keys.check_change(&key), Err(KeyRingError::OtherKey(8)));
     assert!(!keys.is_same(&tenant) && !keys.is_same(&key));
 }
 
