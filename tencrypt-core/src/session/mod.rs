@@ -13,8 +13,8 @@ mod traffic_secret;
 pub(crate) use keys::DirectionKeys;
 pub use opener::{Opener, Plain};
 pub use replay::ReplayWindow;
-pub use sealer::{Counter, Counters, LimitReached, Sealer};
-pub use traffic_secret::{Role, TrafficSecret};
+pub use sealer::{Counter, Counters, Sealer};
+pub use traffic_secret::TrafficSecret;
 
 #[cfg(test)]
 mod tests;

@@ -48,7 +48,8 @@ impl Opener {
         }
     }
 
-    /// An opener for what the [`Sealer`](super::Sealer) sealed that was made of the same secret and handed out `salt`.
+    /// An opener for what the other end's [`Sealer`](super::Sealer) seals, which was made of the same secret and handed out
+    /// `salt`.
     ///
     /// One for each salt: its replay window is empty, so a second one would take again what the first has taken. Nobody
     /// but a holder of the secret can make use of a salt, but anybody can repeat an old one; that a session is fresh is
@@ -62,7 +63,7 @@ impl Opener {
 
     #[inline(never)]
     fn salted(secret: TrafficSecret, salt: &[u8; SALT_LEN]) -> Self {
-        Self::new(&secret.into_keys(salt))
+        Self::new(&secret.into_opening_keys(salt))
     }
 
     /// Opens a record in place.

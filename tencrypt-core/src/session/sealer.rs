@@ -9,6 +9,7 @@ use super::{
 use crate::{
     crypto::{Backend, DEEP, NONCE_LEN, Rng, SealingKey, Secret, Seed, wipe_stack},
     record::{self, DATA_HEADER_LEN, DATA_OVERHEAD, SessionIndex},
+    stats::DropReason,
 };
 
 /// Records that may be sealed under one key, by the longest record among them in bytes, header and tag included.
@@ -76,7 +77,7 @@ impl Sealer {
 
     #[inline(never)]
     fn salted(secret: TrafficSecret, salt: &[u8; SALT_LEN], receiver: SessionIndex) -> Self {
-        Self::new(&secret.into_keys(salt), receiver)
+        Self::new(&secret.into_sealing_keys(salt), receiver)
     }
 
     /// Takes the next `n` counters, all or none. What is not spent is burnt: no counter is given out twice.
@@ -86,10 +87,10 @@ impl Sealer {
     /// top of the 2^35 that the limits allow.
     ///
     /// # Errors
-    /// [`LimitReached`] if fewer are left under this key.
-    pub fn counters(&mut self, n: u16) -> Result<Counters, LimitReached> {
+    /// [`DropReason::Limit`] if fewer are left under this key.
+    pub fn counters(&mut self, n: u16) -> Result<Counters, DropReason> {
         let most = self.limits[self.class].records;
-        let end = self.next.checked_add(u64::from(n)).filter(|end| *end <= most).ok_or(LimitReached)?;
+        let end = self.next.checked_add(u64::from(n)).filter(|end| *end <= most).ok_or(DropReason::Limit)?;
         let next = std::mem::replace(&mut self.next, end);
         Ok(Counters { next, end, owner: self.owner() })
     }
@@ -198,9 +199,3 @@ impl fmt::Debug for Counter {
         f.debug_tuple("Counter").field(&self.value).finish()
     }
 }
-
-/// A key that has sealed as many records as it may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the session's key has sealed as many records as it may")]
-#[non_exhaustive]
-pub struct LimitReached;

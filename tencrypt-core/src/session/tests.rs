@@ -120,7 +120,7 @@ fn a_peer_that_jumps_to_the_last_counter_harms_only_its_own_session() {
     assert_eq!(open(&mut opener, &last), Ok((b"last".to_vec(), 0)));
     assert_eq!(open(&mut opener, &last), Err(DropReason::Replay));
     assert_eq!(open(&mut opener, &before), Err(DropReason::TooOld));
-    assert_eq!(sealer.counters(1).err(), Some(LimitReached));
+    assert_eq!(sealer.counters(1).err(), Some(DropReason::Limit));
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn the_limit_is_exact_and_half_of_it_wants_a_rekey() {
             assert_eq!(sealer.wants_rekey(), at >= 5, "{at}");
             seal(&mut sealer, 0, &[]);
         }
-        assert_eq!(sealer.counters(1).err(), Some(LimitReached));
+        assert_eq!(sealer.counters(1).err(), Some(DropReason::Limit));
         assert!(sealer.counters(0).is_ok());
     }
 }
@@ -183,7 +183,7 @@ fn the_limit_is_exact_and_half_of_it_wants_a_rekey() {
 fn a_train_that_does_not_fit_takes_nothing() {
     let (mut sealer, _) = pair(Aead::Aes256Gcm);
     sealer.lower_limits([10, 6, 4]);
-    assert_eq!(sealer.counters(11).err(), Some(LimitReached));
+    assert_eq!(sealer.counters(11).err(), Some(DropReason::Limit));
     assert_eq!(sealer.counters(10).map(|train| train.left()), Ok(10));
 }
 
@@ -209,7 +209,7 @@ fn the_limits_are_those_of_rfc_9001() {
         assert!(sealer.wants_rekey(), "{len}");
         sealer.skip_to((1 << exponent) - 1);
         assert!(sealer.counters(1).is_ok(), "{len}");
-        assert_eq!(sealer.counters(1).err(), Some(LimitReached), "{len}");
+        assert_eq!(sealer.counters(1).err(), Some(DropReason::Limit), "{len}");
     }
 }
 

@@ -17,9 +17,12 @@ use crate::{
 
 const PACKET: &[u8] = b"the same packet";
 
-fn secret(aead: Aead, sender: Role, number: u8) -> TrafficSecret {
-    TrafficSecret::from_bytes(aead, sender, [number; 32])
-}
+/// The secret of a number, at one end.
+type At = fn(Aead, [u8; 32]) -> TrafficSecret;
+const INITIATOR: At = TrafficSecret::for_initiator;
+const RESPONDER: At = TrafficSecret::for_responder;
+/// Each end that seals, with the one that opens.
+const WAYS: [(At, At); 2] = [(INITIATOR, RESPONDER), (RESPONDER, INITIATOR)];
 
 fn index() -> SessionIndex {
     SessionIndex::from_u32(0x0102_0304).unwrap()
@@ -43,9 +46,9 @@ fn open(opener: &mut Opener, record: &[u8]) -> Result<Vec<u8>, DropReason> {
 #[test]
 fn what_is_sealed_under_a_secret_opens_once() {
     for aead in Aead::ALL {
-        for role in [Role::Initiator, Role::Responder] {
-            let (mut sealer, salt) = sealer(secret(aead, role, 7), 1);
-            let mut opener = Opener::from_secret(secret(aead, role, 7), &salt);
+        for (sealing, opening) in WAYS {
+            let (mut sealer, salt) = sealer(sealing(aead, [7; 32]), 1);
+            let mut opener = Opener::from_secret(opening(aead, [7; 32]), &salt);
             for _ in 0..3 {
                 let record = seal(&mut sealer, PACKET);
                 assert_eq!(open(&mut opener, &record), Ok(PACKET.to_vec()));
@@ -58,14 +61,14 @@ fn what_is_sealed_under_a_secret_opens_once() {
 #[test]
 fn sealers_of_one_secret_and_two_seeds_have_nothing_in_common() {
     for aead in Aead::ALL {
-        let fresh = || secret(aead, Role::Initiator, 7);
+        let fresh = || INITIATOR(aead, [7; 32]);
         let mut sealers = [sealer(fresh(), 1), sealer(fresh(), 2)];
         // The same counter, the same packet.
         let records: Vec<_> = sealers.iter_mut().map(|(sealer, _)| seal(sealer, PACKET)).collect();
         assert_eq!(records[0][..16], records[1][..16]);
         assert_ne!(records[0][16..], records[1][16..]);
         for (at, (_, salt)) in sealers.iter().enumerate() {
-            let mut opener = Opener::from_secret(fresh(), salt);
+            let mut opener = Opener::from_secret(RESPONDER(aead, [7; 32]), salt);
             assert_eq!(open(&mut opener, &records[1 - at]), Err(DropReason::Auth));
             assert_eq!(open(&mut opener, &records[at]), Ok(PACKET.to_vec()));
         }
@@ -77,10 +80,10 @@ fn no_key_and_no_iv_comes_twice() {
     let (mut keys, mut ivs) = (BTreeSet::new(), BTreeSet::new());
     let mut count = 0;
     for seed in 0..=255 {
-        let (_, salt) = sealer(secret(Aead::Aes256Gcm, Role::Initiator, 7), seed);
+        let (_, salt) = sealer(INITIATOR(Aead::Aes256Gcm, [7; 32]), seed);
         for aead in Aead::ALL {
-            for role in [Role::Initiator, Role::Responder] {
-                let made = secret(aead, role, 7).into_keys(&salt);
+            for (sealing, _) in WAYS {
+                let made = sealing(aead, [7; 32]).into_sealing_keys(&salt);
                 keys.insert(*made.key.expose());
                 ivs.insert(*made.iv.expose());
                 count += 1;
@@ -91,51 +94,71 @@ fn no_key_and_no_iv_comes_twice() {
 }
 
 #[test]
-fn an_opener_of_another_secret_sender_cipher_or_salt_opens_nothing() {
-    let (mut sealer, salt) = sealer(secret(Aead::Aes256Gcm, Role::Initiator, 7), 1);
+fn an_opener_of_another_secret_end_cipher_or_salt_opens_nothing() {
+    let (mut sealer, salt) = sealer(INITIATOR(Aead::Aes256Gcm, [7; 32]), 1);
     let record = seal(&mut sealer, PACKET);
     let mut other_salt = salt;
     other_salt[31] ^= 1;
     for (secret, salt) in [
-        (secret(Aead::Aes256Gcm, Role::Initiator, 8), salt),
-        (secret(Aead::Aes256Gcm, Role::Responder, 7), salt),
-        (secret(Aead::ChaCha20Poly1305, Role::Initiator, 7), salt),
-        (secret(Aead::Aes256Gcm, Role::Initiator, 7), other_salt),
+        (RESPONDER(Aead::Aes256Gcm, [8; 32]), salt),
+        (INITIATOR(Aead::Aes256Gcm, [7; 32]), salt),
+        (RESPONDER(Aead::ChaCha20Poly1305, [7; 32]), salt),
+        (RESPONDER(Aead::Aes256Gcm, [7; 32]), other_salt),
     ] {
         assert_eq!(open(&mut Opener::from_secret(secret, &salt), &record), Err(DropReason::Auth));
     }
 }
 
 #[test]
+fn no_end_opens_its_own_records_whatever_salt_it_is_given() {
+    for aead in Aead::ALL {
+        for (this, other) in WAYS {
+            let (mut own, salt) = sealer(this(aead, [7; 32]), 1);
+            let (mut theirs, _) = sealer(other(aead, [7; 32]), 1);
+            let mut opener = Opener::from_secret(this(aead, [7; 32]), &salt);
+            assert_eq!(open(&mut opener, &seal(&mut own, PACKET)), Err(DropReason::Auth));
+            // With the same randomness, and so the same salt, it is the other end's records that open.
+            assert_eq!(open(&mut opener, &seal(&mut theirs, PACKET)), Ok(PACKET.to_vec()));
+        }
+    }
+}
+
+#[test]
 fn a_secret_that_was_written_in_place_is_the_same_secret() {
-    let filled = TrafficSecret::try_filled(Aead::Aes256Gcm, Role::Initiator, |bytes| {
+    let fill = |bytes: &mut [u8; 32]| {
         bytes.fill(7);
         Ok::<(), ()>(())
-    });
-    let (mut sealer, salt) = sealer(filled.unwrap(), 1);
-    let mut opener = Opener::from_secret(secret(Aead::Aes256Gcm, Role::Initiator, 7), &salt);
-    assert_eq!(open(&mut opener, &seal(&mut sealer, PACKET)), Ok(PACKET.to_vec()));
-    let failed = TrafficSecret::try_filled(Aead::Aes256Gcm, Role::Initiator, |_| Err("no randomness"));
+    };
+    let initiator = || TrafficSecret::try_for_initiator(Aead::Aes256Gcm, fill).unwrap();
+    let responder = || TrafficSecret::try_for_responder(Aead::Aes256Gcm, fill).unwrap();
+    for (filled, opening) in [(initiator(), RESPONDER), (responder(), INITIATOR)] {
+        let (mut sealer, salt) = sealer(filled, 1);
+        let mut opener = Opener::from_secret(opening(Aead::Aes256Gcm, [7; 32]), &salt);
+        assert_eq!(open(&mut opener, &seal(&mut sealer, PACKET)), Ok(PACKET.to_vec()));
+    }
+    let failed = TrafficSecret::try_for_initiator(Aead::Aes256Gcm, |_| Err("no randomness"));
+    assert_eq!(failed.err(), Some("no randomness"));
+    let failed = TrafficSecret::try_for_responder(Aead::Aes256Gcm, |_| Err("no randomness"));
     assert_eq!(failed.err(), Some("no randomness"));
 }
 
 #[test]
 fn a_key_of_ones_own_is_exhausted_like_any_other() {
-    let (mut sealer, _) = sealer(secret(Aead::Aes256Gcm, Role::Initiator, 7), 1);
+    let (mut sealer, _) = sealer(INITIATOR(Aead::Aes256Gcm, [7; 32]), 1);
     seal(&mut sealer, &[0; 65_503]);
     sealer.skip_to((1 << 22) - 1);
     assert!(!sealer.wants_rekey());
     sealer.skip_to((1 << 23) - 1);
     assert!(sealer.wants_rekey());
-    assert_eq!(sealer.counters(2).err(), Some(LimitReached));
+    assert_eq!(sealer.counters(2).err(), Some(DropReason::Limit));
     assert_eq!(sealer.counters(1).map(|counters| counters.left()), Ok(1));
-    assert_eq!(sealer.counters(1).err(), Some(LimitReached));
+    assert_eq!(sealer.counters(1).err(), Some(DropReason::Limit));
 }
 
 #[test]
 #[should_panic(expected = "a counter of another Sealer")]
 fn a_counter_of_another_sealer_of_the_same_secret_is_refused() {
-    let fresh = || secret(Aead::Aes256Gcm, Role::Initiator, 7);
+    let fresh = || INITIATOR(Aead::Aes256Gcm, [7; 32]);
     let ((mut one, _), (mut other, _)) = (sealer(fresh(), 1), sealer(fresh(), 2));
     let counter = one.counters(1).unwrap().take().unwrap();
     other.seal(counter, 0, &[], &mut [0; DATA_OVERHEAD]);
@@ -146,20 +169,23 @@ fn a_counter_of_another_sealer_of_the_same_secret_is_refused() {
 fn keys_are_those_of_the_specification() {
     let salt = [9; TrafficSecret::SALT_LEN];
     let prk = hmac_sha256(&salt, &[&[7; 32]]);
-    for (role, sender) in [(Role::Initiator, 1), (Role::Responder, 2)] {
+    for ((sealing, opening), sender) in WAYS.into_iter().zip([1, 2]) {
         for (aead, cipher) in [(Aead::ChaCha20Poly1305, 1), (Aead::Aes256Gcm, 2)] {
-            let keys = secret(aead, role, 7).into_keys(&salt);
+            let sealed = sealing(aead, [7; 32]).into_sealing_keys(&salt);
+            let opened = opening(aead, [7; 32]).into_opening_keys(&salt);
             let expand = |label: &[u8]| hmac_sha256(&*prk, &[label, &[sender, cipher], &[1]]);
-            assert_eq!(keys.key.expose(), &*expand(b"tencrypt v1 traffic key"));
-            assert_eq!(keys.iv.expose()[..], expand(b"tencrypt v1 traffic iv")[..NONCE_LEN]);
+            for keys in [sealed, opened] {
+                assert_eq!(keys.key.expose(), &*expand(b"tencrypt v1 traffic key"));
+                assert_eq!(keys.iv.expose()[..], expand(b"tencrypt v1 traffic iv")[..NONCE_LEN]);
+            }
         }
     }
 }
 
 #[test]
 fn no_secret_of_ones_own_is_printed() {
-    let shown = format!("{:?}", secret(Aead::Aes256Gcm, Role::Initiator, 7));
-    assert_eq!(shown, "TrafficSecret { aead: Aes256Gcm, sender: Initiator, .. }");
+    let shown = format!("{:?}", INITIATOR(Aead::Aes256Gcm, [7; 32]));
+    assert_eq!(shown, "TrafficSecret { aead: Aes256Gcm, end: Initiator, .. }");
 }
 
 /// Says to a process that it is the one whose memory is searched, and with which cipher.
@@ -221,6 +247,6 @@ fn ends(aead: Aead) -> (Sealer, Opener) {
 /// Stands for a key exchange and for the operating system's randomness.
 #[inline(never)]
 fn material(aead: Aead) -> (TrafficSecret, TrafficSecret, Seed) {
-    let secret = || TrafficSecret::from_bytes(aead, Role::Initiator, sha256(&[b"key exchange"]));
-    (secret(), secret(), Seed::from_bytes(sha256(&[b"randomness"])))
+    let secret = || sha256(&[b"key exchange"]);
+    (INITIATOR(aead, secret()), RESPONDER(aead, secret()), Seed::from_bytes(sha256(&[b"randomness"])))
 }
