@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, time::Instant};
 
 use tencrypt::{
     CipherSuite, Outbound, Output, PacketSink, SinkFull, TunPacket, Tunnel,
-    offload::{Coalescer, Joins, Opened, VnetHdr},
+    offload::{Coalescer, GsoType, Opened, VnetHdr},
     sink::bytes::{DatagramQueue, PacketQueue},
 };
 use tencrypt_benches::{
@@ -40,7 +40,7 @@ impl Device {
         slab.clear();
         let sent = from.1.handle_packet(&mut TunPacket::new(self.vnet, &mut self.spent), now, slab);
         assert_eq!(sent, Outbound::Sent { records: self.records as u16 });
-        let mut joining = Joining(Coalescer::new(Joins { tcp: true, udp: true }));
+        let mut joining = Joining(Coalescer::new(&GsoType::ALL));
         let inbound = slab.deliver(Pair::endpoint(from.0), to, now, &mut joining);
         assert_eq!((usize::from(inbound.opened), inbound.dropped), (self.records, 0));
         let mut packets = 0;

@@ -8,7 +8,7 @@ use std::{
 
 use tencrypt::{
     CipherSuite, DropReason, Outbound, Output, PacketSink, RecvMeta, SinkFull, TunPacket, Tunnel,
-    offload::{Coalescer, Joins, Opened, VnetHdr},
+    offload::{Coalescer, GsoType, Opened, VnetHdr},
 };
 use tencrypt_benches::{
     TRAIN,
@@ -79,7 +79,7 @@ impl<'b> PacketSink<'b> for Joining<'_, 'b> {
 fn receive(to: &mut Tunnel, from: Ipv4Addr, stride: usize, records: &mut [u8], now: Instant) -> Arrived {
     let meta = RecvMeta::new(Pair::endpoint(from), stride as u16);
     let mut arrived = Arrived::default();
-    let coalescer = Coalescer::new(Joins { tcp: true, udp: true });
+    let coalescer = Coalescer::new(&GsoType::ALL);
     let mut joining = Joining { coalescer, arrived: &mut arrived };
     to.handle_datagrams(&meta, records, now, &mut joining);
     let mut coalescer = joining.coalescer;

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::Criterion;
 use tencrypt::{
     CipherSuite, Outbound, TunPacket,
-    offload::{Coalescer, Joins, Segments},
+    offload::{Coalescer, GsoType, Segments},
     packet::IpPacket,
     session::Sealer,
 };
@@ -68,7 +68,7 @@ pub(crate) fn coalesce(criterion: &mut Criterion) {
             let (time, allocations) = clocked(|| {
                 for train in &mut trains {
                     // One for each receive, as an adapter does: its lifetime is the buffers'.
-                    let mut coalescer = Coalescer::new(Joins { tcp: true, udp: true });
+                    let mut coalescer = Coalescer::new(&GsoType::ALL);
                     for packet in train.0.drain(..) {
                         coalescer.push(packet).expect("there is room for a train");
                     }

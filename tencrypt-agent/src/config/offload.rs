@@ -1,6 +1,6 @@
 //! The share of segmentation and checksums that is left to the kernel.
 
-use tencrypt::offload::Joins;
+use tencrypt::offload::GsoType;
 use tencrypt_tun::{DeviceOffload, TunDevice};
 
 /// `[network] offload`: each step holds all before it. Everything but `All` is for measuring what a step brings, and for
@@ -34,11 +34,17 @@ impl Offload {
         if self >= Self::Tun { DeviceOffload::ALL } else { DeviceOffload::NONE }
     }
 
-    /// Returns what `device`, made with these, takes in one write.
+    /// Returns the super-packets that `device`, made with these, takes in one write.
     #[must_use]
-    pub fn joins(self, device: &TunDevice) -> Joins {
-        let wanted = self >= Self::Tun;
-        Joins { tcp: wanted && device.gso_writes(), udp: wanted && device.gso_udp_writes() }
+    pub fn joins(self, device: &TunDevice) -> &'static [GsoType] {
+        const TCP: [GsoType; 2] = [GsoType::TcpV4, GsoType::TcpV6];
+        match (device.gso_writes(), device.gso_udp_writes()) {
+            _ if self < Self::Tun => &[],
+            (true, true) => &GsoType::ALL,
+            (true, false) => &TCP,
+            (false, true) => &[GsoType::UdpL4],
+            (false, false) => &[],
+        }
     }
 
     /// Tells if peers may leave checksums unfinished.

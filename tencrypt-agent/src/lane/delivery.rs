@@ -4,7 +4,7 @@ use std::io::IoSlice;
 
 use tencrypt::{
     LaneId, LaneUpdate, PacketSink, SinkFull, TunPacket,
-    offload::{Coalescer, GsoType, Joins, Opened, VnetHdr},
+    offload::{Coalescer, GsoType, Opened, VnetHdr},
 };
 use tencrypt_tun::{Delivered, TunDevice};
 
@@ -33,7 +33,7 @@ pub(crate) struct Lost {
 impl<'d, 'b> DeviceSink<'d, 'b> {
     /// Makes a sink with nothing in it.
     #[must_use]
-    pub(crate) fn new(device: &'d TunDevice, joins: Joins, lanes: &'d Lanes, lane: LaneId) -> Self {
+    pub(crate) fn new(device: &'d TunDevice, joins: &[GsoType], lanes: &'d Lanes, lane: LaneId) -> Self {
         Self { device, coalescer: Coalescer::new(joins), lost: 0, lanes, lane, lane_updates_lost: 0 }
     }
 

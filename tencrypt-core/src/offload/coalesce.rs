@@ -26,16 +26,6 @@ const DONT_FRAGMENT: u8 = 0x40;
 const TCP_CHECKSUM: u16 = 16;
 const UDP_CHECKSUM: u16 = 6;
 
-/// Kinds that may be joined: those that the device takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[expect(clippy::exhaustive_structs, reason = "two switches by design")]
-pub struct Joins {
-    /// TCP, `TUN_F_TSO4` and `TUN_F_TSO6`.
-    pub tcp: bool,
-    /// UDP, `TUN_F_USO4` and `TUN_F_USO6`.
-    pub udp: bool,
-}
-
 /// Gathers packets, in place, until they are written.
 ///
 /// Packets of one flow are joined while they are what one super-packet would be cut into: the same headers, sequence
@@ -49,7 +39,7 @@ pub struct Joins {
 /// No allocation. `'b` is the lifetime of the receive buffers.
 ///
 /// ```
-/// use tencrypt::offload::{CheckedPacket, Coalescer, Joins, VnetHdr};
+/// use tencrypt::offload::{CheckedPacket, Coalescer, GsoType, VnetHdr};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// // Two datagrams of one flow, whose UDP checksums the device is to finish.
@@ -57,7 +47,7 @@ pub struct Joins {
 /// let vnet = VnetHdr { needs_csum: true, csum_start: 20, csum_offset: 6, ..VnetHdr::default() };
 /// let mut received = [[&header[..], b"data"].concat(), [&header[..], b"more"].concat()];
 ///
-/// let mut coalescer = Coalescer::new(Joins { tcp: true, udp: true });
+/// let mut coalescer = Coalescer::new(&GsoType::ALL);
 /// for bytes in &mut received {
 ///     coalescer.push(CheckedPacket::new(bytes, vnet)?).map_err(|_| "no room")?;
 /// }
@@ -70,7 +60,9 @@ pub struct Joins {
 /// ```
 #[derive(Debug)]
 pub struct Coalescer<'b> {
-    joins: Joins,
+    tcp_v4: bool,
+    tcp_v6: bool,
+    udp: bool,
     /// Whole packets for heads, payloads for what was joined to them.
     parts: [&'b mut [u8]; MAX_PARTS],
     /// The part behind each part in its super-packet; itself at the end.
@@ -116,11 +108,15 @@ enum Kind {
 }
 
 impl<'b> Coalescer<'b> {
-    /// Empty.
+    /// An empty one that joins packets into these kinds of super-packets: those that the device takes
+    /// ([`GsoType::TcpV4`] with `TUN_F_TSO4`, [`GsoType::TcpV6`] with `TUN_F_TSO6`, [`GsoType::UdpL4`] with `TUN_F_USO4` and
+    /// `TUN_F_USO6`). Packets of other kinds pass as they are.
     #[must_use]
-    pub fn new(joins: Joins) -> Self {
+    pub fn new(kinds: &[GsoType]) -> Self {
         Self {
-            joins,
+            tcp_v4: kinds.contains(&GsoType::TcpV4),
+            tcp_v6: kinds.contains(&GsoType::TcpV6),
+            udp: kinds.contains(&GsoType::UdpL4),
             parts: array::from_fn(|_| &mut [][..]),
             next: [0; MAX_PARTS],
             used: 0,
@@ -223,8 +219,9 @@ impl<'b> Coalescer<'b> {
         if layout.fragment().is_some() || head.size == 0 || !plain_ip || layout.payload_end() != bytes.len() {
             return head;
         }
+        let tcp = if head.v6 { self.tcp_v6 } else { self.tcp_v4 };
         match layout.transport() {
-            Some(Transport::Tcp) if self.joins.tcp => {
+            Some(Transport::Tcp) if tcp => {
                 let flags = bytes[transport + 13];
                 // A SYN, RST or urgent segment, and the first one after a congestion response, stand alone.
                 let plain = tcp_flag::ACK | tcp_flag::PSH | tcp_flag::FIN;
@@ -234,7 +231,7 @@ impl<'b> Coalescer<'b> {
                 head.growing = flags & (alone | plain) == tcp_flag::ACK;
                 head.sequence = word32(bytes, transport + 4).wrapping_add(head.size.into());
             }
-            Some(Transport::Udp) if self.joins.udp && header_len - transport == UDP_HEADER => {
+            Some(Transport::Udp) if self.udp && header_len - transport == UDP_HEADER => {
                 head.kind = Kind::Udp;
                 // Without a checksum it has to stay without.
                 head.growing = head.trusted || bytes[transport + 6..transport + 8] != [0, 0];

@@ -12,7 +12,7 @@ mod segment;
 mod vnet;
 
 pub use checked::CheckedPacket;
-pub use coalesce::{Coalescer, Joins};
+pub use coalesce::Coalescer;
 pub use error::OffloadError;
 pub use opened::Opened;
 pub use segment::Segments;

@@ -26,6 +26,11 @@ pub enum GsoType {
     UdpL4,
 }
 
+impl GsoType {
+    /// Every kind of super-packet.
+    pub const ALL: [Self; 3] = [Self::TcpV4, Self::TcpV6, Self::UdpL4];
+}
+
 /// A packet's offload state. The default is a finished single packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[expect(clippy::exhaustive_structs, reason = "mirrors the kernel's struct")]

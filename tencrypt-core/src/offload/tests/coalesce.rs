@@ -9,7 +9,7 @@ use crate::{
     },
 };
 
-const ALL: Joins = Joins { tcp: true, udp: true };
+const ALL: &[GsoType] = &GsoType::ALL;
 
 /// A packet and whether its checksum is unfinished.
 #[derive(Debug, Clone)]
@@ -68,10 +68,10 @@ fn dont_fragment(packets: &mut [Packet]) {
 }
 
 /// Output for these packets: headers and bytes of each write, with the number of packets in it.
-fn coalesced(packets: &[Packet], joins: Joins) -> Vec<(VnetHdr, Vec<u8>, u16)> {
+fn coalesced(packets: &[Packet], kinds: &[GsoType]) -> Vec<(VnetHdr, Vec<u8>, u16)> {
     let mut buffers: Vec<Vec<u8>> = packets.iter().map(|packet| packet.bytes.clone()).collect();
     let mut out = Vec::new();
-    let mut coalescer = Coalescer::new(joins);
+    let mut coalescer = Coalescer::new(kinds);
     for (buffer, packet) in buffers.iter_mut().zip(packets) {
         let layout = IpPacket::parse(&buffer[..]).unwrap().layout();
         if let Err(opened) = coalescer.push(Opened::new(buffer, layout, packet.vnet())) {
@@ -156,9 +156,13 @@ fn a_train_becomes_one_write_that_is_the_super_packet_it_was() {
 
 #[test]
 fn nothing_is_joined_that_the_device_does_not_take() {
-    for (udp, joins) in [(false, Joins { tcp: false, udp: true }), (true, Joins { tcp: true, udp: false })] {
-        let packets = train(false, udp, 4_000, 4_000, 1_000, 0x10, true);
-        assert_eq!(coalesced(&packets, joins).len(), 4);
+    let kinds = [(false, false, GsoType::TcpV4), (true, false, GsoType::TcpV6)];
+    let udp = [false, true].map(|v6| (v6, true, GsoType::UdpL4));
+    for (v6, is_udp, kind) in kinds.into_iter().chain(udp) {
+        let packets = train(v6, is_udp, 4_000, 4_000, 1_000, 0x10, true);
+        let others: Vec<GsoType> = GsoType::ALL.into_iter().filter(|other| *other != kind).collect();
+        assert_eq!(coalesced(&packets, &others).len(), 4);
+        assert_eq!(coalesced(&packets, &[kind]).len(), 1);
     }
 }
 
