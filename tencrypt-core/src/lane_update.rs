@@ -37,8 +37,8 @@ pub(crate) enum LaneChange {
 /// A translated flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FlowUpdate {
-    /// Of a VIP that this pod serves, or of one that it calls.
-    pub(crate) serves: bool,
+    /// The peer that began it, to a VIP that this pod serves; `None`: the pod itself, to a VIP that it calls.
+    pub(crate) client: Option<PeerId>,
     pub(crate) original: Flow,
     pub(crate) translated: Flow,
     /// `None`: it was forgotten before its time.

@@ -41,7 +41,7 @@ pub enum DropReason {
     SinkFull,
     /// A packet longer than the path carries.
     TooBig,
-    /// The NAT table is full.
+    /// A flow to a VIP has no translation: no port or no endpoint is left for it.
     NatFull,
     /// Policy says no: multicast, broadcast, link-local, a fragment that cannot be translated.
     Policy,

@@ -8,9 +8,13 @@ use std::{
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
 use tencrypt::{
+    crypto::PeerId,
     nat::{Nat, NatError, NatOutcome, Service, ServicePort},
     packet::IpPacket,
 };
+
+/// The peer that calls.
+const CLIENT: PeerId = PeerId::from_bytes([7; 32]);
 
 /// A moment to count from.
 #[expect(clippy::disallowed_methods, reason = "a test needs some Instant to count from")]
@@ -95,7 +99,7 @@ fn a_call_by_vip_reaches_the_pod_and_its_answer_comes_from_the_vip() {
         let Hosts { client, vip, own } = hosts(v4);
         let (mut nat, now) = (Nat::new(1), start());
         let mut call = packet(kind, client, vip, (5_000, 80));
-        assert_eq!(nat.serve(&mut parse(&mut call), false, own, now), Ok(()));
+        assert_eq!(nat.serve(&mut parse(&mut call), false, own, CLIENT, now), Ok(()));
         assert_eq!(call, packet(kind, client, own, (5_000, 80)), "{v4} {kind:?}");
 
         let mut answer =
@@ -118,7 +122,7 @@ fn errors_about_a_call_by_vip_are_translated_both_ways() {
         let Hosts { client, vip, own } = hosts(v4);
         let (mut nat, now) = (Nat::new(1), start());
         let mut call = packet(kind, client, vip, (5_000, 80));
-        nat.serve(&mut parse(&mut call), false, own, now).unwrap();
+        nat.serve(&mut parse(&mut call), false, own, CLIENT, now).unwrap();
         // The pod refuses what it got; the client must see the VIP refuse what it sent.
         let mut refusal = error(own, client, &call);
         assert_eq!(nat.reply(&mut parse(&mut refusal), false, now), NatOutcome::Rewritten);
@@ -127,7 +131,7 @@ fn errors_about_a_call_by_vip_are_translated_both_ways() {
         let ports = if kind == Kind::Request { (5_000, 5_000) } else { (80, 5_000) };
         let seen = packet(answer_kind(kind), vip, client, ports);
         let mut refusal = error(client, vip, &seen);
-        nat.serve(&mut parse(&mut refusal), false, own, now).unwrap();
+        nat.serve(&mut parse(&mut refusal), false, own, CLIENT, now).unwrap();
         assert_eq!(refusal, error(client, own, &packet(answer_kind(kind), own, client, ports)));
     }
 }
@@ -274,7 +278,7 @@ fn later_fragments_follow_their_first_one() {
 fn idle_translations_end() {
     let Hosts { client, vip, own } = hosts(true);
     let (mut nat, now) = (Nat::new(1), start());
-    nat.serve(&mut parse(&mut packet(Kind::Udp, client, vip, (5_000, 80))), false, own, now).unwrap();
+    nat.serve(&mut parse(&mut packet(Kind::Udp, client, vip, (5_000, 80))), false, own, CLIENT, now).unwrap();
     let due = nat.poll_timeout().unwrap();
     assert_eq!(due, now + Duration::from_secs(120));
     nat.handle_timeout(due);

@@ -6,6 +6,7 @@ use std::{
 };
 
 use tencrypt::{
+    crypto::PeerId,
     internal::combine_ecn,
     nat::{DnsHairpin, Nat, NatError, NatOutcome, Service, ServicePort},
     offload::VnetHdr,
@@ -26,6 +27,11 @@ pub fn packet(data: &[u8]) {
         2 => there_and_back(&mut input),
         _ => any_order(&mut input),
     }
+}
+
+/// A peer, by a number.
+fn client(number: u16) -> PeerId {
+    PeerId::from_bytes([number as u8; 32])
 }
 
 fn vnet(input: &mut Input<'_>) {
@@ -128,7 +134,7 @@ fn there_and_back(input: &mut Input<'_>) {
     let ports = [ServicePort::new(port, target)];
     let hairpin = DnsHairpin::new(vec![call.destination], port);
     let translated = match way {
-        0 => nat.serve(&mut packet, partial, other, now).is_ok(),
+        0 => nat.serve(&mut packet, partial, other, client(0), now).is_ok(),
         1 => {
             let endpoints = [other, another];
             let service =
@@ -179,7 +185,7 @@ fn any_order(input: &mut Input<'_>) {
         let (checks, layout) = (Checks::of(&packet, partial), packet.layout());
         let (own, vip) = (endpoints[0], packet.destination());
         let outcome = match way {
-            0 => done(nat.serve(&mut packet, partial, own, now)),
+            0 => done(nat.serve(&mut packet, partial, own, client(ports[0].port % 3), now)),
             1 => nat.reply(&mut packet, partial, now),
             2 => {
                 let service = Service { vip, endpoints: &endpoints, ports: &ports, exclude: &endpoints[1..] };

@@ -5,10 +5,14 @@
 
 mod fragments;
 mod hairpin;
+mod lists;
 mod outcome;
+mod shares;
 mod table;
 mod translate;
 
+#[cfg(test)]
+mod share_tests;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +25,7 @@ use self::{
     table::{Hook, Table},
 };
 use crate::{
+    crypto::PeerId,
     lane_update::FlowUpdate,
     packet::{Flow, IpPacket, RewriteError},
     stats::DropReason,
@@ -29,8 +34,9 @@ use crate::{
 pub use hairpin::DnsHairpin;
 pub use outcome::NatOutcome;
 
-/// Flows remembered at most. One takes about 310 bytes (112 for itself, two map entries of about 100 with the map's
-/// slack), so a full table is 10 MB. Memory is taken as flows come.
+/// Flows remembered at most. One takes about 330 bytes (112 for itself, 16 for its places in two lists, two map entries
+/// of about 100 with the map's slack), so a full table is 11 MB; a peer with flows takes about 200 bytes besides. Memory is
+/// taken as flows come.
 pub(crate) const MAX_FLOWS: usize = 32_768;
 
 /// Fragmented packets remembered at most, about 200 bytes each: 200 KB. The oldest goes first.
@@ -75,8 +81,8 @@ impl ServicePort {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum NatError {
-    /// [`Nat::MAX_FLOWS`] flows are in use and none of them may be pushed out.
-    #[error("table of translated flows is full")]
+    /// All source ports tried are taken, so that answers to the flow could not be told from another one's.
+    #[error("no port is free for a translated flow")]
     Full,
     /// The service has no endpoint of this address family that may be chosen.
     #[error("service has no endpoint to choose")]
@@ -122,6 +128,15 @@ impl NatError {
 /// change, it takes the place of the earlier one.
 ///
 /// `partial` as in [`IpPacket::rewrite`]. Known flows cost one or two look-ups in a sorted map and no allocation.
+///
+/// # When the table is full
+///
+/// There is always room for another flow. One peer has at most half of the table, and what it wants beyond that takes
+/// the place of its own flows. In a full table another flow takes the place of one of the peer that has most; the
+/// pod's own, of [`balance`](Self::balance) and [`loop_back`](Self::loop_back), give way only beyond half of the table. Of
+/// the flows of who has to give way, the one ends that was used last the longest ago: of those that nobody answered or that
+/// are opening or closing, if these are more than an eighth; else of those that are no TCP; else of the TCP connections.
+/// What goes on in a flow that was pushed out begins it anew.
 ///
 /// # Order of calls
 ///
@@ -195,9 +210,9 @@ impl Nat {
         self.flows.poll_update()
     }
 
-    /// Takes what another lane tells. False: there is no room.
-    pub(crate) fn learn(&mut self, update: &FlowUpdate, now: Instant) -> bool {
-        self.flows.learn(update, now).is_ok()
+    /// Takes what another lane tells.
+    pub(crate) fn learn(&mut self, update: &FlowUpdate, now: Instant) {
+        self.flows.learn(update, now);
     }
 
     /// Flows remembered.
@@ -212,7 +227,8 @@ impl Nat {
         self.len() == 0
     }
 
-    /// Directs an opened packet, whose destination is a VIP this pod serves, to the pod's address `own`.
+    /// Directs an opened packet, whose destination is a VIP this pod serves, to the pod's address `own`. A flow counts for
+    /// the peer `client` that begins it.
     ///
     /// # Errors
     /// [`NatError`]: drop the packet.
@@ -221,10 +237,11 @@ impl Nat {
         packet: &mut IpPacket<&mut [u8]>,
         partial: bool,
         own: IpAddr,
+        client: PeerId,
         now: Instant,
     ) -> Result<(), NatError> {
         self.forward(
-            Hook::Serve,
+            Some(client),
             packet,
             partial,
             now,
@@ -255,7 +272,7 @@ impl Nat {
         };
         let seed = self.seed;
         self.forward(
-            Hook::Call,
+            None,
             packet,
             partial,
             now,
@@ -293,7 +310,7 @@ impl Nat {
         now: Instant,
     ) -> Result<(), NatError> {
         self.forward(
-            Hook::Call,
+            None,
             packet,
             partial,
             now,

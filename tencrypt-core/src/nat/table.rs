@@ -6,7 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::{
+    lists::{Links, List, MAX_PLACES},
+    shares::{KINDS, Shares},
+};
 use crate::{
+    crypto::PeerId,
     lane_update::{FlowState, FlowUpdate},
     packet::Flow,
 };
@@ -25,11 +30,12 @@ const SYN: u8 = 2;
 const RST: u8 = 4;
 const ACK: u8 = 16;
 
+/// Of an owner's flows one in so many may be unconfirmed before they are pushed out ahead of confirmed ones: new flows
+/// have the time to be answered although nothing is free, and a flood of them ends no more than that.
+const UNCONFIRMED_PART: usize = 8;
+
 /// Of two translations that exclude each other and were told of within this time, every lane keeps the same one.
 const SIMULTANEOUS: Duration = Duration::from_secs(1);
-
-/// End of a list.
-const NONE: u32 = u32::MAX;
 
 /// Places at which packets are looked at. Each translation is found at two of these: one for packets on their way to
 /// the VIP, one for what comes back.
@@ -69,26 +75,24 @@ pub(super) struct Found {
     pub(super) to: Flow,
 }
 
-/// No room, and nothing that may be pushed out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Full;
-
-/// In which list a flow is: how long it may be idle, and whether it may be pushed out.
+/// In which list a flow is: how long it may be idle, and how early it is pushed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// TCP that is opening or closing; may be pushed out.
+    /// TCP that is opening or closing.
     Transitory,
     /// TCP that both sides have taken up.
     Established,
-    /// Another protocol, nothing has come back yet; may be pushed out.
+    /// Another protocol, nothing has come back yet.
     Unanswered,
     /// Another protocol, both directions seen.
     Answered,
 }
 
 impl Phase {
-    const ALL: [Self; 4] = [Self::Transitory, Self::Established, Self::Unanswered, Self::Answered];
-    const EVICTABLE: [Self; 2] = [Self::Transitory, Self::Unanswered];
+    const ALL: [Self; KINDS] = [Self::Transitory, Self::Established, Self::Unanswered, Self::Answered];
+    const UNCONFIRMED: [Self; 2] = [Self::Transitory, Self::Unanswered];
+    /// In the order in which they are pushed out.
+    const CONFIRMED: [Self; 2] = [Self::Answered, Self::Established];
 
     fn idle(self) -> Duration {
         match self {
@@ -109,8 +113,8 @@ struct Slot {
     closing: bool,
     phase: Phase,
     last: Instant,
-    prev: u32,
-    next: u32,
+    /// Number of the share that it counts for: that of the peer which began it, or the pod's own.
+    share: u32,
 }
 
 impl Slot {
@@ -153,16 +157,10 @@ impl Slot {
         FlowState { answered, established, closing }
     }
 
-    fn update(&self, state: Option<FlowState>) -> FlowUpdate {
-        let Self { hook, original, translated, .. } = *self;
-        FlowUpdate { serves: hook == Hook::Serve, original, translated, state }
+    fn update(&self, client: Option<PeerId>, state: Option<FlowState>) -> FlowUpdate {
+        let Self { original, translated, .. } = *self;
+        FlowUpdate { client, original, translated, state }
     }
-}
-
-#[derive(Debug, Clone, Copy)]
-struct List {
-    head: u32,
-    tail: u32,
 }
 
 #[derive(Debug)]
@@ -171,10 +169,12 @@ pub(super) struct Table {
     free: Vec<u32>,
     index: BTreeMap<(Hook, Flow), u32>,
     /// By [`Phase`], each ordered by last use, and so by expiry.
-    lists: [List; 4],
+    lists: [List; KINDS],
+    links: Links,
+    /// The same lists again for each owner of flows.
+    shares: Shares,
     /// Flows by their forward hook: Serve, Call.
     counts: [usize; 2],
-    capacity: usize,
     updates: Option<Updates>,
 }
 
@@ -214,9 +214,10 @@ impl Table {
             slots: Vec::new(),
             free: Vec::new(),
             index: BTreeMap::new(),
-            lists: [List { head: NONE, tail: NONE }; 4],
+            lists: [List::EMPTY; KINDS],
+            links: Links::default(),
+            shares: Shares::new(capacity.clamp(1, MAX_PLACES)),
             counts: [0; 2],
-            capacity: capacity.clamp(1, NONE as usize - 1),
             updates: None,
         }
     }
@@ -258,12 +259,11 @@ impl Table {
 
     /// Counts a packet that was found at `hook`.
     pub(super) fn note(&mut self, slot: u32, hook: Hook, tcp_flags: Option<u8>, now: Instant) {
-        self.unlink(slot);
         let entry = &mut self.slots[slot as usize];
-        let before = entry.state();
+        let (before, phase) = (entry.state(), entry.phase);
         entry.note(hook.is_forward(), tcp_flags);
         let (changed, half) = (before != entry.state(), entry.phase.idle() / 2);
-        self.link(slot, now);
+        self.relink(slot, phase, now);
         if let Some(updates) = &self.updates
             && (changed || !updates.is_fresh(slot, half, now))
         {
@@ -284,25 +284,19 @@ impl Table {
         let entry = &self.slots[slot as usize];
         if let Some(updates) = &mut self.updates {
             updates.told(slot, now);
-            updates.push(entry.update(Some(entry.state())));
+            updates.push(entry.update(self.shares.owner(entry.share), Some(entry.state())));
         }
     }
 
-    /// Takes what another lane tells.
-    ///
-    /// # Errors
-    /// [`Full`].
-    pub(super) fn learn(&mut self, update: &FlowUpdate, now: Instant) -> Result<(), Full> {
-        let hook = if update.serves { Hook::Serve } else { Hook::Call };
+    /// Takes what another lane tells. It counts for the same owner as there.
+    pub(super) fn learn(&mut self, update: &FlowUpdate, now: Instant) {
+        let hook = forward_hook(update.client);
         let ours = self.index.get(&(hook, update.original)).copied();
         let rival = self.index.get(&(hook.opposite(), update.translated.reverse())).copied();
         let same = ours.filter(|_| ours == rival);
         let slot = match (same, update.state) {
-            (Some(slot), None) => {
-                self.remove(slot);
-                return Ok(());
-            }
-            (None, None) => return Ok(()),
+            (Some(slot), None) => return self.remove(slot),
+            (None, None) => return,
             (Some(slot), Some(_)) => {
                 self.unlink(slot);
                 slot
@@ -310,11 +304,11 @@ impl Table {
             (None, Some(_)) => {
                 let others = [ours, rival];
                 if others.iter().flatten().any(|slot| self.holds_against(*slot, update, now)) {
-                    return Ok(());
+                    return;
                 }
                 others.into_iter().flatten().for_each(|slot| self.remove(slot));
-                self.make_room()?;
-                self.add(hook, update.original, update.translated, now)
+                self.make_room(update.client);
+                self.add(update.client, update.original, update.translated, now)
             }
         };
         let entry = &mut self.slots[slot as usize];
@@ -325,7 +319,6 @@ impl Table {
         if let Some(updates) = &mut self.updates {
             updates.told(slot, now);
         }
-        Ok(())
     }
 
     /// Tells if a flow stays although another lane tells of one that excludes it.
@@ -337,40 +330,52 @@ impl Table {
 
     /// Forgets a flow before its time, in all lanes.
     pub(super) fn forget(&mut self, slot: u32) {
+        let entry = &self.slots[slot as usize];
         if let Some(updates) = &mut self.updates {
-            updates.push(self.slots[slot as usize].update(None));
+            updates.push(entry.update(self.shares.owner(entry.share), None));
         }
         self.remove(slot);
     }
 
-    /// Adds a translation found at the forward `hook`, whose packet with these flags is its first. Neither of its
-    /// directions may be in the table.
+    /// Adds the translation of a flow that this peer began, or the pod itself, whose packet with these flags is its
+    /// first. Neither of its directions may be in the table. Where there is no room, another flow ends.
     pub(super) fn insert(
         &mut self,
-        hook: Hook,
+        client: Option<PeerId>,
         original: Flow,
         translated: Flow,
         tcp_flags: Option<u8>,
         now: Instant,
-    ) -> Result<(), Full> {
-        self.make_room()?;
-        let slot = self.add(hook, original, translated, now);
+    ) {
+        self.make_room(client);
+        let slot = self.add(client, original, translated, now);
         self.slots[slot as usize].note(true, tcp_flags);
         self.link(slot, now);
         self.tell(slot, now);
-        Ok(())
     }
 
-    fn make_room(&mut self) -> Result<(), Full> {
-        if self.len() >= self.capacity {
-            let oldest = self.oldest(&Phase::EVICTABLE, |slot| slot.last).ok_or(Full)?;
-            self.remove(oldest);
+    /// Pushes out a flow if `client` could not have another one otherwise.
+    fn make_room(&mut self, client: Option<PeerId>) {
+        let Some(payer) = self.shares.payer(client) else { return };
+        let lists = self.shares.lists(payer);
+        let of = |phases: [Phase; 2]| phases.map(|phase| lists[phase as usize]);
+        let (unconfirmed, confirmed) = (of(Phase::UNCONFIRMED), of(Phase::CONFIRMED));
+        let [unconfirmed_len, confirmed_len] =
+            [&unconfirmed, &confirmed].map(|lists| lists.iter().map(List::len).sum::<usize>());
+        let pushed_out = if unconfirmed_len * UNCONFIRMED_PART > unconfirmed_len + confirmed_len {
+            let heads = unconfirmed.iter().filter_map(List::first);
+            heads.min_by_key(|slot| self.slots[*slot as usize].last)
+        } else {
+            confirmed.iter().find_map(List::first)
+        };
+        if let Some(slot) = pushed_out {
+            self.remove(slot);
         }
-        Ok(())
     }
 
     /// A new slot, in no list yet.
-    fn add(&mut self, hook: Hook, original: Flow, translated: Flow, now: Instant) -> u32 {
+    fn add(&mut self, client: Option<PeerId>, original: Flow, translated: Flow, now: Instant) -> u32 {
+        let hook = forward_hook(client);
         let entry = Slot {
             hook,
             original,
@@ -380,8 +385,7 @@ impl Table {
             closing: false,
             phase: Phase::Unanswered,
             last: now,
-            prev: NONE,
-            next: NONE,
+            share: self.shares.add(client),
         };
         let slot = match self.free.pop() {
             Some(slot) => {
@@ -401,7 +405,8 @@ impl Table {
 
     pub(super) fn remove(&mut self, slot: u32) {
         self.unlink(slot);
-        let Slot { hook, original, translated, .. } = self.slots[slot as usize];
+        let Slot { hook, original, translated, share, .. } = self.slots[slot as usize];
+        self.shares.remove(share);
         self.index.remove(&(hook, original));
         self.index.remove(&(hook.opposite(), translated.reverse()));
         self.counts[side(hook)] -= 1;
@@ -425,39 +430,47 @@ impl Table {
 
     /// The first by `time` among the heads of these lists.
     fn oldest(&self, phases: &[Phase], time: impl Fn(&Slot) -> Instant) -> Option<u32> {
-        let heads = phases.iter().map(|phase| self.lists[*phase as usize].head).filter(|head| *head != NONE);
+        let heads = phases.iter().filter_map(|phase| self.lists[*phase as usize].first());
         heads.min_by_key(|head| time(&self.slots[*head as usize]))
     }
 
-    /// Appends a slot to the list of its phase.
+    /// Appends a slot to the lists of its phase.
     fn link(&mut self, slot: u32, now: Instant) {
-        let list = &mut self.lists[self.slots[slot as usize].phase as usize];
-        let tail = std::mem::replace(&mut list.tail, slot);
-        let mut last = now;
-        match tail {
-            NONE => list.head = slot,
-            tail => {
-                let tail = &mut self.slots[tail as usize];
-                tail.next = slot;
-                // Keeps the list sorted should time ever run backwards.
-                last = last.max(tail.last);
-            }
-        }
-        let entry = &mut self.slots[slot as usize];
-        (entry.prev, entry.next, entry.last) = (tail, NONE, last);
+        let Slot { phase, share, .. } = self.slots[slot as usize];
+        let list = &mut self.lists[phase as usize];
+        // Keeps the list sorted should time ever run backwards.
+        let before = list.last().map(|last| self.slots[last as usize].last);
+        self.slots[slot as usize].last = before.map_or(now, |before| before.max(now));
+        self.links.append(list, slot);
+        self.shares.append(share, phase as usize, slot);
     }
 
     fn unlink(&mut self, slot: u32) {
-        let Slot { phase, prev, next, .. } = self.slots[slot as usize];
-        match prev {
-            NONE => self.lists[phase as usize].head = next,
-            prev => self.slots[prev as usize].next = next,
-        }
-        match next {
-            NONE => self.lists[phase as usize].tail = prev,
-            next => self.slots[next as usize].prev = prev,
-        }
+        let Slot { phase, .. } = self.slots[slot as usize];
+        self.unlink_from(slot, phase);
     }
+
+    fn unlink_from(&mut self, slot: u32, phase: Phase) {
+        self.links.take_out(&mut self.lists[phase as usize], slot);
+        self.shares.take_out(self.slots[slot as usize].share, phase as usize, slot);
+    }
+
+    /// Moves a slot, which was in the lists of phase `before`, to the end of those of the phase it has now.
+    fn relink(&mut self, slot: u32, before: Phase, now: Instant) {
+        let entry = &mut self.slots[slot as usize];
+        if entry.phase == before && self.lists[before as usize].last() == Some(slot) {
+            // Last of all is last of its owner's, too.
+            entry.last = entry.last.max(now);
+            return;
+        }
+        self.unlink_from(slot, before);
+        self.link(slot, now);
+    }
+}
+
+/// The hook at which a flow's packets to the VIP are found: a peer's at a VIP that this pod serves, or the pod's own.
+pub(super) fn forward_hook(client: Option<PeerId>) -> Hook {
+    if client.is_some() { Hook::Serve } else { Hook::Call }
 }
 
 fn side(hook: Hook) -> usize {
@@ -466,8 +479,6 @@ fn side(hook: Hook) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -478,21 +489,24 @@ mod tests {
         fn assert_consistent(&self) {
             assert_eq!(self.index.len(), 2 * self.len());
             assert_eq!(self.counts[0] + self.counts[1], self.len());
-            let mut seen = BTreeSet::new();
+            let mut shares: BTreeMap<u32, [Vec<u32>; KINDS]> = BTreeMap::new();
             for phase in Phase::ALL {
-                let (mut at, mut prev) = (self.lists[phase as usize].head, NONE);
-                while at != NONE {
-                    let slot = &self.slots[at as usize];
-                    assert_eq!((slot.prev, slot.phase), (prev, phase));
-                    assert!(prev == NONE || self.slots[prev as usize].last <= slot.last);
-                    assert_eq!(self.index[&(slot.hook, slot.original)], at);
-                    assert_eq!(self.index[&(slot.hook.opposite(), slot.translated.reverse())], at);
-                    assert!(seen.insert(at));
-                    (prev, at) = (at, slot.next);
+                let places = self.links.places_of(&self.lists[phase as usize]);
+                assert!(places.is_sorted_by_key(|place| self.slots[*place as usize].last));
+                for place in places {
+                    let slot = &self.slots[place as usize];
+                    assert_eq!(slot.phase, phase);
+                    assert_eq!(self.index[&(slot.hook, slot.original)], place);
+                    assert_eq!(self.index[&(slot.hook.opposite(), slot.translated.reverse())], place);
+                    assert_eq!(forward_hook(self.shares.owner(slot.share)), slot.hook);
+                    shares.entry(slot.share).or_default()[phase as usize].push(place);
                 }
-                assert_eq!(self.lists[phase as usize].tail, prev);
             }
-            assert_eq!(seen.len(), self.len());
+            assert_eq!(shares.values().flatten().map(Vec::len).sum::<usize>(), self.len());
+            let mut lists = self.shares.check();
+            lists.retain(|_, lists| lists.iter().any(|list| !list.is_empty()));
+            let by_owner = shares.into_iter().map(|(share, lists)| (self.shares.owner(share), lists));
+            assert_eq!(lists, by_owner.collect());
         }
     }
 
@@ -510,9 +524,15 @@ mod tests {
         assert!(size_of::<Slot>() <= 112, "{}", size_of::<Slot>());
     }
 
+    /// The owner of flows of this number: the pod itself, and three peers.
+    fn owner(number: u8) -> Option<PeerId> {
+        (number > 0).then(|| PeerId::from_bytes([number; 32]))
+    }
+
     /// The table beside a list of everything in it, through random calls.
     #[derive(Debug, Clone, Copy)]
     struct Entry {
+        owner: u8,
         flow: Flow,
         last: Instant,
         answered: bool,
@@ -529,9 +549,45 @@ mod tests {
             }
         }
 
-        fn may_go(&self) -> bool {
-            if self.flow.protocol == TCP { !self.established || self.closing } else { !self.answered }
+        /// When it goes, compared to others of its owner.
+        fn worth(&self) -> (u8, Instant) {
+            let worth = match (self.flow.protocol == TCP, self.established && !self.closing, self.answered) {
+                (true, true, _) => 2,
+                (false, _, true) => 1,
+                _ => 0,
+            };
+            (worth, self.last)
         }
+
+        fn note(&mut self, forward: bool, flags: u8, now: Instant) {
+            self.last = now;
+            self.answered |= !forward;
+            match flags {
+                _ if flags & (FIN | RST) != 0 => self.closing = true,
+                _ if forward && flags & SYN != 0 && flags & ACK == 0 => {
+                    (self.answered, self.established, self.closing) = (false, false, false);
+                }
+                _ => self.established |= forward && self.answered && flags & ACK != 0,
+            }
+        }
+    }
+
+    const ROOM: usize = 6;
+
+    /// The owners of whom one has to make room for another flow of `owner`.
+    fn payers(model: &[Entry], owner: u8) -> Vec<u8> {
+        let flows = |owner: u8| model.iter().filter(|entry| entry.owner == owner).count();
+        if owner > 0 && flows(owner) >= ROOM / 2 {
+            return vec![owner];
+        }
+        if model.len() < ROOM {
+            return vec![];
+        }
+        let most = (1..=3).map(flows).max().unwrap_or_default();
+        if flows(0) + usize::from(owner == 0) > ROOM / 2 || most == 0 {
+            return vec![0];
+        }
+        (1..=3).filter(|peer| flows(*peer) == most).collect()
     }
 
     proptest! {
@@ -539,50 +595,48 @@ mod tests {
 
         #[test]
         fn the_table_does_what_a_plain_list_does(
-            steps in prop::collection::vec((0u16..12, any::<bool>(), any::<bool>(), 0u8..32, 0u64..300, 0u8..20), 1..120),
+            steps in prop::collection::vec(
+                (0u16..12, any::<bool>(), any::<bool>(), 0u8..32, 0u64..300, 0u8..20, 0u8..4),
+                1..120,
+            ),
         ) {
             let mut now = start();
-            let mut table = Table::new(6);
+            let mut table = Table::new(ROOM);
             let mut model: Vec<Entry> = Vec::new();
-            for (port, tcp, forward, flags, wait, jump) in steps {
+            for (port, tcp, forward, flags, wait, jump, by) in steps {
                 now += Duration::from_millis(wait * 100 + if jump == 0 { 7_000_000 } else { 1 });
                 model.retain(|entry| entry.last + entry.idle() > now);
                 let flow = flow(if tcp { TCP } else { 17 }, port);
-                let hook = if forward { Hook::Serve } else { Hook::Reply };
+                let to_vip = forward_hook(owner(by));
+                let hook = if forward { to_vip } else { to_vip.opposite() };
                 let seen = if forward { flow } else { translated(flow).reverse() };
-                let known = model.iter().position(|entry| entry.flow == flow);
+                let same_side = |entry: &Entry| (entry.owner > 0) == (by > 0);
+                let known = model.iter().position(|entry| entry.flow == flow && same_side(entry));
                 match (table.find(hook, seen, now), known) {
                     (Some(found), Some(at)) => {
                         prop_assert_eq!(found.to, if forward { translated(flow) } else { flow.reverse() });
                         table.note(found.slot, hook, Some(flags), now);
-                        let entry = &mut model[at];
-                        entry.last = now;
-                        entry.answered |= !forward;
-                        match flags {
-                            _ if flags & (FIN | RST) != 0 => entry.closing = true,
-                            _ if forward && flags & SYN != 0 && flags & ACK == 0 => {
-                                *entry = Entry { answered: false, established: false, closing: false, ..*entry };
-                            }
-                            _ => entry.established |= forward && entry.answered && flags & ACK != 0,
-                        }
+                        model[at].note(forward, flags, now);
                     }
                     (None, None) if forward => {
                         // Expired ones still take room until they are removed.
                         table.expire(now, usize::MAX);
-                        let mut fits = true;
-                        if model.len() == 6 {
-                            let oldest = model.iter().enumerate().filter(|(_, entry)| entry.may_go());
-                            match oldest.min_by_key(|(_, entry)| entry.last).map(|(at, _)| at) {
-                                Some(at) => drop(model.remove(at)),
-                                None => fits = false,
-                            }
+                        let payers = payers(&model, by);
+                        table.insert(owner(by), flow, translated(flow), Some(flags), now);
+                        let is_gone = |entry: &Entry| {
+                            !table.index.contains_key(&(forward_hook(owner(entry.owner)), entry.flow))
+                        };
+                        let gone: Vec<usize> = (0..model.len()).filter(|at| is_gone(&model[*at])).collect();
+                        prop_assert_eq!(gone.len(), usize::from(!payers.is_empty()));
+                        for at in gone {
+                            let entry = model.remove(at);
+                            prop_assert!(payers.contains(&entry.owner), "{entry:?} is none of {payers:?}");
+                            let mut others = model.iter().filter(|other| other.owner == entry.owner);
+                            prop_assert!(others.all(|other| entry.worth() <= other.worth()));
                         }
-                        let inserted = table.insert(hook, flow, translated(flow), Some(flags), now);
-                        prop_assert_eq!(inserted, if fits { Ok(()) } else { Err(Full) });
-                        if fits {
-                            let closing = flags & (FIN | RST) != 0;
-                            model.push(Entry { flow, last: now, answered: false, established: false, closing });
-                        }
+                        let closing = flags & (FIN | RST) != 0;
+                        let new = Entry { owner: by, flow, last: now, answered: false, established: false, closing };
+                        model.push(new);
                     }
                     (None, None) => {}
                     (found, known) => prop_assert!(false, "table {found:?}, model {known:?}"),

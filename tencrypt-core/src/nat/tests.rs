@@ -14,21 +14,21 @@ use crate::{
     testing::start,
 };
 
-const SYN: u8 = 0x02;
-const ACK: u8 = 0x10;
-const FIN: u8 = 0x11;
+pub(super) const SYN: u8 = 0x02;
+pub(super) const ACK: u8 = 0x10;
+pub(super) const FIN: u8 = 0x11;
 
 /// The addresses of one family.
 #[derive(Debug, Clone, Copy)]
-struct World {
-    client: &'static str,
-    vip: &'static str,
-    own: &'static str,
-    other: &'static str,
+pub(super) struct World {
+    pub(super) client: &'static str,
+    pub(super) vip: &'static str,
+    pub(super) own: &'static str,
+    pub(super) other: &'static str,
     router: &'static str,
 }
 
-const V4: World = World {
+pub(super) const V4: World = World {
     client: "10.244.1.7",
     vip: "10.96.0.10",
     own: "10.244.2.9",
@@ -38,27 +38,49 @@ const V4: World = World {
 const V6: World =
     World { client: "fd00:1::7", vip: "fd00:96::a", own: "fd00:2::9", other: "fd00:3::3", router: "fd00::1" };
 
-fn ip(text: &str) -> IpAddr {
+pub(super) fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-fn nat() -> Nat {
+pub(super) fn nat() -> Nat {
     Nat::new(7)
 }
 
-fn view(bytes: &mut [u8]) -> IpPacket<&mut [u8]> {
+pub(super) fn view(bytes: &mut [u8]) -> IpPacket<&mut [u8]> {
     IpPacket::parse(bytes).expect("well-formed")
 }
 
-fn serve(nat: &mut Nat, bytes: &mut [u8], own: &str, now: Instant) -> Result<(), NatError> {
-    nat.serve(&mut view(bytes), false, ip(own), now)
+/// A peer, by a number.
+pub(super) fn peer(number: u16) -> PeerId {
+    let mut key = [0; 32];
+    key[..2].copy_from_slice(&number.to_be_bytes());
+    PeerId::from_bytes(key)
 }
 
-fn reply(nat: &mut Nat, bytes: &mut [u8], now: Instant) -> NatOutcome {
+fn serve(nat: &mut Nat, bytes: &mut [u8], own: &str, now: Instant) -> Result<(), NatError> {
+    serve_to(nat, bytes, own, peer(1), now)
+}
+
+pub(super) fn serve_to(
+    nat: &mut Nat,
+    bytes: &mut [u8],
+    own: &str,
+    client: PeerId,
+    now: Instant,
+) -> Result<(), NatError> {
+    nat.serve(&mut view(bytes), false, ip(own), client, now)
+}
+
+pub(super) fn reply(nat: &mut Nat, bytes: &mut [u8], now: Instant) -> NatOutcome {
     nat.reply(&mut view(bytes), false, now)
 }
 
-fn balance(nat: &mut Nat, bytes: &mut [u8], service: &Service<'_>, now: Instant) -> Result<IpAddr, NatError> {
+pub(super) fn balance(
+    nat: &mut Nat,
+    bytes: &mut [u8],
+    service: &Service<'_>,
+    now: Instant,
+) -> Result<IpAddr, NatError> {
     nat.balance(&mut view(bytes), false, service, now)
 }
 
@@ -156,7 +178,7 @@ fn unfinished_checksums_are_right_once_finished() {
         let mut bytes = Sample::udp(client, vip, (5000, 80));
         let (at, offset) = make_unfinished(&mut bytes);
         let mut packet = view(&mut bytes);
-        assert_eq!(nat.serve(&mut packet, true, ip(own), now), Ok(()));
+        assert_eq!(nat.serve(&mut packet, true, ip(own), peer(1), now), Ok(()));
         packet.finish_checksum(at, offset).expect("inside");
         assert_eq!(bytes, Sample::udp(client, own, (5000, 80)));
         let mut bytes = Sample::tcp(own, client, (80, 5000), SYN);
@@ -548,37 +570,6 @@ fn the_timer_does_bounded_work() {
     assert_eq!(left, [744, 488, 232, 0]);
 }
 
-#[test]
-fn a_full_table_pushes_out_the_oldest_unconfirmed_flow_and_no_other() {
-    let World { client, vip, own, .. } = V4;
-    let (mut nat, mut now) = (Nat::with_capacity(7, 4, 4), start());
-    let mut open = |nat: &mut Nat, port: u16, answered: bool| {
-        now += Duration::from_secs(1);
-        let opened = serve(nat, &mut Sample::tcp(client, vip, (port, 80), SYN), own, now);
-        if answered && opened.is_ok() {
-            assert_eq!(
-                reply(nat, &mut Sample::tcp(own, client, (80, port), 0x12), now),
-                NatOutcome::Rewritten
-            );
-            serve(nat, &mut Sample::tcp(client, vip, (port, 80), ACK), own, now).expect("known");
-        }
-        opened
-    };
-    assert_eq!(open(&mut nat, 1, true), Ok(()));
-    assert_eq!(open(&mut nat, 2, false), Ok(()));
-    assert_eq!(open(&mut nat, 3, true), Ok(()));
-    assert_eq!(open(&mut nat, 4, false), Ok(()));
-    assert_eq!(open(&mut nat, 5, true), Ok(()));
-    assert_eq!(open(&mut nat, 6, true), Ok(()));
-    assert_eq!(nat.len(), 4);
-    // All established now.
-    assert_eq!(open(&mut nat, 7, false), Err(NatError::Full));
-    for (port, known) in [(1, true), (2, false), (3, true), (4, false), (5, true), (6, true)] {
-        let outcome = reply(&mut nat, &mut Sample::tcp(own, client, (80, port), ACK), now);
-        assert_eq!(outcome == NatOutcome::Rewritten, known, "{port}");
-    }
-}
-
 /// The answer to a packet: ports and kind of message turned round.
 fn answer_to(body: &Body) -> Body {
     match body.clone() {
@@ -615,7 +606,7 @@ proptest! {
         for packet in &mut packets {
             let mut copy = packet.clone();
             prop_assert_eq!(calling.balance(&mut view(&mut copy), false, &service, now), Ok(own));
-            prop_assert_eq!(serving.serve(&mut view(packet), false, own, now), Ok(()));
+            prop_assert_eq!(serving.serve(&mut view(packet), false, own, peer(1), now), Ok(()));
             prop_assert_eq!(&copy, packet);
         }
         prop_assert_eq!(&packets, &between(client, own, there));
@@ -677,7 +668,7 @@ proptest! {
             let Ok(mut packet) = IpPacket::parse(&mut bytes[..]) else { continue };
             let partial = random[5] % 4 == 0;
             match call {
-                0 => drop(nat.serve(&mut packet, partial, ip(V4.own), now)),
+                0 => drop(nat.serve(&mut packet, partial, ip(V4.own), peer(random[0].into()), now)),
                 1 => drop(nat.balance(&mut packet, partial, &service, now)),
                 2 => drop(nat.loop_back(&mut packet, partial, ip(V4.vip), ip(V4.client), &[ServicePort::new(1, 2)], now)),
                 3 => _ = nat.reply(&mut packet, partial, now),

@@ -5,9 +5,12 @@ use std::time::Instant;
 use super::{
     Nat, NatError, NatOutcome,
     fragments::{Decision, Key},
-    table::{Found, Full, Hook},
+    table::{Found, Hook, forward_hook},
 };
-use crate::packet::{Flow, IpPacket, Rewrite, RewriteError};
+use crate::{
+    crypto::PeerId,
+    packet::{Flow, IpPacket, Rewrite, RewriteError},
+};
 
 /// Other source ports tried for a flow that would coincide with another one. With half of the ports taken between the
 /// same two ends, all tries fail once in 65,536 times.
@@ -35,17 +38,18 @@ enum Known {
 }
 
 impl Nat {
-    /// Translates a packet to a VIP. Its flow is made known with what `choose` makes of it, unless it has a
-    /// translation that is `valid` still.
+    /// Translates a packet to a VIP, of this peer or of the pod itself. Its flow is made known with what `choose` makes
+    /// of it, unless it has a translation that is `valid` still.
     pub(super) fn forward(
         &mut self,
-        hook: Hook,
+        client: Option<PeerId>,
         packet: &mut IpPacket<&mut [u8]>,
         partial: bool,
         now: Instant,
         valid: impl FnOnce(Flow, Flow) -> bool,
         choose: impl FnOnce(Flow) -> Option<Flow>,
     ) -> Result<(), NatError> {
+        let hook = forward_hook(client);
         let flow = match self.look(hook, packet, now) {
             Known::Flow(found) if valid(found.from, found.to) => {
                 return Ok(self.carry_on(found, hook, packet, partial, now)?);
@@ -67,7 +71,7 @@ impl Nat {
         let to = self.unique(hook, flow, choose(flow).ok_or(NatError::NoEndpoint)?, now)?;
         let (key, flags) = (Key::of(hook, packet), packet.tcp_flags());
         packet.rewrite(Rewrite::between(flow, to), partial)?;
-        self.flows.insert(hook, flow, to, flags, now).map_err(|Full| NatError::Full)?;
+        self.flows.insert(client, flow, to, flags, now);
         self.remember(key, packet, now);
         Ok(())
     }

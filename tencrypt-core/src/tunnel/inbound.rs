@@ -193,10 +193,10 @@ impl Tunnel {
                 self.policy.remember(pair, key, self.revision(), until);
             }
         } else {
-            let served = self.peers.find(key).is_some_and(|peer| peer.is_served_under(destination));
-            match self.policy.own_address_beside(destination) {
-                Some(own) if served => {
-                    self.nat.serve(inner, partial, own, now).map_err(NatError::drop_reason)?
+            let served = self.peers.find(key).filter(|peer| peer.is_served_under(destination));
+            match (self.policy.own_address_beside(destination), served) {
+                (Some(own), Some(peer)) => {
+                    self.nat.serve(inner, partial, own, peer.id(), now).map_err(NatError::drop_reason)?
                 }
                 _ => return Err(DropReason::InnerDestination),
             }

@@ -270,7 +270,10 @@ impl Tunnel {
     pub fn handle_lane_update(&mut self, update: &LaneUpdate, now: Instant) {
         let lane = update.lane;
         let taken = match update.change {
-            LaneChange::Flow(flow) => self.nat.learn(&flow, now),
+            LaneChange::Flow(flow) => {
+                self.nat.learn(&flow, now);
+                true
+            }
             LaneChange::Found { address, peer } => self.lanes.found(address, peer, lane, now),
             LaneChange::Lost { address, peer } => {
                 self.lanes.lost(address, peer, lane);
