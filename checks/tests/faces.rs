@@ -10,11 +10,12 @@ const LIBRARIES: [&str; 5] = ["tencrypt", "tencrypt-dns", "tencrypt-lab", "tencr
 
 /// Types of third-party crates that a library may name, each with the path that it re-exports it at: a user who needs the
 /// type need not guess the crate's version.
-const REEXPORTS: [(&str, &str, &str); 9] = [
+const REEXPORTS: [(&str, &str, &str); 10] = [
     ("tencrypt", "bytes::bytes::Bytes", "tencrypt::sink::bytes::Bytes"),
     ("tencrypt", "bytes::bytes_mut::BytesMut", "tencrypt::sink::bytes::BytesMut"),
     ("tencrypt", "ipnet::ipnet::IpNet", "tencrypt::IpNet"),
     ("tencrypt", "zeroize::Zeroizing", "tencrypt::crypto::Zeroizing"),
+    ("tencrypt-dns", "ipnet::ipnet::IpNet", "tencrypt_dns::IpNet"),
     ("tencrypt-lab", "ipnet::ipnet::IpNet", "tencrypt_lab::IpNet"),
     ("tencrypt-lab", "ipnet::ipnet::Ipv4Net", "tencrypt_lab::Ipv4Net"),
     ("tencrypt-lab", "ipnet::ipnet::Ipv6Net", "tencrypt_lab::Ipv6Net"),

@@ -11,7 +11,8 @@ compile_error!("tencrypt-agent needs Linux: it works in network namespaces, with
 mod commands;
 #[doc(hidden)]
 pub mod config;
-mod control;
+#[doc(hidden)]
+pub mod control;
 #[cfg(feature = "demo")]
 mod demo;
 mod escape;

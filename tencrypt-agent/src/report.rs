@@ -55,6 +55,9 @@ pub(crate) struct StatusReport {
     /// Datagrams of floods that were kept out.
     #[serde(default)]
     pub screen: ScreenReport,
+    /// Names that were asked for; absent: DNS is not captured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub names: Option<NamesReport>,
     /// Drops by reason; every reason is there.
     pub drops: BTreeMap<String, u64>,
 }
@@ -242,6 +245,25 @@ pub(crate) struct ChainsReport {
     pub leak: u64,
 }
 
+/// Queries of the pod, since the start; up to a second old.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NamesReport {
+    /// Queries taken.
+    pub queries: u64,
+    /// Answers as the nameserver gave them.
+    pub answered: u64,
+    /// SERVFAIL for lack of an answer.
+    pub unanswered: u64,
+    /// SERVFAIL in place of an answer that gave a name of the project's own an address neither protected nor exempt.
+    pub withheld: u64,
+    /// Answers of that kind that `external_names` let pass.
+    pub external: u64,
+    /// The name in the last answer of that kind.
+    pub foreign_name: Option<String>,
+    /// Its address; absent: the answer could not be read.
+    pub foreign_address: Option<IpAddr>,
+}
+
 /// System calls that moved packets, since the start: beside the packets they tell how long trains are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CallsReport {
@@ -309,8 +331,28 @@ pub(crate) struct ExplainReport {
     pub protected: bool,
     /// The source is the pod's own address.
     pub own_source: bool,
+    /// The kernel leads packets of the pod's applications around the tunnel, whatever a lane would do with them; absent:
+    /// it does not say.
+    #[serde(default)]
+    pub around: Option<bool>,
     /// The same in words, for people.
     pub because: Vec<String>,
+}
+
+impl ExplainReport {
+    /// Takes in where the kernel leads a packet to the destination. One of this pod that is led around the tunnel passes as
+    /// it is, and no lane is asked.
+    pub(crate) fn note_route(&mut self, around: Option<bool>) {
+        self.around = around;
+        if around != Some(true) || !self.own_source || self.verdict == "bypass" {
+            return;
+        }
+        let (verdict, reason) = (self.verdict.clone(), self.reason.take());
+        let lane = reason.map_or(verdict.clone(), |reason| format!("{verdict}, {reason}"));
+        self.because.push(format!("the kernel leads it around the tunnel; a lane would say: {lane}"));
+        self.verdict = "bypass".to_owned();
+        self.peer = None;
+    }
 }
 
 impl From<&Explanation> for ExplainReport {
@@ -331,6 +373,7 @@ impl From<&Explanation> for ExplainReport {
             seen_internal: explanation.seen_internal,
             protected: explanation.protected,
             own_source: explanation.own_source,
+            around: None,
             because: explanation.reasons(),
         }
     }
@@ -510,6 +553,7 @@ mod tests {
             chains: ChainsReport { plain_in: 4, leak: 5 },
             calls: CallsReport { reads: 1, sends: 2, receives: 3, writes: 4 },
             screen: ScreenReport { up: false, dropped: 5, refused: 6 },
+            names: None,
             drops: drops(&stats),
         };
         let mut sum = report.clone();

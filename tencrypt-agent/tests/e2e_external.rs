@@ -4,11 +4,11 @@
 mod support;
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::{Cluster, LIMIT, Running};
+use support::{CANARY, Cluster, LIMIT, Running};
 use tencrypt_lab::{
     Asked, DNS_PORT, DnsReply, DnsServer, Pod, Signal, Snapshot, TcpServer, UdpEcho, Zone, dns_over_udp,
     dns_query, test, throughput, udp_echo,
@@ -125,6 +125,51 @@ fn an_external_destination_is_passed_on_once_and_then_led_around_the_tunnel() {
         net.cluster.say_canary(net.cluster.b.v4());
         probe.assert_only_encrypted();
     });
+}
+
+/// An address that a name of another project had, and that is a pod's of the tenant by now, while a socket to it is open.
+#[test]
+fn an_open_way_around_the_tunnel_ends_when_the_destination_turns_out_to_be_the_tenants() {
+    test("an_open_way_around_the_tunnel_ends_when_the_destination_turns_out_to_be_the_tenants", || {
+        let net = Named::new(1);
+        let probe = net.cluster.probe_also(net.other.addresses());
+        let a = net.up();
+        let sockets = net.other.addresses().map(|address| {
+            net.ask(address);
+            let socket = net.cluster.a.netns().run(|| connected(SocketAddr::new(address, UDP)));
+            socket.send(CANARY.as_bytes()).unwrap();
+            eventually("a route around the tunnel", || net.has_route_around(address));
+            (address, socket)
+        });
+        // The answer's time is over, and the socket keeps the way open: so the kernel says, whatever a lane would do.
+        for (address, _) in &sockets {
+            let explained = || a.ask(&["explain", "--json", &address.to_string()]);
+            eventually("the end of the answer", || explained()["standing"] == "unknown");
+            let why = explained();
+            assert_eq!((&why["verdict"], &why["around"]), (&"bypass".into(), &true.into()), "{why}");
+        }
+        assert!(probe.report().canary > 0, "the probe is blind");
+        let _other = net.cluster.up(&net.other, "");
+        for (address, socket) in &sockets {
+            eventually("the end of the way around", || {
+                socket.send(b"x").unwrap_or_default();
+                !net.has_route_around(*address)
+            });
+            let why = a.ask(&["explain", "--json", &address.to_string()]);
+            assert_eq!((&why["verdict"], &why["around"]), (&"encrypt".into(), &false.into()), "{why}");
+        }
+        probe.reset();
+        sockets.iter().for_each(|(_, socket)| assert!(socket.send(CANARY.as_bytes()).is_ok()));
+        eventually("records", || probe.report().tunnel > 0);
+        assert!(probe.report().is_clean(), "{}", probe.report());
+    });
+}
+
+fn connected(to: SocketAddr) -> UdpSocket {
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+    let socket = UdpSocket::bind(SocketAddr::new(any, 0)).unwrap();
+    socket.connect(to).unwrap();
+    socket
 }
 
 #[test]

@@ -20,6 +20,8 @@ const SEARCH: &str = "search shop.svc.k8s.corp svc.k8s.corp k8s.corp\noptions nd
 const UDP: u16 = 9001;
 /// Outside of the protected ranges, and not a pod's address.
 const OUTSIDE: &str = "203.0.113.7";
+/// Response code of what is withheld.
+const SERVFAIL: u16 = 2;
 /// Addresses of the other project besides its first, each the only one of a name: what asks for the name, by which
 /// way, alone can make the address known.
 const OTHERS: [(&str, &str); 4] = [
@@ -93,13 +95,15 @@ impl Named {
         }
     }
 
+    /// The settings of `a`; what is added is of `[dns]`.
+    fn settings(&self) -> String {
+        let (key_file, resolv_conf) = (self.cluster.key_file.display(), self.resolv_conf.display());
+        format!("[tenant]\nkey_file = \"{key_file}\"\n[dns]\nresolv_conf = \"{resolv_conf}\"\n")
+    }
+
     /// Protects both pods: `a` with its DNS captured and its project read from resolv.conf, `b` without.
     fn up(&self) -> [Running; 2] {
-        let extra = format!(
-            "[tenant]\nkey_file = \"{}\"\n[dns]\nresolv_conf = \"{}\"\n",
-            self.cluster.key_file.display(),
-            self.resolv_conf.display()
-        );
+        let extra = self.settings();
         let running = [self.cluster.up(&self.cluster.a, &extra), self.cluster.up(&self.cluster.b, "")];
         self.probe.reset();
         running
@@ -121,6 +125,18 @@ impl Named {
         assert!(report.canary > 0, "{to}: nothing readable: {report}");
         assert_eq!((report.leaks, report.lost, report.tunnel), (0, 0, 0), "{to}: {report}");
         self.probe.reset();
+    }
+
+    /// Waits until the tenant's pods have nothing to say any more: keepalives follow data by a second.
+    fn await_silence(&self) {
+        for _ in 0..20 {
+            self.probe.reset();
+            std::thread::sleep(Duration::from_millis(1_500));
+            if self.probe.report().tunnel == 0 {
+                return;
+            }
+        }
+        panic!("the tenant's pods do not fall silent");
     }
 
     /// Says the canary to pod `b` by this address, which must be encrypted.
@@ -148,6 +164,7 @@ fn zone(cluster: &Cluster, service: [IpAddr; 2], other: &Pod, partner: &Pod) -> 
         .alias("partner.shop.svc.k8s.corp", "partner.example.org")
         .alias("api.shop.svc.k8s.corp", "edge.example.org")
         .address("edge.example.org", ip(OUTSIDE))
+        .address("forged.shop.svc.k8s.corp", ip(OUTSIDE))
 }
 
 fn names_decide(at: Nameserver) {
@@ -171,8 +188,9 @@ fn names_decide(at: Nameserver) {
         assert_eq!(addresses.len(), 2, "{name}: {addresses:?}");
         addresses.into_iter().for_each(|address| net.assert_encrypted(address));
     }
-    // Another project, and ExternalName services of the own one: a host inside of the protected ranges, one outside.
-    for (name, expected) in [("web.other", 2), ("partner", 2), ("api", 1)] {
+    net.await_silence();
+    // Another project, and an ExternalName service of the own one for a host inside of the protected ranges.
+    for (name, expected) in [("web.other", 2), ("partner", 2)] {
         let addresses = net.resolve(name);
         assert_eq!(addresses.len(), expected, "{name}: {addresses:?}");
         for address in addresses {
@@ -187,7 +205,8 @@ fn names_decide(at: Nameserver) {
     assert!(why["fact"]["expires_s"].take().is_u64() && why["because"].take().is_array(), "{why}");
     let expected = serde_json::json!({
         "source": net.cluster.a.v4(), "destination": net.other.v4(), "verdict": "bypass", "reason": null, "peer": null,
-        "standing": "claimed", "seen_internal": false, "protected": true, "own_source": true, "because": null,
+        "standing": "claimed", "seen_internal": false, "protected": true, "own_source": true, "around": true,
+        "because": null,
         "fact": {
             "prefix": format!("{}/32", net.other.v4()), "class": "external", "source": "dns",
             "name": "web.other.svc.k8s.corp", "owner": null, "expires_s": null,
@@ -212,6 +231,48 @@ fn names_decide_with_an_ipv6_nameserver() {
     test("names_decide_with_an_ipv6_nameserver", || names_decide(Nameserver::PodV6));
 }
 
+/// Names of the tenant's own with an address outside of the cluster, whoever said so: an ExternalName service, and a forged
+/// answer.
+#[test]
+fn an_own_name_that_leads_outside_is_withheld_unless_external_names_says_otherwise() {
+    test("an_own_name_that_leads_outside_is_withheld_unless_external_names_says_otherwise", || {
+        let net = Named::new(Nameserver::Service);
+        let names = ["api.shop.svc.k8s.corp", "forged.shop.svc.k8s.corp"];
+        let ask = |name: &str, tcp: bool| {
+            let asked = if tcp { dns_over_tcp } else { dns_over_udp };
+            let query = dns_query(9, name, Asked::A, None);
+            let reply = asked(net.cluster.a.netns(), net.nameserver, &query, LIMIT).unwrap();
+            DnsReply::parse(&reply).unwrap()
+        };
+        let [a, _b] = net.up();
+        for (name, tcp) in names.into_iter().flat_map(|name| [(name, false), (name, true)]) {
+            let reply = ask(name, tcp);
+            assert_eq!((reply.code, reply.addresses.len()), (SERVFAIL, 0), "{name}, TCP {tcp}");
+        }
+        assert!(resolve(net.cluster.a.netns(), &net.resolv_conf, "api", LIMIT).is_err());
+        // What is right passes all the while.
+        net.resolve("web").into_iter().for_each(|address| net.assert_encrypted(address));
+        std::thread::sleep(Duration::from_secs(2));
+        let status = a.status();
+        let names_of = &status["names"];
+        assert!(names_of["withheld"].as_u64() >= Some(4) && names_of["external"] == 0, "{status}");
+        assert_eq!(names_of["foreign_address"], OUTSIDE, "{status}");
+        drop(a);
+        assert!(net.cluster.down(&net.cluster.a).status.success());
+
+        let a = net.cluster.up(&net.cluster.a, &format!("{}external_names = true\n", net.settings()));
+        net.probe.reset();
+        for name in names {
+            assert_eq!((ask(name, false).code, ask(name, true).addresses), (0, vec![ip(OUTSIDE)]), "{name}");
+            net.assert_plain(ip(OUTSIDE));
+        }
+        std::thread::sleep(Duration::from_secs(2));
+        let status = a.status();
+        assert_eq!((&status["names"]["withheld"], &status["names"]["external"]), (&0.into(), &4.into()));
+        assert_eq!(status["names"]["foreign_name"], names[1], "{status}");
+    });
+}
+
 #[test]
 fn without_a_search_domain_the_settings_say_which_names_are_the_tenants() {
     test("without_a_search_domain_the_settings_say_which_names_are_the_tenants", || {
@@ -231,6 +292,7 @@ fn without_a_search_domain_the_settings_say_which_names_are_the_tenants() {
         for address in net.resolve("web.shop.svc.k8s.corp") {
             net.assert_encrypted(address);
         }
+        net.await_silence();
         for address in net.resolve("web.other.svc.k8s.corp") {
             net.assert_plain(address);
         }

@@ -31,6 +31,10 @@ pub struct TunnelConfig {
     /// has to fit it, else no Tunnel is made; packets whose record does not fit are dropped and counted as
     /// [`TooBig`](crate::DropReason::TooBig). Default: 65,535, no limit of its own.
     pub max_datagram: u16,
+    /// Most peers at a time, each lane of one counted: about 4 KB each (docs/performance.md). Beyond that the one of the
+    /// least use loses its sessions. One source, an IPv4 address or an IPv6 network of 64 bits, has a quarter of them at
+    /// most. Default: 1,024.
+    pub max_peers: u16,
     /// This side's device takes packets whose TCP or UDP checksum is unfinished. Told to peers. Default: true.
     pub vnet: bool,
 }
@@ -38,6 +42,9 @@ pub struct TunnelConfig {
 impl TunnelConfig {
     /// The UDP port of tenant traffic: the first port of lane 0, and where every INIT goes.
     pub const DEFAULT_PORT: u16 = 8362;
+
+    /// Most peers at a time, if nothing else is said.
+    pub const DEFAULT_MAX_PEERS: u16 = 1_024;
 
     /// The defaults, with these protected ranges.
     pub fn new(protected: impl IntoIterator<Item = IpNet>) -> Self {
@@ -49,6 +56,7 @@ impl TunnelConfig {
             external: ExternalAuthority::Dns,
             dns: None,
             max_datagram: u16::MAX,
+            max_peers: Self::DEFAULT_MAX_PEERS,
             vnet: true,
         }
     }

@@ -37,7 +37,7 @@ pub enum Event {
         /// The peer.
         peer: PeerId,
     },
-    /// A destination did not answer INIT.
+    /// A destination did not answer INIT. Told once for as long as it stays silent and is asked at least each minute.
     HandshakeFailed {
         /// Destination of INIT.
         to: SocketAddr,

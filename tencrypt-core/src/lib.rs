@@ -22,6 +22,7 @@
 //!         Output::LaneUpdate(_update) => {}   // to the pod's other lanes, if it has any
 //!         Output::Transmit(_transmit) => {}   // the datagram in the buffer, behind the records in the DatagramSink
 //!         Output::Released(_packet) => {}     // past the tunnel, as it is
+//!         Output::Opened(_packet) => {}       // to the device
 //!         Output::Event(_event) => {}         // worth knowing
 //!         Output::Timeout(due) => break due,  // that is all; if the time is gone by, handle_timeout comes next
 //!     }

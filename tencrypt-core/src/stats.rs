@@ -33,7 +33,7 @@ pub enum DropReason {
     Limit,
     /// A destination inside the protected ranges that did not answer.
     UnknownDestination,
-    /// The oldest held packet made room for a newer one.
+    /// The oldest held packet made room for a newer one, or no more destinations could be asked that a packet would wait for.
     HeldFull,
     /// A held packet's destination did not answer in time.
     HeldTimeout,
@@ -138,6 +138,8 @@ pub struct Stats {
     pub opportunistic: u64,
     /// Handshakes completed, both roles.
     pub handshakes: u64,
+    /// Reports of the network that nobody listens at a destination; not packets. Anybody can forge one.
+    pub unreachable: u64,
     /// Updates for or from other lanes of the pod that found no room; not packets.
     pub lane_updates_lost: u64,
     drops: [u64; DropReason::ALL.len()],
@@ -154,6 +156,7 @@ impl Stats {
             held: 0,
             opportunistic: 0,
             handshakes: 0,
+            unreachable: 0,
             lane_updates_lost: 0,
             drops: [0; DropReason::ALL.len()],
         }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use tencrypt::{
-    directory::{Fact, FactSource},
+    directory::{Class, Fact, FactSource},
     packet::is_tunnel_address,
 };
 use thiserror::Error;
@@ -16,15 +16,19 @@ use thiserror::Error;
 use crate::{
     Name, Project,
     message::{CLASS_IN, Data, MessageError, Mismatch, Query, Record, Reply, record_type},
+    own_names::{Place, Ranges},
 };
 
 /// Longest chain of CNAMEs that is followed. BIND and Unbound follow 11 and more, but nothing longer than a few is in
 /// use; what lies behind a longer one is not classified.
 pub const MAX_LINKS: usize = 8;
-/// Most addresses of one reply that become facts. A headless service of 1,000 pods has that many.
+/// Most addresses of one reply that become facts. A headless service of 1,000 pods has that many. Further ones stay unknown:
+/// inside the protected ranges they are asked, and never spoken to in plain on the reply's word.
 pub const MAX_ADDRESSES: usize = 1_024;
 /// Shortest life of a fact: an answer that must not be cached is still used for a connection.
 pub const MIN_TTL: Duration = Duration::from_secs(1);
+/// Shortest life of a fact that an address is internal: what was resolved a moment ago is connected to in a moment.
+pub const MIN_INTERNAL_TTL: Duration = Duration::from_secs(60);
 /// Longest life of a fact, so that a wrong one ends.
 pub const MAX_TTL: Duration = Duration::from_secs(300);
 
@@ -70,7 +74,8 @@ pub fn classify_reply(
 /// The facts in a checked reply.
 ///
 /// The chain of CNAMEs is followed from the asked name; the addresses of the name at its end get that name's class, and
-/// live as long as the shortest-lived link. A fact is about one address, and its source names the end of the chain.
+/// live as long as the shortest-lived link, within [`MIN_TTL`] ([`MIN_INTERNAL_TTL`], where they are internal) and
+/// [`MAX_TTL`]. A fact is about one address, and its source names the end of the chain.
 /// Records of other names, other sections and other types are not looked at. Addresses that no packet of the tunnel
 /// may carry ([`is_tunnel_address`]) get no fact; an IPv4-mapped one is the IPv4 address that a connection to it would
 /// use.
@@ -97,13 +102,27 @@ pub fn classify_reply(
 /// let facts = facts(&query.verify(&reply)?, &project, now)?;
 /// assert_eq!((facts.len(), facts[0].class), (1, Class::Internal));
 /// assert_eq!(facts[0].prefix.addr(), IpAddr::from([10, 96, 0, 80]));
-/// assert_eq!(facts[0].expires, Some(now + Duration::from_secs(30)));
+/// assert_eq!(facts[0].expires, Some(now + Duration::from_secs(60)));
 /// # Ok(())
 /// # }
 /// ```
 pub fn facts(reply: &Reply<'_>, project: &Project, now: Instant) -> Result<Vec<Fact>, ClassifyError> {
+    if reply.query().question().is_none() {
+        return Ok(Vec::new());
+    }
+    facts_of(reply, &reply.records()?, project, None, now)
+}
+
+/// The facts in the `answers` of a checked reply. With `ranges` an address of the project's own names is internal only
+/// where it is protected; of an exempt one nothing is said, and one outside is external.
+pub(crate) fn facts_of(
+    reply: &Reply<'_>,
+    answers: &[Record],
+    project: &Project,
+    ranges: Option<&Ranges>,
+    now: Instant,
+) -> Result<Vec<Fact>, ClassifyError> {
     let Some(question) = reply.query().question() else { return Ok(Vec::new()) };
-    let records = reply.records()?;
     let wanted: fn(&IpAddr) -> bool = match question.record_type {
         record_type::A => IpAddr::is_ipv4,
         record_type::AAAA => IpAddr::is_ipv6,
@@ -113,9 +132,9 @@ pub fn facts(reply: &Reply<'_>, project: &Project, now: Instant) -> Result<Vec<F
     if reply.response_code() != 0 || question.class != CLASS_IN {
         return Ok(Vec::new());
     }
-    let end = follow(&records, &question.name)?;
+    let end = follow(answers, &question.name)?;
     let mut lives: BTreeMap<IpAddr, u32> = BTreeMap::new();
-    for record in records.iter().filter(|record| record.owner == end.name) {
+    for record in answers.iter().filter(|record| record.owner == end.name) {
         let Data::Address(address) = &record.data else { continue };
         let canonical = address.to_canonical();
         if !wanted(address) || !is_tunnel_address(canonical) || lives.len() == MAX_ADDRESSES {
@@ -124,12 +143,19 @@ pub fn facts(reply: &Reply<'_>, project: &Project, now: Instant) -> Result<Vec<F
         let ttl = record.ttl.min(end.ttl);
         lives.entry(canonical).and_modify(|known| *known = ttl.min(*known)).or_insert(ttl);
     }
-    let class = project.class_of(&end.name);
+    let named = project.class_of(&end.name);
     let source = FactSource::Dns(Arc::from(end.name.to_string()));
-    Ok(lives
-        .into_iter()
-        .map(|(address, ttl)| Fact::new(address, class, source.clone(), Some(expiry(now, ttl))))
-        .collect())
+    let fact = |(address, ttl)| {
+        let place = ranges.map_or(Place::Protected, |ranges| ranges.place(address));
+        let class = match (named, place) {
+            (Class::Internal, Place::Exempt) => return None,
+            (Class::Internal, Place::Outside) => Class::External,
+            (class, _) => class,
+        };
+        let least = if class == Class::Internal { MIN_INTERNAL_TTL } else { MIN_TTL };
+        Some(Fact::new(address, class, source.clone(), Some(expiry(now, ttl, least))))
+    };
+    Ok(lives.into_iter().filter_map(fact).collect())
 }
 
 /// The end of a chain of aliases.
@@ -158,6 +184,7 @@ pub(crate) fn follow(records: &[Record], start: &Name) -> Result<ChainEnd, Class
                     ttl = ttl.min(record.ttl);
                 }
                 Data::Address(_) | Data::Pointer(_) => ends_here = true,
+                Data::Hint(_) => {}
             }
         }
         match target {
@@ -170,9 +197,9 @@ pub(crate) fn follow(records: &[Record], start: &Name) -> Result<ChainEnd, Class
     }
 }
 
-/// End of a fact that lives `ttl` seconds from `now`, within [`MIN_TTL`] and [`MAX_TTL`].
-pub(crate) fn expiry(now: Instant, ttl: u32) -> Instant {
-    now + Duration::from_secs(ttl.into()).clamp(MIN_TTL, MAX_TTL)
+/// End of a fact that lives `ttl` seconds from `now`, within `least` and [`MAX_TTL`].
+pub(crate) fn expiry(now: Instant, ttl: u32, least: Duration) -> Instant {
+    now + Duration::from_secs(ttl.into()).clamp(least, MAX_TTL)
 }
 
 #[cfg(test)]

@@ -11,10 +11,14 @@
 //! - [`Name`]: domain names, compared label by label.
 //! - [`message`]: views of a query and of a reply that was checked against it.
 //! - [`facts`]: from a checked reply to facts.
+//! - [`Ranges`]: the addresses that names of the project's own may have.
 //! - [`interceptor`]: the state machine between clients and upstream servers; no sockets, no clock.
 //! - [`reverse`]: the reverse lookup of one address, as an optional source of facts.
 //! - [`framing`]: DNS messages in a TCP stream.
 //! - `proxy` (feature `proxy`): UDP and TCP on tokio around the interceptor.
+//!
+//! An answer that gives a name of the project's own an address that is neither protected nor exempt is withheld: the
+//! application gets SERVFAIL, since nothing but DNS says that its data may leave in plain.
 //!
 //! A forged reply is kept out as far as plain DNS allows: it must come from the address and port that was asked to a
 //! port that was opened for this one query, carry its id, and repeat its question bit by bit. What one that passes all
@@ -28,6 +32,7 @@ pub mod framing;
 pub mod interceptor;
 pub mod message;
 mod name;
+mod own_names;
 mod project;
 #[cfg(feature = "proxy")]
 pub mod proxy;
@@ -38,8 +43,11 @@ pub mod reverse;
 #[path = "../tests/common/wire.rs"]
 mod wire;
 
+pub use tencrypt::IpNet;
+
 pub use facts::classify_reply;
 pub use interceptor::Interceptor;
 pub use name::{Name, NameError};
+pub use own_names::{ForeignAddress, Ranges};
 pub use project::{Project, ProjectError};
 pub use resolv_conf::ResolvConf;

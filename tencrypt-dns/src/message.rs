@@ -13,7 +13,10 @@ use std::net::IpAddr;
 
 use hickory_proto::{
     op::{Message, OpCode},
-    rr::{self, DNSClass, RData, RecordType},
+    rr::{
+        self, DNSClass, RData, RecordType,
+        rdata::{HTTPS, SVCB, svcb::SvcParamValue},
+    },
     serialize::binary::{BinDecodable as _, BinDecoder},
 };
 use thiserror::Error;
@@ -39,6 +42,10 @@ pub mod record_type {
     pub const PTR: u16 = 12;
     /// IPv6 address.
     pub const AAAA: u16 = 28;
+    /// Service binding, which may hint at addresses (RFC 9460).
+    pub const SVCB: u16 = 64;
+    /// The same for HTTPS (RFC 9460).
+    pub const HTTPS: u16 = 65;
     /// Any type, in a question.
     pub const ANY: u16 = 255;
 }
@@ -243,6 +250,17 @@ pub enum Data {
     Alias(Name),
     /// PTR.
     Pointer(Name),
+    /// One of the addresses that SVCB or HTTPS hint at. It is used as an address is, and no fact is made of it.
+    Hint(IpAddr),
+}
+
+/// The records of a reply, by section.
+#[derive(Debug)]
+pub(crate) struct Sections {
+    /// The answer section's.
+    pub(crate) answers: Vec<Record>,
+    /// Those of the authority and the additional section.
+    pub(crate) others: Vec<Record>,
 }
 
 impl<'a> Reply<'a> {
@@ -270,8 +288,8 @@ impl<'a> Reply<'a> {
         self.header.0[2] & FLAG_TRUNCATED != 0
     }
 
-    /// A, AAAA, CNAME and PTR records of class IN in the answer section; the other sections must be well-formed, but
-    /// say nothing.
+    /// A, AAAA, CNAME and PTR records of class IN in the answer section, and the addresses that SVCB and HTTPS there hint
+    /// at; the other sections must be well-formed, but say nothing.
     ///
     /// The copy that is read has a header of ones: a name that leads there finds a pointer to beyond itself, which is
     /// an error. Lengths and counts are taken from the true header.
@@ -279,6 +297,11 @@ impl<'a> Reply<'a> {
     /// # Errors
     /// Any section is malformed or shorter than its count says, or names lead through too many pointers.
     pub fn records(&self) -> Result<Vec<Record>, MessageError> {
+        self.sections().map(|sections| sections.answers)
+    }
+
+    /// The same, with those of the other sections beside them.
+    pub(crate) fn sections(&self) -> Result<Sections, MessageError> {
         if longest_pointer_run(self.bytes) > MAX_POINTER_RUN {
             return Err(MessageError::Pointers);
         }
@@ -292,9 +315,9 @@ impl<'a> Reply<'a> {
                 .map_err(|_| MessageError::Records)
         };
         let answers = read(self.header.count(Section::Answer), false)?;
-        read(self.header.count(Section::Authority), false)?;
-        read(self.header.count(Section::Additional), true)?;
-        Ok(answers.into_iter().filter_map(record).collect())
+        let mut others = read(self.header.count(Section::Authority), false)?;
+        others.extend(read(self.header.count(Section::Additional), true)?);
+        Ok(Sections { answers: of_interest(&answers), others: of_interest(&others) })
     }
 }
 
@@ -364,20 +387,44 @@ fn with_unusable_header(bytes: &[u8]) -> Vec<u8> {
     copy
 }
 
-fn record(record: rr::Record) -> Option<Record> {
-    if record.dns_class != DNSClass::IN {
-        return None;
+/// The records of class IN that matter here; one for each address that a service binding hints at.
+fn of_interest(records: &[rr::Record]) -> Vec<Record> {
+    let mut found = Vec::with_capacity(records.len());
+    for record in records.iter().filter(|record| record.dns_class == DNSClass::IN) {
+        let Some(owner) = name_of(&record.name) else { continue };
+        let ttl = if record.ttl >> 31 == 0 { record.ttl } else { 0 };
+        let mut push = |data| found.push(Record { owner: owner.clone(), ttl, data });
+        match (&record.data, record.record_type()) {
+            (RData::A(address), RecordType::A) => push(Data::Address(IpAddr::V4(address.0))),
+            (RData::AAAA(address), RecordType::AAAA) => push(Data::Address(IpAddr::V6(address.0))),
+            (RData::CNAME(target), RecordType::CNAME) => {
+                name_of(&target.0).map(Data::Alias).into_iter().for_each(push);
+            }
+            (RData::PTR(target), RecordType::PTR) => {
+                name_of(&target.0).map(Data::Pointer).into_iter().for_each(push);
+            }
+            (RData::SVCB(service) | RData::HTTPS(HTTPS(service)), _) => {
+                hints(service).map(Data::Hint).for_each(push);
+            }
+            _ => {}
+        }
     }
-    let name = |name: &rr::Name| Name::from_labels(name.iter()).ok();
-    let data = match (&record.data, record.record_type()) {
-        (RData::A(address), RecordType::A) => Data::Address(IpAddr::V4(address.0)),
-        (RData::AAAA(address), RecordType::AAAA) => Data::Address(IpAddr::V6(address.0)),
-        (RData::CNAME(target), RecordType::CNAME) => Data::Alias(name(&target.0)?),
-        (RData::PTR(target), RecordType::PTR) => Data::Pointer(name(&target.0)?),
-        _ => return None,
-    };
-    let ttl = if record.ttl >> 31 == 0 { record.ttl } else { 0 };
-    Some(Record { owner: name(&record.name)?, ttl, data })
+    found
+}
+
+fn name_of(name: &rr::Name) -> Option<Name> {
+    Name::from_labels(name.iter()).ok()
+}
+
+/// The addresses that a service binding hints at (RFC 9460 section 7.3).
+fn hints(service: &SVCB) -> impl Iterator<Item = IpAddr> {
+    service.svc_params.iter().flat_map(|(_, value)| -> Vec<IpAddr> {
+        match value {
+            SvcParamValue::Ipv4Hint(hint) => hint.0.iter().map(|address| address.0.into()).collect(),
+            SvcParamValue::Ipv6Hint(hint) => hint.0.iter().map(|address| address.0.into()).collect(),
+            _ => Vec::new(),
+        }
+    })
 }
 
 /// Length of the longest run of pointers, each leading to the next, at any place where a name might be read.

@@ -14,7 +14,7 @@ use tencrypt::directory::{Class, Fact, FactSource};
 
 use crate::{
     Name, Project,
-    facts::{ClassifyError, expiry, follow},
+    facts::{ClassifyError, MIN_TTL, expiry, follow},
     message::{Data, Query, record_type},
 };
 
@@ -76,13 +76,13 @@ impl ReverseLookup {
             records.iter().filter(|record| record.owner == end.name).filter_map(|record| {
                 match &record.data {
                     Data::Pointer(name) => Some((name, record.ttl)),
-                    Data::Address(_) | Data::Alias(_) => None,
+                    Data::Address(_) | Data::Alias(_) | Data::Hint(_) => None,
                 }
             });
         let first = |class| names.clone().find(move |(name, _)| project.class_of(name) == class);
         let found =
             [Class::Internal, Class::External].into_iter().find_map(|class| Some((class, first(class)?)));
-        Ok(found.map(|(class, (name, ttl))| self.named(name, class, expiry(now, ttl.min(end.ttl)))))
+        Ok(found.map(|(class, (name, ttl))| self.named(name, class, expiry(now, ttl.min(end.ttl), MIN_TTL))))
     }
 
     fn named(&self, name: &Name, class: Class, expires: Instant) -> Fact {

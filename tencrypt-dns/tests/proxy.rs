@@ -19,8 +19,9 @@ use std::{
 
 use tencrypt::directory::{Class, Fact};
 use tencrypt_dns::{
-    Name, Project,
+    Name, Project, Ranges,
     interceptor::{Config, Stats},
+    message::Query,
     proxy::{FactSink, Handle, Listeners, MAX_CONNECTIONS, PlainSockets, Proxy, ProxyError, UpstreamSockets},
 };
 use tokio::{
@@ -78,7 +79,8 @@ impl Drop for Running {
 
 fn config(upstreams: &[SocketAddr]) -> Config {
     let project = Project::new("shop", Name::from_text("cluster.local").unwrap()).unwrap();
-    let mut config = Config::new(project, vec!["127.0.0.1".parse().unwrap()]);
+    let ranges = Ranges { protected: vec!["10.0.0.0/8".parse().unwrap()], exempt: vec![] };
+    let mut config = Config::new(project, vec!["127.0.0.1".parse().unwrap()], ranges);
     config.upstreams = upstreams.to_vec();
     config
 }
@@ -275,6 +277,24 @@ async fn d12_truncated_replies_are_passed_on_and_tcp_follows() {
     stream.write_all(&framed(&query)).await.unwrap();
     assert_eq!(soon(read_message(&mut stream)).await.unwrap(), internal_answer(&query));
     assert_eq!(proxy.sink.told().len(), 1);
+}
+
+#[tokio::test]
+async fn d06_an_own_name_with_a_foreign_address_is_withheld_by_udp_and_tcp() {
+    let forged = |query: &[u8]| wire::reply(query, &[wire::address(INTERNAL, 60, "203.0.113.10")]);
+    let by_udp = udp_server(move |query| Some(forged(query))).await;
+    let by_tcp = tcp_server(forged).await;
+    let query = wire::query(1, INTERNAL, wire::A);
+    let servfail = Query::parse(&query).unwrap().servfail();
+    let proxy = start(&[by_udp]);
+    assert_eq!(exchange(proxy.udp, &query).await, servfail);
+    until(&proxy.handle, |stats| stats.withheld == 1).await;
+    assert_eq!(proxy.handle.foreign_address().unwrap().name.to_string(), INTERNAL);
+    let proxy = start(&[by_tcp]);
+    let mut stream = TcpStream::connect(proxy.tcp).await.unwrap();
+    stream.write_all(&framed(&query)).await.unwrap();
+    assert_eq!(soon(read_message(&mut stream)).await.unwrap(), servfail);
+    assert_eq!(proxy.sink.told(), []);
 }
 
 #[tokio::test]

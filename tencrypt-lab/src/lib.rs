@@ -7,7 +7,7 @@
 //! - [`Node`], [`Pod`], [`join`], [`Node::service`], [`cable`]: the network.
 //! - [`Sniffer`]: the leak probe. [`Snapshot`]: is a namespace as it was?
 //! - [`Ping`], [`sweep`], [`transfer`], [`throughput`], [`http_get`], [`udp_echo`], [`send_bound`], [`send_train`],
-//!   [`send_spoofed`], [`Flood`]: traffic. Everything is bounded in time, and servers end when dropped.
+//!   [`send_spoofed`], [`send_unreachable`], [`RawUdp`], [`Flood`]: traffic. Everything is bounded in time, and servers end when dropped.
 //! - [`DnsServer`], [`resolve()`], [`dns_over_udp`], [`dns_over_tcp`]: names.
 //! - [`Program`]: the program under test.
 //!
@@ -57,7 +57,7 @@ pub use program::{Finished, Program, Signal, run_program};
 pub use resolve::resolve;
 pub use snapshot::Snapshot;
 pub use sniffer::{Keep, Report, Sniffer, Watch, hexdump};
-pub use spoof::send_spoofed;
+pub use spoof::{RawUdp, send_spoofed, send_unreachable};
 pub use tcp::{Direction, TcpServer, Throughput, Transfer, throughput, transfer};
 pub use topology::{Node, PLAIN_MTU, Pod, VXLAN_MTU, cable, join};
 pub use udp::{Binding, UdpEcho, send_bound, send_train, udp_echo};

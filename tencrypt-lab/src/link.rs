@@ -141,26 +141,20 @@ pub(crate) fn delete_address(name: &str, address: IpNet) -> Result<()> {
 
 /// Adds a unicast route to the main table.
 pub(crate) fn add_route(to: IpNet, gateway: IpAddr) -> Result<()> {
-    let family = family(gateway);
-    let scope = libc::RT_SCOPE_UNIVERSE;
-    let header = [
-        family,
-        to.prefix_len(),
-        0,
-        0,
-        libc::RT_TABLE_MAIN,
-        libc::RTPROT_STATIC,
-        scope,
-        libc::RTN_UNICAST,
-        0,
-        0,
-        0,
-        0,
-    ];
-    let request = Request::new(libc::RTM_NEWROUTE, CREATE, &header)
-        .attr(libc::RTA_DST, &octets(to.addr()))
-        .attr(libc::RTA_GATEWAY, &octets(gateway));
+    let request = route_request(libc::RTM_NEWROUTE, CREATE, to).attr(libc::RTA_GATEWAY, &octets(gateway));
     ask(request, "add a route")
+}
+
+/// Takes a route out of the main table.
+pub(crate) fn delete_route(to: IpNet) -> Result<()> {
+    ask(route_request(libc::RTM_DELROUTE, 0, to), "delete a route")
+}
+
+fn route_request(kind: u16, flags: u16, to: IpNet) -> Request {
+    let (table, protocol, scope) = (libc::RT_TABLE_MAIN, libc::RTPROT_STATIC, libc::RT_SCOPE_UNIVERSE);
+    let header =
+        [family(to.addr()), to.prefix_len(), 0, 0, table, protocol, scope, libc::RTN_UNICAST, 0, 0, 0, 0];
+    Request::new(kind, flags, &header).attr(libc::RTA_DST, &octets(to.addr()))
 }
 
 /// Waits until a device has its IPv6 link-local address and every IPv6 address of it is usable: the kernel finishes

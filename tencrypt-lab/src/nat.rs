@@ -6,6 +6,8 @@
 
 use std::net::IpAddr;
 
+use ipnet::Ipv4Net;
+
 use crate::error::{During, Result};
 use crate::link::octets;
 use crate::netlink::{Netlink, Request};
@@ -62,9 +64,36 @@ pub(crate) fn forward(service: IpAddr, backends: &[IpAddr], ports: &Ports) -> Re
     commit(&rules.into_iter().map(Rule::request).collect::<Vec<_>>())
 }
 
+/// Removes the rules of all services.
+pub(crate) fn end_services() -> Result<()> {
+    commit(&[Family::V4, Family::V6].map(|family| family.without_rules(SERVICES)))
+}
+
+/// Lets translated connections keep their source.
+pub(crate) fn keep_sources() -> Result<()> {
+    commit(&[Family::V4, Family::V6].map(|family| family.without_rules(RETURN_PATH)))
+}
+
+/// Gives packets between two ranges the address of this namespace that is nearest to their destination.
+pub(crate) fn masquerade(from: Ipv4Net, to: Ipv4Net) -> Result<()> {
+    const SOURCE: u32 = 12;
+    const DESTINATION: u32 = 16;
+    let rule = Rule::new(Family::V4, RETURN_PATH).in_range(SOURCE, from).in_range(DESTINATION, to);
+    commit(&[rule.masquerade().request()])
+}
+
+/// Forgets every connection that this namespace tracks (include/uapi/linux/netfilter/nfnetlink_conntrack.h).
+pub(crate) fn forget_connections() -> Result<()> {
+    const IPCTNL_MSG_CT_DELETE: u16 = 2;
+    let kind = (libc::NFNL_SUBSYS_CTNETLINK as u16) << 8 | IPCTNL_MSG_CT_DELETE;
+    let all = Request::new(kind, 0, &[libc::AF_UNSPEC as u8, 0, 0, 0]);
+    Netlink::netfilter().and_then(|mut netlink| netlink.ask(&all)).during("forget connections")
+}
+
 const NFT_MSG_NEWTABLE: u16 = 0;
 const NFT_MSG_NEWCHAIN: u16 = 3;
 const NFT_MSG_NEWRULE: u16 = 6;
+const NFT_MSG_DELRULE: u16 = 8;
 const NEW: u16 = libc::NLM_F_CREATE as u16;
 const APPEND: u16 = (libc::NLM_F_CREATE | libc::NLM_F_APPEND) as u16;
 
@@ -89,6 +118,10 @@ impl Family {
     fn message(self, kind: u16, flags: u16) -> Request {
         let subsystem = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
         Request::new(subsystem | kind, flags, &[self.number(), 0, 0, 0])
+    }
+
+    fn without_rules(self, chain: &str) -> Request {
+        self.message(NFT_MSG_DELRULE, 0).text(1, TABLE).text(2, chain)
     }
 
     fn chain(self, name: &str, hook: u32, priority: i32) -> Request {
@@ -149,6 +182,22 @@ impl Rule {
         self.payload(1, offset, length).compare(0, &octets(address))
     }
 
+    /// The IPv4 address at this offset of the header is in a range.
+    fn in_range(self, offset: u32, range: Ipv4Net) -> Self {
+        self.payload(1, offset, 4).masked(range.netmask().octets()).compare(0, &range.network().octets())
+    }
+
+    /// Keeps these bits of register 1.
+    fn masked(self, bits: [u8; 4]) -> Self {
+        self.with("bitwise", |e| {
+            e.attr(1, &REGISTER_1.to_be_bytes())
+                .attr(2, &REGISTER_1.to_be_bytes())
+                .attr(3, &4u32.to_be_bytes())
+                .nest(4, |mask| mask.attr(1, &bits))
+                .nest(5, |xor| xor.attr(1, &[0; 4]))
+        })
+    }
+
     fn port(self, protocol: u8, port: u16) -> Self {
         const NFT_META_L4PROTO: u32 = 16;
         self.with("meta", |e| e.attr(2, &NFT_META_L4PROTO.to_be_bytes()).attr(1, &REGISTER_1.to_be_bytes()))
@@ -176,13 +225,7 @@ impl Rule {
         const NFT_CT_STATUS: u32 = 2;
         const IPS_DST_NAT: u32 = 1 << 5;
         self.with("ct", |e| e.attr(2, &NFT_CT_STATUS.to_be_bytes()).attr(1, &REGISTER_1.to_be_bytes()))
-            .with("bitwise", |e| {
-                e.attr(1, &REGISTER_1.to_be_bytes())
-                    .attr(2, &REGISTER_1.to_be_bytes())
-                    .attr(3, &4u32.to_be_bytes())
-                    .nest(4, |mask| mask.attr(1, &IPS_DST_NAT.to_ne_bytes()))
-                    .nest(5, |xor| xor.attr(1, &0u32.to_ne_bytes()))
-            })
+            .masked(IPS_DST_NAT.to_ne_bytes())
             .compare(1, &0u32.to_ne_bytes())
     }
 

@@ -104,6 +104,56 @@ impl Node {
         self.netns.run(|| nat::forward(service, backends, ports))
     }
 
+    /// Takes away all services of this node, and forgets the connections that it translated: so does kube-proxy where a
+    /// service's backend is gone, before it forwards to another one.
+    ///
+    /// # Errors
+    /// [`Error::Os`](crate::Error::Os) if the kernel tracks no connections.
+    pub fn end_services(&self) -> Result<()> {
+        self.netns.run(|| nat::end_services().and_then(|()| nat::forget_connections()))
+    }
+
+    /// From now on backends see the addresses of a service's clients, as with kube-proxy between nodes. Their replies
+    /// have to come by this node.
+    ///
+    /// # Errors
+    /// [`Error::Os`](crate::Error::Os) if the kernel has no nftables.
+    pub fn keep_sources(&self) -> Result<()> {
+        self.netns.run(nat::keep_sources)
+    }
+
+    /// Gives what this node forwards from one range to another an address of the node's own as source.
+    ///
+    /// # Errors
+    /// [`Error::Os`](crate::Error::Os) if the kernel has not nftables' address translation.
+    pub fn masquerade(&self, from: Ipv4Net, to: Ipv4Net) -> Result<()> {
+        self.netns.run(|| nat::masquerade(from, to))
+    }
+
+    /// Gives `br0` a further address.
+    ///
+    /// # Errors
+    /// [`Error::Os`](crate::Error::Os) if it has the address already.
+    pub fn add_address(&self, address: IpNet) -> Result<()> {
+        self.netns.run(|| link::add_address(BRIDGE, address))
+    }
+
+    /// Adds a route.
+    ///
+    /// # Errors
+    /// [`Error::Os`](crate::Error::Os) if there is one, or the gateway is not next to this node.
+    pub fn add_route(&self, to: IpNet, gateway: IpAddr) -> Result<()> {
+        self.netns.run(|| link::add_route(to, gateway))
+    }
+
+    /// Takes a route away.
+    ///
+    /// # Errors
+    /// [`Error::Os`](crate::Error::Os) if there is none to this range.
+    pub fn delete_route(&self, to: IpNet) -> Result<()> {
+        self.netns.run(|| link::delete_route(to))
+    }
+
     /// The node's namespace.
     pub fn netns(&self) -> &NetNs {
         &self.netns

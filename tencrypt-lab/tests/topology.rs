@@ -2,13 +2,15 @@
 
 mod common;
 
-use std::net::{IpAddr, SocketAddr};
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::time::{Duration, Instant};
 
 use common::Network;
 use tencrypt_lab::{
-    Binding, Direction, HttpServer, NetNs, Ping, Ports, Snapshot, TcpServer, UdpEcho, cable, http_get,
-    send_bound, sweep, test, throughput, transfer, udp_echo,
+    Binding, Direction, HttpServer, NetNs, Node, Ping, Ports, RawUdp, Snapshot, TcpServer, UdpEcho,
+    VXLAN_MTU, cable, http_get, join, send_bound, send_unreachable, sweep, test, throughput, transfer,
+    udp_echo,
 };
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -203,5 +205,76 @@ fn a_cable_joins_two_namespaces_at_its_mtu() {
         ping(&other, "10.200.0.1".parse().unwrap());
         let report = sweep(&one, "10.200.0.2".parse().unwrap(), 1399..=1402, false).unwrap();
         assert_eq!(report.unanswered, [1401, 1402], "{report:?}");
+    });
+}
+
+#[test]
+fn between_routed_nodes_sources_are_translated_kept_behind_services_and_services_end() {
+    test("between_routed_nodes_sources_are_translated_kept_behind_services_and_services_end", || {
+        let near = Node::new("10.128.0.1/24".parse().unwrap(), "fd00:128::1/64".parse().unwrap()).unwrap();
+        let far = Node::new("10.128.2.1/24".parse().unwrap(), "fd00:128::2:1/64".parse().unwrap()).unwrap();
+        join(&near, &far).unwrap();
+        let between = IpAddr::from([10, 128, 2, 254]);
+        near.add_address("10.128.2.254/24".parse().unwrap()).unwrap();
+        far.add_route("10.128.0.0/24".parse().unwrap(), between).unwrap();
+        let a = near.pod([10, 128, 0, 21].into(), "fd00:128::21".parse().unwrap(), VXLAN_MTU).unwrap();
+        let b = far.pod([10, 128, 2, 22].into(), "fd00:128::22".parse().unwrap(), VXLAN_MTU).unwrap();
+        let service = IpAddr::from([172, 30, 0, 10]);
+        near.service(service, &[b.v4()], &Ports::All).unwrap();
+
+        let server = b.netns().run(|| UdpSocket::bind((b.v4(), 9000))).unwrap();
+        server.set_read_timeout(Some(LIMIT)).unwrap();
+        // The address that the server sees, once its answer came from where the question went.
+        let seen = |to: IpAddr| {
+            let client = a.netns().run(|| UdpSocket::bind((a.v4(), 0))).unwrap();
+            client.set_read_timeout(Some(LIMIT)).unwrap();
+            client.connect((to, 9000)).unwrap();
+            client.send(b"question").unwrap();
+            let mut buffer = [0; 16];
+            let (_, from) = server.recv_from(&mut buffer).unwrap();
+            server.send_to(b"answer", from).unwrap();
+            assert_eq!(client.recv(&mut buffer).unwrap(), 6);
+            from.ip()
+        };
+        assert_eq!((seen(b.v4()), seen(service)), (a.v4(), between));
+        near.keep_sources().unwrap();
+        assert_eq!((seen(b.v4()), seen(service)), (a.v4(), a.v4()));
+        near.masquerade("10.128.0.0/24".parse().unwrap(), "10.128.2.0/24".parse().unwrap()).unwrap();
+        assert_eq!(seen(b.v4()), between);
+
+        let socket = a.netns().run(|| UdpSocket::bind((a.v4(), 0))).unwrap();
+        socket.connect((service, 9000)).unwrap();
+        socket.send(b"before").unwrap();
+        near.end_services().unwrap();
+        server.set_nonblocking(true).unwrap();
+        while server.recv(&mut [0; 16]).is_ok() {}
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let _ = socket.send(b"after");
+        assert!(socket.recv(&mut [0; 16]).is_err());
+        assert!(server.recv(&mut [0; 16]).is_err(), "a connection of before goes on");
+    });
+}
+
+#[test]
+fn raw_sockets_say_what_others_would() {
+    test("raw_sockets_say_what_others_would", || {
+        let net = Network::new();
+        let at = |address: IpAddr, port| match address {
+            IpAddr::V4(address) => SocketAddrV4::new(address, port),
+            IpAddr::V6(_) => unreachable!("of IPv4"),
+        };
+        let (a, b) = (at(net.a.v4(), 9000), at(net.b.v4(), 9000));
+        let to = RawUdp::open(net.a.netns(), a.port()).unwrap();
+        let liar = RawUdp::open(net.far.netns(), 9000).unwrap();
+        liar.send(b, a, b"not of b").unwrap();
+        assert_eq!(to.receive(LIMIT).unwrap(), Some((b.into(), b"not of b".to_vec())));
+        assert_eq!(to.receive(Duration::from_millis(20)).unwrap(), None);
+
+        let socket = net.a.netns().run(|| UdpSocket::bind((net.a.v4(), 9001))).unwrap();
+        socket.connect(b).unwrap();
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        let stranger = [198, 51, 100, 7].into();
+        send_unreachable(net.far.netns(), stranger, (at(net.a.v4(), 9001), b)).unwrap();
+        assert_eq!(socket.recv(&mut [0; 16]).unwrap_err().kind(), ErrorKind::ConnectionRefused);
     });
 }

@@ -4,18 +4,23 @@
 //! Everything follows from one seed. A test prints it on failure; [`seeds`] reads `TENCRYPT_SIM_SEED` to replay one.
 #![forbid(unsafe_code)]
 
+mod liar;
+mod liar_host;
 mod model;
 mod network;
 mod packets;
 mod pod;
 mod random;
 mod tenant;
+mod translation;
 mod transport;
 mod world;
 
+pub use liar::{Heard, Liar};
+pub use liar_host::{LiarHost, Wired};
 pub use model::{Model, Violation};
 pub use network::Weather;
-pub use packets::{Endpoint, read_udp, udp};
+pub use packets::{Endpoint, echo_request, read_udp, udp};
 pub use pod::{PodId, PodOptions};
 pub use random::Random;
 pub use tenant::Tenant;

@@ -8,12 +8,12 @@ use crate::{packets::read_udp, pod::PodId};
 #[derive(Debug, Clone)]
 struct Sent {
     from: PodId,
-    to: Option<PodId>,
+    to: Vec<PodId>,
     destination: IpAddr,
     bytes: Vec<u8>,
     delivered: u32,
-    /// The source it came out with.
-    came_from: Option<IpAddr>,
+    /// The pod that it came out at, with these ends.
+    came_out: Option<(PodId, IpAddr, IpAddr)>,
 }
 
 /// Every packet that applications sent, and what became of it.
@@ -50,18 +50,19 @@ impl Model {
         &mut self,
         number: u64,
         from: PodId,
-        to: Option<PodId>,
+        to: Vec<PodId>,
         destination: IpAddr,
         bytes: Vec<u8>,
     ) {
-        self.sent.insert(number, Sent { from, to, destination, bytes, delivered: 0, came_from: None });
+        self.sent.insert(number, Sent { from, to, destination, bytes, delivered: 0, came_out: None });
     }
 
+    /// `leads(a, b)`: the network leads from `a`, a service's address, to `b`.
     pub(crate) fn deliver(
         &mut self,
         at: PodId,
         own: &[IpAddr],
-        vips: &BTreeMap<IpAddr, IpAddr>,
+        leads: impl Fn(IpAddr, IpAddr) -> bool,
         bytes: &[u8],
     ) {
         let Some((source, destination, payload)) = read_udp(bytes) else {
@@ -78,16 +79,18 @@ impl Model {
         if sent.delivered > 1 {
             self.violations.push(Violation::Duplicate(number));
         }
-        if sent.to != Some(at) {
+        if !sent.to.contains(&at) {
             self.violations.push(Violation::WrongPod(number, at));
         }
-        sent.came_from = Some(source.0);
+        sent.came_out = Some((at, source.0, destination.0));
         // The destination may have been a VIP that the receiver turned into its own address, and the source have become
         // the VIP that the packet answers.
-        let source = (vips.get(&source.0).copied().unwrap_or(source.0), source.1);
         let before = read_udp(&sent.bytes);
         let same = before.is_some_and(|(from, to, before)| {
-            from == source && to.1 == destination.1 && before == payload && own.contains(&destination.0)
+            (from.0 == source.0 || leads(source.0, from.0))
+                && (from.1, to.1) == (source.1, destination.1)
+                && before == payload
+                && own.contains(&destination.0)
         });
         if !same {
             self.violations.push(Violation::Altered(number));
@@ -109,7 +112,19 @@ impl Model {
     /// The source that this packet came out with.
     #[must_use]
     pub fn source_of(&self, number: u64) -> Option<IpAddr> {
-        self.sent.get(&number)?.came_from
+        self.came_out(number).map(|(_, source, _)| source)
+    }
+
+    /// The pod at which this packet came out, and the source and destination that it came out with.
+    #[must_use]
+    pub fn came_out(&self, number: u64) -> Option<(PodId, IpAddr, IpAddr)> {
+        self.sent.get(&number)?.came_out
+    }
+
+    /// The address that this packet was sent to.
+    #[must_use]
+    pub fn destination_of(&self, number: u64) -> Option<IpAddr> {
+        Some(self.sent.get(&number)?.destination)
     }
 
     /// Packets sent, and packets that came out.

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::random::Random;
+use crate::{random::Random, translation::Translation};
 
 /// The network's treatment of datagrams.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +43,7 @@ pub(crate) struct Datagram {
 pub(crate) struct Network {
     pub(crate) weather: Weather,
     pub(crate) vips: BTreeMap<IpAddr, IpAddr>,
+    pub(crate) translation: Translation,
     /// A connection tracker's memory of flows to VIPs: by the client's address and the source port it was given,
     /// the client's own port, and the backend that alone may answer there.
     translated: BTreeMap<SocketAddr, (u16, SocketAddr)>,
@@ -55,6 +56,7 @@ impl Network {
         Self {
             weather,
             vips: BTreeMap::new(),
+            translation: Translation::default(),
             translated: BTreeMap::new(),
             under_way: BTreeMap::new(),
             numbered: 0,
@@ -62,7 +64,9 @@ impl Network {
     }
 
     pub(crate) fn send(&mut self, mut datagram: Datagram, now: Instant, random: &mut Random) {
-        if let Some(backend) = self.vips.get(&datagram.to.ip()) {
+        if let Some((from, to)) = self.translation.apply(datagram.from, datagram.to, now, random) {
+            (datagram.from, datagram.to) = (from, to);
+        } else if let Some(backend) = self.vips.get(&datagram.to.ip()) {
             // The worst case: the tracker has a flow of these ends already, and gives this one another source port.
             let own = datagram.from.port();
             datagram.to.set_ip(*backend);
@@ -80,6 +84,20 @@ impl Network {
                 _ => return,
             }
         }
+        self.pass(datagram, now, random);
+    }
+
+    /// A datagram whose source is made up. It is led to where it goes, and changes nothing of what the network knows of flows:
+    /// a network that takes such sources for its pods' can be made to lose everybody's datagrams, whatever they hold.
+    pub(crate) fn stray(&mut self, mut datagram: Datagram, now: Instant, random: &mut Random) {
+        let backends = self.backends(datagram.to.ip());
+        if !backends.is_empty() {
+            datagram.to.set_ip(backends[random.below(backends.len() as u64) as usize]);
+        }
+        self.pass(datagram, now, random);
+    }
+
+    fn pass(&mut self, datagram: Datagram, now: Instant, random: &mut Random) {
         if random.chance(self.weather.loss) {
             return;
         }
@@ -88,6 +106,14 @@ impl Network {
             let at = now + self.weather.delay + random.duration(self.weather.jitter);
             self.numbered += 1;
             self.under_way.insert((at, self.numbered), datagram.clone());
+        }
+    }
+
+    /// The pods that an address leads to, if it is no pod's own.
+    pub(crate) fn backends(&self, address: IpAddr) -> &[IpAddr] {
+        match self.vips.get(&address) {
+            Some(backend) => std::slice::from_ref(backend),
+            None => self.translation.backends(address),
         }
     }
 

@@ -1,10 +1,11 @@
-//! UDP packets that carry a number, with checksums made from scratch.
+//! UDP packets that carry a number, and echo requests, with checksums made from scratch.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use pnet_packet::{
     MutablePacket, Packet,
-    ip::IpNextHeaderProtocols,
+    icmp::{IcmpTypes, echo_request::MutableEchoRequestPacket},
+    ip::{IpNextHeaderProtocol, IpNextHeaderProtocols},
     ipv4::{Ipv4Flags, Ipv4Packet, MutableIpv4Packet},
     ipv6::{Ipv6Packet, MutableIpv6Packet},
     udp::{MutableUdpPacket, UdpPacket},
@@ -30,7 +31,9 @@ pub fn udp(source: Endpoint, destination: Endpoint, payload: &[u8]) -> Vec<u8> {
     assert!(payload.len() <= 65_000, "a packet has at most 65,535 bytes");
     let length = (UDP_HEADER + payload.len()) as u16;
     let (mut packet, start) = match (source.0, destination.0) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => (v4_packet(from, to, length), V4_HEADER),
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            (v4_packet(from, to, IpNextHeaderProtocols::Udp, length), V4_HEADER)
+        }
         (IpAddr::V6(from), IpAddr::V6(to)) => (v6_packet(from, to, length), V6_HEADER),
         _ => panic!("source and destination are of different families"),
     };
@@ -45,6 +48,19 @@ pub fn udp(source: Endpoint, destination: Endpoint, payload: &[u8]) -> Vec<u8> {
         other => other,
     };
     datagram.set_checksum(checksum);
+    packet
+}
+
+/// An ICMP echo request over IPv4 (RFC 792) with this identifier and no data.
+#[must_use]
+pub fn echo_request(source: Ipv4Addr, destination: Ipv4Addr, identifier: u16) -> Vec<u8> {
+    let length = MutableEchoRequestPacket::minimum_packet_size();
+    let mut packet = v4_packet(source, destination, IpNextHeaderProtocols::Icmp, length as u16);
+    let mut echo = MutableEchoRequestPacket::new(&mut packet[V4_HEADER..]).expect("there is room for it");
+    echo.set_icmp_type(IcmpTypes::EchoRequest);
+    echo.set_identifier(identifier);
+    let checksum = util::checksum(echo.packet(), length);
+    echo.set_checksum(checksum);
     packet
 }
 
@@ -73,8 +89,8 @@ pub fn read_udp(packet: &[u8]) -> Option<(Endpoint, Endpoint, &[u8])> {
     is_sound.then(|| ((from, datagram.get_source()), (to, datagram.get_destination()), &bytes[UDP_HEADER..]))
 }
 
-/// An IPv4 packet with room for `length` bytes of UDP.
-fn v4_packet(from: Ipv4Addr, to: Ipv4Addr, length: u16) -> Vec<u8> {
+/// An IPv4 packet with room for `length` bytes of this protocol.
+fn v4_packet(from: Ipv4Addr, to: Ipv4Addr, protocol: IpNextHeaderProtocol, length: u16) -> Vec<u8> {
     let total = V4_HEADER as u16 + length;
     let mut packet = vec![0; total.into()];
     let mut header = MutableIpv4Packet::new(&mut packet).expect("there is room for the header");
@@ -83,7 +99,7 @@ fn v4_packet(from: Ipv4Addr, to: Ipv4Addr, length: u16) -> Vec<u8> {
     header.set_total_length(total);
     header.set_flags(Ipv4Flags::DontFragment);
     header.set_ttl(HOPS);
-    header.set_next_level_protocol(IpNextHeaderProtocols::Udp);
+    header.set_next_level_protocol(protocol);
     header.set_source(from);
     header.set_destination(to);
     let checksum = util::checksum(&header.packet_mut()[..V4_HEADER], V4_HEADER);

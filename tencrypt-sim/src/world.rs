@@ -13,6 +13,7 @@ use tencrypt::{
 };
 
 use crate::{
+    liar_host::Wired,
     model::Model,
     network::{Datagram, Network, Weather},
     packets::{Endpoint, read_udp, udp},
@@ -44,11 +45,13 @@ pub struct World {
     model: Model,
     numbered: u64,
     /// Datagrams as they left, for tests that tamper or replay.
-    captured: Option<Vec<(SocketAddr, SocketAddr, Vec<u8>)>>,
+    captured: Option<Vec<Wired>>,
     /// Lanes are not told of each other.
     deaf: bool,
     /// Datagrams that the network loses, whatever the weather.
     lost: Option<Lost>,
+    /// Addresses with a program of the test's own, and what has come there.
+    strangers: BTreeMap<IpAddr, Vec<Wired>>,
 }
 
 /// Tells if a datagram from here to there is lost.
@@ -70,6 +73,7 @@ impl World {
             captured: None,
             deaf: false,
             lost: None,
+            strangers: BTreeMap::new(),
         }
     }
 
@@ -101,6 +105,41 @@ impl World {
     /// Makes the network lead `vip` to `backend`.
     pub fn vip(&mut self, vip: IpAddr, backend: IpAddr) {
         self.network.vips.insert(vip, backend);
+    }
+
+    /// Makes the network lead each flow to `vip` to one of several pods, which answer as `vip`.
+    pub fn service(&mut self, vip: IpAddr, backends: &[IpAddr]) {
+        self.network.translation.service(vip, backends);
+    }
+
+    /// The same service, whose backends see `node` in place of who asks.
+    pub fn masquerade(&mut self, vip: IpAddr, node: IpAddr) {
+        self.network.translation.masquerade(vip, node);
+    }
+
+    /// Puts a pod behind `node`, whose address its datagrams have from then on where it asks. It is reached as before.
+    pub fn put_behind(&mut self, pod: IpAddr, node: IpAddr) {
+        self.network.translation.put_behind(pod, node);
+    }
+
+    /// Gives an address to a program of the test's own.
+    pub fn stranger(&mut self, address: IpAddr) {
+        self.strangers.entry(address).or_default();
+    }
+
+    /// Returns the datagrams that have come to an address of [`stranger`](Self::stranger) since the last time, `(from, to, bytes)`.
+    pub fn received(&mut self, address: IpAddr) -> Vec<Wired> {
+        self.strangers.get_mut(&address).map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Sends a datagram over the network, from whatever address it says.
+    pub fn forge(&mut self, from: SocketAddr, to: SocketAddr, bytes: Vec<u8>) {
+        let (datagram, now) = (Datagram { from, to, bytes }, self.now);
+        if self.strangers.contains_key(&from.ip()) {
+            self.network.send(datagram, now, &mut self.random);
+        } else {
+            self.network.stray(datagram, now, &mut self.random);
+        }
     }
 
     /// Ends a pod's program and starts it anew: new identity, no sessions.
@@ -193,9 +232,11 @@ impl World {
             content.push(self.random.bits() as u8);
         }
         let mut packet = udp(source, to, &content);
-        let reached = self.network.vips.get(&to.0).copied().unwrap_or(to.0);
-        let home = self.homes.get(&reached).copied();
-        self.model.send(number, from, home, to.0, packet.clone());
+        let homes = match self.network.backends(to.0) {
+            [] => self.homes.get(&to.0).copied().into_iter().collect(),
+            backends => backends.iter().filter_map(|backend| self.homes.get(backend).copied()).collect(),
+        };
+        self.model.send(number, from, homes, to.0, packet.clone());
         self.outbound(from, &mut packet);
         number
     }
@@ -279,7 +320,7 @@ impl World {
     }
 
     /// The copies, `(from, to, bytes)`, oldest first; capturing goes on.
-    pub fn captured(&mut self) -> Vec<(SocketAddr, SocketAddr, Vec<u8>)> {
+    pub fn captured(&mut self) -> Vec<Wired> {
         self.captured.replace(Vec::new()).unwrap_or_default()
     }
 
@@ -329,6 +370,10 @@ impl World {
             }
         }
         while let Some(mut datagram) = self.network.take_due(self.now) {
+            if let Some(received) = self.strangers.get_mut(&datagram.to.ip()) {
+                received.push((datagram.from, datagram.to, datagram.bytes));
+                continue;
+            }
             let Some(home) = self.homes.get(&datagram.to.ip()).copied() else { continue };
             let Some(port) = datagram.to.port().checked_sub(TunnelConfig::DEFAULT_PORT) else { continue };
             let lanes = self.pods[home.0].tunnels.len();
@@ -379,7 +424,8 @@ impl World {
         let own = self.pods[id.0].options.addresses.clone();
         self.bring((id, lane), &delivered.updates);
         for packet in delivered.packets.drain() {
-            self.model.deliver(id, &own, &self.network.vips, &packet.bytes);
+            let leads = |vip, pod| self.network.backends(vip).contains(&pod);
+            self.model.deliver(id, &own, leads, &packet.bytes);
         }
         self.drain((id, lane));
         // The contract: what is due is done before the next input, so that a CONF counts before the DATA behind it.
@@ -412,6 +458,12 @@ impl World {
                 Output::Transmit(transmit) => datagrams.push(&transmit, &buffer).expect("there is room"),
                 Output::Released(mut held) => {
                     held.as_packet().finish_segments(|packet| bypassed.push(packet.to_vec()));
+                }
+                Output::Opened(mut held) => {
+                    let Pod { options, .. } = &self.pods[id.0];
+                    let packet = held.as_packet();
+                    let leads = |vip, pod| self.network.backends(vip).contains(&pod);
+                    self.model.deliver(id, &options.addresses, leads, packet.bytes());
                 }
                 Output::Event(event) => events.push(event),
                 Output::Timeout(_) => break,

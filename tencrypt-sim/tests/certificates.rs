@@ -238,7 +238,7 @@ fn an_inner_source_outside_the_certificate_is_refused() {
     let (a, b) = (cluster.certified(1), cluster.certified(2));
     assert!(cluster.send(a, v4(2)));
     // Its program takes the address for its own; its certificate does not list it.
-    cluster.world.command(a, |tunnel, _| tunnel.set_addresses(&[v4(1), v4(7)]));
+    cluster.world.command(a, |tunnel, now| tunnel.set_addresses(&[v4(1), v4(7)], now));
     let number = cluster.world.send_from(a, v4(7), v4(2), 100);
     cluster.run(100);
     assert!(!cluster.world.model().is_delivered(number));
@@ -254,14 +254,14 @@ fn a_certificate_proves_its_addresses_without_a_question() {
     let certificate = cluster.issue(a, 1, "10.1.0.0/28");
     cluster.give(a, certificate).unwrap();
     assert!(cluster.send(a, v4(2)));
-    cluster.world.command(a, |tunnel, _| tunnel.set_addresses(&[v4(1), v4(7)]));
+    cluster.world.command(a, |tunnel, now| tunnel.set_addresses(&[v4(1), v4(7)], now));
     let number = cluster.world.send_from(a, v4(7), v4(2), 100);
     cluster.run(100);
     assert!(cluster.world.model().is_delivered(number));
     // A narrower certificate beats the range.
     let c = cluster.certified(8);
     assert!(cluster.send(c, v4(2)));
-    cluster.world.command(a, |tunnel, _| tunnel.set_addresses(&[v4(1), v4(8)]));
+    cluster.world.command(a, |tunnel, now| tunnel.set_addresses(&[v4(1), v4(8)], now));
     let number = cluster.world.send_from(a, v4(8), v4(2), 100);
     cluster.run(100);
     assert!(!cluster.world.model().is_delivered(number));

@@ -18,9 +18,8 @@ const KINDS: u64 = 4;
 /// 7 s, of which one in four comes through: a minute does not do for all of a hundred thousand.
 const PATIENCE: Duration = Duration::from_secs(5 * 60);
 
-/// The same where nobody vouches for the destination: as long as it stays silent it is asked less and less often, down
-/// to once a minute.
-const PATIENCE_UNKNOWN: Duration = Duration::from_secs(30 * 60);
+/// The same where nobody vouches for the destination: while it stays silent it is asked each 6 s.
+const PATIENCE_UNKNOWN: Duration = Duration::from_secs(10 * 60);
 
 /// A CONF of a second session may wait this long for its next repetition (5 s and jitter), and both sides move to that
 /// session when it arrives.

@@ -6,7 +6,8 @@
 //!   that is gone has left.
 //! - [`TunDevice`]: packets with their offload state, several queues; [`steer`] says which queue the kernel gives a flow.
 //! - [`NetNs`]: enters a namespace. [`Monitor`] tells what changes in one.
-//! - [`RawSockets`]: send what leaves untouched. [`SocketTable`] knows which destinations are still in use.
+//! - [`RawSockets`]: send what leaves untouched. [`SocketTable`] knows which destinations are still in use, [`RouteLookup`]
+//!   which of them the kernel leads around the device.
 //!
 //! No protocol state is kept here.
 //!
@@ -23,6 +24,7 @@ mod device;
 mod enforce;
 mod error;
 mod link;
+mod lookup;
 mod monitor;
 mod name;
 mod netlink;
@@ -46,6 +48,7 @@ pub use capture::{Capture, Cleaned, Followed};
 pub use device::{Calls, Delivered, DeviceError, DeviceOffload, Received, TunDevice, TunOptions};
 pub use enforce::Counters;
 pub use error::{CaptureError, Occupied, Step};
+pub use lookup::RouteLookup;
 pub use monitor::{Change, Monitor};
 pub use name::{InterfaceName, InvalidInterfaceName};
 pub use netns::{NetNs, NetNsError, NetNsId};

@@ -17,8 +17,8 @@ use support::{
 };
 use tencrypt::{UnansweredPolicy, offload::VnetHdr};
 use tencrypt_tun::{
-    Capture, Delivered, InterfaceName, RawSockets, Received, SocketTable, TunDevice, bind_to_interface,
-    mark_socket,
+    Capture, Delivered, InterfaceName, RawSockets, Received, RouteLookup, SocketTable, TunDevice,
+    bind_to_interface, mark_socket,
 };
 
 const CANARY: &[u8] = b"the canary sings in plain";
@@ -345,6 +345,52 @@ fn internal_addresses_inside_an_external_prefix_hear_nothing_in_plain() {
             capture.remove_internal(to).expect("removes");
             say_bound(to).expect("sends");
             eventually("the canary on the wire", || wire.carried(CANARY));
+        }
+    });
+}
+
+#[test]
+fn a_bypass_ends_at_once_where_the_destination_is_proven_internal() {
+    isolated("a_bypass_ends_at_once_where_the_destination_is_proven_internal", || {
+        let net = Net::new();
+        let wire = net.pod();
+        let mut capture = Capture::install(plan()).expect("installs");
+        let routes = routes_8362(&net);
+        for to in [V4, V6] {
+            let set = if to.is_ipv4() { "external4" } else { "external6" };
+            capture.allow_external(to, Duration::from_secs(60)).expect("allows");
+            say(to).expect("sends");
+            eventually("the canary on the wire", || wire.carried(CANARY));
+            capture.add_internal(to).expect("proven internal");
+            assert_eq!((elements(set), routes_8362(&net)), (vec![], routes.clone()));
+            say(to).expect("sends");
+            assert!(read_canary(capture.device(), Duration::from_secs(2)).is_some());
+            refused(&mut capture, &wire, || say_bound(to));
+            assert!(!wire.carried(CANARY));
+        }
+    });
+}
+
+#[test]
+fn a_lookup_says_what_the_kernel_leads_around_the_device() {
+    isolated("a_lookup_says_what_the_kernel_leads_around_the_device", || {
+        let net = Net::new();
+        let _wire = net.pod();
+        let plan = plan();
+        let (tun, mut lookup) = (plan.tun, RouteLookup::open(plan.tun).expect("opens"));
+        let mut capture = Capture::install(plan).expect("installs");
+        for to in [V4, V6] {
+            assert!(!lookup.leads_around(to).expect("looks"), "{to}: to {}", tun.as_str());
+            capture.allow_external(to, Duration::from_secs(60)).expect("allows");
+            assert!(lookup.leads_around(to).expect("looks"), "{to}");
+            capture.deny_external(to).expect("denies");
+            assert!(!lookup.leads_around(to).expect("looks"), "{to}");
+        }
+        // To the pod itself nothing goes out, and where there is no way neither.
+        assert!(!lookup.leads_around(IpAddr::from([127, 0, 0, 1])).expect("looks"));
+        drop(capture);
+        for to in [V4, V6] {
+            assert!(!lookup.leads_around(to).expect("looks"), "{to}: unreachable");
         }
     });
 }

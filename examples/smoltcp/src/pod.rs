@@ -144,6 +144,10 @@ impl Pod {
                     self.datagrams.push(&transmit, &self.buffer)?;
                 }
                 Output::Released(_) => return Err("this pod has no way around the tunnel".into()),
+                Output::Opened(mut held) => {
+                    let packet = held.as_packet();
+                    self.link.arrived.push(packet.vnet(), packet.bytes())?;
+                }
                 Output::Event(event) => println!("{event:?}"),
                 Output::Timeout(Some(due)) if due <= now => self.tunnel.handle_timeout(now),
                 Output::Timeout(due) => break due,

@@ -122,6 +122,10 @@ impl Pod {
                     self.datagrams.push(&transmit, &self.buffer)?;
                 }
                 Output::Released(_) => return Err("nothing here may leave in plain".into()),
+                Output::Opened(mut held) => {
+                    let packet = held.as_packet();
+                    self.packets.push(packet.vnet(), packet.bytes())?;
+                }
                 Output::Event(Event::PeerUp { peer, .. }) => println!("a session with {peer}, {}", self.peer),
                 Output::Event(_) => {}
                 Output::Timeout(Some(due)) if due <= now => self.tunnel.handle_timeout(now),

@@ -317,6 +317,6 @@ fn hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
 }
 
 /// A moment to count from.
-fn moment() -> Instant {
+pub(crate) fn moment() -> Instant {
     Instant::now()
 }

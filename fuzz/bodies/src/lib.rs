@@ -6,18 +6,26 @@
 
 #[cfg(feature = "config")]
 mod config;
+#[cfg(feature = "config")]
+mod control;
 mod dns;
 mod handshake;
 mod input;
+mod member;
 mod packet;
 mod record;
+mod trust;
 
 #[cfg(feature = "config")]
 pub use config::config;
+#[cfg(feature = "config")]
+pub use control::control;
 pub use dns::dns;
 pub use handshake::handshake;
+pub use member::member;
 pub use packet::packet;
 pub use record::record;
+pub use trust::trust;
 
 /// A fuzz target by name.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +43,10 @@ pub const TARGETS: &[Target] = &[
     Target { name: "record", body: record },
     Target { name: "handshake", body: handshake },
     Target { name: "dns", body: dns },
+    Target { name: "member", body: member },
+    Target { name: "trust", body: trust },
     #[cfg(feature = "config")]
     Target { name: "config", body: config },
+    #[cfg(feature = "config")]
+    Target { name: "control", body: control },
 ];

@@ -32,6 +32,22 @@ fn dns_holds_for_its_corpus_and_changes_of_it() {
     replay("dns", 4_000);
 }
 
+#[test]
+fn member_holds_for_its_corpus_and_changes_of_it() {
+    replay("member", 400);
+}
+
+#[test]
+fn trust_holds_for_its_corpus_and_changes_of_it() {
+    replay("trust", 4_000);
+}
+
+#[cfg(feature = "config")]
+#[test]
+fn control_holds_for_its_corpus_and_changes_of_it() {
+    replay("control", 4_000);
+}
+
 #[cfg(feature = "config")]
 #[test]
 fn config_holds_for_its_corpus_and_changes_of_it() {

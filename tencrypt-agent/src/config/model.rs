@@ -49,6 +49,8 @@ pub struct Network {
     pub port: u16,
     /// Lanes, 1 to 16.
     pub lanes: NonZeroU8,
+    /// Most peers of a lane, each lane of one counted.
+    pub max_peers: u16,
     /// The ranges of pods and services; none overlaps another.
     pub protected: Vec<IpNet>,
     /// Addresses in them that are left alone.
@@ -92,4 +94,6 @@ pub struct Dns {
     pub resolv_conf: Option<PathBuf>,
     /// Most queries a second that the proxy takes, with bursts of as many; at least 1.
     pub rate: u32,
+    /// Names of the project's own may have addresses that are neither protected nor exempt.
+    pub external_names: bool,
 }

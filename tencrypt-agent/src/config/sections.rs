@@ -40,10 +40,13 @@ pub(super) fn config(text: &str, path: &Path) -> Result<Config, ConfigError> {
     // Keys first, everywhere: a mistyped one explains why another is missing.
     let sections = [
         root.section("tenant", &["project", "cluster_domain", "key_file", "suite"])?,
-        root.section("network", &["interface", "tun", "port", "protected", "exempt", "lanes", "offload"])?,
+        root.section(
+            "network",
+            &["interface", "tun", "port", "protected", "exempt", "lanes", "max_peers", "offload"],
+        )?,
         root.section("identity", &["ca", "certificate", "revoked", "services"])?,
         root.section("policy", &["unknown", "external", "enforce"])?,
-        root.section("dns", &["capture", "upstream", "resolv_conf", "rate"])?,
+        root.section("dns", &["capture", "upstream", "resolv_conf", "rate", "external_names"])?,
     ];
     let [tenant, network, identity, policy, dns] = &sections;
     let (network, tenant) = (read_network(network)?, read_tenant(tenant, path)?);
@@ -63,6 +66,15 @@ fn lanes(value: &Value<'_>, port: u16) -> Result<NonZeroU8, ConfigError> {
         return Err(value.refuse(format_args!("{lanes} ports from {port} on are more than there are")));
     }
     Ok(lanes)
+}
+
+/// Peers, each lane of one counted: as many as lanes at least, so that any peer can be had.
+fn max_peers(value: &Value<'_>) -> Result<u16, ConfigError> {
+    let (found, least) = (value.integer()?, 4 * u16::from(SessionIndex::LANES));
+    u16::try_from(found)
+        .ok()
+        .filter(|most| *most >= least)
+        .ok_or_else(|| value.refuse(format_args!("expected {least} to {}, found {found}", u16::MAX)))
 }
 
 fn read_tenant(section: &Section<'_>, path: &Path) -> Result<Tenant, ConfigError> {
@@ -91,6 +103,8 @@ fn read_network(section: &Section<'_>) -> Result<Network, ConfigError> {
     }
     let port = section.value("port").map_or(Ok(TunnelConfig::DEFAULT_PORT), |value| value.port())?;
     let lanes = section.value("lanes").map_or(Ok(NonZeroU8::MIN), |value| lanes(&value, port))?;
+    let max_peers =
+        section.value("max_peers").map_or(Ok(TunnelConfig::DEFAULT_MAX_PEERS), |value| max_peers(&value))?;
     let exempt = ranges(section, "exempt")?;
     let protected = ranges(section, "protected")?;
     if protected.is_empty() {
@@ -105,7 +119,7 @@ fn read_network(section: &Section<'_>) -> Result<Network, ConfigError> {
         }
     }
     let offload = section.value("offload").map_or(Ok(Offload::All), |value| value.one_of(&Offload::NAMES))?;
-    Ok(Network { interface, tun, port, lanes, protected, exempt, offload })
+    Ok(Network { interface, tun, port, lanes, max_peers, protected, exempt, offload })
 }
 
 fn read_identity(section: &Section<'_>, path: &Path, protected: &[IpNet]) -> Result<Identity, ConfigError> {
@@ -162,6 +176,7 @@ fn read_dns(section: &Section<'_>, path: &Path) -> Result<Dns, ConfigError> {
         upstream,
         resolv_conf: resolv_conf.filter(|name| !name.is_empty()).map(|name| beside(path, name)),
         rate: section.value("rate").map_or(Ok(ProxyConfig::DEFAULT_RATE), |value| value.rate())?,
+        external_names: section.value("external_names").map_or(Ok(false), |value| value.boolean())?,
     })
 }
 

@@ -48,6 +48,7 @@ fn the_smallest_configuration_gets_the_documented_defaults() {
             },
             network: Network {
                 lanes: NonZeroU8::MIN,
+                max_peers: 1_024,
                 interface: "eth0".into(),
                 tun: "tenc0".into(),
                 port: 8362,
@@ -61,7 +62,13 @@ fn the_smallest_configuration_gets_the_documented_defaults() {
                 external: ExternalAuthority::Dns,
                 enforce: true
             },
-            dns: Dns { capture: true, upstream: vec![], resolv_conf: None, rate: 5_000 },
+            dns: Dns {
+                capture: true,
+                upstream: vec![],
+                resolv_conf: None,
+                rate: 5_000,
+                external_names: false
+            },
             facts: vec![],
         }
     );
@@ -111,6 +118,7 @@ port = 0x2001
 protected = ["10.96.0.0/12", "10.244.0.0/16"]
 exempt = ["10.244.1.0/31"]
 lanes = 16
+max_peers = 4_096
 offload = "udp"
 [policy]
 unknown = "plain"
@@ -121,6 +129,7 @@ capture = false
 upstream = ["10.96.0.10", "[fd00::a]:5353"]
 resolv_conf = "resolv.conf"
 rate = 20_000
+external_names = true
 [[fact]]
 prefix = "10.244.2.7"
 class = "internal"
@@ -145,6 +154,7 @@ fn every_key_is_read() {
     assert_eq!(config.tenant.key_file, Path::new("/run/secrets/tenant.key"));
     assert_eq!((config.network.interface.as_str(), config.network.tun.as_str()), ("net1", "tun7"));
     assert_eq!((config.network.port, config.network.exempt.len()), (0x2001, 1));
+    assert_eq!(config.network.max_peers, 4_096);
     assert_eq!((config.tenant.suite, config.network.offload), (CipherSuite::ChaCha20Poly1305, Offload::Udp));
     assert_eq!(
         config.policy,
@@ -153,7 +163,7 @@ fn every_key_is_read() {
     assert!(!config.dns.capture);
     assert_eq!(config.dns.upstream, ["10.96.0.10:53".parse().unwrap(), "[fd00::a]:5353".parse().unwrap()]);
     assert_eq!(config.dns.resolv_conf.as_deref(), Some(Path::new("/etc/tencrypt/resolv.conf")));
-    assert_eq!(config.dns.rate, 20_000);
+    assert_eq!((config.dns.rate, config.dns.external_names), (20_000, true));
     let mut service =
         Fact::new("10.96.7.7".parse::<IpAddr>().unwrap(), Class::Internal, FactSource::Static, None);
     service.endpoints = Box::new(["10.244.2.7".parse().unwrap(), "10.244.2.8".parse().unwrap()]);
@@ -241,6 +251,14 @@ fn a_byte_order_mark_and_crlf_are_fine() {
         &[("\u{feff}[network]\r\n\r\nport = 0\r\n", 3, "network.port", "found 0")]
             .map(|(text, line, field, reason)| (text, line, field, reason)),
     );
+}
+
+#[test]
+fn fewer_peers_than_lanes_of_four_and_more_than_counted_are_refused() {
+    for most in ["0", "63", "65536", "-1"] {
+        let text = format!("[network]\nprotected = [\"10.0.0.0/8\"]\nmax_peers = {most}\n");
+        assert_refused(&[(&text, 3, "network.max_peers", "expected 64 to 65535")]);
+    }
 }
 
 #[test]

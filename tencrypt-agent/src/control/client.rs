@@ -1,13 +1,13 @@
 //! The client: one question, one answer.
 
 use std::{
-    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    io::{self, BufRead as _, BufReader, Write as _},
     os::unix::net::UnixStream,
 };
 
 use tencrypt_tun::NetNs;
 
-use super::{REPLY_LIMIT, Reply, Request, TIMEOUT};
+use super::{Reply, Request, TIMEOUT};
 use crate::{
     failure::{Exit, Failure},
     os::rundir::{RunDir, RunDirError},
@@ -33,6 +33,9 @@ pub enum ClientError {
         #[from]
         source: io::Error,
     },
+    /// The reply does not end.
+    #[error("the running tencrypt sent a part of its answer and no more")]
+    CutOff,
     /// The bytes that came are no reply.
     #[error("the running tencrypt sent no answer that makes sense: another version?")]
     Garbled,
@@ -44,7 +47,7 @@ impl From<ClientError> for Failure {
             ClientError::RunDir(error) => return error.into(),
             ClientError::NotRunning { .. } => Exit::NotRunning,
             ClientError::Io { ref source } => Exit::of_io(source),
-            ClientError::Garbled => Exit::Runtime,
+            ClientError::CutOff | ClientError::Garbled => Exit::Runtime,
         };
         Self::new(exit, error)
     }
@@ -74,12 +77,18 @@ pub(super) fn exchange(mut stream: UnixStream, request: &Request) -> Result<Repl
     let mut line = serde_json::to_vec(request).map_err(|_| ClientError::Garbled)?;
     line.push(b'\n');
     stream.write_all(&line)?;
+    receive(stream)
+}
+
+/// The reply that comes over a connected socket.
+pub(super) fn receive(stream: UnixStream) -> Result<Reply, ClientError> {
     let mut answer = Vec::new();
-    BufReader::new(stream.take(REPLY_LIMIT)).read_until(b'\n', &mut answer).map_err(|error| {
-        match error.kind() {
-            io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "no answer within 5 s"),
-            _ => error,
-        }
+    BufReader::new(stream).read_until(b'\n', &mut answer).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "no answer within 5 s"),
+        _ => error,
     })?;
+    if !answer.is_empty() && !answer.ends_with(b"\n") {
+        return Err(ClientError::CutOff);
+    }
     serde_json::from_slice(&answer).map_err(|_| ClientError::Garbled)
 }

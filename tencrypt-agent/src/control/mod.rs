@@ -2,6 +2,7 @@
 //! directory.
 
 pub(crate) mod client;
+pub mod line;
 pub(crate) mod server;
 
 use std::{net::IpAddr, time::Duration};
@@ -16,10 +17,8 @@ use crate::{
 /// Longest request in bytes.
 const REQUEST_LIMIT: u64 = 4 << 10;
 
-/// Longest reply in bytes: some 30,000 peers.
-const REPLY_LIMIT: u64 = 16 << 20;
-
-/// The time that either side waits for the other.
+/// The time that either side waits for the other's next step: a question, the beginning of a reply, a piece of it. A reply is
+/// as long as it has to be, and a line that does not end was cut off.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A question of a client.

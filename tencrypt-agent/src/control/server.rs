@@ -2,18 +2,22 @@
 
 use std::{
     fs, io,
+    net::IpAddr,
     os::{
         fd::AsFd as _,
         unix::fs::{FileTypeExt as _, PermissionsExt as _},
     },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
+use tencrypt_tun::RouteLookup;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
     sync::Semaphore,
+    time::timeout,
 };
 
 use super::{REQUEST_LIMIT, Reply, Request, TIMEOUT};
@@ -27,7 +31,37 @@ use crate::{
 const CONNECTIONS: usize = 8;
 
 /// Pause after accepting failed (no descriptors left), so that the task does not spin.
-const RECOVERY: std::time::Duration = std::time::Duration::from_millis(100);
+const RECOVERY: Duration = Duration::from_millis(100);
+
+/// Bytes of a reply that a client must take within the time that is waited for it. A reply has as many of them as it needs.
+const PIECE: usize = 64 << 10;
+
+/// Whoever knows the answers.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    lanes: Lanes,
+    /// `None`: nobody says where the kernel leads a packet.
+    routes: Option<Arc<Mutex<RouteLookup>>>,
+}
+
+impl Asked {
+    /// Has the lanes answer, and the kernel where it decides before them.
+    pub(crate) fn new(lanes: Lanes, routes: RouteLookup) -> Self {
+        Self { lanes, routes: Some(Arc::new(Mutex::new(routes))) }
+    }
+
+    /// Returns true if the kernel leads packets to `destination` around the tunnel.
+    fn leads_around(&self, destination: IpAddr) -> Option<bool> {
+        let mut routes = self.routes.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        match routes.leads_around(destination) {
+            Ok(around) => Some(around),
+            Err(error) => {
+                tracing::warn!(%error, "route");
+                None
+            }
+        }
+    }
+}
 
 /// The control socket; its file goes when this is dropped.
 #[derive(Debug)]
@@ -56,16 +90,21 @@ impl ControlSocket {
     }
 
     /// Serves until it is cancelled.
-    pub(crate) async fn serve(&self, lanes: Lanes) {
+    pub(crate) async fn serve(&self, asked: Asked) {
+        self.serve_patiently(asked, TIMEOUT).await;
+    }
+
+    /// The same, with `patience` for each step of a client: its question, and each [`PIECE`] of the reply.
+    async fn serve_patiently(&self, asked: Asked, patience: Duration) {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             let Ok(place) = places.clone().acquire_owned().await else { return };
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let lanes = lanes.clone();
+                    let asked = asked.clone();
                     tokio::spawn(async move {
                         // A client that goes away or dawdles is its own loss.
-                        let _ = tokio::time::timeout(TIMEOUT, converse(stream, &lanes)).await;
+                        let _ = converse(stream, &asked, patience).await;
                         drop(place);
                     });
                 }
@@ -84,17 +123,18 @@ impl Drop for ControlSocket {
     }
 }
 
-async fn converse(mut stream: UnixStream, lanes: &Lanes) -> io::Result<()> {
+async fn converse(mut stream: UnixStream, asked: &Asked, patience: Duration) -> io::Result<()> {
     if !is_allowed(sys::peer_uid(stream.as_fd())?, sys::effective_uid()) {
-        return respond(&mut stream, &Reply::Refused("not permitted".to_owned())).await;
+        return respond(&mut stream, &Reply::Refused("not permitted".to_owned()), patience).await;
     }
     let mut line = Vec::new();
-    BufReader::new((&mut stream).take(REQUEST_LIMIT)).read_until(b'\n', &mut line).await?;
+    let mut reader = BufReader::new((&mut stream).take(REQUEST_LIMIT));
+    timeout(patience, reader.read_until(b'\n', &mut line)).await??;
     let reply = match serde_json::from_slice(&line) {
-        Ok(request) => answer(request, lanes).await.unwrap_or_else(|error| Reply::Refused(error.to_string())),
+        Ok(request) => answer(request, asked).await.unwrap_or_else(|error| Reply::Refused(error.to_string())),
         Err(_) => Reply::Refused("the request makes no sense: another version?".to_owned()),
     };
-    respond(&mut stream, &reply).await
+    respond(&mut stream, &reply, patience).await
 }
 
 /// Returns true for a client that may ask: root, and the user who runs this.
@@ -102,7 +142,8 @@ fn is_allowed(peer: u32, own: u32) -> bool {
     peer == 0 || peer == own
 }
 
-async fn answer(request: Request, lanes: &Lanes) -> Result<Reply, LaneError> {
+async fn answer(request: Request, asked: &Asked) -> Result<Reply, LaneError> {
+    let lanes = &asked.lanes;
     Ok(match request {
         Request::Status => {
             let sum = lanes.ask_all(Command::Status).await?.into_iter().reduce(|mut sum, report| {
@@ -117,7 +158,8 @@ async fn answer(request: Request, lanes: &Lanes) -> Result<Reply, LaneError> {
         Request::Explain { source, destination } => {
             // Without ports nobody knows which lane a packet would take; the first knows as much as any.
             let first = lanes.first().ok_or(LaneError::Gone)?;
-            let report = first.ask(|reply| Command::Explain { source, destination, reply }).await?;
+            let mut report = first.ask(|reply| Command::Explain { source, destination, reply }).await?;
+            report.note_route(asked.leads_around(destination));
             Reply::Explanation(Box::new(report))
         }
         Request::Stop => {
@@ -127,10 +169,13 @@ async fn answer(request: Request, lanes: &Lanes) -> Result<Reply, LaneError> {
     })
 }
 
-async fn respond(stream: &mut UnixStream, reply: &Reply) -> io::Result<()> {
+/// Writes a reply of whatever length to a client that goes on taking it.
+async fn respond(stream: &mut UnixStream, reply: &Reply, patience: Duration) -> io::Result<()> {
     let mut line = serde_json::to_vec(reply)?;
     line.push(b'\n');
-    stream.write_all(&line).await?;
+    for piece in line.chunks(PIECE) {
+        timeout(patience, stream.write_all(piece)).await??;
+    }
     stream.shutdown().await
 }
 
@@ -142,11 +187,22 @@ mod tests {
     use crate::{
         control::client,
         lane::channel::channel,
-        report::{ChainsReport, ExplainReport, IdentityReport, PacketsReport, StatusReport, drops},
+        report::{
+            ChainsReport, ExplainReport, IdentityReport, PacketsReport, PeerReport, StatusReport, drops,
+        },
     };
 
     /// Serves a lane that knows one answer, while `ask` talks to the socket on a thread of its own.
     fn with_server(name: &str, ask: impl FnOnce(&Path) + Send + 'static) {
+        with_patient_server(name, TIMEOUT, serve_one, ask);
+    }
+
+    fn with_patient_server(
+        name: &str,
+        patience: Duration,
+        serve_one: fn(Command) -> bool,
+        ask: impl FnOnce(&Path) + Send + 'static,
+    ) {
         let path = std::env::temp_dir().join(format!("tencrypt-control-{}-{name}", std::process::id()));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         runtime.unwrap().block_on(async {
@@ -159,12 +215,13 @@ mod tests {
                     inbox.drain(|command| stopped |= serve_one(command));
                 }
             });
+            let asked = Asked { lanes: Lanes::new(vec![handle.clone()]), routes: None };
             let client = {
                 let path = path.clone();
                 tokio::task::spawn_blocking(move || ask(&path))
             };
             tokio::select! {
-                () = socket.serve(Lanes::new(vec![handle.clone()])) => unreachable!("serves until it is cancelled"),
+                () = socket.serve_patiently(asked, patience) => unreachable!("serves until it is cancelled"),
                 done = client => done.unwrap(),
             }
             let _ = handle.send(Command::Stop).await;
@@ -189,6 +246,7 @@ mod tests {
                 seen_internal: false,
                 protected: true,
                 own_source: true,
+                around: None,
                 because: vec!["nobody classified it".into()],
             })),
             Command::Facts { done, .. } => drop(done.send(())),
@@ -216,6 +274,7 @@ mod tests {
             chains: ChainsReport::default(),
             calls: crate::report::CallsReport::default(),
             screen: crate::report::ScreenReport::default(),
+            names: None,
             packets: PacketsReport::from(&stats),
             drops: drops(&stats),
         }
@@ -258,6 +317,74 @@ mod tests {
                 (1..CONNECTIONS).map(|_| std::os::unix::net::UnixStream::connect(path).unwrap()).collect();
             assert_eq!(talk(path, b"{\"request\":\"peers\"}\n"), Reply::Peers(vec![]));
             drop(silent);
+        });
+    }
+
+    fn serve_peers<const MANY: usize>(command: Command) -> bool {
+        let Command::Peers(reply) = command else { return serve_one(command) };
+        let name = "0".repeat(1_016);
+        let peer = |number: usize| PeerReport {
+            peer: format!("{name}{number:08}"),
+            address: None,
+            addresses: vec![],
+            endpoint: "10.0.0.1:8362".parse().unwrap(),
+            suite: "aes-256-gcm".into(),
+            epoch: 1,
+            generation: None,
+            last_handshake_s: None,
+            rx_bytes: 0,
+            tx_bytes: 0,
+            lanes: 1,
+        };
+        drop(reply.send((0..MANY).map(peer).collect()));
+        false
+    }
+
+    #[test]
+    fn a_reply_of_any_length_reaches_a_client_that_goes_on_reading() {
+        const MANY: usize = 20_000;
+        let patience = Duration::from_millis(1_000);
+        with_patient_server("many", patience, serve_peers::<MANY>, move |path| {
+            let connect = || std::os::unix::net::UnixStream::connect(path).unwrap();
+            let Reply::Peers(peers) = client::exchange(connect(), &Request::Peers).unwrap() else {
+                panic!("no peers")
+            };
+            assert_eq!(peers.len(), MANY);
+            // One that is slow: more than the server's patience in all, and never that long without reading.
+            let mut stream = connect();
+            stream.write_all(b"{\"request\":\"peers\"}\n").unwrap();
+            let (begun, mut length, mut piece) = (std::time::Instant::now(), 0, vec![0; 1 << 20]);
+            loop {
+                match std::io::Read::read(&mut stream, &mut piece).unwrap() {
+                    0 => break,
+                    read => length += read,
+                }
+                std::thread::sleep(if begun.elapsed() < 2 * patience {
+                    patience / 10
+                } else {
+                    Duration::ZERO
+                });
+            }
+            assert!(begun.elapsed() > patience && length > 16 << 20, "{length}");
+        });
+    }
+
+    #[test]
+    fn a_client_that_stops_reading_is_left_and_the_next_one_served() {
+        let patience = Duration::from_millis(200);
+        with_patient_server("stalled", patience, serve_peers::<2_000>, move |path| {
+            let connect = || std::os::unix::net::UnixStream::connect(path).unwrap();
+            let stalled: Vec<_> = (0..CONNECTIONS)
+                .map(|_| {
+                    let mut stream = connect();
+                    stream.write_all(b"{\"request\":\"peers\"}\n").unwrap();
+                    stream
+                })
+                .collect();
+            assert!(matches!(client::exchange(connect(), &Request::Status), Ok(Reply::Status(_))));
+            // What it has not been sent is known to be missing.
+            let cut = client::receive(stalled.into_iter().next().unwrap());
+            assert!(matches!(cut, Err(client::ClientError::CutOff)), "{cut:?}");
         });
     }
 

@@ -82,6 +82,8 @@ pub(crate) enum Command {
     ExternalOpened(IpAddr),
     /// A destination no longer leads around the tunnel.
     ExternalEnded(IpAddr),
+    /// These lead around the tunnel still, and may be the tenant's by now: they are to be asked.
+    AskExternals(Vec<IpAddr>),
     /// End.
     Stop,
 }
@@ -240,14 +242,21 @@ impl Lanes {
         }
     }
 
-    /// Queues a command for each lane, waiting for room.
+    /// Queues a command for each lane: at once where there is room, so that no lane waits for another's; then it waits for
+    /// that of the others.
     ///
     /// # Errors
     /// [`LaneError::Gone`] if one of them is; the others get it all the same.
     pub(crate) async fn send_all(&self, command: impl Fn() -> Command) -> Result<(), LaneError> {
+        let tried: Vec<_> = self.0.iter().map(|lane| (lane, lane.try_send(command()))).collect();
         let mut outcome = Ok(());
-        for lane in self.0.iter() {
-            outcome = outcome.and(lane.send(command()).await);
+        for (lane, tried) in tried {
+            let sent = match tried {
+                Ok(None) => Ok(()),
+                Ok(Some(waiting)) => lane.send(waiting).await,
+                Err(error) => Err(error),
+            };
+            outcome = outcome.and(sent);
         }
         outcome
     }
@@ -275,18 +284,22 @@ impl LaneHandle {
     /// # Errors
     /// [`LaneError::Gone`].
     pub(crate) async fn send(&self, mut command: Command) -> Result<(), LaneError> {
-        loop {
-            match self.commands.try_send(command) {
-                Ok(()) => {
-                    self.wake();
-                    return Ok(());
-                }
-                Err(TrySendError::Disconnected(_)) => return Err(LaneError::Gone),
-                Err(TrySendError::Full(back)) => command = back,
-            }
-            self.wake();
+        while let Some(waiting) = self.try_send(command)? {
+            command = waiting;
             tokio::time::sleep(RETRY).await;
         }
+        Ok(())
+    }
+
+    /// Queues a command if there is room, and returns it if there is none.
+    fn try_send(&self, command: Command) -> Result<Option<Command>, LaneError> {
+        let waiting = match self.commands.try_send(command) {
+            Ok(()) => None,
+            Err(TrySendError::Disconnected(_)) => return Err(LaneError::Gone),
+            Err(TrySendError::Full(back)) => Some(back),
+        };
+        self.wake();
+        Ok(waiting)
     }
 
     /// Hands a handshake message over, from lane to lane. False: there is no room, and it is gone.
@@ -407,6 +420,26 @@ mod tests {
         assert_eq!(handed, [0, HANDED, 0]);
         assert_eq!(block_on(lanes.ask_all(Command::Peers)), Err(LaneError::Gone));
         assert_eq!(block_on(lanes.send_all(|| Command::Stop)), Err(LaneError::Gone));
+    }
+
+    #[test]
+    fn no_lane_waits_for_a_command_until_another_has_room_for_it() {
+        let (handles, inboxes): (Vec<_>, Vec<_>) = (0..3).map(|_| channel().unwrap()).unzip();
+        let lanes = Lanes::new(handles);
+        block_on(async {
+            // The first lane is busy.
+            for _ in 0..QUEUE {
+                lanes.first().unwrap().send(Command::Stop).await.unwrap();
+            }
+            let addresses = || Command::Addresses(vec![[10, 0, 0, 1].into()]);
+            let sending = lanes.send_all(addresses);
+            assert!(tokio::time::timeout(20 * RETRY, sending).await.is_err(), "the first has no room");
+            for inbox in &inboxes[1..] {
+                let mut told = 0;
+                inbox.drain(|command| told += usize::from(matches!(command, Command::Addresses(_))));
+                assert_eq!(told, 1);
+            }
+        });
     }
 
     #[test]

@@ -28,7 +28,9 @@ impl DataPath {
                 }
                 Command::Facts { changes, done } => {
                     self.tunnel.apply_facts(&changes, now);
+                    self.is_by_facts = true;
                     self.drain(now);
+                    self.is_by_facts = false;
                     let _ = done.send(());
                 }
                 Command::Directory(directory) => self.tunnel.set_directory(directory),
@@ -42,8 +44,9 @@ impl DataPath {
                     self.drain(now);
                 }
                 Command::Addresses(addresses) => {
-                    self.tunnel.set_addresses(&addresses);
+                    self.tunnel.set_addresses(&addresses, now);
                     self.addresses = addresses;
+                    self.drain(now);
                 }
                 Command::Keys(keys) => {
                     if let Err(error) = self.tunnel.set_keys(keys, now) {
@@ -54,6 +57,12 @@ impl DataPath {
                 Command::ReplaceIdentity(identity) => self.replace_identity(*identity, now),
                 Command::ExternalOpened(destination) => self.bypass.release(destination),
                 Command::ExternalEnded(destination) => self.tunnel.external_ended(destination),
+                Command::AskExternals(destinations) => {
+                    destinations.iter().for_each(|destination| self.tunnel.ask_external(*destination, now));
+                    self.is_by_facts = true;
+                    self.drain(now);
+                    self.is_by_facts = false;
+                }
                 Command::Stop => return true,
             }
         }
@@ -95,6 +104,7 @@ impl DataPath {
                 dropped: self.transport.kernel_drops(),
                 refused: self.transport.stats().filters_refused,
             },
+            names: read(&pod.names),
             drops: drops(self.tunnel.stats()),
         }
     }

@@ -8,12 +8,12 @@ use tencrypt::{
 };
 use tencrypt_tun::{RawSockets, Received, TunDevice};
 use tencrypt_udp::{Family, UdpTransport};
-use tokio::sync::mpsc;
 
 use super::{
     bypass::Bypass,
     channel::{Handed, Inbox, Lanes},
     delivery::{DeviceSink, write_back},
+    events::Events,
     freshness::Freshness,
     pod_status::PodStatus,
 };
@@ -42,7 +42,7 @@ pub(crate) struct Links {
     /// Commands from the control plane, and whatever other lanes send.
     pub inbox: Inbox,
     /// Events for the control plane.
-    pub events: mpsc::Sender<Event>,
+    pub events: Events,
 }
 
 /// The parts that all lanes of a pod have in common.
@@ -68,7 +68,9 @@ pub(crate) struct DataPath {
     pub(super) tunnel: Tunnel,
     pub(super) bypass: Bypass,
     pub(super) inbox: Inbox,
-    events: mpsc::Sender<Event>,
+    events: Events,
+    /// True while events are those of facts, which all lanes have: a destination that turns out internal then is told to none.
+    pub(super) is_by_facts: bool,
     pub(super) status: PodStatus,
     pub(super) addresses: Vec<IpAddr>,
     freshness: Arc<Freshness>,
@@ -96,6 +98,7 @@ impl DataPath {
             bypass: Bypass::new(raw),
             inbox,
             events,
+            is_by_facts: false,
             status,
             addresses,
             freshness,
@@ -261,6 +264,11 @@ impl DataPath {
                     let bypass = &mut self.bypass;
                     held.as_packet().finish_segments(|segment| bypass.send(segment));
                 }
+                Output::Opened(mut held) => {
+                    if !write_back(&self.device, &held.as_packet()) {
+                        self.tunnel.count_lost(Lost::Packets(1));
+                    }
+                }
                 Output::Event(event) => self.handle_event(event),
             }
         }
@@ -281,20 +289,25 @@ impl DataPath {
 
     /// Passes an event on to the control plane.
     fn handle_event(&mut self, event: Event) {
-        let external = match event {
-            Event::External { destination, .. } => Some(destination),
+        match event {
+            Event::External { destination, until } => {
+                if self.events.open(destination, until) {
+                    self.bypass.begin(destination);
+                } else {
+                    // The destination's next packet says it again.
+                    self.tunnel.external_ended(destination);
+                }
+            }
             Event::Internal { destination } => {
                 // What waited to leave as it is must not any more.
                 self.bypass.discard(destination);
-                None
+                if self.is_by_facts {
+                    self.events.close(destination);
+                } else {
+                    self.events.internal(destination);
+                }
             }
-            _ => None,
-        };
-        match (self.events.try_send(event), external) {
-            (Ok(()), Some(destination)) => self.bypass.begin(destination),
-            // A control plane that is far behind learns of a destination again with its next packet.
-            (Err(_), Some(destination)) => self.tunnel.external_ended(destination),
-            (_, None) => {}
+            other => self.events.other(other),
         }
     }
 }

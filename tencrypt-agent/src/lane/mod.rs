@@ -6,6 +6,7 @@ pub(crate) mod channel;
 mod commands;
 pub(crate) mod data_path;
 pub(crate) mod delivery;
+pub(crate) mod events;
 pub(crate) mod freshness;
 mod patience;
 pub(crate) mod pod_status;

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::report::{ChainsReport, HardeningReport, IdentityReport, RenewalReport, SuiteReport};
+use crate::report::{ChainsReport, HardeningReport, IdentityReport, NamesReport, RenewalReport, SuiteReport};
 
 /// A value that the supervisor keeps up to date and lanes read.
 pub(crate) type Shared<T> = Arc<Mutex<T>>;
@@ -21,6 +21,8 @@ pub(crate) struct PodStatus {
     pub suite: Shared<SuiteReport>,
     /// Packets that the chains have dropped.
     pub chains: Shared<ChainsReport>,
+    /// Names that were asked for, if DNS is captured.
+    pub names: Shared<Option<NamesReport>>,
     /// The pod's identity.
     pub identity: Shared<IdentityReport>,
     /// The reason why the key file is not what is in force.

@@ -15,16 +15,19 @@ use ipnet::IpNet;
 use socket2::{Domain, Protocol, Socket, Type};
 use tencrypt::directory::{Class, Fact, FactChange};
 use tencrypt_dns::{
-    Project, ResolvConf,
+    Project, Ranges, ResolvConf,
     interceptor::Config as ProxyConfig,
-    proxy::{FactSink, Listeners, Proxy, UpstreamSockets},
+    proxy::{FactSink, Listeners, Proxy, ProxyError, UpstreamSockets},
 };
 use tencrypt_tun::{InterfaceName, NetNs, bind_to_interface, mark_socket};
 
 use crate::{
     config::Config,
     failure::{Exit, Failure},
-    lane::channel::{Command, Lanes},
+    lane::{
+        channel::{Command, Lanes},
+        events::Events,
+    },
     supervisor::fact_base::FactBase,
 };
 
@@ -45,6 +48,8 @@ pub(crate) struct Names {
     pub upstreams: Vec<SocketAddr>,
     /// Most queries a second.
     pub rate: u32,
+    /// Names of the project's own may have addresses that are neither protected nor exempt.
+    pub external_names: bool,
 }
 
 impl Names {
@@ -65,9 +70,10 @@ impl Names {
             Err(error) => return Err(usage(format!("{}: {error}", path.display()))),
         };
         let project = config.tenant.project_among(&resolv_conf.search);
-        let rate = config.dns.rate;
+        let (rate, external_names) = (config.dns.rate, config.dns.external_names);
         if !config.dns.capture {
-            return Ok(Self { project: project.ok(), nameservers: Vec::new(), upstreams: Vec::new(), rate });
+            let (nameservers, upstreams) = (Vec::new(), Vec::new());
+            return Ok(Self { project: project.ok(), nameservers, upstreams, rate, external_names });
         }
         let project = project.map_err(|error| {
             let others = "name another file by `resolv_conf` of [dns], or set `capture = false` there";
@@ -85,9 +91,12 @@ impl Names {
                 path.display()
             )));
         }
-        Ok(Self { project: Some(project), nameservers, upstreams, rate })
+        Ok(Self { project: Some(project), nameservers, upstreams, rate, external_names })
     }
 }
+
+/// The proxy of a pod.
+pub(super) type PodProxy = Proxy<MarkedSockets, LaneSink>;
 
 /// The proxy's listeners and the port they share.
 #[derive(Debug)]
@@ -132,20 +141,22 @@ impl Sockets {
         Ok(Self { listeners, port })
     }
 
-    /// Serves until it is dropped. Must be called on a thread in the namespace, within a tokio runtime.
-    pub(crate) async fn serve(self, names: &Names, project: Project, sink: LaneSink) {
-        let mut config = ProxyConfig::new(project, names.nameservers.clone());
+    /// Makes the proxy that serves from them. It must be run on a thread in the namespace, within a tokio runtime.
+    ///
+    /// # Errors
+    /// An upstream server is the proxy itself, or a listener is not bound.
+    pub(super) fn proxy(
+        self,
+        names: &Names,
+        project: Project,
+        ranges: Ranges,
+        sink: LaneSink,
+    ) -> Result<PodProxy, ProxyError> {
+        let mut config = ProxyConfig::new(project, names.nameservers.clone(), ranges);
         config.upstreams = names.upstreams.clone();
         config.rate = names.rate;
-        match Proxy::new(config, self.listeners, MarkedSockets, sink) {
-            Ok(proxy) => {
-                let Err(error) = proxy.run().await;
-                tracing::error!(%error, "DNS proxy");
-            }
-            Err(error) => tracing::error!(%error, "DNS proxy"),
-        }
-        // Names are not answered any more; the rest goes on.
-        std::future::pending::<()>().await;
+        config.external_names = names.external_names;
+        Proxy::new(config, self.listeners, MarkedSockets, sink)
     }
 }
 
@@ -168,7 +179,7 @@ fn socket(address: IpAddr, kind: Type, protocol: Protocol, device: InterfaceName
 
 /// Upstream sockets: marked, so that they pass the tunnel, in the namespace of the thread that asks for them.
 #[derive(Debug, Clone, Copy)]
-struct MarkedSockets;
+pub(super) struct MarkedSockets;
 
 impl UpstreamSockets for MarkedSockets {
     fn udp(&self, to: SocketAddr) -> io::Result<UdpSocket> {
@@ -196,6 +207,7 @@ const MAX_RECENT: usize = 1_024;
 #[derive(Debug, Clone)]
 pub(crate) struct LaneSink {
     lanes: Lanes,
+    events: Events,
     facts: Arc<Mutex<FactBase>>,
     recent: Arc<Mutex<RecentFacts>>,
 }
@@ -228,8 +240,8 @@ impl RecentFacts {
 impl LaneSink {
     /// A sink that has told the lanes nothing yet.
     #[must_use]
-    pub(crate) fn new(lanes: Lanes, facts: Arc<Mutex<FactBase>>) -> Self {
-        Self { lanes, facts, recent: Arc::default() }
+    pub(crate) fn new(lanes: Lanes, events: Events, facts: Arc<Mutex<FactBase>>) -> Self {
+        Self { lanes, events, facts, recent: Arc::default() }
     }
 }
 
@@ -250,6 +262,9 @@ impl FactSink for LaneSink {
             tracing::warn!(%error, "facts of a DNS answer did not reach the data path");
             return;
         }
+        // A lane may have forgotten that it opened one of these.
+        let internal = facts.iter().filter(|fact| fact.class == Class::Internal);
+        internal.for_each(|fact| self.events.close(fact.prefix.addr()));
         let now = Instant::now();
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         facts.iter().for_each(|fact| recent.note(fact, now));

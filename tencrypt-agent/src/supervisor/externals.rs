@@ -33,7 +33,7 @@ impl Externals {
         lease(until, now)
     }
 
-    /// Forgets a destination, which passes no longer.
+    /// Forgets a destination, which passes no longer, if it is one of them.
     pub(crate) fn deny(&mut self, destination: IpAddr) {
         self.until.remove(&destination);
     }

@@ -1,16 +1,20 @@
 //! All facts the control plane has heard, folded into a new base for the lane now and then.
 
 use std::{
-    collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use ipnet::IpNet;
-use tencrypt::directory::{Directory, Fact, FactSource};
+use tencrypt::directory::{Class, Directory, Fact, FactSource};
+
+use super::by_end::ByEnd;
 
 /// A lane's delta takes 4,096 facts; it is folded well before.
 const FOLD_AT: usize = 1_024;
-/// Facts that are remembered: beyond that the soonest to end go. About 200 bytes each.
+/// Facts that are remembered, about 300 bytes each. Beyond that those go that are not internal, the soonest to end first, and
+/// only then internal ones: names of others, however many they are, make no address of the tenant's forgotten. One that is
+/// forgotten is unknown: asked, and never passed in plain.
 const MOST: usize = 65_536;
 /// Folding no more often than this.
 const PACE: Duration = Duration::from_secs(1);
@@ -19,31 +23,44 @@ const PACE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct FactBase {
     fixed: Vec<Fact>,
-    learnt: BTreeMap<(IpNet, String), Fact>,
+    internal: Learnt,
+    others: Learnt,
     fresh: usize,
     folded: Option<Instant>,
+}
+
+/// Facts by what they are about and who says so, in the order in which they end.
+type Learnt = ByEnd<(IpNet, Arc<str>), End, Fact>;
+
+/// End of a fact; one without comes last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum End {
+    At(Instant),
+    Never,
 }
 
 impl FactBase {
     /// Knowing only what the configuration says.
     #[must_use]
     pub(crate) fn new(fixed: Vec<Fact>) -> Self {
-        Self { fixed, learnt: BTreeMap::new(), fresh: 0, folded: None }
+        Self { fixed, internal: ByEnd::new(), others: ByEnd::new(), fresh: 0, folded: None }
     }
 
     /// Remembers facts.
     pub(crate) fn learn(&mut self, facts: &[Fact]) {
         for fact in facts {
-            self.learnt.insert((fact.prefix, source_key(&fact.source)), fact.clone());
-        }
-        self.fresh += facts.len();
-        while self.learnt.len() > MOST {
-            let soonest = self.learnt.iter().min_by_key(|(_, fact)| fact.expires).map(|(key, _)| key.clone());
-            match soonest {
-                Some(key) => drop(self.learnt.remove(&key)),
-                None => break,
+            let key = (fact.prefix, source_key(&fact.source));
+            let (now, before) = match fact.class {
+                Class::Internal => (&mut self.internal, &mut self.others),
+                Class::External | Class::Exempt => (&mut self.others, &mut self.internal),
+            };
+            before.remove(&key);
+            now.insert(key, fact.expires.map_or(End::Never, End::At), fact.clone());
+            if self.internal.len() + self.others.len() > MOST && self.others.pop_first(|_| true).is_none() {
+                self.internal.pop_first(|_| true);
             }
         }
+        self.fresh += facts.len();
     }
 
     /// A new base, if enough has changed since the last one.
@@ -54,25 +71,34 @@ impl FactBase {
         }
         self.fresh = 0;
         self.folded = Some(now);
-        self.learnt.retain(|_, fact| fact.is_live(now));
+        for learnt in [&mut self.internal, &mut self.others] {
+            while learnt.pop_first(|end| end <= End::At(now)).is_some() {}
+        }
         Some(self.directory(hash_key))
     }
 
     /// All of it as a base.
     #[must_use]
     pub(crate) fn directory(&self, hash_key: u64) -> Directory {
-        Directory::new(self.fixed.iter().chain(self.learnt.values()).cloned(), hash_key)
+        let learnt = self.internal.iter().chain(self.others.iter());
+        Directory::new(self.fixed.iter().chain(learnt).cloned(), hash_key)
+    }
+
+    /// Returns the facts that something is internal which stand now and not until `end`.
+    pub(crate) fn internal_ending(&self, now: Instant, end: Instant) -> Vec<Fact> {
+        let ends_soon = |fact: &&Fact| fact.expires.is_some_and(|expires| expires < end);
+        self.internal.iter().take_while(ends_soon).filter(|fact| fact.is_live(now)).cloned().collect()
     }
 }
 
 /// Sources are told apart by what they print, escaped: enough for a key.
-fn source_key(source: &FactSource) -> String {
-    source.to_string()
+fn source_key(source: &FactSource) -> Arc<str> {
+    source.to_string().into()
 }
 
 #[cfg(test)]
 mod tests {
-    use tencrypt::directory::Class;
+    use tencrypt::directory::Standing;
 
     use super::*;
 
@@ -105,5 +131,55 @@ mod tests {
         let mut base = FactBase::new(Vec::new());
         base.learn(&facts(FOLD_AT as u32, now));
         assert_eq!(base.fold(now + PACE, 1).map(|base| base.len()), Some(0));
+    }
+
+    /// The first of [`facts`], and internal.
+    fn internal(until: Instant) -> Fact {
+        let first = facts(1, until).remove(0);
+        Fact::new(first.prefix, Class::Internal, first.source, first.expires)
+    }
+
+    #[test]
+    fn names_of_others_push_nothing_out_that_is_the_tenants() {
+        let now = Instant::now();
+        let mut base = FactBase::new(Vec::new());
+        let own = internal(now + PACE);
+        let soon = facts(2, now + PACE).remove(1);
+        base.learn(&[own.clone(), soon.clone()]);
+        let many = facts(MOST as u32 + 7, now + PACE * 300);
+        base.learn(&many[2..]);
+        let directory = base.directory(1);
+        assert_eq!((directory.len(), base.internal.len(), base.others.len()), (MOST, 1, MOST - 1));
+        let standing = |fact: &Fact| {
+            let config = tencrypt::TunnelConfig::new(["10.0.0.0/8".parse().unwrap()]);
+            directory.classify(&config, fact.prefix.addr(), now).standing
+        };
+        assert_eq!(standing(&own), Standing::Internal);
+        assert_eq!(standing(&soon), Standing::Unknown, "the first to end");
+        assert_eq!(standing(&many[MOST]), Standing::Claimed);
+    }
+
+    #[test]
+    fn internal_facts_that_end_soon_are_found_and_may_be_prolonged() {
+        let now = Instant::now();
+        let mut base = FactBase::new(Vec::new());
+        base.learn(&[internal(now + PACE * 20)]);
+        base.learn(&facts(3, now + PACE)[1..]);
+        assert_eq!(base.internal_ending(now, now + PACE * 20), []);
+        assert_eq!(base.internal_ending(now, now + PACE * 21), [internal(now + PACE * 20)]);
+        assert_eq!(base.internal_ending(now + PACE * 20, now + PACE * 40), [], "it is over");
+        base.learn(&[internal(now + PACE * 40)]);
+        assert_eq!(base.internal_ending(now, now + PACE * 21), []);
+    }
+
+    #[test]
+    fn a_static_fact_about_the_address_beats_what_dns_says_of_it() {
+        let now = Instant::now();
+        let address: std::net::IpAddr = [10, 0, 0, 0].into();
+        let fixed = Fact::new(address, Class::External, FactSource::Static, None);
+        let mut base = FactBase::new(vec![fixed]);
+        base.learn(&[internal(now + PACE)]);
+        let config = tencrypt::TunnelConfig::new(["10.0.0.0/8".parse().unwrap()]);
+        assert_eq!(base.directory(1).classify(&config, address, now).standing, Standing::External);
     }
 }

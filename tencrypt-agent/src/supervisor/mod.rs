@@ -1,5 +1,6 @@
 //! The supervisor of a pod: it sets everything up in order, keeps it in line with what changes, and takes it down.
 
+mod by_end;
 pub(crate) mod clone_guard;
 pub(crate) mod dns;
 mod dns_proxy;

@@ -13,7 +13,7 @@ use tencrypt::{
     Event,
     directory::{Class, Fact, FactChange, FactSource},
 };
-use tencrypt_tun::{Capture, Change, Followed, Monitor, SocketTable};
+use tencrypt_tun::{Capture, Change, Followed, Monitor};
 use tokio::sync::mpsc;
 
 use super::{
@@ -24,20 +24,24 @@ use crate::{
     failure::Failure,
     lane::{
         channel::{Command, Lanes},
+        events::{Events, LaneEvent},
         pod_status::Shared,
     },
     report::{ChainsReport, SuiteReport},
 };
 
-/// Events of the lanes, and changes of the namespace, that wait for the supervisor.
-pub(super) const EVENTS: usize = 1_024;
+/// Changes of the namespace that wait for the supervisor.
+const CHANGES: usize = 1_024;
 /// The interval at which facts are folded, and destinations whose time is over looked for.
 pub(super) const TICK: Duration = Duration::from_secs(1);
+/// Time for which an address at which a member has answered is not spoken to in plain: the core's.
+const PROVED: Duration = Duration::from_secs(600);
 
 /// A captured namespace, kept in line with what the lanes say and what the kernel changes.
 pub(super) struct Namespace {
     capture: Capture,
     lanes: Lanes,
+    events: Events,
     externals: Externals,
     addresses: Vec<IpAddr>,
     fit: SuiteFit,
@@ -59,12 +63,13 @@ impl Namespace {
     /// Follows `capture`; `suite` and `chains` are kept up to date for `status`.
     pub(super) fn new(
         capture: Capture,
-        lanes: Lanes,
+        (lanes, events): (Lanes, Events),
         addresses: Vec<IpAddr>,
         (fit, suite): (SuiteFit, Shared<SuiteReport>),
         chains: Shared<ChainsReport>,
     ) -> Self {
-        Self { capture, lanes, externals: Externals::default(), addresses, fit, suite, chains }
+        let externals = Externals::default();
+        Self { capture, lanes, events, externals, addresses, fit, suite, chains }
     }
 
     /// Returns the pod's addresses.
@@ -80,33 +85,34 @@ impl Namespace {
         Ok(self.capture.remove()?)
     }
 
-    /// Handles an event of a lane.
-    pub(super) fn handle_event(&mut self, event: Event) {
+    /// Waits for a word of the lanes. May be cancelled.
+    pub(super) async fn next_event(&self) -> LaneEvent {
+        self.events.next().await
+    }
+
+    /// Handles a word of the lanes.
+    pub(super) fn handle_event(&mut self, event: LaneEvent) {
         let outcome = match event {
-            Event::External { destination, until } => {
+            LaneEvent::External { destination, until } => {
                 let lease = self.externals.allow(destination, until, Instant::now());
                 let outcome = self.capture.allow_external(destination, lease);
                 self.send_to_lanes(move || Command::ExternalOpened(destination));
                 outcome
             }
-            Event::Internal { destination } => {
+            LaneEvent::Internal(destination) => {
                 self.externals.deny(destination);
                 self.tell_internal(destination);
                 self.capture.add_internal(destination)
             }
-            Event::PeerUp { peer, endpoint, .. } => {
-                tracing::debug!(%peer, %endpoint, "peer up");
+            LaneEvent::Closed(destination) => {
+                self.externals.deny(destination);
+                self.send_to_lanes(move || Command::ExternalEnded(destination));
+                self.capture.deny_external(destination)
+            }
+            LaneEvent::Other(event) => {
+                log(&event);
                 Ok(())
             }
-            Event::PeerDown { peer } => {
-                tracing::debug!(%peer, "peer down");
-                Ok(())
-            }
-            Event::HandshakeFailed { to } => {
-                tracing::debug!(%to, "no answer");
-                Ok(())
-            }
-            _ => Ok(()),
         };
         if let Err(error) = outcome {
             // Fails closed: without its route a destination's packets go through the tunnel and out by the raw socket.
@@ -119,13 +125,13 @@ impl Namespace {
         tokio::spawn(async move { lanes.send_all(command).await });
     }
 
-    /// Tells all lanes that `destination`, found by one of them, is of the tenant: none speaks to it in plain any more. That
-    /// sticks, however short the fact itself lives.
+    /// Tells all lanes that `destination`, found by one of them, is of the tenant: none speaks to it in plain, for as long as
+    /// what that lane has found holds at least.
     fn tell_internal(&self, destination: IpAddr) {
         if self.lanes.count() == 1 {
             return;
         }
-        let until = Some(Instant::now() + TICK);
+        let until = Some(Instant::now() + PROVED);
         let fact = Fact::new(destination, Class::Internal, FactSource::Handshake, until);
         // Nobody waits for it to stand.
         self.send_to_lanes(move || {
@@ -135,7 +141,7 @@ impl Namespace {
     }
 
     /// Handles a change that the kernel reports.
-    pub(super) fn handle_change(&mut self, change: Change) -> Next {
+    pub(super) async fn handle_change(&mut self, change: Change) -> Next {
         match self.capture.follow(change) {
             Ok(Followed::Changed) => {
                 let addresses = self.capture.addresses();
@@ -148,8 +154,9 @@ impl Namespace {
                 if addresses == self.addresses {
                     return Next::Nothing;
                 }
-                self.addresses = addresses.clone();
-                self.send_to_lanes(move || Command::Addresses(addresses.clone()));
+                // Here, and not by a task of its own: of two changes the later one must be the last that a lane hears of.
+                let _ = self.lanes.send_all(|| Command::Addresses(addresses.clone())).await;
+                self.addresses = addresses;
                 Next::Addresses
             }
             Ok(Followed::DeviceGone) => Next::Over,
@@ -172,21 +179,25 @@ impl Namespace {
         }
     }
 
-    /// Reads the counters, ends destinations whose time is over, and renews the leases of the others if `renew` says so.
-    pub(super) async fn handle_tick(&mut self, now: Instant, renew: bool, table: &mut SocketTable) {
+    /// Returns true if any destination is led around the tunnel.
+    pub(super) fn has_externals(&self) -> bool {
+        !self.externals.is_empty()
+    }
+
+    /// Reads the counters, and ends destinations whose time is over and that are not `in_use`. If `renew` says so, it renews
+    /// the leases of the others, and has them asked: no lane sees their packets, and they may be the tenant's by now.
+    pub(super) async fn handle_tick(&mut self, now: Instant, renew: bool, in_use: &BTreeSet<IpAddr>) {
         self.count();
-        if self.externals.is_empty() {
-            return;
-        }
-        let in_use = table.destinations().unwrap_or_else(|error| {
-            tracing::warn!(%error, "sock_diag");
-            BTreeSet::new()
-        });
-        for due in self.externals.due(now, &in_use) {
+        let mut asked = Vec::new();
+        for due in self.externals.due(now, in_use) {
             let outcome = match due {
-                Due::Renew(destination, lease) if renew => self.capture.allow_external(destination, lease),
+                Due::Renew(destination, lease) if renew => {
+                    asked.push(destination);
+                    self.capture.allow_external(destination, lease)
+                }
                 Due::Renew(..) => Ok(()),
                 Due::End(destination) => {
+                    self.events.ended(destination);
                     let _ = self.lanes.send_all(|| Command::ExternalEnded(destination)).await;
                     self.capture.deny_external(destination)
                 }
@@ -195,6 +206,19 @@ impl Namespace {
                 tracing::warn!(%error, "destination");
             }
         }
+        // One lane is enough: what it finds all others are told.
+        if let Some(first) = self.lanes.first().filter(|_| !asked.is_empty()) {
+            let _ = first.send(Command::AskExternals(asked)).await;
+        }
+    }
+}
+
+fn log(event: &Event) {
+    match event {
+        Event::PeerUp { peer, endpoint, .. } => tracing::debug!(%peer, %endpoint, "peer up"),
+        Event::PeerDown { peer } => tracing::debug!(%peer, "peer down"),
+        Event::HandshakeFailed { to } => tracing::debug!(%to, "no answer"),
+        _ => {}
     }
 }
 
@@ -203,7 +227,7 @@ impl Namespace {
 /// # Errors
 /// The kernel refuses another thread.
 pub(super) fn monitor_changes(mut monitor: Monitor) -> io::Result<mpsc::Receiver<Change>> {
-    let (sender, receiver) = mpsc::channel(EVENTS);
+    let (sender, receiver) = mpsc::channel(CHANGES);
     thread::Builder::new().name("tencrypt-watch".to_owned()).spawn(move || {
         while !sender.is_closed() {
             match monitor.wait(TICK) {

@@ -4,6 +4,7 @@ use std::{io, net::IpAddr};
 
 use ipnet::IpNet;
 use tencrypt::directory::{Class, Fact, FactSource};
+use tencrypt_dns::Ranges;
 use tencrypt_tun::{CapturePlan, InterfaceName, mark_socket};
 use tencrypt_udp::{BindError, UdpTransport};
 
@@ -18,23 +19,34 @@ use crate::{
 /// # Errors
 /// A [`Failure`] with [`Exit::Usage`]: an interface that cannot be called so.
 pub(super) fn plan(config: &Config, names: &Names) -> Result<CapturePlan, Failure> {
-    let of_class = |class: Class| -> Vec<IpNet> {
-        config.facts.iter().filter(|fact| fact.class == class).map(|fact| fact.prefix).collect()
-    };
-    let mut exempt = config.network.exempt.clone();
-    exempt.extend(of_class(Class::Exempt));
     let network = &config.network;
     let (underlay, tun) = (interface(&network.interface)?, interface(&network.tun)?);
     let mut plan = CapturePlan::new(underlay, tun, network.port, network.protected.clone());
-    plan.exempt = exempt;
-    plan.external = of_class(Class::External);
-    plan.internal = of_class(Class::Internal);
+    plan.exempt = exempt(config);
+    plan.external = of_class(config, Class::External).collect();
+    plan.internal = of_class(config, Class::Internal).collect();
     plan.nameservers.clone_from(&names.nameservers);
     plan.unknown = config.policy.unknown;
     plan.enforce = config.policy.enforce;
     plan.offload = network.offload.device();
     plan.queues = network.lanes;
     Ok(plan)
+}
+
+fn of_class(config: &Config, class: Class) -> impl Iterator<Item = IpNet> {
+    config.facts.iter().filter(move |fact| fact.class == class).map(|fact| fact.prefix)
+}
+
+/// Lists the exempt ranges that the configuration gives.
+fn exempt(config: &Config) -> Vec<IpNet> {
+    config.network.exempt.iter().copied().chain(of_class(config, Class::Exempt)).collect()
+}
+
+/// Returns the ranges in which names of the project's own have addresses; the next hops are exempt.
+pub(super) fn own_ranges(config: &Config, gateways: &[IpAddr]) -> Ranges {
+    let mut exempt = exempt(config);
+    exempt.extend(gateways.iter().map(|gateway| IpNet::from(*gateway)));
+    Ranges { protected: config.network.protected.clone(), exempt }
 }
 
 /// Parses the name of an interface.

@@ -1,12 +1,17 @@
 //! The supervisor's loop: signals, events of the lanes, changes of the namespace, and the clock.
 
 use std::{
+    collections::BTreeSet,
     io::{self, Write as _},
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use tencrypt::{Event, KeyRing, directory::Directory};
+use tencrypt::{
+    KeyRing,
+    directory::{Directory, Fact, FactChange},
+};
 use tencrypt_tun::{Change, SocketTable};
 use tokio::{
     signal::unix::Signal,
@@ -18,17 +23,18 @@ use tokio::{
 use super::{
     clone_guard::{CloneGuard, Sign},
     dns_proxy::DnsProxy,
-    externals::LEASE_RENEWAL,
+    externals::{LEASE, LEASE_RENEWAL},
     fact_base::FactBase,
     namespace::{Namespace, Next, TICK},
     rotation,
 };
 use crate::{
-    control::server::ControlSocket,
+    control::server::{Asked, ControlSocket},
     failure::Failure,
     keys::{credentials::Credentials, source::KeySource},
     lane::{
         channel::{Command, Lanes},
+        events::LaneEvent,
         run::Ended,
         threads::Threads,
     },
@@ -58,6 +64,17 @@ impl Facts {
         self.base.lock().unwrap_or_else(PoisonError::into_inner).directory(self.hash_key)
     }
 
+    /// Returns what is internal by DNS and ends before the leases are renewed for the second time from now.
+    fn internal_ending(&self, now: Instant) -> Vec<Fact> {
+        let base = self.base.lock().unwrap_or_else(PoisonError::into_inner);
+        base.internal_ending(now, now + 2 * LEASE_RENEWAL)
+    }
+
+    /// Remembers facts.
+    fn learn(&self, facts: &[Fact]) {
+        self.base.lock().unwrap_or_else(PoisonError::into_inner).learn(facts);
+    }
+
     /// Returns a new directory if enough has changed since the last one.
     fn fold(&self, now: Instant) -> Option<Directory> {
         self.base.lock().unwrap_or_else(PoisonError::into_inner).fold(now, self.hash_key)
@@ -69,8 +86,7 @@ pub(super) struct Tasks([JoinHandle<()>; 2]);
 
 impl Tasks {
     /// Serves the control socket, and hands the lanes the keys of `key_source` as they come.
-    pub(super) fn spawn(control: ControlSocket, key_source: KeySource, lanes: &Lanes) -> Self {
-        let asked = lanes.clone();
+    pub(super) fn spawn(control: ControlSocket, asked: Asked, key_source: KeySource, lanes: &Lanes) -> Self {
         let serving = tokio::spawn(async move { control.serve(asked).await });
         Self([serving, tokio::spawn(rotation::follow_keys(key_source, lanes.clone()))])
     }
@@ -87,7 +103,6 @@ pub(super) struct Supervisor {
     pub(super) signals: Signals,
     pub(super) threads: Threads,
     pub(super) lanes: Lanes,
-    pub(super) events: mpsc::Receiver<Event>,
     pub(super) namespace: Namespace,
     pub(super) changes: mpsc::Receiver<Change>,
     pub(super) table: SocketTable,
@@ -103,7 +118,7 @@ pub(super) struct Supervisor {
 enum Input {
     Signal,
     LaneEnded(Ended),
-    LaneEvent(Option<Event>),
+    LaneEvent(LaneEvent),
     Change(Change),
     Sign(Sign),
     Credentials,
@@ -133,16 +148,11 @@ impl Supervisor {
             let over = match self.next(&mut clocks).await {
                 Input::Signal => break None,
                 Input::LaneEnded(ended) => Some(ended),
-                Input::LaneEvent(Some(event)) => {
+                Input::LaneEvent(event) => {
                     self.namespace.handle_event(event);
                     None
                 }
-                // The lanes are ending, and their ends come next.
-                Input::LaneEvent(None) => {
-                    tokio::task::yield_now().await;
-                    None
-                }
-                Input::Change(change) => self.handle_change(change),
+                Input::Change(change) => self.handle_change(change).await,
                 Input::Sign(sign) => self.handle_sign(sign).await,
                 Input::Credentials => {
                     self.apply_credentials().await;
@@ -166,7 +176,7 @@ impl Supervisor {
             _ = self.signals.terminate.recv() => Input::Signal,
             _ = self.signals.interrupt.recv() => Input::Signal,
             ended = self.threads.next_end() => Input::LaneEnded(ended),
-            event = self.events.recv() => Input::LaneEvent(event),
+            event = self.namespace.next_event() => Input::LaneEvent(event),
             Some(change) = self.changes.recv() => Input::Change(change),
             sign = self.guard.next_sign() => Input::Sign(sign),
             () = clocks.credentials.next() => Input::Credentials,
@@ -175,8 +185,8 @@ impl Supervisor {
     }
 
     /// Returns how the lanes have ended, if the change means that.
-    fn handle_change(&mut self, change: Change) -> Option<Ended> {
-        match self.namespace.handle_change(change) {
+    async fn handle_change(&mut self, change: Change) -> Option<Ended> {
+        match self.namespace.handle_change(change).await {
             Next::Nothing => None,
             Next::Addresses => {
                 self.dns.restart(self.namespace.addresses());
@@ -219,7 +229,31 @@ impl Supervisor {
         if renew {
             *leases_renewed = now;
         }
-        self.namespace.handle_tick(now, renew, &mut self.table).await;
+        self.dns.count();
+        let ending = if renew { self.facts.internal_ending(now) } else { Vec::new() };
+        let in_use = if self.namespace.has_externals() || !ending.is_empty() {
+            self.table.destinations().unwrap_or_else(|error| {
+                tracing::warn!(%error, "sock_diag");
+                BTreeSet::new()
+            })
+        } else {
+            BTreeSet::new()
+        };
+        self.prolong(ending, &in_use, now).await;
+        self.namespace.handle_tick(now, renew, &in_use).await;
+    }
+
+    /// Prolongs those of `ending`, which DNS has called internal, whose address is `in_use`.
+    async fn prolong(&self, ending: Vec<Fact>, in_use: &BTreeSet<IpAddr>, now: Instant) {
+        let prolonged = prolonged(ending, in_use, now);
+        if prolonged.is_empty() {
+            return;
+        }
+        self.facts.learn(&prolonged);
+        let changes: Vec<_> = prolonged.into_iter().map(FactChange::Learn).collect();
+        // Nobody waits for it to stand.
+        let told = || Command::Facts { changes: changes.clone(), done: tokio::sync::oneshot::channel().0 };
+        let _ = self.lanes.send_all(told).await;
     }
 
     /// Ends the lanes. `over` is how the first of them ended, if that is why.
@@ -242,6 +276,13 @@ impl Supervisor {
     }
 }
 
+/// Returns those of `ending` whose address is `in_use`, with another end: a connection would otherwise meet another policy in
+/// the middle.
+fn prolonged(ending: Vec<Fact>, in_use: &BTreeSet<IpAddr>, now: Instant) -> Vec<Fact> {
+    let used = ending.into_iter().filter(|fact| in_use.contains(&fact.prefix.addr()));
+    used.map(|fact| Fact::new(fact.prefix, fact.class, fact.source, Some(now + LEASE))).collect()
+}
+
 fn interval(period: Duration) -> Interval {
     let mut interval = tokio::time::interval(period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -253,4 +294,40 @@ fn announce() {
     let mut out = io::stdout().lock();
     // Nobody may be reading.
     let _ = writeln!(out, "ready").and_then(|()| out.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use tencrypt::directory::{Class, FactSource};
+
+    use super::*;
+
+    #[test]
+    fn what_dns_calls_internal_stays_so_while_a_socket_is_open_and_ends_with_it() {
+        let (used, unused) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let start = Instant::now();
+        let fact = |address: IpAddr, end| {
+            Fact::new(address, Class::Internal, FactSource::Dns("web.test".into()), Some(end))
+        };
+        let end = start + Duration::from_secs(60);
+        let facts = Facts::new(FactBase::new(Vec::new()), 1);
+        facts.learn(&[fact(used, end), fact(unused, end)]);
+        // As the leases are renewed: 130 s with a socket to the first address, then none.
+        let mut in_use = BTreeSet::from([used]);
+        let mut last = BTreeMap::from([(used, end), (unused, end)]);
+        for renewal in 1..=20 {
+            let now = start + renewal * LEASE_RENEWAL;
+            if renewal > 13 {
+                in_use.clear();
+            }
+            let prolonged = prolonged(facts.internal_ending(now), &in_use, now);
+            facts.learn(&prolonged);
+            last.extend(prolonged.iter().filter_map(|fact| Some((fact.prefix.addr(), fact.expires?))));
+            assert!(last[&used] > now + LEASE_RENEWAL || renewal > 13, "a gap at {renewal}");
+        }
+        assert_eq!(last[&unused], end);
+        assert!(last[&used] <= start + 13 * LEASE_RENEWAL + LEASE);
+    }
 }

@@ -8,13 +8,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use tencrypt::{Event, KeyRing, Tunnel};
-use tencrypt_tun::{Capture, InterfaceName, Monitor, RawSockets, SocketTable};
+use tencrypt::{KeyRing, Tunnel};
+use tencrypt_tun::{Capture, InterfaceName, Monitor, RawSockets, RouteLookup, SocketTable};
 use tencrypt_udp::UdpTransport;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
     clone_guard::{CloneGuard, NO_RANDOMNESS},
@@ -23,8 +20,8 @@ use super::{
     errors::io_failure,
     fact_base::FactBase,
     installed::Installed,
-    namespace::{EVENTS, Namespace, monitor_changes},
-    plan::{plan, static_facts, transport},
+    namespace::{Namespace, monitor_changes},
+    plan::{interface, own_ranges, plan, static_facts, transport},
     run::{Facts, Signals, Supervisor, Tasks},
     suite_fit::SuiteFit,
     tunnels::{tunnel_config, tunnels},
@@ -32,7 +29,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    control::server::ControlSocket,
+    control::server::{Asked, ControlSocket},
     failure::{Exit, Failure},
     keys::{
         credentials::Credentials,
@@ -41,11 +38,12 @@ use crate::{
     lane::{
         channel::{self, Inbox, Lanes},
         data_path::{Common, DataPath, Links, Ports},
+        events::Events,
         pod_status::{PodStatus, Shared},
         threads::Threads,
     },
     os::hardening::{self, Memory},
-    report::{ChainsReport, SuiteReport},
+    report::{ChainsReport, NamesReport, SuiteReport},
 };
 
 /// Everything that is known before anything is touched.
@@ -81,12 +79,14 @@ pub(super) fn set_up(protection: Protection) -> Result<Supervisor, Failure> {
     let guard = CloneGuard::new(uevents);
     let key_fault = KeyFault::default();
     let chains = Shared::<ChainsReport>::default();
+    let asked_names = Shared::<Option<NamesReport>>::default();
     let common = Common {
         offload: config.network.offload,
         status: PodStatus {
             project: project_name(&config, &names),
             suite: pod.suite.clone(),
             chains: chains.clone(),
+            names: asked_names.clone(),
             identity: credentials.report(),
             key_fault: key_fault.clone(),
             renewal: guard.report(),
@@ -97,22 +97,23 @@ pub(super) fn set_up(protection: Protection) -> Result<Supervisor, Failure> {
         addresses: pod.addresses.clone(),
         freshness: guard.freshness(),
     };
-    let Resources { signals, ports, monitor, table, control } = resources;
+    let Resources { signals, ports, monitor, table, routes, control } = resources;
     let Started { lanes, threads, events } = pod.start(tunnels, ports, &common)?;
     let changes = monitor_changes(monitor).map_err(|error| io_failure("thread", error))?;
 
-    let sink = LaneSink::new(lanes.clone(), pod.facts.base.clone());
-    let mut dns = DnsProxy::new(names, sink, pod.proxy_port(), pod.tun);
+    let sink = LaneSink::new(lanes.clone(), events.clone(), pod.facts.base.clone());
+    let ranges = own_ranges(&config, pod.installed.capture().gateways());
+    let mut dns = DnsProxy::new((names, ranges), sink, pod.proxy_port(), pod.tun, asked_names);
     dns.start(pod.sockets);
     let key_source = KeySource::new(config.tenant.key_file, keys, key_fault);
-    let tasks = Tasks::spawn(control, key_source, &lanes);
+    let tasks = Tasks::spawn(control, Asked::new(lanes.clone(), routes), key_source, &lanes);
+    let lanes_and_events = (lanes.clone(), events);
     let namespace =
-        Namespace::new(pod.installed.keep(), lanes.clone(), pod.addresses, (pod.fit, pod.suite), chains);
+        Namespace::new(pod.installed.keep(), lanes_and_events, pod.addresses, (pod.fit, pod.suite), chains);
     Ok(Supervisor {
         signals,
         threads,
         lanes,
-        events,
         namespace,
         changes,
         table,
@@ -132,6 +133,7 @@ struct Resources {
     ports: Vec<(UdpTransport, RawSockets)>,
     monitor: Monitor,
     table: SocketTable,
+    routes: RouteLookup,
     control: ControlSocket,
 }
 
@@ -151,6 +153,8 @@ impl Resources {
             ports: (0..config.network.lanes.get()).map(ports).collect::<Result<_, Failure>>()?,
             monitor: Monitor::open().map_err(|error| io_failure("netlink", error))?,
             table: SocketTable::open().map_err(|error| io_failure("sock_diag", error))?,
+            routes: RouteLookup::open(interface(&config.network.tun)?)
+                .map_err(|error| io_failure("netlink", error))?,
             control: ControlSocket::bind(control).map_err(|error| io_failure("control socket", error))?,
         })
     }
@@ -209,7 +213,7 @@ impl Pod {
         common: &Common,
     ) -> Result<Started, Failure> {
         let (lanes, inboxes) = channels(tunnels.len())?;
-        let (sender, events) = mpsc::channel(EVENTS);
+        let events = Events::default();
         let queues = self.installed.capture().queues();
         let mut paths = Vec::with_capacity(tunnels.len());
         for (((device, (mut transport, raw)), tunnel), inbox) in
@@ -218,7 +222,7 @@ impl Pod {
             // Errors from before belong to whoever had the port.
             transport.drain_path_errors();
             let ports = Ports { device: device.clone(), transport, raw };
-            let links = Links { lanes: lanes.clone(), inbox, events: sender.clone() };
+            let links = Links { lanes: lanes.clone(), inbox, events: events.clone() };
             paths.push(DataPath::new(tunnel, ports, links, common.clone()));
         }
         let threads = Threads::start(paths, &lanes).map_err(|error| io_failure("thread", error))?;
@@ -230,7 +234,7 @@ impl Pod {
 struct Started {
     lanes: Lanes,
     threads: Threads,
-    events: mpsc::Receiver<Event>,
+    events: Events,
 }
 
 /// Tells the tunnels whom to trust and which certificate to present.

@@ -36,6 +36,7 @@ pub(super) fn tunnel_config(config: &Config, names: &Names, proxy_port: u16) -> 
     tunnel.suite = config.tenant.suite;
     tunnel.vnet = config.network.offload.checksums();
     tunnel.port = config.network.port;
+    tunnel.max_peers = config.network.max_peers;
     tunnel.unknown = config.policy.unknown;
     tunnel.external = config.policy.external;
     let nameservers = names.nameservers.clone();

@@ -59,6 +59,17 @@ impl Cluster {
         Self::new(vec![near, far], lab::VXLAN_MTU)
     }
 
+    /// A pod each on two nodes, MTU 1450, which are of different networks in IPv4: what they send each other passes the
+    /// first node's routes, there and back.
+    pub(crate) fn on_two_routed_nodes() -> Self {
+        let near = Node::new("10.128.0.1/24".parse().unwrap(), "fd00:128::1/64".parse().unwrap()).unwrap();
+        let far = Node::new("10.128.2.1/24".parse().unwrap(), "fd00:128::2:1/64".parse().unwrap()).unwrap();
+        lab::join(&near, &far).unwrap();
+        near.add_address("10.128.2.254/24".parse().unwrap()).unwrap();
+        far.add_route("10.128.0.0/24".parse().unwrap(), [10, 128, 2, 254].into()).unwrap();
+        Self::new(vec![near, far], lab::VXLAN_MTU)
+    }
+
     fn new(nodes: Vec<Node>, mtu: u32) -> Self {
         let directory = std::env::temp_dir().join(format!("tencrypt-e2e-{}", std::process::id()));
         // Of a killed test whose process had the same number.

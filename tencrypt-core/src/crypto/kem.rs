@@ -18,7 +18,8 @@ const SHARED_LEN: usize = 32;
 pub(crate) struct KemSecret(DecapsulationKey);
 
 impl KemSecret {
-    /// A fresh one.
+    /// A fresh one. What it is computed with lies below the frame of the caller, who wipes that.
+    #[inline(never)]
     pub(crate) fn generate(rng: &mut Rng) -> Self {
         let seed = Secret::<64>::filled(|seed| rng.fill(seed));
         Self::from_seed((*seed.expose()).into())

@@ -77,8 +77,8 @@ impl Directory {
     ///
     /// So a hint raises protection, and never lowers it for good. A [`Tunnel`](crate::Tunnel) puts the same question to
     /// its directory and to what it has learnt since, the newer fact of one rank first; and between 1 and 2, as well as
-    /// before a fact of 1 about more than the one address, it has a rule of its own: an address that was once internal
-    /// stays so.
+    /// before a fact of 1 about more than the one address, it has a rule of its own: an address at which a member of the
+    /// tenant has answered stays internal until 10 minutes after the last session.
     ///
     /// ```
     /// use std::{net::IpAddr, time::Instant};
@@ -155,10 +155,11 @@ struct Facts<'d> {
 
 impl<'d> Facts<'d> {
     fn classify(&self, config: &TunnelConfig, address: IpAddr, now: Instant) -> Finding<'d> {
-        let sticky = self.delta.is_some_and(|delta| delta.is_sticky(address));
+        let proved = self.delta.and_then(|delta| delta.sticky_until(address, now));
+        let sticky = proved.is_some();
         let authority = self.longest(address, now, FactSource::is_authoritative);
         let hint = self.longest(address, now, |source| !source.is_authoritative());
-        let until = authority.iter().chain(&hint).filter_map(|fact| fact.expires).min();
+        let until = authority.iter().chain(&hint).filter_map(|fact| fact.expires).chain(proved).min();
         if let Some(fact) = authority {
             let raised = hint.filter(|hint| {
                 hint.class == Class::Internal && hint.prefix.prefix_len() > fact.prefix.prefix_len()
@@ -309,6 +310,7 @@ mod tests {
         fn classify_agrees_with_a_linear_scan(
             base in prop::collection::vec(fact(), 0..12),
             later in prop::collection::vec(fact(), 0..12),
+            proved in prop::collection::vec((0u32..16, 1u64..100), 0..6),
             dns: bool,
             elapsed in 0u64..120,
             key: u64,
@@ -335,17 +337,19 @@ mod tests {
             let (base, later) = (fresh(base), fresh(later));
             let directory = Directory::new(base.clone(), key);
             let mut delta = Delta::new(key);
-            let mut sticky = Vec::new();
             for fact in &later {
                 delta.apply(&FactChange::Learn(fact.clone()), begun);
-                if fact.class == Class::Internal && fact.prefix.prefix_len() == 32 {
-                    sticky.push(fact.prefix.addr());
-                }
+            }
+            let address = |bits: u32| IpAddr::V4((0x0a00_0000 | (bits >> 2) << 16 | bits & 3).into());
+            let mut sticky = Vec::new();
+            for (bits, life) in proved {
+                delta.stick(address(bits), begun + Duration::from_secs(life));
+                sticky.extend((life > elapsed).then(|| address(bits)));
             }
             let view = View { base: &directory, delta: &delta, config: &config };
             let now = begun + Duration::from_secs(elapsed);
             for bits in 0..16u32 {
-                let address = IpAddr::V4((0x0a00_0000 | (bits >> 2) << 16 | bits & 3).into());
+                let address = address(bits);
                 let found = view.classify(address, now).standing;
                 prop_assert_eq!(found, scan(&list, &sticky, address, now, &config), "{}", address);
 

@@ -8,12 +8,12 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::{Class, Fact, FactChange, base::Statements, table::PrefixTable};
+use super::{Fact, FactChange, base::Statements, table::PrefixTable};
 
 /// Prefixes of a delta. The tunnel's owner folds what it learns into a new base before there are more.
 pub(crate) const MAX_DELTA: usize = 4_096;
 
-/// Addresses remembered as internal beyond the life of the fact that said so: 40 B each, 2.6 MB.
+/// Addresses remembered as internal because a handshake proved it: 100 bytes each. Beyond that the first to end goes.
 pub(crate) const MAX_STICKY: usize = 65_536;
 
 /// The mutable part of the directory.
@@ -23,7 +23,9 @@ pub(crate) struct Delta {
     /// Prefixes by the moment their last statement ends, so that the first to go is found without a scan.
     expiry: BTreeMap<Instant, BTreeSet<IpNet>>,
     due: BTreeMap<IpNet, Instant>,
-    sticky: BTreeSet<IpAddr>,
+    /// Addresses that a handshake proved to be internal, and until when that counts.
+    sticky: BTreeMap<IpAddr, Instant>,
+    sticky_ends: BTreeSet<(Instant, IpAddr)>,
 }
 
 impl Delta {
@@ -32,7 +34,8 @@ impl Delta {
             table: PrefixTable::new(hash_key),
             expiry: BTreeMap::new(),
             due: BTreeMap::new(),
-            sticky: BTreeSet::new(),
+            sticky: BTreeMap::new(),
+            sticky_ends: BTreeSet::new(),
         }
     }
 
@@ -40,8 +43,7 @@ impl Delta {
         &self.table
     }
 
-    /// Takes one change in. A hint that a single address is internal makes it so until an authoritative source says
-    /// otherwise, however short the hint's own life is.
+    /// Takes one change in. A hint counts as long as it says, and no longer.
     pub(crate) fn apply(&mut self, change: &FactChange, now: Instant) {
         match change {
             FactChange::Learn(fact) => self.learn(fact, now),
@@ -58,15 +60,23 @@ impl Delta {
         }
     }
 
-    /// Marks `address` as seen internal.
-    pub(crate) fn stick(&mut self, address: IpAddr) {
-        if self.sticky.len() < MAX_STICKY {
-            self.sticky.insert(address);
+    /// Marks `address` as proved to be internal, until then at least.
+    pub(crate) fn stick(&mut self, address: IpAddr, until: Instant) {
+        let until = self.sticky.get(&address).map_or(until, |set| until.max(*set));
+        if let Some(before) = self.sticky.insert(address, until) {
+            self.sticky_ends.remove(&(before, address));
+        }
+        self.sticky_ends.insert((until, address));
+        if self.sticky.len() > MAX_STICKY
+            && let Some((_, first)) = self.sticky_ends.pop_first()
+        {
+            self.sticky.remove(&first);
         }
     }
 
-    pub(crate) fn is_sticky(&self, address: IpAddr) -> bool {
-        self.sticky.contains(&address)
+    /// Returns until when `address` counts as internal by what was proved, if it does.
+    pub(crate) fn sticky_until(&self, address: IpAddr, now: Instant) -> Option<Instant> {
+        self.sticky.get(&address).copied().filter(|until| *until > now)
     }
 
     /// A new base holds all that was applied so far; what is sticky stays.
@@ -79,9 +89,6 @@ impl Delta {
     fn learn(&mut self, fact: &Fact, now: Instant) {
         if !fact.is_live(now) {
             return;
-        }
-        if fact.class == Class::Internal && fact.prefix.prefix_len() == fact.prefix.max_prefix_len() {
-            self.stick(fact.prefix.addr());
         }
         let prefix = fact.prefix.trunc();
         let far = now + FOREVER;
@@ -126,3 +133,39 @@ impl Delta {
 
 /// Stands for "never" in the order of expiry.
 const FOREVER: std::time::Duration = std::time::Duration::from_secs(100 * 365 * 86_400);
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::testing::start;
+
+    fn address(number: usize) -> IpAddr {
+        IpAddr::from((number as u32).to_be_bytes())
+    }
+
+    #[test]
+    fn what_was_proved_counts_until_its_time_and_a_shorter_proof_takes_nothing_away() {
+        let (mut delta, now) = (Delta::new(1), start());
+        let second = |number| now + Duration::from_secs(number);
+        delta.stick(address(1), second(10));
+        delta.stick(address(1), second(5));
+        assert_eq!(delta.sticky_until(address(1), second(9)), Some(second(10)));
+        assert_eq!(delta.sticky_until(address(1), second(10)), None);
+        delta.folded(2);
+        assert!(delta.sticky_until(address(1), now).is_some(), "a new base takes nothing of it away");
+    }
+
+    #[test]
+    fn what_was_proved_is_bounded_and_what_ends_first_goes_first() {
+        let (mut delta, now) = (Delta::new(1), start());
+        let until = |number: usize| now + Duration::from_millis(1 + number as u64);
+        for number in (0..MAX_STICKY + 2).rev() {
+            delta.stick(address(number), until(number));
+        }
+        assert_eq!((delta.sticky.len(), delta.sticky_ends.len()), (MAX_STICKY, MAX_STICKY));
+        let is_kept = |number: usize| delta.sticky_until(address(number), now).is_some();
+        assert!(!is_kept(0) && !is_kept(1) && is_kept(2) && is_kept(MAX_STICKY + 1));
+    }
+}

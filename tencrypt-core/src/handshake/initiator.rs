@@ -69,6 +69,10 @@ impl Initiator {
     fn begin(local: &Local<'_>, index: SessionIndex, asked: IpAddr, rng: &mut Rng) -> (Self, Box<[u8]>) {
         let (suite, keys) = (local.suite, Arc::clone(local.keys.sent()));
         let kem = suite.is_hybrid().then(|| KemSecret::generate(rng));
+        if kem.is_some() {
+            // What is made next on that part of the stack has bytes that it does not use, and moves to the heap with them.
+            wipe_stack::<DEEP>();
+        }
         let mut noise = local.noise(&keys, |parameters| Noise::initiator(parameters, rng));
         let payload = payload::encode_init(suite, asked, kem.as_ref().map(KemSecret::public).as_ref());
         let mut init = vec![0; suite.init_len()].into_boxed_slice();

@@ -250,6 +250,11 @@ impl Nat {
         )
     }
 
+    /// Tells if there is a flow of `client` to `vip` that [`serve`](Self::serve) directs here.
+    pub(crate) fn serves(&self, client: IpAddr, vip: IpAddr) -> bool {
+        self.flows.has_pair(Hook::Serve, client, vip)
+    }
+
     /// Gives a packet that this pod sends the VIP as source, if it answers what [`serve`](Self::serve) directed here.
     pub fn reply(&mut self, packet: &mut IpPacket<&mut [u8]>, partial: bool, now: Instant) -> NatOutcome {
         self.back(Hook::Reply, packet, partial, now)

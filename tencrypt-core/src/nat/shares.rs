@@ -11,7 +11,7 @@ pub(super) const KINDS: usize = 4;
 /// The number of the pod's own share, which always exists.
 const OWN: u32 = 0;
 
-/// What one owner has.
+/// The flows of one owner.
 #[derive(Debug)]
 struct Share {
     /// The peer that it is; `None`: the pod itself.

@@ -549,7 +549,7 @@ mod tests {
             }
         }
 
-        /// When it goes, compared to others of its owner.
+        /// Its place in the order in which flows of one owner go.
         fn worth(&self) -> (u8, Instant) {
             let worth = match (self.flow.protocol == TCP, self.established && !self.closing, self.answered) {
                 (true, true, _) => 2,

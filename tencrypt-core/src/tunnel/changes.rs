@@ -37,6 +37,7 @@ impl Tunnel {
             self.revoke(&keys, now);
         }
         if before.send_epoch() != keys.send_epoch() {
+            self.exchanges.forget_given_up();
             for key in self.peers.keys() {
                 let random = self.rng.u32();
                 self.peers.hasten(key, |session| {
@@ -49,7 +50,7 @@ impl Tunnel {
 
     fn revoke(&mut self, keys: &KeyRing, now: Instant) {
         for key in self.peers.keys() {
-            self.peers.end_sessions(key, |session| !keys.holds(session.epoch()), &mut self.outbox);
+            self.peers.end_sessions(key, |session| !keys.holds(session.epoch()), now, &mut self.outbox);
         }
         let (exchanges, mut cx) = self.exchanging(now);
         let dropped = exchanges.revoke(&mut cx);
@@ -61,19 +62,19 @@ impl Tunnel {
     pub fn set_trust(&mut self, trust: Arc<Trust>, now: Instant) {
         self.now = now;
         self.membership.set_trust(trust);
-        self.judge_peers();
+        self.judge_peers(now);
         wipe_stack::<DEEP>();
     }
 
     #[inline(never)]
-    fn judge_peers(&mut self) {
+    fn judge_peers(&mut self, now: Instant) {
         let none_counts = self.membership.lacks_certificate();
         for key in self.peers.keys() {
             let Some(peer) = self.peers.find(key) else { continue };
             if none_counts || !self.membership.admits(peer.id(), peer.certificate()) {
-                self.expel(key);
+                self.expel(key, now);
             } else {
-                self.keep_certified(key);
+                self.keep_certified(key, now);
             }
         }
     }
@@ -90,6 +91,7 @@ impl Tunnel {
     ) -> Result<(), CertificateError> {
         self.now = now;
         if self.membership.set_certificate(certificate) {
+            self.exchanges.forget_given_up();
             self.present_anew(now);
         }
         wipe_stack::<DEEP>();
@@ -100,7 +102,7 @@ impl Tunnel {
     fn present_anew(&mut self, now: Instant) {
         for key in self.peers.keys() {
             if self.membership.lacks_certificate() {
-                self.expel(key);
+                self.expel(key, now);
             } else {
                 self.peers.hasten(key, |_| Some(now));
             }
@@ -121,37 +123,13 @@ impl Tunnel {
         self.membership.may_own(certificate, address)
     }
 
-    /// Gives `address` to a peer whose certificate lists it, unless somebody else's lists it as narrowly: the certificate
-    /// is the proof.
-    pub(super) fn claim_certified(&mut self, key: PeerKey, address: IpAddr) {
-        if !self.membership.asks_for_certificates() {
-            return;
-        }
-        let length = |key: PeerKey| {
-            let certificate = self.peers.find(key)?.certificate()?;
-            certificate.prefix_of(address).map(|prefix| prefix.prefix_len())
-        };
-        let owner = self.peers.owner(address);
-        if owner != Some(key) && length(key) > owner.and_then(length) {
-            self.make_owner(key, address);
-        }
-    }
-
-    /// Takes from a peer what its certificate does not list.
-    pub(super) fn keep_certified(&mut self, key: PeerKey) {
-        if !self.membership.asks_for_certificates() {
-            return;
-        }
-        let Some(peer) = self.peers.find(key) else { return };
-        let certificate = peer.certificate().cloned();
-        let membership = &self.membership;
-        self.peers.disown(key, |address| membership.may_own(certificate.as_ref(), address));
-    }
-
     /// Ends all that there is with a peer that is no member.
-    fn expel(&mut self, key: PeerKey) {
+    fn expel(&mut self, key: PeerKey, now: Instant) {
         self.stats.drop_many(DropReason::Certificate, self.outbox.drop_for(key));
-        self.peers.refuse(key, &mut self.outbox);
+        if let Some(member) = self.peers.find(key).map(|peer| peer.id()) {
+            self.take_all_from(member, now);
+        }
+        self.peers.refuse(key, now, &mut self.outbox);
     }
 }
 

@@ -9,15 +9,18 @@ use super::{
     Tunnel,
     changes::spread,
     exchanges::{
-        Answer, Confirmation, Context, End, Exchanges, MemberAnswer, Purpose, Queued, repeat_with_cookie,
+        Answer, Confirmation, Context, End, Exchanges, MemberAnswer, Purpose, Question, Queued,
+        repeat_with_cookie,
     },
     index::IndexUse,
-    limits::{MESSAGES_A_CALL, REKEY_AFTER, REKEY_JITTER},
+    limits::{LISTED_FOR, MESSAGES_A_CALL, REKEY_AFTER, REKEY_JITTER},
     membership::is_listed,
     peer_key::PeerKey,
     peers::{NewSession, PendingConf, Role},
+    proofs::{Claimant, ProvenBy},
 };
 use crate::{
+    crypto::PeerId,
     event::Event,
     handshake::Established,
     packet::is_tunnel_address,
@@ -41,12 +44,12 @@ impl Tunnel {
         now: Instant,
     ) -> bool {
         let (exchanges, mut cx) = self.exchanging(now);
-        exchanges.ask(destination, purpose, internal, &mut cx)
+        exchanges.ask(Question::new(destination, purpose, internal), &mut cx)
     }
 
     /// Starts to replace the session that is sent on, unless that is under way.
     pub(super) fn rekey(&mut self, key: PeerKey, now: Instant) {
-        if let Some(address) = self.peers.where_to_ask(key) {
+        if let Some(address) = self.where_to_ask(key, true, now) {
             self.ask(address, Purpose::Rekey, true, now);
         }
     }
@@ -132,29 +135,61 @@ impl Tunnel {
                 return Err(DropReason::Certificate);
             }
         };
-        let MemberAnswer { established, index, conf, asked, purpose, held } = answer;
-        let listed = is_listed(&established, asked);
-        let endpoint = SocketAddr::new(own_address(&established, asked), port);
+        let MemberAnswer { established, index, conf, to, named, first_sent, purpose, asserted_from, held } =
+            answer;
+        let (member, identity) = (established.peer, established.identity.clone());
+        let claimant = Claimant::new(member, &identity);
+        let is_there = |source: &IpAddr| claimant.names(*source) || self.is_at(member, *source);
+        if let Some(source) = asserted_from.filter(|source| !is_there(source)) {
+            self.exchanges.refute(source, now);
+        }
+        if purpose == Purpose::Proof && claimant.names(to) && self.peers.is_alive(member, now) {
+            // The address was to be proven, and a session there is. A pod behind a service learns by CONF that it is asked
+            // under the service's address.
+            self.proven(claimant, to, ProvenBy::Answer, first_sent, now);
+            self.let_in(member, to, now);
+            return Ok(());
+        }
+        let endpoint = SocketAddr::new(own_address(&established, to), port);
         let jitter = REKEY_JITTER.mul_f64(f64::from(self.rng.u32()) / f64::from(u32::MAX));
         let conf = PendingConf::new(conf, endpoint, self.rng.u32(), now);
         self.outbox.datagram(endpoint, conf.bytes.as_slice(), false);
-        let rekey_at = now + self.replace_soon(established.epoch).unwrap_or(REKEY_AFTER + jitter);
+        let epoch = established.epoch;
+        let rekey_at = now + self.replace_soon(epoch).unwrap_or(REKEY_AFTER + jitter);
         let role = Role::Initiator { conf, rekey_at };
         let key = self.install(NewSession { established, local: index, endpoint, role }, now);
-        // INIT went to this address and this peer answered.
-        if purpose != Purpose::Rekey || listed {
-            self.make_owner(key, asked);
-            self.peers.succeed(key, asked);
-        }
-        // This is the lane that our INIT goes to: the others are not sent to any more.
-        for address in self.peers.held_by_later_lanes(key, self.lanes.own().number()) {
-            self.make_owner(key, address);
-        }
-        self.peers.tell_owned(key, &mut self.outbox);
+        self.proven(claimant, to, ProvenBy::Answer, first_sent, now);
+        self.follow_session(key, claimant, to, now);
         for packet in held {
             self.queue_packet(key, packet);
         }
+        if named != to && self.routes.route(named, now).is_some_and(|route| route.member == member) {
+            for packet in self.exchanges.answered_by_init(named, epoch, now) {
+                self.queue_packet(key, packet);
+            }
+        }
         Ok(())
+    }
+
+    /// Tells if records to this member go to an address.
+    fn is_at(&self, member: PeerId, address: IpAddr) -> bool {
+        let mut lanes = self.peers.lanes(member).filter_map(|key| self.peers.find(key));
+        lanes.any(|peer| peer.has_endpoint(address))
+    }
+
+    /// Does what every session brings with it: what its member names stays its own, what it does not name any more is not,
+    /// and what it asserts is asked. A session that comes late says nothing of all that.
+    fn follow_session(&mut self, key: PeerKey, claimant: Claimant<'_>, source: IpAddr, now: Instant) {
+        if self.peers.find(key).is_some_and(|peer| claimant.is_of_now(peer)) {
+            self.keep_named(claimant, now);
+            self.ask_asserted(claimant, source, now);
+        }
+        self.routes.renew(claimant.member, now);
+        for address in self.routes.addresses(claimant.member) {
+            self.policy.note_internal(address, now + LISTED_FOR);
+        }
+        self.tell_found(claimant.member);
+        self.let_all_in(key, now);
     }
 
     /// Time within which a session that this side has just initiated is to be replaced, if its handshake began under an
@@ -172,7 +207,7 @@ impl Tunnel {
     fn refuse_answer(&mut self, destination: IpAddr, now: Instant) {
         self.exchanges.expect(destination);
         if self.policy.is_protected(destination) {
-            self.policy.note_internal(destination);
+            self.policy.note_internal(destination, now + LISTED_FOR);
             self.outbox.event(Event::Internal { destination });
         }
         self.gave_up(destination, now);
@@ -205,25 +240,24 @@ impl Tunnel {
 
     /// Installs the session that a CONF has led to, and answers it.
     fn confirmed(&mut self, from: SocketAddr, confirmation: Confirmation, mac1: [u8; 16], now: Instant) {
-        let Confirmation { established, index, asked, born } = confirmation;
+        let Confirmation { established, index, asked, asked_from, born } = confirmation;
         let (local, epoch) = (index.get(), established.epoch);
-        let listed = is_listed(&established, from.ip());
+        let (member, identity) = (established.peer, established.identity.clone());
+        let claimant = Claimant::new(member, &identity);
         let is_vip =
             !self.policy.is_own(asked) && is_tunnel_address(asked) && self.policy.is_protected(asked);
-        let seen_from = listed.then(|| from.ip());
-        let role = Role::Responder { born, mac1, seen_from, vip: is_vip.then_some(asked) };
+        let role = Role::Responder { born, mac1, vip: is_vip.then_some(asked) };
         let key = self.install(NewSession { established, local: index, endpoint: from, role }, now);
         self.resets.came_back(from.ip());
-        if listed && !self.peers.has_other_lane_for(key, from.ip(), now) {
-            // RESP went to this address and came back as CONF.
-            self.make_owner(key, from.ip());
-            self.peers.succeed(key, from.ip());
+        // RESP went to that address, wherever CONF came from.
+        if let Some(asked_from) = asked_from {
+            self.proven(claimant, asked_from, ProvenBy::Confirmation, born, now);
+            self.doubt_route(asked_from, member, now);
         }
         self.outbox.empty(key, local);
-        self.peers.tell_owned(key, &mut self.outbox);
+        self.follow_session(key, claimant, from.ip(), now);
         // Packets that waited for this very destination, or for any other address of the peer.
-        let owned: Vec<IpAddr> = self.peers.find(key).map(|peer| peer.owned().to_vec()).unwrap_or_default();
-        for address in owned {
+        for address in self.routes.routed(member, now) {
             for packet in self.exchanges.answered_by_init(address, epoch, now) {
                 self.queue_packet(key, packet);
             }
@@ -232,10 +266,13 @@ impl Tunnel {
 
     /// Adds a session to its peer.
     fn install(&mut self, mut new: NewSession, now: Instant) -> PeerKey {
+        let lane = (new.established.peer, new.established.remote_index.lane());
+        let most = usize::from(self.policy.config().max_peers).max(1);
+        self.peers.make_room_for(lane, new.endpoint.ip(), most, now, &mut self.outbox);
         let key = self.peers.slot_for(&new.established, now);
         self.exchanges.bind_session(&mut new.local, key);
         self.peers.install(key, new, self.membership.peer_id(), now, &mut self.outbox);
-        self.keep_certified(key);
+        self.keep_certified(key, now);
         self.stats.handshakes += 1;
         key
     }
@@ -245,25 +282,6 @@ impl Tunnel {
     pub(super) fn doubt_own_vip(&mut self, destination: IpAddr, now: Instant) {
         if self.policy.is_own_vip_in_doubt(destination, now) {
             self.ask(destination, Purpose::Background, false, now);
-        }
-    }
-
-    /// Gives `address` to the peer, which has proven that it is there.
-    pub(super) fn make_owner(&mut self, key: PeerKey, address: IpAddr) {
-        let before = self.peers.owner(address);
-        if is_tunnel_address(address)
-            && self.policy.is_protected(address)
-            && self.may_own(key, address)
-            && self.peers.own(key, address, &mut self.outbox)
-        {
-            if before.is_some_and(|before| self.peers.are_one_pod(before, key)) {
-                // From one lane to another: nobody else is concerned.
-                return;
-            }
-            self.policy.note_internal(address);
-            self.policy.lost_own_vip(address);
-            self.exchanges.note_responsive(address);
-            self.outbox.event(Event::Internal { destination: address });
         }
     }
 }

@@ -1,19 +1,18 @@
 //! From the network to the device.
 
-use std::{net::IpAddr, time::Instant};
+use std::time::Instant;
 
 use super::{
     Inbound, Tunnel,
     index::IndexUse,
-    limits::MEMBER_BELIEVED,
     peer_key::PeerKey,
-    peers::Received,
+    peers::{Peer, Received},
     policy::{Direction, Pair},
 };
 use crate::{
     nat::{NatError, NatOutcome},
     offload::{Opened, VnetHdr},
-    packet::{IpPacket, Transport, combine_ecn, is_tunnel_address},
+    packet::{IpPacket, Transport, combine_ecn},
     record::{self, FLAG_CSUM_PARTIAL, Message, SessionIndex, layout},
     sink::{PacketSink, RecvMeta},
     stats::DropReason,
@@ -94,16 +93,15 @@ impl Tunnel {
                 }
             })?,
         };
-        let (from, own) = (meta.from.ip(), self.membership.peer_id());
-        let Received { key, bytes, flags, from_new_source } =
-            self.peers.open(place, header, record, from, own, now)?;
-        if from_new_source {
-            self.saw_source(key, from);
-        }
+        let own = self.membership.peer_id();
+        let Received { key, bytes, flags } = self.peers.open(place, header, record, own, now)?;
         if bytes.is_empty() {
             return Ok(Taken::Keepalive(index));
         }
-        let opened = self.accept(key, meta.ecn, bytes, flags, now)?;
+        let Some(opened) = self.accept(key, meta.ecn, bytes, flags, now)? else {
+            self.peers.owe_acknowledgement(key, now);
+            return Ok(Taken::Keepalive(index));
+        };
         self.tell_flows(sink);
         self.peers.owe_acknowledgement(key, now);
         sink.packet(opened).map_err(|_| DropReason::SinkFull)?;
@@ -133,7 +131,7 @@ impl Tunnel {
     }
 
     /// The checks between an authentic record and the device: a well-formed packet, from an address of the peer that
-    /// sealed it, to this pod.
+    /// sealed it, to this pod. `None`: it waits for the peer to prove that address.
     fn accept<'b>(
         &mut self,
         key: PeerKey,
@@ -141,7 +139,7 @@ impl Tunnel {
         bytes: &'b mut [u8],
         flags: u8,
         now: Instant,
-    ) -> Result<Opened<'b>, DropReason> {
+    ) -> Result<Option<Opened<'b>>, DropReason> {
         let partial = flags & FLAG_CSUM_PARTIAL != 0;
         let inner = IpPacket::parse(&*bytes).map_err(|_| DropReason::InnerMalformed)?;
         let (source, destination, inner_ecn) = (inner.source(), inner.destination(), inner.ecn());
@@ -150,23 +148,26 @@ impl Tunnel {
         let pair = Pair { direction: Direction::In, source, destination };
         let known = self.policy.remembered(pair, self.revision(), now).filter(|_| self.nat.is_empty());
         let layout = inner.layout();
-        if !known.is_some_and(|known| self.peers.are_one_pod(known, key)) {
-            let admitted = self.admit(key, &mut IpPacket::known(&mut *bytes, layout), partial, now);
-            self.collect_flow_updates();
-            admitted?;
-        }
         // RFC 6040 section 4.2: a congestion mark on the outer header moves inside, or kills what cannot carry it.
         let ecn = combine_ecn(inner_ecn, outer_ecn).ok_or(DropReason::Policy)?;
         if ecn != inner_ecn {
             IpPacket::known(&mut *bytes, layout).set_ecn(ecn);
         }
-        Ok(Opened::new(bytes, layout, vnet))
+        if !known.is_some_and(|known| self.peers.are_one_pod(known, key)) {
+            let admitted = self.admit(key, &mut IpPacket::known(&mut *bytes, layout), partial, now);
+            self.collect_flow_updates();
+            if admitted == Err(DropReason::InnerSource) && self.wait(key, source, (&mut *bytes, vnet), now) {
+                return Ok(None);
+            }
+            admitted?;
+        }
+        Ok(Some(Opened::new(bytes, layout, vnet)))
     }
 
     /// Judges source and destination of a well-formed packet, and rewrites what a VIP has a part in: neither layout nor
     /// family.
     #[inline(never)]
-    fn admit(
+    pub(super) fn admit(
         &mut self,
         key: PeerKey,
         inner: &mut IpPacket<&mut [u8]>,
@@ -174,26 +175,19 @@ impl Tunnel {
         now: Instant,
     ) -> Result<(), DropReason> {
         let (source, destination) = (inner.source(), inner.destination());
-        self.claim_certified(key, source);
-        let (owner, mut until) = self.owner(source, now);
-        let mut theirs = owner.is_some_and(|owner| self.peers.are_one_pod(owner, key));
-        let is_told = self.policy.fact_owner(source, now).is_some_and(|(_, is_single, _)| is_single);
-        if !theirs && !is_told && self.may_own(key, source) && self.is_known_behind(source, key, now) {
-            // Behind a VIP that another lane has asked.
-            theirs = true;
-            until = Some(now + MEMBER_BELIEVED);
-        }
-        if !is_tunnel_address(source) || !self.policy.is_protected(source) || !theirs {
-            return Err(DropReason::InnerSource);
-        }
+        self.claim_certified(key, source, now);
+        let until = self.speaks_until(key, source, now).ok_or(DropReason::InnerSource)?;
         if self.policy.is_own(destination) {
             self.nat.note_direct(inner, now);
             if self.nat.is_empty() {
                 let pair = Pair { direction: Direction::In, source, destination };
-                self.policy.remember(pair, key, self.revision(), until);
+                self.policy.remember(pair, key, self.revision(), Some(until));
             }
         } else {
-            let served = self.peers.find(key).filter(|peer| peer.is_served_under(destination));
+            // Flows that were begun go on, whatever the peer has asked for since.
+            let is_served =
+                |peer: &&Peer| peer.is_served_under(destination) || self.nat.serves(source, destination);
+            let served = self.peers.find(key).filter(is_served);
             match (self.policy.own_address_beside(destination), served) {
                 (Some(own), Some(peer)) => {
                     self.nat.serve(inner, partial, own, peer.id(), now).map_err(NatError::drop_reason)?
@@ -204,20 +198,6 @@ impl Tunnel {
         match self.nat.unbalance(inner, partial, now) {
             NatOutcome::Refused => Err(DropReason::Policy),
             NatOutcome::Rewritten | NatOutcome::Untouched => Ok(()),
-        }
-    }
-
-    /// Tells if another lane has found this member behind `address`.
-    fn is_known_behind(&self, address: IpAddr, key: PeerKey, now: Instant) -> bool {
-        self.peers.find(key).is_some_and(|peer| self.lanes.is_behind(address, peer.id(), now))
-    }
-
-    /// A peer's records come from an address they have not come from before. It becomes the peer's if the peer says
-    /// so too and nobody else holds it.
-    fn saw_source(&mut self, key: PeerKey, source: IpAddr) {
-        let Some(peer) = self.peers.find(key) else { return };
-        if peer.asserts(source) && self.peers.owner(source).is_none() {
-            self.make_owner(key, source);
         }
     }
 }

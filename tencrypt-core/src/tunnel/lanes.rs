@@ -4,13 +4,13 @@
 use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 
 use super::{
-    limits::{MAX_MEMBERS, REJECT_AFTER},
+    limits::{MAX_MEMBERS, SPEAKS_FOR},
     outcome::LaneId,
 };
 use crate::crypto::PeerId;
 
 /// This lane's number, and the findings of others: by which lane, and until when each is believed. A lane tells it anew with
-/// every handshake, and has no session that outlives [`REJECT_AFTER`].
+/// every handshake; beyond the sessions it is believed for as long as a flow to a service may be idle ([`SPEAKS_FOR`]).
 #[derive(Debug)]
 pub(super) struct Lanes {
     own: LaneId,
@@ -44,8 +44,17 @@ impl Lanes {
         if self.members.len() >= MAX_MEMBERS && !self.members.contains_key(&key) {
             return false;
         }
-        self.members.insert(key, now + REJECT_AFTER);
+        self.members.insert(key, now + SPEAKS_FOR);
         true
+    }
+
+    /// Notes that what was found is in use.
+    pub(super) fn used(&mut self, address: IpAddr, peer: PeerId, now: Instant) {
+        for (_, until) in self.members.range_mut((address, peer, 0)..=(address, peer, u8::MAX)) {
+            if *until > now {
+                *until = now + SPEAKS_FOR;
+            }
+        }
     }
 
     /// Removes what `lane` reported of `peer` at `address`.
@@ -81,7 +90,7 @@ mod tests {
         members.lost(address, one, 15);
         members.lost(address, one, 3);
         assert!(members.is_behind(address, one, now));
-        assert!(!members.is_behind(address, one, now + REJECT_AFTER));
+        assert!(!members.is_behind(address, one, now + SPEAKS_FOR));
         members.lost(address, one, 0);
         assert!(!members.is_behind(address, one, now));
     }
@@ -104,6 +113,6 @@ mod tests {
         assert!((0..MAX_MEMBERS).all(|n| members.found(address(n), peer, 0, now)));
         assert!(!members.found(address(MAX_MEMBERS), peer, 0, now));
         assert!(members.found(address(0), peer, 0, now), "known ones are renewed");
-        assert!(members.found(address(MAX_MEMBERS), peer, 0, now + REJECT_AFTER));
+        assert!(members.found(address(MAX_MEMBERS), peer, 0, now + SPEAKS_FOR));
     }
 }

@@ -1,5 +1,6 @@
 //! The tunnel: one lane's whole state, from packets to records and back.
 
+mod admission;
 mod builder;
 mod changes;
 mod exchanges;
@@ -18,12 +19,15 @@ mod packet;
 mod peer_key;
 mod peers;
 mod policy;
+mod proofs;
 mod renew;
 mod reset;
 mod reset_limits;
+mod routes;
 mod timer;
 mod transmit;
 mod upkeep;
+mod waiting;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -44,11 +48,14 @@ pub use self::{
 use self::{
     exchanges::{Exchanges, Purpose},
     lanes::Lanes,
+    limits::{LISTED_FOR, MAX_CLAIMED_ASKED},
     membership::Membership,
     outbox::Outbox,
     peers::Peers,
     policy::Policy,
     reset_limits::ResetLimits,
+    routes::Routes,
+    waiting::Waiting,
 };
 use crate::{
     config::TunnelConfig,
@@ -101,6 +108,8 @@ pub struct Tunnel {
     policy: Policy,
     exchanges: Exchanges,
     peers: Peers,
+    routes: Routes,
+    waiting: Waiting,
     lanes: Lanes,
     nat: Nat,
     resets: ResetLimits,
@@ -131,9 +140,11 @@ impl Tunnel {
             policy: Policy::new(config, addresses, directory, hash_key),
             exchanges: Exchanges::new(hash_key),
             peers: Peers::new(hash_key),
+            routes: Routes::new(hash_key),
+            waiting: Waiting::default(),
             lanes: Lanes::new(lane),
             nat: Nat::new(rng.u64()),
-            resets: ResetLimits::default(),
+            resets: ResetLimits::new(now),
             outbox: Outbox::new(lane),
             stats: Stats::new(),
             rng,
@@ -200,12 +211,11 @@ impl Tunnel {
     }
 
     /// Takes from the network (ICMP, by the transport's error queue) that nobody listens at a destination. Anyone can
-    /// forge it, so it counts only where policy would let the traffic go anyway.
+    /// forge it: it ends no wait, and has a peer that is there asked if it lives, once a second.
     pub fn handle_unreachable(&mut self, to: SocketAddr, now: Instant) {
         self.now = now;
-        if self.policy.may_go_plain(&self.policy.classify(to.ip(), now)) {
-            self.gave_up(to.ip(), now);
-        }
+        self.stats.unreachable += 1;
+        self.doubt_peers_at(to.ip(), now);
     }
 
     /// Does what is due: repeats, keepalives, expiry, and at most two handshake messages. Called before its time it does
@@ -217,11 +227,35 @@ impl Tunnel {
         }
     }
 
-    /// Takes facts in. From here on they count.
+    /// Takes facts in. From here on they count. An address that only DNS calls external by them is asked at once, 16 of them
+    /// at most: its first packet waits for the answer, for 100 ms.
     pub fn apply_facts(&mut self, changes: &[FactChange], now: Instant) {
         self.now = now;
+        self.prune_by(changes, now);
         for destination in self.policy.apply_facts(changes, now) {
             self.outbox.event(Event::Internal { destination });
+        }
+        self.ask_claimed(changes, now);
+    }
+
+    /// Has a destination asked that its owner leads around the tunnel, or lets pass in plain, although a member may be there:
+    /// one that only DNS calls external, also after that has ended, and one of which nothing is known. Within 5 s of the last
+    /// question, and of any other, it does nothing; but of one that is internal by now [`Event::Internal`] says so again.
+    /// The owner of a bypass calls it from time to time: what passes around the tunnel asks nobody. [`Event::Internal`] tells
+    /// of an answer.
+    pub fn ask_external(&mut self, destination: IpAddr, now: Instant) {
+        self.now = now;
+        match self.policy.classify(destination, now).standing {
+            Standing::Claimed | Standing::Unknown => {
+                if self.may_be_asked(destination, now) && self.exchanges.may_ask_early(destination, now) {
+                    self.ask(destination, Purpose::Background, false, now);
+                }
+            }
+            Standing::Internal => {
+                self.policy.retract(destination);
+                self.outbox.event(Event::Internal { destination });
+            }
+            Standing::External | Standing::Exempt => {}
         }
     }
 
@@ -243,9 +277,14 @@ impl Tunnel {
         self.membership.keys()
     }
 
-    /// Replaces this pod's own addresses. Peers learn of them with the next handshake.
-    pub fn set_addresses(&mut self, addresses: &[IpAddr]) {
-        self.policy.set_addresses(addresses);
+    /// Replaces this pod's own addresses. Every peer with a session is told within 2 s, by a handshake in each family
+    /// that it is reached over.
+    pub fn set_addresses(&mut self, addresses: &[IpAddr], now: Instant) {
+        self.now = now;
+        if self.policy.set_addresses(addresses) {
+            self.exchanges.forget_given_up();
+            self.tell_addresses(now);
+        }
     }
 
     /// Returns the next thing that there is to do for this Tunnel, in the order in which it came about; in the end always
@@ -274,7 +313,13 @@ impl Tunnel {
                 self.nat.learn(&flow, now);
                 true
             }
-            LaneChange::Found { address, peer } => self.lanes.found(address, peer, lane, now),
+            LaneChange::Found { address, peer } => {
+                if self.policy.is_protected(address) {
+                    self.policy.note_internal(address, now + LISTED_FOR);
+                    self.exchanges.note_responsive(address);
+                }
+                self.lanes.found(address, peer, lane, now)
+            }
             LaneChange::Lost { address, peer } => {
                 self.lanes.lost(address, peer, lane);
                 true
@@ -298,7 +343,12 @@ impl Tunnel {
         if self.exchanges.has_queued() {
             return Some(self.now);
         }
-        let timers = [self.exchanges.next_due(), self.peers.next_due(), self.nat.poll_timeout()];
+        let timers = [
+            self.exchanges.next_due(),
+            self.peers.next_due(),
+            self.waiting.next_due(),
+            self.nat.poll_timeout(),
+        ];
         timers.into_iter().flatten().min()
     }
 
@@ -316,7 +366,7 @@ impl Tunnel {
 
     /// The peers there are sessions with.
     pub fn peers(&self, now: Instant) -> impl Iterator<Item = PeerInfo> {
-        self.peers.iter().filter_map(move |peer| peer.info(now))
+        self.peers.iter().filter_map(move |peer| peer.info(self.routes.routed(peer.id(), now), now))
     }
 
     /// Counters.
@@ -337,19 +387,43 @@ impl Tunnel {
         self.membership.peer_id()
     }
 
-    /// Tells the owner of a bypass, once a destination. One that only DNS calls external is asked all the same.
+    /// Tells the owner of a bypass, once a destination. One whose packets pass since it did not answer is asked all the
+    /// same, while they go on.
     fn announce_external(&mut self, destination: IpAddr, now: Instant) {
         let finding = self.policy.classify(destination, now);
         let (standing, until) = (finding.standing, finding.fact.and_then(|fact| fact.expires));
-        if standing == Standing::Claimed
-            && is_tunnel_address(destination)
-            && !self.exchanges.is_unresponsive(destination, now)
-        {
+        if standing == Standing::Unknown && self.exchanges.may_ask(destination, now) {
             self.ask(destination, Purpose::Background, false, now);
         }
         if matches!(standing, Standing::External | Standing::Claimed) && self.policy.announce(destination) {
             self.outbox.event(Event::External { destination, until });
         }
+    }
+
+    /// Asks addresses that these facts make external on the word of DNS, before their first packets come. The lane that
+    /// INIT goes to does so for all; others ask with the first packet of theirs.
+    fn ask_claimed(&mut self, changes: &[FactChange], now: Instant) {
+        let mut left = if self.lanes.own() == LaneId::ZERO { MAX_CLAIMED_ASKED } else { 0 };
+        for change in changes {
+            let FactChange::Learn(fact) = change else { continue };
+            let address = fact.prefix.addr();
+            if left > 0
+                && fact.prefix.prefix_len() == fact.prefix.max_prefix_len()
+                && self.policy.classify(address, now).standing == Standing::Claimed
+                && self.may_be_asked(address, now)
+                && !self.exchanges.is_silent(address, now)
+                && self.ask(address, Purpose::Background, false, now)
+            {
+                left -= 1;
+            }
+        }
+    }
+
+    /// Tells if an address can be another pod's that is not known.
+    fn may_be_asked(&self, address: IpAddr, now: Instant) -> bool {
+        is_tunnel_address(address)
+            && !self.policy.is_own(address)
+            && self.routes.route(address, now).is_none()
     }
 }
 

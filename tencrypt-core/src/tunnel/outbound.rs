@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     HeldPacket, Outbound, TunPacket, Tunnel, Verdict,
-    exchanges::Purpose,
+    exchanges::{Purpose, Question},
     peer_key::PeerKey,
     peers::{Session, Toward},
     policy::{Direction, Pair},
@@ -36,10 +36,12 @@ pub(super) struct Judgement<'d> {
 enum Route {
     /// Encrypt to this peer.
     Peer(PeerKey),
-    /// Ask the destination and hold.
+    /// The same, and keep a copy: the peer is asked if it lives, and others may answer for this service.
+    Doubted(PeerKey, IpAddr),
+    /// Ask the destination, of this standing, and hold.
     Ask {
         destination: IpAddr,
-        internal: bool,
+        standing: Standing,
     },
     /// As it is, past the tunnel.
     Bypass(IpAddr),
@@ -63,9 +65,26 @@ impl Tunnel {
                 self.announce_external(destination, now);
                 Outbound::Bypass
             }
-            Route::Ask { destination, internal } => self.hold(packet, destination, internal, now),
+            Route::Ask { destination, standing } => self.hold(packet, destination, standing, now),
             Route::Peer(key) => self.seal(packet, key, now, sink),
+            Route::Doubted(key, service) => {
+                self.peers.keep_copy(key, service, HeldPacket::new(packet));
+                self.seal(packet, key, now, sink)
+            }
         }
+    }
+
+    /// Notes that packets go to a destination by way of this peer. True: it is the pod behind a service, and is asked if it
+    /// lives.
+    fn is_doubted(&mut self, key: PeerKey, destination: IpAddr, now: Instant) -> bool {
+        let Some(peer) = self.peers.find(key) else { return false };
+        let (member, is_alive) = (peer.id(), peer.is_alive());
+        if self.routes.route(destination, now).is_none_or(|route| route.is_named) {
+            return false;
+        }
+        self.routes.used(destination, member, now);
+        self.peers.note_vip(key, destination);
+        !is_alive
     }
 
     /// Judges what would become of a packet to `destination`.
@@ -78,18 +97,17 @@ impl Tunnel {
             Standing::External | Standing::Exempt => Verdict::Bypass,
             // Nobody can be asked, so nothing but an authoritative fact lets a packet out.
             _ if self.membership.lacks_certificate() => Verdict::Drop(DropReason::Certificate),
+            Standing::Claimed if self.exchanges.awaits_claimed(destination, now) => Verdict::Hold,
             Standing::Claimed => Verdict::Bypass,
             Standing::Internal | Standing::Unknown => {
-                let (owner, owned_until) = self.owner(destination, now);
-                until = until.into_iter().chain(owned_until).min();
-                peer = owner;
-                let ready = owner.and_then(|key| self.peers.find(key));
-                // Of an address of the other family there may be sessions, and none that goes there.
-                let ready = ready.filter(|peer| peer.endpoint(destination.is_ipv4()).is_some());
-                match ready.filter(|peer| peer.sending(now).is_some()) {
+                let owner = self.owner(destination, now);
+                until = until.into_iter().chain(owner.map(|(_, until)| until)).min();
+                peer = owner.and_then(|(member, _)| self.peer_for(member, destination, now));
+                match peer.and_then(|key| self.peers.find(key)) {
                     Some(peer) => Verdict::Encrypt(peer.id()),
-                    None if !self.exchanges.is_unresponsive(destination, now) => Verdict::Hold,
+                    None if !self.exchanges.is_silent(destination, now) => Verdict::Hold,
                     None if self.policy.may_go_plain(&finding) => Verdict::Bypass,
+                    None if self.exchanges.may_ask(destination, now) => Verdict::Hold,
                     None => Verdict::Drop(DropReason::UnknownDestination),
                 }
             }
@@ -97,22 +115,10 @@ impl Tunnel {
         Judgement { verdict, peer, finding, until }
     }
 
-    /// The peer that `address` belongs to: by a fact about just this address, by what the peer has proven, or by a
-    /// fact about a range. And until when the facts hold that say so.
-    pub(super) fn owner(&self, address: IpAddr, now: Instant) -> (Option<PeerKey>, Option<Instant>) {
-        let proven = self.peers.owner(address);
-        match self.policy.fact_owner(address, now) {
-            Some((id, is_single, until)) if is_single || proven.is_none() => {
-                (self.peers.by_id(id, now).filter(|key| self.may_own(*key, address)), until)
-            }
-            _ => (proven, None),
-        }
-    }
-
     /// Grows with each change outside of the policy that its remembered decisions may rest on.
     #[inline]
     pub(super) fn revision(&self) -> u64 {
-        self.peers.revision() + self.lanes.revision() + self.membership.revision()
+        self.peers.revision() + self.routes.revision() + self.lanes.revision() + self.membership.revision()
     }
 
     pub(super) fn refuse(&mut self, reason: DropReason) -> Outbound {
@@ -236,19 +242,21 @@ impl Tunnel {
     /// Applies the verdict on a destination, and remembers the decision where it may hold for the next packet.
     fn decide(&mut self, source: IpAddr, destination: IpAddr, now: Instant) -> Route {
         let Judgement { verdict, peer, finding, until } = self.judge(destination, now);
-        let internal = finding.standing == Standing::Internal;
+        let standing = finding.standing;
         match (verdict, peer) {
             (Verdict::Encrypt(_), Some(key)) => {
+                if self.is_doubted(key, destination, now) {
+                    return Route::Doubted(key, destination);
+                }
                 if self.nat.is_empty() && !self.policy.is_nameserver(destination) {
                     let pair = Pair { direction: Direction::Out, source, destination };
                     self.policy.remember(pair, key, self.revision(), until);
                 }
                 Route::Peer(key)
             }
-            (Verdict::Hold | Verdict::Encrypt(_), _) => Route::Ask { destination, internal },
+            (Verdict::Hold | Verdict::Encrypt(_), _) => Route::Ask { destination, standing },
             (Verdict::Bypass, _) => {
-                let opportunistic = finding.standing == Standing::Unknown;
-                self.stats.opportunistic += u64::from(opportunistic);
+                self.stats.opportunistic += u64::from(standing == Standing::Unknown);
                 Route::Bypass(destination)
             }
             (Verdict::Drop(reason), _) => Route::Drop(reason),
@@ -317,13 +325,23 @@ impl Tunnel {
         &mut self,
         packet: &TunPacket<'_>,
         destination: IpAddr,
-        internal: bool,
+        standing: Standing,
         now: Instant,
     ) -> Outbound {
-        if !self.ask(destination, Purpose::Traffic, internal, now) {
+        let is_claimed = standing == Standing::Claimed;
+        let purpose = if is_claimed { Purpose::Background } else { Purpose::Traffic };
+        let question = Question::new(destination, purpose, standing == Standing::Internal);
+        let is_resumed = self.resume(destination, now);
+        let (exchanges, mut cx) = self.exchanging(now);
+        let is_asked = if is_resumed {
+            exchanges.ask_later(question, &mut cx)
+        } else {
+            exchanges.ask(question, &mut cx)
+        };
+        if !is_asked {
             return self.refuse(DropReason::HeldFull);
         }
-        let outcome = self.exchanges.hold(destination, packet);
+        let outcome = self.exchanges.hold(destination, packet, is_claimed);
         self.stats.drop_many(DropReason::HeldFull, outcome.pushed_out);
         if !outcome.held {
             return self.refuse(DropReason::HeldFull);

@@ -50,6 +50,8 @@ pub(super) enum Entry {
     },
     /// A packet that waited, and leaves as it is.
     Released(HeldPacket),
+    /// A packet of a peer that waited, and is for the device.
+    Opened(HeldPacket),
     Event(Event),
 }
 
@@ -153,6 +155,16 @@ impl Outbox {
         fits
     }
 
+    /// Adds a packet for the device. False: there is no room.
+    #[must_use]
+    pub(super) fn opened(&mut self, packet: HeldPacket) -> bool {
+        let fits = self.released < MAX_TRANSMITS;
+        if fits {
+            self.push(Entry::Opened(packet));
+        }
+        fits
+    }
+
     /// Adds an event; the newest is dropped without room.
     pub(super) fn event(&mut self, event: Event) {
         if self.events < MAX_EVENTS {
@@ -186,7 +198,7 @@ impl Outbox {
                 false
             }
             Entry::Datagram { .. } | Entry::Empty { .. } => false,
-            Entry::Released(_) | Entry::Event(_) => true,
+            Entry::Released(_) | Entry::Opened(_) | Entry::Event(_) => true,
         });
         self.transmits = 0;
         packets
@@ -200,7 +212,7 @@ impl Outbox {
     fn count(&mut self, entry: &Entry) -> &mut usize {
         match entry {
             Entry::Datagram { .. } | Entry::Empty { .. } | Entry::Packet { .. } => &mut self.transmits,
-            Entry::Released(_) => &mut self.released,
+            Entry::Released(_) | Entry::Opened(_) => &mut self.released,
             Entry::Event(_) => &mut self.events,
         }
     }

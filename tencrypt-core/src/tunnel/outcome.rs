@@ -94,6 +94,8 @@ pub enum Output {
     /// A packet that was held, and now leaves as it is, past the tunnel: by
     /// [`finish_segments`](crate::TunPacket::finish_segments).
     Released(HeldPacket),
+    /// A packet of a peer for the device, that waited until the peer had proven the address that it comes from.
+    Opened(HeldPacket),
     /// An event.
     Event(Event),
     /// There is nothing more. [`Tunnel::handle_timeout`](crate::Tunnel::handle_timeout) wants to be called at this time, at

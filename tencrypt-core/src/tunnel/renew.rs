@@ -21,7 +21,7 @@ impl Tunnel {
     /// certificate goes too, since it is for one static key. Lanes of one pod are given the same identity
     /// ([`Identity::for_another_lane`]).
     ///
-    /// Facts stay, translated flows too, and an address that was seen internal is never spoken to in plain. So do
+    /// Facts stay, translated flows too, and an address at which a member has answered is not spoken to in plain for as long as without this. So do
     /// handshake messages that wait: a member's INIT is answered by the new identity. Packets that waited for a
     /// handshake are dropped, as [`DropReason::HeldTimeout`]. Sessions come back with traffic: packets to a destination
     /// have it asked, and a peer's record on a session that is gone is answered by RESET.
@@ -34,12 +34,14 @@ impl Tunnel {
     fn forget(&mut self, identity: Identity, now: Instant) {
         self.now = now;
         let hash_key = self.rng.u64();
-        let held = self.exchanges.clear(hash_key) + self.outbox.drop_transmits();
+        let held = self.exchanges.clear(hash_key) + self.outbox.drop_transmits() + self.waiting.clear();
         self.stats.drop_many(DropReason::HeldTimeout, held);
         self.membership.set_identity(identity);
         self.peers.clear(hash_key, &mut self.outbox);
+        self.routes.clear(hash_key);
         self.outbox.drop_findings();
         self.lanes.clear();
+        self.resets.started_over(now);
         self.policy.forget_findings();
     }
 }

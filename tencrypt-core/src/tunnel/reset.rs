@@ -9,13 +9,15 @@ use std::{
     time::Instant,
 };
 
-use super::{Tunnel, exchanges::Purpose, peer_key::PeerKey, peers::Peer};
+use super::{Tunnel, peer_key::PeerKey, peers::Peer};
 use crate::{
     directory::Standing, handshake, packet::is_tunnel_address, record::SessionIndex, stats::DropReason,
 };
 
 impl Tunnel {
-    /// Tells the sender of a record, if it may be a member, that this side does not know its session.
+    /// Tells the sender of a record, if it may be a member that had a session, that this side does not know it: an address
+    /// that is known to be of the tenant, and for as long as sessions of before this side started can live, any that may be.
+    /// Others would learn from it that a member of some tenant is here.
     pub(super) fn disclaim(&mut self, index: SessionIndex, from: SocketAddr, now: Instant) {
         // Another lane's sessions are not known here, and there all the same.
         if index.lane() != self.lanes.own().number()
@@ -24,9 +26,14 @@ impl Tunnel {
         {
             return;
         }
-        let standing = self.policy.classify(from.ip(), now).standing;
-        let of_the_tenant = matches!(standing, Standing::Internal | Standing::Unknown | Standing::Claimed);
-        if of_the_tenant && self.resets.may_send(from.ip(), now) {
+        let may_have_had_one = match self.policy.classify(from.ip(), now).standing {
+            Standing::Internal => true,
+            Standing::Unknown => {
+                self.resets.has_just_started(now) || self.routes.route(from.ip(), now).is_some()
+            }
+            Standing::Claimed | Standing::External | Standing::Exempt => false,
+        };
+        if may_have_had_one && self.resets.may_send(from.ip(), now) {
             let reset = handshake::write_reset(self.membership.keys(), index, self.rng.u64());
             self.outbox.datagram(from, reset, false);
         }
@@ -43,20 +50,10 @@ impl Tunnel {
         let index = handshake::verify_reset(self.membership.keys(), datagram)?;
         let key = self.sends_on(index, from.ip(), now)?;
         self.peers.note_reset(key, now)?;
-        let peer = self.peers.find(key).ok_or(DropReason::UnknownIndex)?;
-        let Some(endpoint) = peer.any_endpoint().map(|endpoint| endpoint.ip()) else { return Ok(()) };
-        // Its own address, and not a service's that others answer for as well: only that says who is there now.
-        let own = peer.asserts(endpoint);
-        if self.peers.has_heir(key, endpoint, now) {
-            // What was sent here went to another of its addresses.
-            self.peers.disown(key, |_| false);
-            return Ok(());
+        if let Some(asked) = self.ask_for_life(key, now) {
+            // It may have been asked before it could answer. Now it can.
+            self.exchanges.ask_again(asked, now);
         }
-        let known = self.peers.where_to_ask(key);
-        let asked = if own { endpoint } else { known.unwrap_or(endpoint) };
-        self.ask(asked, Purpose::Rekey, true, now);
-        // It may have been asked before it could answer. Now it can.
-        self.exchanges.ask_again(asked, now);
         Ok(())
     }
 
@@ -64,9 +61,11 @@ impl Tunnel {
     /// may change on the way.
     fn sends_on(&mut self, index: SessionIndex, source: IpAddr, now: Instant) -> Result<PeerKey, DropReason> {
         let sends = |peer: &Peer| peer.sending(now).is_some_and(|session| session.sealer.receiver() == index);
-        let owner = self.peers.owner(source);
-        if let Some(owner) = owner.filter(|owner| self.peers.find(*owner).is_some_and(sends)) {
-            return Ok(owner);
+        if let Some(route) = self.routes.route(source, now) {
+            let found = self.peers.lanes(route.member).find(|key| self.peers.find(*key).is_some_and(sends));
+            if let Some(key) = found {
+                return Ok(key);
+            }
         }
         if !self.resets.may_search(now) {
             return Err(DropReason::RateLimited);

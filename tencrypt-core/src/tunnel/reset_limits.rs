@@ -2,11 +2,13 @@
 
 use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 
-use super::limits::{MAX_RESETS, RESET_INTERVAL, RESET_SEARCHES, RESET_TAKEN, RESET_WAIT};
+use super::limits::{MAX_RESETS, REJECT_AFTER, RESET_INTERVAL, RESET_SEARCHES, RESET_TAKEN, RESET_WAIT};
 
 /// Limits of RESETs, sent and searched for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ResetLimits {
+    /// Time at which this side had no session, for it had just started or forgotten all.
+    started: Instant,
     /// Addresses that were sent one within the last [`RESET_WAIT`] and have not answered it, and when that was last. Some
     /// may be older.
     sent: BTreeMap<IpAddr, Instant>,
@@ -18,6 +20,20 @@ pub(super) struct ResetLimits {
 }
 
 impl ResetLimits {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { started: now, sent: BTreeMap::new(), full_until: None, searches: 0, searches_since: None }
+    }
+
+    /// Notes that this side has forgotten its sessions.
+    pub(super) fn started_over(&mut self, now: Instant) {
+        self.started = now;
+    }
+
+    /// Tells if there may be peers that still send on sessions of before this side started.
+    pub(super) fn has_just_started(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.started) < REJECT_AFTER
+    }
+
     /// Tells if `to` may be sent one now; if so, it was.
     pub(super) fn may_send(&mut self, to: IpAddr, now: Instant) -> bool {
         let before = self.sent.get(&to).copied();
@@ -74,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_source_is_answered_ten_times_a_second_and_all_of_them_together_are_bounded() {
-        let (mut resets, start, ms) = (ResetLimits::default(), start(), Duration::from_millis);
+        let (mut resets, start, ms) = (ResetLimits::new(start()), start(), Duration::from_millis);
         let answered = (0..1_000).filter(|at| resets.may_send(address(1), start + ms(*at))).count();
         assert_eq!(answered, 10);
         let later = start + ms(5_000);
@@ -89,7 +105,7 @@ mod tests {
 
     #[test]
     fn who_comes_back_makes_room_for_another() {
-        let mut resets = ResetLimits::default();
+        let mut resets = ResetLimits::new(start());
         for number in 0..10_000 {
             assert!(resets.may_send(address(number), start()), "{number}");
             // All but the first hundred.
@@ -102,7 +118,7 @@ mod tests {
 
     #[test]
     fn searches_are_bounded_a_second() {
-        let (mut resets, start) = (ResetLimits::default(), start());
+        let (mut resets, start) = (ResetLimits::new(start()), start());
         let searched = (0..1_000).filter(|_| resets.may_search(start)).count();
         assert_eq!(searched, RESET_SEARCHES as usize);
         assert!(resets.may_search(start + RESET_TAKEN));

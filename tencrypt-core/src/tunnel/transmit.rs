@@ -26,6 +26,7 @@ impl Tunnel {
                 },
                 Entry::Packet { to, packet } => self.seal_held(to, packet, buf, now),
                 Entry::Released(packet) => return Output::Released(packet),
+                Entry::Opened(packet) => return Output::Opened(packet),
                 Entry::Event(event) => return Output::Event(event),
             };
             match sent {

@@ -25,10 +25,10 @@ fn told(facts: &[Fact]) -> Vec<String> {
         .collect()
 }
 
-/// The life of the only fact that comes of an address with this TTL.
-fn life(ttl: u32) -> Duration {
-    let (query, now) = (wire::query(7, INTERNAL, wire::A), Instant::now());
-    let reply = wire::reply(&query, &[wire::address(INTERNAL, ttl, "10.0.0.1")]);
+/// The life of the only fact that comes of an address of `name` with this TTL.
+fn life(name: &str, ttl: u32) -> Duration {
+    let (query, now) = (wire::query(7, name, wire::A), Instant::now());
+    let reply = wire::reply(&query, &[wire::address(name, ttl, "10.0.0.1")]);
     let facts = classify_reply(&query, &reply, &project(), now).unwrap();
     assert_eq!(facts.len(), 1);
     facts[0].expires.unwrap() - now
@@ -111,7 +111,7 @@ fn d08_records_off_the_chain_are_ignored() {
 
 #[test]
 fn d09_lives_are_clamped_to_1_and_300_seconds() {
-    let seconds = Duration::from_secs;
+    let (life, seconds) = (|ttl| life(EXTERNAL, ttl), Duration::from_secs);
     assert_eq!(life(0), seconds(1));
     assert_eq!(life(1), seconds(1));
     assert_eq!(life(2), seconds(2));
@@ -120,6 +120,14 @@ fn d09_lives_are_clamped_to_1_and_300_seconds() {
     assert_eq!(life((1 << 31) - 1), seconds(300));
     assert_eq!(life(1 << 31), seconds(1));
     assert_eq!(life(u32::MAX), seconds(1));
+}
+
+#[test]
+fn d09_what_is_internal_stays_so_for_60_to_300_seconds() {
+    let (life, seconds) = (|ttl| life(INTERNAL, ttl), Duration::from_secs);
+    for (ttl, lives) in [(0, 60), (1, 60), (60, 60), (61, 61), (300, 300), (301, 300), (u32::MAX, 60)] {
+        assert_eq!(life(ttl), seconds(lives), "{ttl}");
+    }
 }
 
 #[test]

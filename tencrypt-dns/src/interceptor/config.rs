@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use crate::Project;
+use crate::{Project, Ranges};
 
 /// Configuration of an [`Interceptor`](super::Interceptor).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +16,12 @@ pub struct Config {
     /// The pod's nameservers, in the order of its resolv.conf. Queries sent to any other address are dropped: somebody
     /// else in the tunnel could make this side ask them.
     pub nameservers: Vec<IpAddr>,
+    /// The ranges in which names of the project's own have addresses. An answer that gives one of them another address is
+    /// withheld whole: the client gets SERVFAIL, and no fact is made of it. Without any, every address is another.
+    pub ranges: Ranges,
+    /// Lets such answers pass, as `ExternalName` services and headless ones with endpoints outside of the cluster need:
+    /// the addresses outside of `ranges` are external then, as those of a foreign name. Default false.
+    pub external_names: bool,
     /// Servers to ask, in this order. If there are none, the nameserver that the client asked comes first and then the
     /// others, on port 53.
     pub upstreams: Vec<SocketAddr>,
@@ -45,12 +51,14 @@ impl Config {
     /// two cores shared with clients and server.
     pub const DEFAULT_RATE: u32 = 5_000;
 
-    /// The defaults, for a pod of `project` with these nameservers.
+    /// The defaults, for a pod of `project` with these nameservers, whose own names have addresses in `ranges`.
     #[must_use]
-    pub const fn new(project: Project, nameservers: Vec<IpAddr>) -> Self {
+    pub const fn new(project: Project, nameservers: Vec<IpAddr>, ranges: Ranges) -> Self {
         Self {
             project,
             nameservers,
+            ranges,
+            external_names: false,
             upstreams: Vec::new(),
             fallback_after: Duration::from_millis(1_500),
             give_up_after: Duration::from_secs(8),

@@ -9,21 +9,23 @@
 //! ```
 //!
 //! Every query that [`handle_query`](Interceptor::handle_query) accepts ends in exactly one [`Event::Answer`]: the
-//! reply of a server, or SERVFAIL. A reply that belongs to its query but cannot be read is forwarded too, since the
-//! application would have got it without tencrypt: it leaves no fact, so its addresses stay unknown to the directory
-//! and are never sent to in plain on its word.
+//! reply of a server, or SERVFAIL. A reply that gives a name of the project's own an address outside of
+//! [`Config::ranges`] is withheld, whether it came by UDP or TCP, is truncated, signed or neither; so is one that cannot be
+//! read, if addresses of such a name were asked for. Any other that belongs to its query but cannot be read is forwarded,
+//! since the application would have got it without tencrypt: it leaves no fact.
 //!
 //! ```
 //! use std::{net::IpAddr, time::Instant};
 //! use tencrypt_dns::{
-//!     Interceptor, Name, Project,
+//!     Interceptor, Name, Project, Ranges,
 //!     interceptor::{ClientKey, Config, Event, Transport},
 //! };
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let (nameserver, now) = (IpAddr::from([10, 96, 0, 10]), Instant::now());
 //! let project = Project::new("shop", Name::from_text("cluster.local")?)?;
-//! let mut interceptor = Interceptor::new(Config::new(project, vec![nameserver]));
+//! let ranges = Ranges { protected: vec!["10.96.0.0/12".parse()?], exempt: vec![] };
+//! let mut interceptor = Interceptor::new(Config::new(project, vec![nameserver], ranges));
 //!
 //! // A of web.shop.svc.cluster.local, asked by an application.
 //! let query = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x03web\x04shop\x03svc\x07cluster\x05local\0\0\x01\0\x01";
@@ -51,6 +53,8 @@
 mod client;
 mod config;
 mod pending;
+mod reading;
+mod stats;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -62,10 +66,12 @@ use std::{
 pub use client::{ClientKey, Transport};
 pub use config::Config;
 use pending::Pending;
+use reading::Reading;
+pub use stats::Stats;
 use tencrypt::directory::Fact;
 
 use crate::{
-    facts,
+    ForeignAddress,
     message::{MessageError, Query, REFUSED, SERVFAIL},
 };
 
@@ -154,32 +160,6 @@ pub enum Unaccepted {
     Mismatch(#[source] crate::message::Mismatch),
 }
 
-/// Counts so far, in messages.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Queries accepted.
-    pub queries: u64,
-    /// Queries dropped as malformed, too long, or sent to no nameserver.
-    pub refused: u64,
-    /// Queries dropped by the rate limit.
-    pub rate_limited: u64,
-    /// Answers that were a server's reply.
-    pub answered: u64,
-    /// Answers that were SERVFAIL made here, since no server answered in time.
-    pub unanswered: u64,
-    /// Queries given up to make room for newer ones; among the unanswered.
-    pub evicted: u64,
-    /// Attempts beyond the first of a query.
-    pub fallbacks: u64,
-    /// Datagrams that were not the reply they came as.
-    pub forged: u64,
-    /// Replies that were forwarded but could not be read, or whose aliases are no chain.
-    pub unreadable: u64,
-    /// Facts handed out.
-    pub facts: u64,
-}
-
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Interceptor {
@@ -197,6 +177,8 @@ pub struct Interceptor {
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
     stats: Stats,
+    /// The last one, withheld or not.
+    foreign_address: Option<ForeignAddress>,
 }
 
 impl Interceptor {
@@ -213,18 +195,8 @@ impl Interceptor {
             refilled: None,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
-            stats: Stats {
-                queries: 0,
-                refused: 0,
-                rate_limited: 0,
-                answered: 0,
-                unanswered: 0,
-                evicted: 0,
-                fallbacks: 0,
-                forged: 0,
-                unreadable: 0,
-                facts: 0,
-            },
+            stats: Stats::new(),
+            foreign_address: None,
         }
     }
 
@@ -347,6 +319,12 @@ impl Interceptor {
         &self.stats
     }
 
+    /// The last address outside of [`Config::ranges`] that a reply gave a name of the project's own.
+    #[must_use]
+    pub const fn foreign_address(&self) -> Option<&ForeignAddress> {
+        self.foreign_address.as_ref()
+    }
+
     /// Queries without an answer yet.
     #[must_use]
     pub fn outstanding(&self) -> usize {
@@ -398,10 +376,21 @@ impl Interceptor {
             self.go_on(id, now);
             return Ok(());
         }
-        let facts = facts::facts(&reply, &self.config.project, now).unwrap_or_else(|_| {
+        let Reading { facts, foreign } = Reading::of(&reply, &self.config, now);
+        let facts = facts.unwrap_or_else(|_| {
             self.stats.unreadable += 1;
             Vec::new()
         });
+        if foreign.is_some() {
+            self.foreign_address = foreign;
+            if !self.config.external_names {
+                self.stats.withheld += 1;
+                let refusal = pending.query.servfail().into();
+                self.finish(id, refusal);
+                return Ok(());
+            }
+            self.stats.external_names += 1;
+        }
         let bytes = Arc::from(bytes);
         if facts.is_empty() {
             self.stats.answered += 1;

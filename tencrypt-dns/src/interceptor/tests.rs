@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use tencrypt::directory::Class;
 
 use super::*;
-use crate::{Name, Project, message::Mismatch, wire};
+use crate::{Name, Project, Ranges, message::Mismatch, wire};
 
 const INTERNAL: &str = "web.shop.svc.cluster.local";
 const FIRST: &str = "10.96.0.10";
@@ -23,7 +23,8 @@ impl Bench {
 
     fn with(adapt: impl FnOnce(&mut Config)) -> Self {
         let project = Project::new("shop", Name::from_text("cluster.local").unwrap()).unwrap();
-        let mut config = Config::new(project, vec![ip(FIRST), ip(SECOND)]);
+        let ranges = Ranges { protected: vec!["10.96.0.0/12".parse().unwrap()], exempt: vec![] };
+        let mut config = Config::new(project, vec![ip(FIRST), ip(SECOND)], ranges);
         adapt(&mut config);
         Self { interceptor: Interceptor::new(config), now: Instant::now() }
     }
@@ -127,7 +128,7 @@ fn d19_an_answer_waits_for_its_facts_and_is_the_reply_byte_by_byte() {
     };
     assert_eq!(*attempt, transmit.attempt);
     assert_eq!((facts[0].prefix.addr(), facts[0].class), (ip("10.96.7.7"), Class::Internal));
-    assert_eq!(facts[0].expires, Some(bench.now + Duration::from_secs(30)));
+    assert_eq!(facts[0].expires, Some(bench.now + Duration::from_secs(60)));
     bench.pass(Duration::from_secs(2));
     assert_eq!((bench.events(), bench.transmits()), (vec![], vec![]), "held");
     bench.interceptor.facts_applied(*ticket);
@@ -152,14 +153,101 @@ fn facts_that_never_stand_end_in_servfail() {
 
 #[test]
 fn d03_an_unreadable_reply_is_forwarded_without_facts() {
-    let mut spoilt = answered();
+    let query = wire::query(0x1c2b, "www.example.com", wire::A);
+    let mut spoilt = wire::reply(&query, &[wire::address("www.example.com", 30, "10.96.7.7")]);
     spoilt[7] = 200;
     let mut bench = Bench::new();
-    bench.ask(7, &asked()).unwrap();
+    bench.ask(7, &query).unwrap();
     let transmit = bench.transmit();
     bench.reply(&transmit, &spoilt).unwrap();
     assert_eq!(bench.answers(), [(7, spoilt)]);
     assert_eq!((bench.interceptor.stats().unreadable, bench.interceptor.stats().facts), (1, 0));
+}
+
+/// The answer to `query`, and if it was the server's.
+fn exchange(bench: &mut Bench, query: &[u8], reply: &[u8]) -> (Vec<u8>, bool) {
+    bench.ask(7, query).unwrap();
+    let transmit = bench.transmit();
+    bench.reply(&transmit, reply).unwrap();
+    let mut answers = Vec::new();
+    for event in bench.events() {
+        match event {
+            Event::Facts { ticket, .. } => bench.interceptor.facts_applied(ticket),
+            Event::Answer { bytes, .. } => answers.push(bytes.to_vec()),
+            Event::Close { .. } => {}
+        }
+    }
+    answers.extend(bench.answers().into_iter().map(|(_, answer)| answer));
+    assert_eq!(answers.len(), 1);
+    let answer = answers.remove(0);
+    let passed = answer == reply;
+    assert!(passed || answer == Query::parse(query).unwrap().servfail());
+    (answer, passed)
+}
+
+#[test]
+fn d06_an_own_name_with_a_foreign_address_is_withheld_whole_and_counted() {
+    let foreign = wire::address(INTERNAL, 30, "203.0.113.10");
+    let right = wire::address(INTERNAL, 30, "10.96.7.7");
+    let mut truncated = wire::reply(&asked(), std::slice::from_ref(&foreign));
+    truncated[2] |= 0x02;
+    let mut spoilt = answered();
+    spoilt[7] = 200;
+    let signed =
+        wire::reply_with(&asked(), 0, &[right.clone(), foreign.clone()], &[], &[wire::opt(1232, &[])]);
+    let mut bench = Bench::new();
+    for (at, reply) in (1..).zip([wire::reply(&asked(), &[foreign, right]), truncated, spoilt, signed]) {
+        let (answer, passed) = exchange(&mut bench, &asked(), &reply);
+        assert!(!passed && answer[3] & 0x0f == SERVFAIL);
+        let stats = bench.interceptor.stats();
+        assert_eq!((stats.withheld, stats.answered, stats.unanswered, stats.facts), (at, 0, 0, 0));
+    }
+    let found = bench.interceptor.foreign_address().unwrap();
+    assert_eq!((found.name.to_string().as_str(), found.address), (INTERNAL, Some(ip("203.0.113.10"))));
+    assert!(exchange(&mut bench, &asked(), &answered()).1, "and the right one passes");
+    assert_eq!((bench.interceptor.outstanding(), bench.interceptor.held_bytes), (0, 0));
+}
+
+#[test]
+fn d06_a_truncated_answer_with_nothing_foreign_passes() {
+    let mut empty = wire::reply(&asked(), &[]);
+    empty[2] |= 0x02;
+    assert!(exchange(&mut Bench::new(), &asked(), &empty).1);
+    let mut some = answered();
+    some[2] |= 0x02;
+    assert!(exchange(&mut Bench::new(), &asked(), &some).1);
+}
+
+#[test]
+fn d06_external_names_pass_where_they_are_allowed_and_their_addresses_are_external() {
+    let mut bench = Bench::with(|config| {
+        config.external_names = true;
+        config.ranges.exempt = vec!["192.168.0.0/24".parse().unwrap()];
+    });
+    let addresses = ["203.0.113.10", "10.96.7.7", "192.168.0.5"];
+    let reply = wire::reply(&asked(), &addresses.map(|address| wire::address(INTERNAL, 30, address)));
+    bench.ask(7, &asked()).unwrap();
+    let transmit = bench.transmit();
+    bench.reply(&transmit, &reply).unwrap();
+    let facts = bench.events().into_iter().find_map(|event| match event {
+        Event::Facts { facts, .. } => Some(facts),
+        _ => None,
+    });
+    let mut told: Vec<_> = facts.unwrap().iter().map(|fact| (fact.prefix.addr(), fact.class)).collect();
+    told.sort_by_key(|(address, _)| *address);
+    // Of the exempt one nothing is said: it is so already.
+    assert_eq!(told, [(ip("10.96.7.7"), Class::Internal), (ip("203.0.113.10"), Class::External)]);
+    let stats = bench.interceptor.stats();
+    assert_eq!((stats.withheld, stats.external_names), (0, 1));
+    assert!(bench.interceptor.foreign_address().is_some());
+}
+
+#[test]
+fn d06_exempt_addresses_of_an_own_name_pass_without_a_word() {
+    let mut bench = Bench::with(|config| config.ranges.exempt = vec!["192.168.0.0/24".parse().unwrap()]);
+    let reply = wire::reply(&asked(), &[wire::address(INTERNAL, 30, "192.168.0.5")]);
+    assert!(exchange(&mut bench, &asked(), &reply).1);
+    assert_eq!((bench.interceptor.stats().withheld, bench.interceptor.stats().facts), (0, 0));
 }
 
 #[test]

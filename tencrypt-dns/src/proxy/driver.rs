@@ -18,11 +18,10 @@ use super::{
     FactSink, ProxyError,
     client::{ClientInput, Clients},
     pool::Pool,
+    told::Told,
     upstream::{self, Progress, UpstreamSockets},
 };
-use crate::interceptor::{
-    AttemptId, ClientKey, Config, Event, Interceptor, Stats, Ticket, Transmit, Transport,
-};
+use crate::interceptor::{AttemptId, ClientKey, Config, Event, Interceptor, Ticket, Transmit, Transport};
 
 /// Replies that wait for the driver. When they are this many, the sockets' buffers fill, and then drop.
 const BACKLOG: usize = 256;
@@ -42,7 +41,7 @@ pub(super) struct Driver<U, S> {
     progressed: mpsc::Receiver<Progress>,
     attempt_tasks: JoinSet<()>,
     applying: JoinSet<Vec<Ticket>>,
-    stats: Arc<Mutex<Stats>>,
+    told: Arc<Mutex<Told>>,
 }
 
 impl<U: UpstreamSockets, S: FactSink> Driver<U, S> {
@@ -51,7 +50,7 @@ impl<U: UpstreamSockets, S: FactSink> Driver<U, S> {
         clients: Clients,
         upstream: U,
         sink: S,
-        stats: Arc<Mutex<Stats>>,
+        told: Arc<Mutex<Told>>,
     ) -> Self {
         let (progress, progressed) = mpsc::channel(BACKLOG);
         Self {
@@ -65,7 +64,7 @@ impl<U: UpstreamSockets, S: FactSink> Driver<U, S> {
             progressed,
             attempt_tasks: JoinSet::new(),
             applying: JoinSet::new(),
-            stats,
+            told,
         }
     }
 
@@ -206,7 +205,11 @@ impl<U: UpstreamSockets, S: FactSink> Driver<U, S> {
             });
         }
         while self.attempt_tasks.try_join_next().is_some() {}
-        *self.stats.lock().unwrap_or_else(PoisonError::into_inner) = *self.interceptor.stats();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.stats = *self.interceptor.stats();
+        if told.foreign_address.as_ref() != self.interceptor.foreign_address() {
+            told.foreign_address = self.interceptor.foreign_address().cloned();
+        }
     }
 
     fn start_attempt(&mut self, transmit: Transmit) {

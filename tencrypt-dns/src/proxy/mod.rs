@@ -13,6 +13,7 @@ mod error;
 mod fact_sink;
 mod listeners;
 mod pool;
+mod told;
 mod upstream;
 
 use std::{
@@ -26,9 +27,13 @@ pub use error::ProxyError;
 pub use fact_sink::FactSink;
 pub use listeners::{IDLE, Listeners, MAX_CONNECTIONS};
 use tokio::sync::mpsc;
+use told::Told;
 pub use upstream::{PlainSockets, UpstreamSockets};
 
-use crate::interceptor::{Config, Stats};
+use crate::{
+    ForeignAddress,
+    interceptor::{Config, Stats},
+};
 
 /// A proxy that is ready to [`run`](Self::run).
 #[derive(Debug)]
@@ -44,7 +49,7 @@ pub struct Proxy<U, S> {
 /// A running proxy, from outside.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    stats: Arc<Mutex<Stats>>,
+    told: Arc<Mutex<Told>>,
     configs: mpsc::Sender<Config>,
     own: Arc<HashSet<SocketAddr>>,
 }
@@ -59,7 +64,7 @@ impl<U: UpstreamSockets, S: FactSink> Proxy<U, S> {
         let tcp = listeners.tcp.iter().map(TcpListener::local_addr);
         let own = udp.chain(tcp).collect::<io::Result<HashSet<_>>>()?;
         let (sender, configs) = mpsc::channel(1);
-        let handle = Handle { stats: Arc::default(), configs: sender, own: Arc::new(own) };
+        let handle = Handle { told: Arc::default(), configs: sender, own: Arc::new(own) };
         handle.check(&config)?;
         Ok(Self { config, listeners, upstream, sink, handle, configs })
     }
@@ -77,7 +82,7 @@ impl<U: UpstreamSockets, S: FactSink> Proxy<U, S> {
     /// queries without an answer, and listeners are tried again.
     pub async fn run(self) -> Result<std::convert::Infallible, ProxyError> {
         let clients = client::Clients::start(self.listeners, self.config.max_query)?;
-        driver::Driver::new(self.config, clients, self.upstream, self.sink, self.handle.stats)
+        driver::Driver::new(self.config, clients, self.upstream, self.sink, self.handle.told)
             .run(self.configs)
             .await
     }
@@ -87,7 +92,13 @@ impl Handle {
     /// Counters since the start.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        *self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).stats
+    }
+
+    /// The last address outside of [`Config::ranges`] that a reply gave a name of the project's own.
+    #[must_use]
+    pub fn foreign_address(&self) -> Option<ForeignAddress> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).foreign_address.clone()
     }
 
     /// Uses another configuration for the queries to come, as when `resolv.conf` changed.

@@ -98,6 +98,10 @@ impl Pod {
                     self.datagrams.push(&transmit, &buffer)?;
                 }
                 Output::Released(_) => return Err("nothing here may leave in plain".into()),
+                Output::Opened(mut held) => {
+                    let packet = held.as_packet();
+                    self.packets.push(packet.vnet(), packet.bytes())?;
+                }
                 Output::Event(Event::PeerUp { peer, endpoint, .. }) => {
                     println!("{}: lane {lane} has a session with {peer} at {endpoint}", self.address);
                 }

@@ -18,8 +18,9 @@ fn drain(tunnel: &mut Tunnel, now: Instant, wire: &mut DatagramQueue) -> Result<
             Output::Event(event) => println!("{event:?}"),
             Output::Timeout(Some(due)) if due <= now => tunnel.handle_timeout(now),
             Output::Timeout(_) => return Ok(()),
-            // For the network as it is, and for the pod's other lanes: neither is there with this configuration.
-            Output::Released(_) | Output::LaneUpdate(_) => {}
+            // For the network as it is, for the pod's other lanes, and from a peer's second address: none of them is there
+            // with this configuration.
+            Output::Released(_) | Output::LaneUpdate(_) | Output::Opened(_) => {}
         }
     }
 }

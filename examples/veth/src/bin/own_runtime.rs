@@ -107,6 +107,10 @@ impl Pod {
                     println!("{}: a session with {peer} at {endpoint}", self.name);
                 }
                 Output::Event(_) => {}
+                Output::Opened(mut held) => {
+                    let packet = held.as_packet();
+                    self.delivered.push(packet.vnet(), packet.bytes())?;
+                }
                 // Packets whose destination did not answer, where policy lets those leave in plain. Not here.
                 Output::Released(_) => return Err("nothing here may leave in plain".into()),
                 Output::LaneUpdate(_) => return Err("a pod of one lane".into()),

@@ -202,6 +202,10 @@ impl Lane {
                     println!("a session with {peer} at {endpoint}");
                 }
                 Output::Event(_) => {}
+                Output::Opened(mut held) => {
+                    let packet = held.as_packet();
+                    self.device.get_ref().write(packet.vnet(), packet.bytes())?;
+                }
                 Output::Released(_) => return Err("nothing here may leave in plain".into()),
                 Output::LaneUpdate(_) => return Err("a pod of one lane".into()),
                 Output::Timeout(_) => break,

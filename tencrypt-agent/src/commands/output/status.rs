@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::table::table;
-use crate::report::{HardeningReport, IdentityReport, KeysReport, RenewalReport, StatusReport};
+use crate::report::{HardeningReport, IdentityReport, KeysReport, NamesReport, RenewalReport, StatusReport};
 
 /// A name and what there is to say under it; without a name it goes on with the row above.
 type Row = [String; 2];
@@ -19,6 +19,7 @@ pub(super) fn text(report: &StatusReport) -> String {
     rows.extend(key_rows(report));
     rows.extend(traffic(report));
     rows.extend(kept_out(report));
+    rows.extend(report.names.iter().flat_map(names));
     rows.push(row("hardened", hardening(&report.hardening)));
     rows.extend(renewal(&report.renewal).map(|text| row("renewed", text)));
     rows.push(row("peers", report.peers.len().to_string()));
@@ -109,6 +110,25 @@ fn kept_out(report: &StatusReport) -> Vec<Row> {
     let dropped: Vec<String> = dropped.map(|(reason, count)| format!("{reason} {count}")).collect();
     if !dropped.is_empty() {
         rows.push(row("drops", dropped.join(", ")));
+    }
+    rows
+}
+
+/// Rows of names that were asked for.
+fn names(report: &NamesReport) -> Vec<Row> {
+    let NamesReport { queries, answered, unanswered, withheld, external, .. } = report;
+    let mut rows =
+        vec![row("names", format!("queries {queries}, answered {answered}, unanswered {unanswered}"))];
+    let found = match (&report.foreign_name, report.foreign_address) {
+        (Some(name), Some(address)) => format!(": {name} has the address {address}"),
+        (Some(name), None) => format!(": {name}"),
+        (None, _) => String::new(),
+    };
+    if *withheld > 0 {
+        rows.push(row("", format!("{withheld} WITHHELD, external_names is false{found}")));
+    }
+    if *external > 0 {
+        rows.push(row("", format!("{external} led outside, external_names is true{found}")));
     }
     rows
 }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::report::{
-    ChainsReport, HardeningReport, IdentityReport, KeysReport, PacketsReport, RenewalReason as Reason,
-    RenewalReport,
+    ChainsReport, HardeningReport, IdentityReport, KeysReport, NamesReport, PacketsReport,
+    RenewalReason as Reason, RenewalReport,
 };
 
 fn peer() -> PeerReport {
@@ -50,6 +50,7 @@ fn report() -> StatusReport {
         chains: ChainsReport { plain_in: 4, leak: 0 },
         calls: crate::report::CallsReport::default(),
         screen: crate::report::ScreenReport { up: true, dropped: 77, refused: 2 },
+        names: None,
         packets: PacketsReport { encrypted: 10, opportunistic: 2, ..PacketsReport::from(&stats) },
         drops: crate::report::drops(&stats),
     }
@@ -121,6 +122,58 @@ fn status_says_how_often_keys_were_made_anew_and_what_would_not_be_noticed() {
 }
 
 #[test]
+fn status_says_which_name_led_outside_and_how_often_that_was_withheld() {
+    let with = |names| status(&StatusReport { names: Some(names), ..report() }, false);
+    let names = NamesReport { queries: 9, answered: 8, unanswered: 1, ..NamesReport::default() };
+    assert!(with(names.clone()).contains("names     queries 9, answered 8, unanswered 1\n"));
+    let names = NamesReport {
+        withheld: 2,
+        foreign_name: Some("web.shop.svc.cluster.local".into()),
+        foreign_address: Some("203.0.113.10".parse().unwrap()),
+        ..names
+    };
+    let text = with(names.clone());
+    let line =
+        "2 WITHHELD, external_names is false: web.shop.svc.cluster.local has the address 203.0.113.10\n";
+    assert!(text.contains(line), "{text}");
+    let text = with(NamesReport { withheld: 0, external: 3, foreign_address: None, ..names });
+    assert!(text.contains("3 led outside, external_names is true: web.shop.svc.cluster.local\n"), "{text}");
+}
+
+#[test]
+fn explain_says_what_the_kernel_leads_around_the_tunnel_whatever_a_lane_would_do() {
+    let mut held = ExplainReport {
+        source: "10.0.0.1".parse().unwrap(),
+        destination: "10.0.0.2".parse().unwrap(),
+        verdict: "hold".into(),
+        reason: None,
+        peer: None,
+        standing: "unknown".into(),
+        fact: None,
+        seen_internal: false,
+        protected: true,
+        own_source: true,
+        around: None,
+        because: vec!["standing: unknown".into()],
+    };
+    let mut led = held.clone();
+    led.note_route(Some(true));
+    assert_eq!(
+        explanation(&led, false),
+        "10.0.0.1 -> 10.0.0.2: bypass\n  standing: unknown\n  the kernel leads it around the tunnel; a lane would say: hold\n"
+    );
+    let value: serde_json::Value = serde_json::from_str(&explanation(&led, true)).unwrap();
+    assert_eq!((&value["verdict"], &value["around"]), (&"bypass".into(), &true.into()));
+    held.note_route(Some(false));
+    assert_eq!((held.verdict.as_str(), held.around), ("hold", Some(false)));
+    let mut refused =
+        ExplainReport { verdict: "drop".into(), reason: Some("unknown_destination".into()), ..held };
+    refused.note_route(Some(true));
+    assert_eq!((refused.verdict.as_str(), refused.reason.clone()), ("bypass", None));
+    assert!(refused.because.last().unwrap().ends_with("a lane would say: drop, unknown_destination"));
+}
+
+#[test]
 fn names_from_outside_cannot_reach_the_terminal() {
     let report = ExplainReport {
         source: "10.0.0.1".parse().unwrap(),
@@ -133,6 +186,7 @@ fn names_from_outside_cannot_reach_the_terminal() {
         seen_internal: false,
         protected: false,
         own_source: true,
+        around: None,
         because: vec!["dns evil\u{1b}[31m.example\n".into()],
     };
     assert_eq!(

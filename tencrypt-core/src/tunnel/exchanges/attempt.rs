@@ -1,70 +1,80 @@
-//! Destinations being asked: INIT went out, packets wait. And those that did not answer.
+//! Destinations being asked: INIT went out, packets wait.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     net::{IpAddr, SocketAddr},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
+use super::{
+    initiation::Initiation,
+    pace::Contact,
+    question::{Purpose, Question},
+};
 use crate::{
     crypto::KeyRing,
-    handshake::{CookieBytes, Initiator},
     tunnel::{
-        index::OwnedIndex,
-        limits::{
-            ASK_WAIT, HELD_BYTES, HELD_PACKETS, HELD_TOTAL, MAX_ASKED, MAX_SILENT, SILENT_FIRST,
-            SILENT_INTERNAL, SILENT_MOST,
-        },
+        limits::{ASK_WAIT, CLAIMED_WAIT, HELD_BYTES, HELD_PACKETS, HELD_TOTAL, MAX_ASKED},
         packet::{HeldPacket, TunPacket},
     },
 };
-
-/// Purpose of asking a destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::tunnel) enum Purpose {
-    /// Its traffic passes in plain on the word of DNS; an answer would end that.
-    Background,
-    /// Its session is to be replaced.
-    Rekey,
-    /// Packets wait for the answer, or would.
-    Traffic,
-}
 
 /// One destination being asked.
 #[derive(Debug)]
 pub(super) struct Attempt {
     pub(super) to: SocketAddr,
+    /// Address that INIT names.
+    pub(super) named: IpAddr,
     pub(super) purpose: Purpose,
+    /// Source of the word that the address is somebody's, if that is why it was asked.
+    pub(super) asserted_from: Option<IpAddr>,
     /// The destination is known to be of the tenant: it will be expected to come up, and never bypassed.
     pub(super) internal: bool,
-    /// The INIT in flight; `None` while the destination's own INIT is being answered instead.
+    /// The INIT in flight; `None` until it is its turn, and once an answer has spoilt it.
     pub(super) initiation: Option<Initiation>,
+    /// Time at which the wait for an answer begins, or began.
     pub(super) started: Instant,
+    /// Time at which INIT leaves next.
+    pub(super) send_at: Instant,
+    /// Times that it has left since `started`.
+    pub(super) sent: u32,
+    /// Its next repetition was put off already, for an INIT from there.
+    pub(super) gave_way: bool,
+    /// Kind of contact, which bounds its INITs, and how many were counted.
+    pub(super) contact: Contact,
+    pub(super) counted: u32,
+    /// Time at which what is held leaves if only DNS says that the destination is external.
+    pub(super) release_at: Option<Instant>,
     held: VecDeque<HeldPacket>,
     held_bytes: usize,
 }
 
-/// An INIT that awaits its RESP.
-#[derive(Debug)]
-pub(super) struct Initiation {
-    pub(super) initiator: Initiator,
-    pub(super) index: OwnedIndex,
-    pub(super) init: Box<[u8]>,
-    pub(super) attempt: u32,
-    pub(super) repeat_at: Instant,
-    /// The cookie that its mac2 is made with, and when that was taken.
-    pub(super) cookie: Option<(CookieBytes, Instant)>,
-}
-
 impl Attempt {
-    fn new(
-        to: SocketAddr,
-        purpose: Purpose,
-        internal: bool,
-        initiation: Option<Initiation>,
-        now: Instant,
-    ) -> Self {
-        Self { to, purpose, internal, initiation, started: now, held: VecDeque::new(), held_bytes: 0 }
+    /// A question whose INIT leaves at `send_at`, which is counted.
+    pub(super) fn new(question: Question, port: u16, contact: Contact, send_at: Instant) -> Self {
+        let Question { to, named, purpose, internal } = question;
+        Self {
+            to: SocketAddr::new(to, port),
+            named,
+            purpose,
+            asserted_from: None,
+            internal,
+            initiation: None,
+            started: send_at,
+            send_at,
+            sent: 0,
+            gave_way: false,
+            contact,
+            counted: 1,
+            release_at: None,
+            held: VecDeque::new(),
+            held_bytes: 0,
+        }
+    }
+
+    /// Begins the wait anew, with an INIT at once.
+    pub(super) fn start_over(&mut self, now: Instant) {
+        (self.started, self.send_at, self.sent) = (now, now, 0);
     }
 
     /// Returns when the wait ends, `None` for a rekey, which lasts as long as its session.
@@ -72,16 +82,14 @@ impl Attempt {
         (self.purpose != Purpose::Rekey).then(|| self.started + ASK_WAIT)
     }
 
-    pub(super) fn next_due(&self) -> Option<Instant> {
-        let repeat = self.initiation.as_ref().map(|initiation| initiation.repeat_at);
-        match (repeat, self.gives_up_at()) {
-            (Some(repeat), Some(end)) => Some(repeat.min(end)),
-            (repeat, end) => repeat.or(end),
-        }
+    /// Returns until when packets wait that only DNS calls external.
+    pub(super) fn claimed_until(&self) -> Instant {
+        self.started + CLAIMED_WAIT
     }
 
-    pub(super) fn has_held(&self) -> bool {
-        !self.held.is_empty()
+    pub(super) fn next_due(&self) -> Instant {
+        let ends = [self.gives_up_at(), self.release_at];
+        ends.into_iter().flatten().fold(self.send_at, Instant::min)
     }
 }
 
@@ -114,16 +122,8 @@ impl Attempts {
         self.by_destination.len() >= MAX_ASKED
     }
 
-    pub(super) fn start(
-        &mut self,
-        to: SocketAddr,
-        purpose: Purpose,
-        internal: bool,
-        initiation: Initiation,
-        now: Instant,
-    ) {
-        let attempt = Attempt::new(to, purpose, internal, Some(initiation), now);
-        self.by_destination.insert(to.ip(), attempt);
+    pub(super) fn start(&mut self, attempt: Attempt) {
+        self.by_destination.insert(attempt.to.ip(), attempt);
     }
 
     /// Takes the destination off the list, with whatever it held.
@@ -143,10 +143,10 @@ impl Attempts {
         revoked.map(|(destination, _)| *destination).collect()
     }
 
-    /// Takes what the destination held. It goes on being asked, to replace the session that there is now.
-    pub(super) fn become_rekey(&mut self, destination: IpAddr) -> VecDeque<HeldPacket> {
+    /// Takes what the destination holds. It goes on being asked.
+    pub(super) fn take_held(&mut self, destination: IpAddr) -> VecDeque<HeldPacket> {
         let Some(attempt) = self.by_destination.get_mut(&destination) else { return VecDeque::new() };
-        attempt.purpose = Purpose::Rekey;
+        attempt.release_at = None;
         self.held_total -= std::mem::take(&mut attempt.held_bytes);
         std::mem::take(&mut attempt.held)
     }
@@ -183,43 +183,6 @@ impl Attempts {
     }
 }
 
-/// Destinations that left INIT unanswered, and are not to be asked yet.
-#[derive(Debug, Default)]
-pub(super) struct Unresponsive(BTreeMap<IpAddr, Silence>);
-
-#[derive(Debug, Clone, Copy)]
-struct Silence {
-    until: Instant,
-    length: Duration,
-}
-
-impl Unresponsive {
-    pub(super) fn contains(&self, destination: IpAddr, now: Instant) -> bool {
-        self.0.get(&destination).is_some_and(|silence| now < silence.until)
-    }
-
-    /// Notes that the destination did not answer: longer each time, unless it is expected to come up.
-    pub(super) fn note(&mut self, destination: IpAddr, internal: bool, now: Instant) {
-        let length = match self.0.get(&destination) {
-            _ if internal => SILENT_INTERNAL,
-            Some(before) => (before.length * 2).clamp(SILENT_FIRST, SILENT_MOST),
-            None => SILENT_FIRST,
-        };
-        if self.0.len() >= MAX_SILENT && !self.0.contains_key(&destination) {
-            self.0.retain(|_, silence| now < silence.until);
-            if self.0.len() >= MAX_SILENT {
-                // One asked again too early costs an INIT.
-                self.0.pop_first();
-            }
-        }
-        self.0.insert(destination, Silence { until: now + length, length });
-    }
-
-    pub(super) fn forget(&mut self, destination: IpAddr) {
-        self.0.remove(&destination);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,9 +191,8 @@ mod tests {
     fn attempts_without_init(destinations: &[IpAddr]) -> Attempts {
         let mut attempts = Attempts::default();
         for destination in destinations {
-            let to = SocketAddr::new(*destination, 8362);
-            let attempt = Attempt::new(to, Purpose::Traffic, false, None, start());
-            attempts.by_destination.insert(*destination, attempt);
+            let question = Question::new(*destination, Purpose::Traffic, false);
+            attempts.start(Attempt::new(question, 8362, Contact::First, start()));
         }
         attempts
     }
@@ -269,22 +231,5 @@ mod tests {
             }
         }
         assert!(refused > 0, "the total limit was never met");
-    }
-
-    #[test]
-    fn silence_doubles_up_to_a_minute_and_stays_short_for_internal_destinations() {
-        let mut unresponsive = Unresponsive::default();
-        let mut now = start();
-        for seconds in [5, 10, 20, 40, 60, 60] {
-            unresponsive.note(address(1), false, now);
-            assert!(
-                unresponsive
-                    .contains(address(1), now + Duration::from_secs(seconds) - Duration::from_millis(1))
-            );
-            now += Duration::from_secs(seconds);
-            assert!(!unresponsive.contains(address(1), now));
-        }
-        unresponsive.note(address(2), true, now);
-        assert!(!unresponsive.contains(address(2), now + SILENT_INTERNAL));
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     record::SessionIndex,
     tunnel::{
         index::OwnedIndex,
-        limits::{HALF_OPEN_LIFE, MAX_HALF_OPEN, MAX_HALF_OPEN_PER_SOURCE},
+        limits::{COPY_INTERVAL, HALF_OPEN_LIFE, MAX_HALF_OPEN, MAX_HALF_OPEN_PER_SOURCE, REPEAT_INTERVAL},
     },
 };
 
@@ -22,7 +22,9 @@ pub(super) struct HalfOpen {
     pub(super) from: SocketAddr,
     pub(super) index: OwnedIndex,
     pub(super) responder: Responder,
-    pub(super) answered: Instant,
+    answered: Instant,
+    /// Time at which the same INIT from elsewhere was answered last: then CONF proves nothing of `from`.
+    pub(super) answered_elsewhere: Option<Instant>,
     mac1: [u8; 16],
     resp: Box<[u8]>,
     /// Time at which its INIT was answered first.
@@ -57,6 +59,12 @@ impl HalfOpens {
         self.per_source.get(&source).is_some_and(|count| *count >= MAX_HALF_OPEN_PER_SOURCE)
     }
 
+    /// Tells if one awaits its CONF from this address.
+    pub(super) fn has_from(&self, address: IpAddr) -> bool {
+        let mut of_address = self.per_source.range((address, 0)..=(address, u8::MAX));
+        of_address.next().is_some()
+    }
+
     /// Adds one, of an INIT from this lane of its sender that has `shown` that it receives at `from`, or not. One has to
     /// go for it if there are too many: the oldest of a source that has its number, otherwise of all.
     pub(super) fn insert(
@@ -82,8 +90,19 @@ impl HalfOpens {
         self.by_mac1.insert(mac1, index.get());
         self.by_age.insert(number, index.get());
         *self.per_source.entry(source).or_default() += 1;
-        let half_open =
-            HalfOpen { from, responder, answered: now, mac1, resp, born: now, number, source, shown, index };
+        let half_open = HalfOpen {
+            from,
+            responder,
+            answered: now,
+            answered_elsewhere: None,
+            mac1,
+            resp,
+            born: now,
+            number,
+            source,
+            shown,
+            index,
+        };
         self.by_index.insert(half_open.index.get(), half_open);
     }
 
@@ -112,11 +131,30 @@ impl HalfOpens {
         Some(half_open)
     }
 
-    /// The stored RESP, for the INIT with this mac1.
-    pub(super) fn answer_again(&mut self, mac1: &[u8; 16], now: Instant) -> Option<(SocketAddr, Box<[u8]>)> {
+    /// The stored RESP, for the INIT with this mac1 that came once more, from `from`. `None`: it was answered a moment ago,
+    /// there or, if it has come from elsewhere than first, anywhere else.
+    pub(super) fn answer_again(
+        &mut self,
+        mac1: &[u8; 16],
+        from: SocketAddr,
+        now: Instant,
+    ) -> Option<Box<[u8]>> {
         let half_open = self.by_index.get_mut(self.by_mac1.get(mac1)?)?;
-        half_open.answered = now;
-        Some((half_open.from, half_open.resp.clone()))
+        let is_first = half_open.from == from;
+        let (answered, pause) = if is_first {
+            (Some(half_open.answered), REPEAT_INTERVAL)
+        } else {
+            (half_open.answered_elsewhere, COPY_INTERVAL)
+        };
+        if answered.is_some_and(|at| now.saturating_duration_since(at) < pause) {
+            return None;
+        }
+        if is_first {
+            half_open.answered = now;
+        } else {
+            half_open.answered_elsewhere = Some(now);
+        }
+        Some(half_open.resp.clone())
     }
 
     /// Forgets those past their time.

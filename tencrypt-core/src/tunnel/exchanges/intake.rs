@@ -17,7 +17,7 @@ use crate::{
     stats::DropReason,
     tunnel::{
         index::IndexUse,
-        limits::{LOADED_QUEUE, MAX_QUEUED, REPEAT_INTERVAL},
+        limits::{LOADED_QUEUE, MAX_QUEUED},
     },
 };
 
@@ -45,6 +45,14 @@ impl Exchanges {
                 }
                 if self.own_init(init.sender, &mac1, cx.now).is_none() && !cx.membership.lacks_certificate() {
                     self.judge_init(from, (bytes, init.sender), cx)?;
+                }
+            }
+            Message::Resp(resp) => {
+                // Only who received INIT knows the index.
+                if let Some(IndexUse::Attempt(asked)) = self.indices.find(resp.receiver, cx.now)
+                    && !self.load.take_resp(asked, cx.now)
+                {
+                    return Err(DropReason::RateLimited);
                 }
             }
             Message::Conf(conf)
@@ -121,19 +129,19 @@ impl Exchanges {
         Ok(())
     }
 
-    /// Handles an INIT that was answered before. From elsewhere it is a copy that somebody else sends: no answer.
+    /// Handles an INIT that was answered before. From elsewhere it may be a copy, and as well the first one was: the same
+    /// answer goes there too, and whoever confirms it proves no address by that.
     pub(super) fn answer_known(
         &mut self,
         mac1: &[u8; 16],
         from: SocketAddr,
         cx: &mut Context<'_>,
     ) -> Option<Result<(), DropReason>> {
-        let known = self.half_open.find(mac1)?;
-        if known.from != from || cx.now.saturating_duration_since(known.answered) < REPEAT_INTERVAL {
+        self.half_open.find(mac1)?;
+        let Some(resp) = self.half_open.answer_again(mac1, from, cx.now) else {
             return Some(Err(DropReason::Replay));
-        }
-        let (to, resp) = self.half_open.answer_again(mac1, cx.now)?;
-        cx.outbox.datagram(to, resp, true);
+        };
+        cx.outbox.datagram(from, resp, true);
         Some(Ok(()))
     }
 

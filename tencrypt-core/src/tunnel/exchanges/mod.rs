@@ -1,12 +1,19 @@
 //! Handshakes under way: destinations that are asked, with the packets that wait for them, those that did not answer, and
 //! the INITs of others that were answered.
 
+mod asking;
 mod attempt;
+mod bucket;
 mod context;
 mod cookie;
 mod half_open;
+mod initiation;
 mod intake;
 mod load;
+mod pace;
+mod proofs;
+mod question;
+mod silence;
 
 use std::{
     collections::VecDeque,
@@ -16,24 +23,29 @@ use std::{
 };
 
 use self::{
-    attempt::{Attempt, Attempts, Initiation, Unresponsive},
+    attempt::Attempts,
     half_open::HalfOpens,
+    initiation::{GivenUp, GivenUps, Initiation},
     load::Load,
+    pace::Pace,
+    proofs::Proofs,
+    silence::Silences,
 };
 pub(super) use self::{
-    attempt::{HoldOutcome, Purpose},
     context::{Context, Queued},
     cookie::repeat_with_cookie,
+    question::{Purpose, Question},
+    silence::Expectation,
 };
 use super::{
     index::{IndexTable, IndexUse, OwnedIndex},
-    limits::{ASK_WAIT, RETRY_FIRST, RETRY_MOST},
-    packet::{HeldPacket, TunPacket},
+    limits::SIMULTANEOUS_START,
+    packet::HeldPacket,
     peer_key::PeerKey,
-    timer::{Timers, backoff},
+    timer::Timers,
 };
 use crate::{
-    handshake::{self, Confirmed, Established, Initiator, Responder},
+    handshake::{self, Confirmed, Established, Responder},
     record::{self, CONF_LEN, SessionIndex},
     stats::DropReason,
 };
@@ -42,11 +54,15 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Exchanges {
     attempts: Attempts,
-    unresponsive: Unresponsive,
+    /// INITs of questions that were given up.
+    given_up: GivenUps,
+    silences: Silences,
+    pace: Pace,
     half_open: HalfOpens,
     /// Messages behind mac1 that wait for their turn.
     queue: VecDeque<Queued>,
     load: Load,
+    proofs: Proofs,
     indices: IndexTable,
     timers: Timers<Due>,
 }
@@ -56,6 +72,8 @@ pub(super) struct Exchanges {
 pub(super) enum Due {
     /// A destination that is asked: repeat INIT, or give up.
     Attempt(IpAddr),
+    /// The oldest INIT whose question was given up.
+    GivenUp,
     /// The oldest half-open handshake.
     HalfOpen,
 }
@@ -66,11 +84,9 @@ pub(super) enum End {
     /// It answered, or its own INIT led to a session.
     Answered,
     /// It did not, and is not asked again for a while.
-    Unanswered,
+    Unanswered(Expectation),
     /// It is this pod itself.
     OwnAddress,
-    /// It asks itself, and is answered instead.
-    GaveWay,
 }
 
 /// A destination that is not asked any more.
@@ -81,8 +97,6 @@ pub(super) struct Ended {
     pub(super) purpose: Purpose,
     /// Packets that waited for it.
     pub(super) held: VecDeque<HeldPacket>,
-    /// Index of the INIT in flight; dropped, it is free.
-    index: Option<OwnedIndex>,
 }
 
 /// A RESP that was read.
@@ -98,9 +112,15 @@ pub(super) struct MemberAnswer {
     pub(super) established: Established,
     pub(super) index: OwnedIndex,
     pub(super) conf: Box<[u8; CONF_LEN]>,
-    /// Destination that was asked, and what for.
-    pub(super) asked: IpAddr,
+    /// Address that INIT went to.
+    pub(super) to: IpAddr,
+    /// Address that INIT named.
+    pub(super) named: IpAddr,
+    /// Time at which INIT left first: the answer proves that the peer received there then.
+    pub(super) first_sent: Instant,
     pub(super) purpose: Purpose,
+    /// Source of the word that the address is somebody's, if that is why it was asked.
+    pub(super) asserted_from: Option<IpAddr>,
     /// Packets that waited for it.
     pub(super) held: VecDeque<HeldPacket>,
 }
@@ -111,6 +131,8 @@ pub(super) struct Confirmation {
     pub(super) index: OwnedIndex,
     /// Address that the other side asked.
     pub(super) asked: IpAddr,
+    /// Address that its INIT came from and RESP went to, if there was no other one.
+    pub(super) asked_from: Option<IpAddr>,
     /// Time at which its INIT was answered first.
     pub(super) born: Instant,
 }
@@ -119,10 +141,13 @@ impl Exchanges {
     pub(super) fn new(hash_key: u64) -> Self {
         Self {
             attempts: Attempts::default(),
-            unresponsive: Unresponsive::default(),
+            given_up: GivenUps::default(),
+            silences: Silences::default(),
+            pace: Pace::default(),
             half_open: HalfOpens::default(),
             queue: VecDeque::new(),
             load: Load::default(),
+            proofs: Proofs::default(),
             indices: IndexTable::new(hash_key),
             timers: Timers::default(),
         }
@@ -168,114 +193,36 @@ impl Exchanges {
         self.attempts.find(destination).is_some()
     }
 
-    /// Tells if the destination left INIT unanswered and is not to be asked yet.
-    pub(super) fn is_unresponsive(&self, destination: IpAddr, now: Instant) -> bool {
-        self.unresponsive.contains(destination, now)
+    /// Number of INITs that can still be answered although their questions were given up.
+    #[cfg(test)]
+    pub(super) fn given_up_len(&self) -> usize {
+        self.given_up.len()
+    }
+
+    /// Tells if no INIT counts that went to an address where nobody answered.
+    #[cfg(test)]
+    pub(super) fn has_all_places(&self, now: Instant) -> bool {
+        self.pace.is_full(now)
+    }
+
+    /// Tells if the destination left INIT unanswered, not long ago.
+    pub(super) fn is_silent(&self, destination: IpAddr, now: Instant) -> bool {
+        self.silences.contains(destination, now)
+    }
+
+    /// Tells if the destination may be asked: it was not silent, or long enough.
+    pub(super) fn may_ask(&self, destination: IpAddr, now: Instant) -> bool {
+        self.silences.may_ask(destination, now)
+    }
+
+    /// Tells if somebody who has a reason may have it asked: it was not, for a while.
+    pub(super) fn may_ask_early(&self, destination: IpAddr, now: Instant) -> bool {
+        self.silences.may_ask_early(destination, now)
     }
 
     /// Notes that somebody is there after all.
     pub(super) fn note_responsive(&mut self, destination: IpAddr) {
-        self.unresponsive.forget(destination);
-    }
-
-    /// Sees to it that `destination` is being asked. False if there is no room for one more.
-    pub(super) fn ask(
-        &mut self,
-        destination: IpAddr,
-        purpose: Purpose,
-        internal: bool,
-        cx: &mut Context<'_>,
-    ) -> bool {
-        if let Some(attempt) = self.attempts.find_mut(destination) {
-            attempt.internal |= internal;
-            if attempt.purpose == Purpose::Rekey && purpose == Purpose::Traffic {
-                // The session is over before it was replaced: from here on packets wait.
-                attempt.started = cx.now;
-                if let Some(initiation) = &mut attempt.initiation {
-                    (initiation.attempt, initiation.repeat_at) = (0, cx.now);
-                }
-                self.timers.arm(Due::Attempt(destination), cx.now);
-            }
-            attempt.purpose = attempt.purpose.max(purpose);
-            return true;
-        }
-        if self.attempts.is_full() || cx.membership.lacks_certificate() {
-            return false;
-        }
-        let Some(initiation) = self.initiate(destination, cx) else { return false };
-        let to = SocketAddr::new(destination, cx.policy.config().port);
-        self.attempts.start(to, purpose, internal, initiation, cx.now);
-        self.arm(destination);
-        true
-    }
-
-    /// Sends INIT to a destination. `None` if no index is free.
-    fn initiate(&mut self, destination: IpAddr, cx: &mut Context<'_>) -> Option<Initiation> {
-        let index = self.indices.take(cx.lane, IndexUse::Attempt(destination), cx.rng, cx.now)?;
-        let local = cx.membership.local(cx.policy);
-        let (initiator, init) = Initiator::start(&local, index.get(), destination, cx.rng);
-        let to = SocketAddr::new(destination, cx.policy.config().port);
-        cx.outbox.datagram(to, init.clone(), false);
-        let repeat_at = cx.now + backoff(0, RETRY_FIRST, RETRY_MOST, cx.rng.u32());
-        Some(Initiation { initiator, index, init, attempt: 0, repeat_at, cookie: None })
-    }
-
-    /// Replaces the INIT to a destination by one under the epoch that is sent now.
-    fn initiate_anew(&mut self, destination: IpAddr, cx: &mut Context<'_>) {
-        if self.attempts.find(destination).is_none() {
-            return;
-        }
-        let Some(initiation) = self.initiate(destination, cx) else { return };
-        if let Some(attempt) = self.attempts.find_mut(destination) {
-            attempt.initiation = Some(initiation);
-        }
-    }
-
-    /// Repeats INIT at once if it was repeated before: whoever was asked can answer now.
-    pub(super) fn ask_again(&mut self, destination: IpAddr, now: Instant) {
-        let attempt = self.attempts.find_mut(destination);
-        if let Some(initiation) = attempt.and_then(|attempt| attempt.initiation.as_mut())
-            && initiation.attempt > 0
-        {
-            (initiation.attempt, initiation.repeat_at) = (0, now);
-            self.timers.arm(Due::Attempt(destination), now);
-        }
-    }
-
-    /// Has a packet wait for the answer of a destination that is being asked.
-    pub(super) fn hold(&mut self, destination: IpAddr, packet: &TunPacket<'_>) -> HoldOutcome {
-        self.attempts.hold(destination, packet)
-    }
-
-    /// Makes a destination that is asked one that is of the tenant, and expected to come up.
-    pub(super) fn expect(&mut self, destination: IpAddr) {
-        if let Some(attempt) = self.attempts.find_mut(destination) {
-            attempt.internal = true;
-        }
-    }
-
-    /// Ends the asking of a destination: the one way in which it ends.
-    pub(super) fn end(&mut self, destination: IpAddr, end: End, now: Instant) -> Option<Ended> {
-        let (attempt, held) = self.attempts.take(destination)?;
-        self.timers.cancel(Due::Attempt(destination));
-        let Attempt { to, purpose, internal, initiation, .. } = attempt;
-        match end {
-            End::Answered => self.unresponsive.forget(destination),
-            End::Unanswered => self.unresponsive.note(destination, internal, now),
-            End::OwnAddress | End::GaveWay => {}
-        }
-        Some(Ended { to, purpose, held, index: initiation.map(|initiation| initiation.index) })
-    }
-
-    /// Gives up the INIT to a destination in favour of the destination's own; what is held keeps waiting.
-    fn give_way(&mut self, destination: IpAddr, now: Instant) {
-        let Some(attempt) = self.attempts.find_mut(destination) else { return };
-        attempt.initiation = None;
-        if attempt.has_held() || attempt.purpose == Purpose::Traffic {
-            self.timers.arm(Due::Attempt(destination), now + ASK_WAIT);
-        } else {
-            self.end(destination, End::GaveWay, now);
-        }
+        self.silences.forget(destination);
     }
 
     /// Takes what waits for a destination, after a handshake by the peer there made a session under `epoch`. An INIT under
@@ -289,7 +236,10 @@ impl Exchanges {
     ) -> VecDeque<HeldPacket> {
         let initiation = self.attempts.find(destination).and_then(|attempt| attempt.initiation.as_ref());
         if initiation.is_some_and(|initiation| initiation.initiator.epoch() != epoch) {
-            return self.attempts.become_rekey(destination);
+            if let Some(attempt) = self.attempts.find_mut(destination) {
+                attempt.purpose = Purpose::Rekey;
+            }
+            return self.attempts.take_held(destination);
         }
         self.end(destination, End::Answered, now).map(|ended| ended.held).unwrap_or_default()
     }
@@ -309,17 +259,9 @@ impl Exchanges {
         if let Some(destination) = self.own_init(init.sender, &mac1, cx.now) {
             return Ok(Some(destination));
         }
-        // INIT from lane N is answered by lane N of the peer, if it has one; its other lanes know nothing of it. Of an
-        // INIT under another epoch it is not known whether the other side can answer it: both go on.
-        if init.sender.lane() == cx.lane
-            && let Some(initiation) = self.attempts.find(from.ip()).and_then(|it| it.initiation.as_ref())
-            && initiation.initiator.epoch() == init.epoch
-        {
-            if record::mac1(&initiation.init).is_some_and(|ours| ours > mac1) {
-                // Simultaneous start: the other side drops its own INIT and answers ours.
-                return Ok(None);
-            }
-            self.give_way(from.ip(), cx.now);
+        if self.goes_first((from.ip(), init.sender.lane(), init.epoch), &mac1, cx) {
+            // Simultaneous start: the other side answers ours.
+            return Ok(None);
         }
         if cx.membership.lacks_certificate() {
             return Err(DropReason::Certificate);
@@ -338,7 +280,24 @@ impl Exchanges {
         self.half_open.insert(mac1, (from, lane, shown), index, responder, resp.clone(), cx.now);
         self.arm_half_open();
         cx.outbox.datagram(from, resp, true);
+        // Whoever sent it may have no more of that address than its name: our own question goes on.
+        if lane == cx.lane {
+            self.give_way(from.ip(), cx.now);
+        }
         Ok(None)
+    }
+
+    /// Tells if a question of our own to that address and lane, begun just now, goes before an INIT with this mac1 from
+    /// there: of two that begin at once, both sides take the larger one, and one handshake is enough. Later on ours may
+    /// have been lost. INIT from lane N is answered by lane N of the peer, if it has one; its other lanes know nothing of
+    /// it. Of an INIT under another epoch it is not known whether the other side can answer it: both go on. A question for
+    /// proof alone makes no session, so it is no answer to what the other side asks.
+    fn goes_first(&self, (from, lane, epoch): (IpAddr, u8, u8), mac1: &[u8; 16], cx: &Context<'_>) -> bool {
+        let attempt = self.attempts.find(from).filter(|it| lane == cx.lane && it.purpose != Purpose::Proof);
+        let Some(attempt) = attempt else { return false };
+        let just_now = cx.now.saturating_duration_since(attempt.started) < SIMULTANEOUS_START;
+        let Some(ours) = attempt.initiation.as_ref().filter(|_| just_now) else { return false };
+        ours.initiator.epoch() == epoch && record::mac1(&ours.init).is_some_and(|ours| ours > *mac1)
     }
 
     /// Reads a RESP. Of a member, the destination is not asked any more.
@@ -347,30 +306,33 @@ impl Exchanges {
         resp: &record::Resp<'_>,
         cx: &Context<'_>,
     ) -> Result<Answer, DropReason> {
-        let Some(IndexUse::Attempt(destination)) = self.indices.find(resp.receiver, cx.now) else {
+        let Some(IndexUse::Attempt(to)) = self.indices.find(resp.receiver, cx.now) else {
             return Err(DropReason::UnknownIndex);
         };
-        let attempt = self.attempts.find_mut(destination).ok_or(DropReason::UnknownIndex)?;
-        let initiation = attempt.initiation.as_mut().ok_or(DropReason::UnknownIndex)?;
+        let initiation = self.initiation_mut(to, resp.receiver, cx.now).ok_or(DropReason::UnknownIndex)?;
         let cookie = initiation.cookie;
         let Confirmed { established, mut conf, .. } =
             initiation.initiator.handle_resp(resp).map_err(|error| error.drop_reason())?;
         if let Some((cookie, _)) = &cookie {
             handshake::set_mac2(&mut conf, cookie);
         }
-        if !cx.membership.may_answer(&established, destination) {
-            attempt.initiation = None;
-            return Ok(Answer::Stranger(destination));
+        let (answered, asserted_from) = self.take_initiation(to).ok_or(DropReason::UnknownIndex)?;
+        let GivenUp { named, purpose, initiation } = answered;
+        if !cx.membership.may_answer(&established, to) {
+            return Ok(Answer::Stranger(to));
         }
-        let ended = self.end(destination, End::Answered, cx.now).ok_or(DropReason::UnknownIndex)?;
-        let Ended { purpose, held, index, .. } = ended;
-        let (index, conf) = (index.ok_or(DropReason::UnknownIndex)?, Box::new(conf));
+        let held = self.end(to, End::Answered, cx.now).map(|ended| ended.held).unwrap_or_default();
+        self.answered(to);
+        let Initiation { index, first_sent, .. } = initiation;
         Ok(Answer::Member(Box::new(MemberAnswer {
             established,
             index,
-            conf,
-            asked: destination,
+            conf: Box::new(conf),
+            to,
+            named,
+            first_sent,
             purpose,
+            asserted_from,
             held,
         })))
     }
@@ -383,13 +345,15 @@ impl Exchanges {
     ) -> Result<Confirmation, DropReason> {
         // Whatever becomes of it, the half-open handshake is gone: a forged payload spoils its state.
         let half_open = self.half_open.take(conf.receiver).ok_or(DropReason::UnknownIndex)?;
-        let (asked, born, index) = (half_open.responder.asked(), half_open.born, half_open.index);
+        let is_of_one = half_open.answered_elsewhere.is_none();
+        let (asked, asked_from) = (half_open.responder.asked(), is_of_one.then(|| half_open.from.ip()));
+        let (born, index) = (half_open.born, half_open.index);
         self.load.worked(cx.now);
         let established = half_open.responder.handle_conf(conf).map_err(|error| error.drop_reason())?;
         if !cx.membership.is_member(&established) {
             return Err(DropReason::Certificate);
         }
-        Ok(Confirmation { established, index, asked, born })
+        Ok(Confirmation { established, index, asked, asked_from, born })
     }
 
     /// Ends what is under epochs that are not held any more: no answer can come to it. Whatever waits is asked for anew,
@@ -401,13 +365,7 @@ impl Exchanges {
         self.queue.retain(|message| held(&message.bytes));
         let dropped = (queued - self.queue.len()) as u64;
         self.half_open.end_revoked(&keys);
-        for destination in self.attempts.revoked(&keys) {
-            self.initiate_anew(destination, cx);
-            if let Some(attempt) = self.attempts.find_mut(destination) {
-                attempt.started = cx.now;
-            }
-            self.arm(destination);
-        }
+        self.revoke_questions(&keys, cx);
         dropped
     }
 
@@ -421,44 +379,10 @@ impl Exchanges {
         self.timers.take_due(now)
     }
 
-    /// Repeats INIT if it is time. True: the destination is to be given up; a rekey is once its session, whose end
-    /// `has_session` tells, is over.
-    pub(super) fn attempt_due(
-        &mut self,
-        destination: IpAddr,
-        has_session: bool,
-        cx: &mut Context<'_>,
-    ) -> bool {
-        let random = cx.rng.u32();
-        let Some(attempt) = self.attempts.find_mut(destination) else { return false };
-        if attempt.gives_up_at().map_or(!has_session, |end| cx.now >= end) {
-            return true;
-        }
-        let sent = cx.membership.keys().send_epoch();
-        if let Some(initiation) = attempt.initiation.as_mut().filter(|it| it.repeat_at <= cx.now) {
-            if initiation.initiator.epoch() != sent || initiation.initiator.is_over() {
-                // It was not answered under the epoch that was sent when it began, or by a member that said what none may.
-                self.initiate_anew(destination, cx);
-            } else {
-                initiation.attempt += 1;
-                initiation.repeat_at = cx.now + backoff(initiation.attempt, RETRY_FIRST, RETRY_MOST, random);
-                cx.outbox.datagram(attempt.to, initiation.init.clone(), false);
-            }
-        }
-        self.arm(destination);
-        false
-    }
-
     /// Forgets half-open handshakes past their time.
     pub(super) fn half_open_due(&mut self, now: Instant) {
         self.half_open.end_expired(now);
         self.arm_half_open();
-    }
-
-    fn arm(&mut self, destination: IpAddr) {
-        if let Some(at) = self.attempts.find(destination).and_then(Attempt::next_due) {
-            self.timers.arm(Due::Attempt(destination), at);
-        }
     }
 
     fn arm_half_open(&mut self) {

@@ -1,12 +1,14 @@
 //! Records to and from peers, and what their silence means.
 
 use std::{
+    collections::VecDeque,
     net::{IpAddr, SocketAddr},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
     Peers,
+    life::Turn,
     outcome::{PeerDue, Received, Toward},
     session::{PendingConf, Session},
 };
@@ -15,8 +17,9 @@ use crate::{
     record::{Data, SessionIndex},
     stats::DropReason,
     tunnel::{
-        limits::{DEAD_PEER, KEEPALIVE, REPEAT_INTERVAL, RESET_TAKEN},
+        limits::{DEAD_AFTER, KEEPALIVE, REPEAT_INTERVAL, RESET_TAKEN},
         outbox::Outbox,
+        packet::HeldPacket,
         peer_key::PeerKey,
     },
 };
@@ -40,13 +43,12 @@ impl Peers {
         self.last
     }
 
-    /// Opens a record that came from `from`, on the session at this place; `own` is this side's identity.
+    /// Opens a record on the session at this place; `own` is this side's identity.
     pub(in crate::tunnel) fn open<'b>(
         &mut self,
         (key, at): (PeerKey, usize),
         header: Data,
         record: &'b mut [u8],
-        from: IpAddr,
         own: PeerId,
         now: Instant,
     ) -> Result<Received<'b>, DropReason> {
@@ -61,14 +63,16 @@ impl Peers {
         if is_first {
             session.conf = None;
         }
-        let from_new_source = session.seen_from.replace(from) != Some(from);
-        peer.unanswered_since = None;
+        let revived = peer.life.heard(is_first);
+        peer.active = now;
         peer.heard = Some(index);
         peer.rx_bytes += plain.bytes.len() as u64;
         if is_first {
             peer.consider(index, own, now);
         }
-        Ok(Received { key, bytes: plain.bytes, flags: plain.flags, from_new_source })
+        let received = Received { key, bytes: plain.bytes, flags: plain.flags };
+        self.revision += u64::from(revived);
+        Ok(received)
     }
 
     /// Sees to it that a peer hears something within [`KEEPALIVE`] of the packet it sent.
@@ -78,7 +82,7 @@ impl Peers {
             && peer.unacknowledged_since.is_none()
         {
             peer.unacknowledged_since = Some(now);
-            self.timers.arm(key, now + KEEPALIVE);
+            self.arm(key, now + KEEPALIVE);
         }
     }
 
@@ -103,9 +107,9 @@ impl Peers {
         let Some(peer) = self.find_mut(key) else { return };
         peer.tx_bytes += bytes as u64;
         peer.unacknowledged_since = None;
-        if peer.unanswered_since.is_none() {
-            peer.unanswered_since = Some(now);
-            self.timers.arm(key, now + DEAD_PEER);
+        peer.active = now;
+        if let Some(at) = peer.life.sent(now) {
+            self.arm(key, at);
         }
     }
 
@@ -193,7 +197,59 @@ impl Peers {
             return Err(DropReason::RateLimited);
         }
         peer.reset_at = Some(now);
+        self.suspect(key, now);
         Ok(())
+    }
+
+    /// Has a peer asked if it lives, for a sign from outside that anybody may have given.
+    pub(in crate::tunnel) fn suspect(&mut self, key: PeerKey, now: Instant) {
+        if self.find_mut(key).is_some_and(|peer| peer.life.suspect(now)) {
+            self.revision += 1;
+            self.arm(key, now + DEAD_AFTER);
+        }
+    }
+
+    /// Declares a member dead: somebody else is at its own address. Returns the lanes that were not yet.
+    pub(in crate::tunnel) fn bury(&mut self, member: PeerId) -> Vec<PeerKey> {
+        let mut buried: Vec<PeerKey> = self.lanes(member).collect();
+        buried.retain(|key| self.find_mut(*key).is_some_and(|peer| peer.life.bury()));
+        self.revision += u64::from(!buried.is_empty());
+        buried
+    }
+
+    /// Notes that packets to this VIP go to the peer: a question about it is asked on behalf of that.
+    pub(in crate::tunnel) fn note_vip(&mut self, key: PeerKey, vip: IpAddr) {
+        if let Some(peer) = self.find_mut(key) {
+            peer.vip = Some(vip);
+        }
+    }
+
+    /// Keeps a copy of a packet for a service behind a peer that is asked if it lives.
+    pub(in crate::tunnel) fn keep_copy(&mut self, key: PeerKey, service: IpAddr, packet: HeldPacket) {
+        if let Some(peer) = self.find_mut(key) {
+            peer.life.keep(service, packet);
+        }
+    }
+
+    /// Takes the copies of packets for services behind a peer that has died.
+    pub(in crate::tunnel) fn take_copies(&mut self, key: PeerKey) -> VecDeque<(IpAddr, HeldPacket)> {
+        self.find_mut(key).map(|peer| peer.life.take_copies()).unwrap_or_default()
+    }
+
+    /// Has all peers told of this side's addresses, each at its time within `spread`.
+    pub(in crate::tunnel) fn tell_all(&mut self, spread: impl FnMut() -> Duration, now: Instant) {
+        let mut spread = spread;
+        for key in self.keys() {
+            if let Some(peer) = self.find_mut(key) {
+                peer.is_to_tell = true;
+            }
+            self.arm(key, now + spread());
+        }
+    }
+
+    /// Takes note that a peer is being told. False: it was, or need not be.
+    pub(in crate::tunnel) fn take_to_tell(&mut self, key: PeerKey) -> bool {
+        self.find_mut(key).is_some_and(|peer| std::mem::take(&mut peer.is_to_tell))
     }
 
     /// Returns when [`take_due`](Self::take_due) has something.
@@ -203,7 +259,11 @@ impl Peers {
 
     /// The next peer with something due.
     pub(in crate::tunnel) fn take_due(&mut self, now: Instant) -> Option<PeerKey> {
-        self.timers.take_due(now)
+        let key = self.timers.take_due(now)?;
+        if let Some(peer) = self.find_mut(key) {
+            peer.armed = None;
+        }
+        Some(key)
     }
 
     /// Does what is due of a peer: ends sessions, repeats CONF, sends a keepalive.
@@ -215,7 +275,7 @@ impl Peers {
         outbox: &mut Outbox,
     ) -> PeerDue {
         let ends = self.find(key).is_some_and(|peer| peer.sessions.iter().any(|it| it.is_expired(now)));
-        if ends && self.end_sessions(key, |session| session.is_expired(now), outbox) {
+        if ends && self.end_sessions(key, |session| session.is_expired(now), now, outbox) {
             return PeerDue::Nothing;
         }
         let Some(peer) = self.find_mut(key) else { return PeerDue::Nothing };
@@ -227,13 +287,18 @@ impl Peers {
                 outbox.datagram(to, bytes, false);
             }
         }
-        let (silent, owed, due) = peer.due(now);
+        let (turn, owed, due) = peer.due(now);
         if let Some(session) = peer.sending(now).filter(|_| owed) {
             outbox.empty(key, session.index());
         }
         if let Some(at) = next.into_iter().chain(due).min() {
-            self.timers.arm(key, at);
+            self.arm(key, at);
         }
-        if silent { PeerDue::Silent } else { PeerDue::Nothing }
+        self.revision += u64::from(turn != Turn::Stays);
+        match turn {
+            Turn::Stays => PeerDue::Nothing,
+            Turn::Suspect => PeerDue::Suspect,
+            Turn::Dies => PeerDue::Dead,
+        }
     }
 }

@@ -1,17 +1,20 @@
-//! Peers: their sessions, their liveness, and which addresses belong to whom.
+//! Peers: their sessions, and whether they live.
 
+mod life;
 mod liveness;
+mod members;
 mod outcome;
-mod ownership;
+mod past;
 mod peer;
+mod room;
 mod session;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::IpAddr,
     time::Instant,
 };
 
+use self::past::Past;
 pub(super) use self::{
     outcome::{NewSession, PeerDue, Received, Role, Toward},
     peer::Peer,
@@ -23,12 +26,9 @@ use super::{
     peer_key::PeerKey,
     timer::Timers,
 };
-use crate::{
-    crypto::PeerId, event::Event, handshake::Established, keyed_hash::KeyedState, lane_update::LaneChange,
-};
+use crate::{crypto::PeerId, event::Event, handshake::Established, keyed_hash::KeyedState};
 
-/// All peers, and the owners by address. What becomes of them is told by the [`Outbox`]: that a peer came or went, and to
-/// other lanes who was found where.
+/// All peers. What becomes of them is told by the [`Outbox`]: that a peer came or went.
 #[derive(Debug)]
 pub(super) struct Peers {
     slots: Vec<Option<(u32, Peer)>>,
@@ -36,7 +36,10 @@ pub(super) struct Peers {
     /// Grows with each peer, and goes on when all are forgotten.
     generation: u32,
     by_id: BTreeMap<(PeerId, u8), PeerKey>,
-    owners: HashMap<IpAddr, PeerKey, KeyedState>,
+    /// The lane of each member to send to.
+    preferred: HashMap<PeerId, PeerKey, KeyedState>,
+    /// Lanes of members beyond their last session.
+    past: BTreeMap<(PeerId, u8), Past>,
     timers: Timers<PeerKey>,
     /// The session that was looked up last: its peer, and its place there.
     last: Option<(PeerKey, usize)>,
@@ -51,7 +54,8 @@ impl Peers {
             free: Vec::new(),
             generation: 0,
             by_id: BTreeMap::new(),
-            owners: HashMap::with_hasher(KeyedState { key: hash_key }),
+            preferred: HashMap::with_hasher(KeyedState { key: hash_key }),
+            past: BTreeMap::new(),
             timers: Timers::default(),
             last: None,
             revision: 0,
@@ -96,30 +100,17 @@ impl Peers {
         (*generation == key.generation).then_some(peer)
     }
 
-    /// The lane of this member to send to: the first with a session.
-    pub(super) fn by_id(&self, id: PeerId, now: Instant) -> Option<PeerKey> {
-        let is_ready = |key: &PeerKey| self.find(*key).is_some_and(|peer| peer.sending(now).is_some());
-        self.lanes(id).find(is_ready).or_else(|| self.lanes(id).next())
-    }
-
-    /// The lanes of this member that there are sessions with.
-    fn lanes(&self, id: PeerId) -> impl Iterator<Item = PeerKey> {
-        self.by_id.range((id, 0)..=(id, u8::MAX)).map(|(_, key)| *key)
-    }
-
-    /// Tells if these are lanes of one member.
-    pub(super) fn are_one_pod(&self, one: PeerKey, other: PeerKey) -> bool {
-        one == other
-            || matches!((self.find(one), self.find(other)), (Some(one), Some(other)) if one.id == other.id)
-    }
-
     /// The slot of this lane of the peer with this identity, made if there is none.
     fn admit(&mut self, id: PeerId, lane: u8, now: Instant) -> PeerKey {
         if let Some(key) = self.by_id.get(&(id, lane)) {
             return *key;
         }
         self.generation = self.generation.wrapping_add(1);
-        let taken = Some((self.generation, Peer::new(id, lane, now)));
+        let mut peer = Peer::new(id, lane, now);
+        if let Some(past) = self.past.remove(&(id, lane)) {
+            peer.served = past.served;
+        }
+        let taken = Some((self.generation, peer));
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot as usize] = taken;
@@ -155,11 +146,15 @@ impl Peers {
         let Some(peer) = self.find_mut(key) else { return };
         let is_new = is_first_lane && peer.sessions.is_empty();
         let index = local.get();
+        let born = if let Role::Responder { born, .. } = role { born } else { now };
         peer.set_endpoint(endpoint);
-        peer.asserted = established.identity.addresses.clone().into();
+        if peer.sessions.iter().all(|session| session.born <= born) {
+            peer.say(established.identity.addresses.clone().into());
+        }
         peer.vnet = established.identity.vnet;
         peer.certificate.clone_from(&established.identity.certificate);
-        peer.unanswered_since = None;
+        peer.life.shook_hands();
+        peer.active = now;
         let is_initiator = matches!(role, Role::Initiator { .. });
         let mut session = Session::new(established, local, is_initiator, now);
         let mut due = now + REJECT_AFTER;
@@ -169,11 +164,10 @@ impl Peers {
                 session.rekey_at = rekey_at;
                 session.conf = Some(conf);
             }
-            Role::Responder { born, mac1, seen_from, vip } => {
+            Role::Responder { born, mac1, vip } => {
                 session.confirmed_by = Some((mac1, now));
                 // Not when CONF came: a late one is no newer for that.
                 session.born = born;
-                session.seen_from = seen_from;
                 vip.into_iter().for_each(|vip| peer.serve(vip));
             }
         }
@@ -182,8 +176,19 @@ impl Peers {
         if is_new {
             outbox.event(Event::PeerUp { peer: id, endpoint, addresses: peer.asserted.clone() });
         }
-        self.timers.arm(key, due);
+        self.prefer(key, is_initiator);
+        self.arm(key, due);
         self.revision += 1;
+    }
+
+    /// Sets the timer of a peer. The one set already is looked at first without a search.
+    #[inline]
+    fn arm(&mut self, key: PeerKey, at: Instant) {
+        let Some(peer) = self.find_mut(key) else { return };
+        if peer.armed.is_none_or(|armed| at < armed) {
+            peer.armed = Some(at);
+            self.timers.arm(key, at);
+        }
     }
 
     /// Ends the sessions of a peer that are over. One that has none left is forgotten.
@@ -191,27 +196,27 @@ impl Peers {
         &mut self,
         key: PeerKey,
         over: impl Fn(&Session) -> bool,
+        now: Instant,
         outbox: &mut Outbox,
     ) -> bool {
         let none_left = self.find_mut(key).is_some_and(|peer| peer.end_sessions(over));
         self.revision += 1;
         if none_left {
-            self.remove(key, outbox);
+            self.remove(key, now, outbox);
         }
         none_left
     }
 
     /// Ends all that there is with a peer that is no member.
-    pub(super) fn refuse(&mut self, key: PeerKey, outbox: &mut Outbox) {
+    pub(super) fn refuse(&mut self, key: PeerKey, now: Instant, outbox: &mut Outbox) {
         if let Some(peer) = self.find_mut(key) {
             peer.sessions.iter_mut().for_each(|session| session.local.refuse());
-            self.remove(key, outbox);
+            self.remove(key, now, outbox);
         }
     }
 
-    /// Forgets a lane of a peer with all that belongs to it. Addresses that the peer says it has go to another lane of
-    /// it that was reached over their family; a VIP does not, since the others were not asked under it.
-    fn remove(&mut self, key: PeerKey, outbox: &mut Outbox) {
+    /// Forgets a lane of a peer but for what outlives sessions.
+    fn remove(&mut self, key: PeerKey, now: Instant, outbox: &mut Outbox) {
         if self.find(key).is_none() {
             return;
         }
@@ -220,16 +225,7 @@ impl Peers {
         self.by_id.remove(&(peer.id, peer.lane));
         self.timers.cancel(key);
         self.revision += 1;
-        for address in &peer.owned {
-            self.owners.remove(address);
-            outbox.lane_change(LaneChange::Lost { address: *address, peer: peer.id });
-            let reached =
-                |heir: &PeerKey| self.find(*heir).is_some_and(|heir| heir.was_reached_over(*address));
-            let heir = self.lanes(peer.id).find(reached);
-            if let Some(heir) = heir.filter(|_| peer.asserted.contains(address)) {
-                self.own(heir, *address, outbox);
-            }
-        }
+        self.remember(&peer, now);
         if self.lanes(peer.id).next().is_none() {
             outbox.event(Event::PeerDown { peer: peer.id });
         }

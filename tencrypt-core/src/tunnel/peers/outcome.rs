@@ -23,8 +23,8 @@ pub(in crate::tunnel) struct NewSession {
 pub(in crate::tunnel) enum Role {
     /// It sent INIT, repeats CONF, and replaces the session at that time.
     Initiator { conf: PendingConf, rekey_at: Instant },
-    /// It answered INIT at that time; mac1 of the CONF, the source if the peer names it, and the VIP that was asked for.
-    Responder { born: Instant, mac1: [u8; 16], seen_from: Option<IpAddr>, vip: Option<IpAddr> },
+    /// It answered INIT at that time; mac1 of the CONF, and the VIP that was asked for.
+    Responder { born: Instant, mac1: [u8; 16], vip: Option<IpAddr> },
 }
 
 /// An authentic record.
@@ -32,8 +32,6 @@ pub(in crate::tunnel) struct Received<'b> {
     pub(in crate::tunnel) key: PeerKey,
     pub(in crate::tunnel) bytes: &'b mut [u8],
     pub(in crate::tunnel) flags: u8,
-    /// It came from another address than the one before.
-    pub(in crate::tunnel) from_new_source: bool,
 }
 
 /// Way to a peer for one packet: the session to send on, and where to.
@@ -49,6 +47,8 @@ pub(in crate::tunnel) struct Toward<'p> {
 pub(in crate::tunnel) enum PeerDue {
     /// It is gone, or needs nothing.
     Nothing,
-    /// It left data unanswered too long.
-    Silent,
+    /// It left data unanswered and is to be asked if it lives.
+    Suspect,
+    /// It did not answer that.
+    Dead,
 }

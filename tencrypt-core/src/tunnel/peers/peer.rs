@@ -2,16 +2,19 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use super::session::Session;
+use super::{
+    life::{Life, Turn},
+    session::Session,
+};
 use crate::{
     crypto::PeerId,
     event::PeerInfo,
     record::SessionIndex,
     trust::Certificate,
-    tunnel::limits::{DEAD_PEER, KEEPALIVE, MAX_SERVED, SIMULTANEOUS},
+    tunnel::limits::{KEEPALIVE, MAX_SERVED, SIMULTANEOUS},
 };
 
 /// One lane of one member of the tenant. Its lanes share identity and addresses; each has sessions and a port of its own.
@@ -24,10 +27,10 @@ pub(in crate::tunnel) struct Peer {
     endpoint_v6: Option<SocketAddr>,
     /// Addresses that it says are its own; worth nothing until proven.
     pub(super) asserted: Box<[IpAddr]>,
-    /// Addresses that it has proven to own.
-    pub(super) owned: Vec<IpAddr>,
     /// VIPs under which it reached this pod.
-    served: Vec<IpAddr>,
+    pub(super) served: Vec<IpAddr>,
+    /// VIP that it was sent to for last.
+    pub(super) vip: Option<IpAddr>,
     /// Its device takes unfinished checksums.
     pub(super) vnet: bool,
     /// Certificate that it presented in its last handshake; with an authority, one that counts.
@@ -37,14 +40,19 @@ pub(in crate::tunnel) struct Peer {
     pub(super) sending: Option<SessionIndex>,
     /// The session that the last valid record came on.
     pub(super) heard: Option<SessionIndex>,
-    /// Data was sent since and nothing came back.
-    pub(super) unanswered_since: Option<Instant>,
+    pub(super) life: Life,
     /// Data was received since and nothing was sent.
     pub(super) unacknowledged_since: Option<Instant>,
     /// Time at which its last RESET counted.
     pub(super) reset_at: Option<Instant>,
     /// Packets for it that wait in the outbox.
     pub(super) queued: usize,
+    /// Time of the first of its timers that is set.
+    pub(super) armed: Option<Instant>,
+    /// Time at which a packet was sent to it or came from it last.
+    pub(super) active: Instant,
+    /// It has to be told of this side's addresses.
+    pub(super) is_to_tell: bool,
     pub(super) last_handshake: Instant,
     pub(super) rx_bytes: u64,
     pub(super) tx_bytes: u64,
@@ -58,17 +66,20 @@ impl Peer {
             endpoint_v4: None,
             endpoint_v6: None,
             asserted: Box::default(),
-            owned: Vec::new(),
             served: Vec::new(),
+            vip: None,
             vnet: false,
             certificate: None,
             sessions: Vec::new(),
             sending: None,
             heard: None,
-            unanswered_since: None,
+            life: Life::new(),
             unacknowledged_since: None,
             reset_at: None,
             queued: 0,
+            armed: None,
+            active: now,
+            is_to_tell: false,
             last_handshake: now,
             rx_bytes: 0,
             tx_bytes: 0,
@@ -83,8 +94,9 @@ impl Peer {
         self.certificate.as_ref()
     }
 
-    pub(in crate::tunnel) fn owned(&self) -> &[IpAddr] {
-        &self.owned
+    /// Addresses that it says are its own.
+    pub(in crate::tunnel) fn asserted(&self) -> &[IpAddr] {
+        &self.asserted
     }
 
     /// Tells if it says that an address is its own.
@@ -113,9 +125,52 @@ impl Peer {
         [self.endpoint_v4, self.endpoint_v6].into_iter().flatten().map(|to| to.ip())
     }
 
-    /// Tells if there was a handshake over the family of `address`.
-    pub(super) fn was_reached_over(&self, address: IpAddr) -> bool {
-        if address.is_ipv4() { self.endpoint_v4.is_some() } else { self.endpoint_v6.is_some() }
+    /// Its own address where its records go, of this family if there is one: what a question about it is sent to.
+    pub(in crate::tunnel) fn own_endpoint(&self, is_v4: bool) -> Option<IpAddr> {
+        let own = |to: Option<SocketAddr>| Some(to?.ip()).filter(|address| self.asserts(*address));
+        let (first, other) =
+            if is_v4 { (self.endpoint_v4, self.endpoint_v6) } else { (self.endpoint_v6, self.endpoint_v4) };
+        own(first).or_else(|| own(other))
+    }
+
+    /// Tells if its records go to this address.
+    pub(in crate::tunnel) fn has_endpoint(&self, address: IpAddr) -> bool {
+        self.endpoints().any(|to| to == address)
+    }
+
+    /// VIP that it was sent to for last.
+    pub(in crate::tunnel) fn vip(&self) -> Option<IpAddr> {
+        self.vip
+    }
+
+    /// Takes in what it says of itself: it left where it says that it is no longer.
+    pub(super) fn say(&mut self, addresses: Box<[IpAddr]>) {
+        let before = std::mem::replace(&mut self.asserted, addresses);
+        for gone in before {
+            if !self.asserts(gone) {
+                self.leave_endpoint(gone);
+            }
+        }
+    }
+
+    /// Forgets the endpoint at `address`, if there is another.
+    fn leave_endpoint(&mut self, address: IpAddr) {
+        let is_there = |to: Option<SocketAddr>| to.is_some_and(|to| to.ip() == address);
+        if is_there(self.endpoint_v4) && self.endpoint_v6.is_some() {
+            self.endpoint_v4 = None;
+        } else if is_there(self.endpoint_v6) && self.endpoint_v4.is_some() {
+            self.endpoint_v6 = None;
+        }
+    }
+
+    /// Tells if it was asked if it lives and did not answer.
+    pub(in crate::tunnel) fn is_dead(&self) -> bool {
+        self.life.is_dead()
+    }
+
+    /// Tells if it answers, as far as is known.
+    pub(in crate::tunnel) fn is_alive(&self) -> bool {
+        self.life.is_alive()
     }
 
     pub(super) fn set_endpoint(&mut self, endpoint: SocketAddr) {
@@ -155,14 +210,14 @@ impl Peer {
         self.session_mut(local).filter(|session| !session.is_expired(now))
     }
 
-    /// A look at it, if there is a session to send on.
-    pub(in crate::tunnel) fn info(&self, now: Instant) -> Option<PeerInfo> {
+    /// A look at it and its `addresses`, if there is a session to send on.
+    pub(in crate::tunnel) fn info(&self, addresses: Vec<IpAddr>, now: Instant) -> Option<PeerInfo> {
         let session = self.sending(now)?;
         Some(PeerInfo {
             peer: self.id,
             lane: self.lane,
             endpoint: self.any_endpoint()?,
-            addresses: self.owned.clone().into(),
+            addresses: addresses.into(),
             suite: session.suite,
             epoch: session.epoch,
             generation: self.certificate.as_ref().map(Certificate::generation),
@@ -211,19 +266,13 @@ impl Peer {
         self.sessions.is_empty()
     }
 
-    /// Takes what is due of silence and debts: whether it left data unanswered too long, whether a keepalive is owed, and
-    /// when to look again.
-    pub(super) fn due(&mut self, now: Instant) -> (bool, bool, Option<Instant>) {
-        let after = |since: Option<Instant>, time: Duration| since.map(|since| since + time);
-        let (dead, keepalive) =
-            (after(self.unanswered_since, DEAD_PEER), after(self.unacknowledged_since, KEEPALIVE));
-        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        let (silent, owed) = (is_due(dead), is_due(keepalive));
-        if silent {
-            // Data that gets no answer starts the count anew once it is asked about.
-            self.unanswered_since = None;
-        }
-        let next = dead.filter(|_| !silent).into_iter().chain(keepalive.filter(|_| !owed)).min();
-        (silent, owed, next)
+    /// Takes what is due of silence and debts: what its life has come to, whether a keepalive is owed, and when to look
+    /// again.
+    pub(super) fn due(&mut self, now: Instant) -> (Turn, bool, Option<Instant>) {
+        let turn = self.life.turn(now);
+        let keepalive = self.unacknowledged_since.map(|since| since + KEEPALIVE);
+        let owed = keepalive.is_some_and(|at| at <= now);
+        let next = self.life.next_turn().into_iter().chain(keepalive.filter(|_| !owed)).min();
+        (turn, owed, next)
     }
 }

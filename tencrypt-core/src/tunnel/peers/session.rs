@@ -1,9 +1,6 @@
 //! A session as a Tunnel keeps it: keys, times, and the CONF that may still be repeated.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Instant,
-};
+use std::{net::SocketAddr, time::Instant};
 
 use crate::tunnel::{
     index::OwnedIndex,
@@ -41,8 +38,6 @@ pub(in crate::tunnel) struct Session {
     pub(super) conf: Option<PendingConf>,
     /// mac1 of the CONF that made the session, and when it was last answered (responder).
     pub(super) confirmed_by: Option<([u8; 16], Instant)>,
-    /// The outer source of the last valid record, to notice a new one without a look-up.
-    pub(super) seen_from: Option<IpAddr>,
 }
 
 /// A CONF that awaits its answer.
@@ -86,7 +81,6 @@ impl Session {
             proven: !initiated,
             conf: None,
             confirmed_by: None,
-            seen_from: None,
         }
     }
 

@@ -1,4 +1,7 @@
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use super::*;
 use crate::{
@@ -10,6 +13,7 @@ use crate::{
     testing::start,
     tunnel::{
         index::{IndexTable, IndexUse},
+        limits::PEERS_OF_A_SOURCE,
         outbox::Entry,
         outcome::LaneId,
     },
@@ -51,7 +55,7 @@ impl World {
         let key = self.peers.slot_for(&established, now);
         self.indices.bind_session(&mut local, key);
         let endpoint = SocketAddr::from(([10, 0, 0, number], 8_362));
-        let role = Role::Responder { born: now, mac1: [0; 16], seen_from: None, vip: None };
+        let role = Role::Responder { born: now, mac1: [0; 16], vip: None };
         let new = NewSession { established, local, endpoint, role };
         self.peers.install(key, new, PeerId::from_bytes([0; 32]), now, &mut self.outbox);
         (key, index)
@@ -89,7 +93,7 @@ fn a_session_that_either_side_sends_on_does_not_make_room() {
     assert_eq!(world.indices.find(first[2], start()), Some(IndexUse::Erased));
     // The session that is sent on ends: the newest that is left takes its place.
     world.peers.find_mut(key).unwrap().sending = Some(first[1]);
-    assert!(!world.peers.end_sessions(key, |session| session.epoch() == 1, &mut world.outbox));
+    assert!(!world.peers.end_sessions(key, |session| session.epoch() == 1, start(), &mut world.outbox));
     assert_eq!(world.peers.find(key).unwrap().sending, Some(last));
 }
 
@@ -100,9 +104,9 @@ fn a_peer_comes_with_its_first_session_and_goes_with_its_last() {
     let (_, second) = world.add(2, 1);
     let peer = PeerId::from_bytes([2; 32]);
     assert!(matches!(&world.events()[..], [Event::PeerUp { peer: up, .. }] if *up == peer));
-    assert!(!world.peers.end_sessions(key, |session| session.index() == first, &mut world.outbox));
+    assert!(!world.peers.end_sessions(key, |session| session.index() == first, start(), &mut world.outbox));
     assert_eq!(world.events(), []);
-    assert!(world.peers.end_sessions(key, |session| session.index() == second, &mut world.outbox));
+    assert!(world.peers.end_sessions(key, |session| session.index() == second, start(), &mut world.outbox));
     assert_eq!(world.events(), [Event::PeerDown { peer }]);
     assert!(world.peers.find(key).is_none() && world.peers.next_due().is_none());
     for index in [first, second] {
@@ -115,12 +119,12 @@ fn a_peer_comes_with_its_first_session_and_goes_with_its_last() {
 fn the_key_of_a_peer_that_is_gone_finds_nobody() {
     let mut world = World::new();
     let (gone, _) = world.add(2, 0);
-    world.peers.end_sessions(gone, |_| true, &mut world.outbox);
+    world.peers.end_sessions(gone, |_| true, start(), &mut world.outbox);
     let (next, _) = world.add(3, 1);
     assert_eq!(next.slot, gone.slot);
     assert!(world.peers.find(gone).is_none() && world.peers.find(next).is_some());
     assert!(world.peers.toward(gone, true, start()).is_err());
-    world.peers.refuse(gone, &mut world.outbox);
+    world.peers.refuse(gone, start(), &mut world.outbox);
     assert!(world.peers.find(next).is_some());
     world.peers.clear(2, &mut world.outbox);
     let (again, _) = world.add(3, 2);
@@ -131,45 +135,20 @@ fn the_key_of_a_peer_that_is_gone_finds_nobody() {
 fn a_peer_that_is_refused_leaves_indices_that_say_so() {
     let mut world = World::new();
     let (key, index) = world.add(2, 0);
-    world.peers.refuse(key, &mut world.outbox);
+    world.peers.refuse(key, start(), &mut world.outbox);
     assert_eq!(world.indices.find(index, start()), Some(IndexUse::Refused));
     assert!(matches!(world.events()[..], [Event::PeerUp { .. }, Event::PeerDown { .. }]));
 }
 
 #[test]
-fn an_address_belongs_to_one_peer_and_every_change_of_hands_is_told_and_ends_decisions() {
+fn a_session_and_the_end_of_one_end_decisions() {
     let mut world = World::new();
-    let [(one, _), (other, _)] = [world.add(2, 0), world.add(3, 1)];
     let mut revision = world.peers.revision();
     let mut changed = |world: &World| std::mem::replace(&mut revision, world.peers.revision()) < revision;
-    assert!(world.peers.own(one, address(9), &mut world.outbox) && changed(&world));
-    assert!(!world.peers.own(one, address(9), &mut world.outbox) && !changed(&world));
-    assert!(world.peers.own(other, address(9), &mut world.outbox) && changed(&world));
-    assert_eq!(world.peers.owner(address(9)), Some(other));
-    assert_eq!(
-        (world.peers.find(one).unwrap().owned(), world.peers.find(other).unwrap().owned().len()),
-        (&[][..], 1)
-    );
-    world.peers.disown(other, |address| address.is_ipv4());
-    assert!(!changed(&world), "nothing was taken away");
-    world.peers.disown(other, |_| false);
-    assert!(changed(&world) && world.peers.owner(address(9)).is_none());
-    let told: Vec<LaneChange> =
-        std::iter::from_fn(|| world.outbox.pop_update()).map(|it| it.change).collect();
-    let [two, three] = [2, 3].map(|number| PeerId::from_bytes([number; 32]));
-    let at = address(9);
-    assert_eq!(
-        told,
-        [
-            LaneChange::Found { address: at, peer: two },
-            LaneChange::Lost { address: at, peer: two },
-            LaneChange::Found { address: at, peer: three },
-        ]
-    );
     let ends: [fn(&mut World, PeerKey); 2] = [
-        |world, key| world.peers.refuse(key, &mut world.outbox),
+        |world, key| world.peers.refuse(key, start(), &mut world.outbox),
         |world, key| {
-            world.peers.end_sessions(key, |_| true, &mut world.outbox);
+            world.peers.end_sessions(key, |_| true, start(), &mut world.outbox);
         },
     ];
     for end in ends {
@@ -180,4 +159,68 @@ fn an_address_belongs_to_one_peer_and_every_change_of_hands_is_told_and_ends_dec
     }
     world.peers.clear(3, &mut world.outbox);
     assert!(changed(&world), "the end of all");
+}
+
+#[test]
+fn a_doubt_the_end_of_it_and_a_death_end_decisions() {
+    let mut world = World::new();
+    let (key, _) = world.add(2, 0);
+    let mut revision = world.peers.revision();
+    let mut changed = |world: &World| std::mem::replace(&mut revision, world.peers.revision()) < revision;
+    world.peers.suspect(key, start());
+    assert!(changed(&world));
+    world.peers.suspect(key, start());
+    assert!(!changed(&world), "it was in doubt already");
+    assert_eq!(world.peers.bury(PeerId::from_bytes([2; 32])), [key]);
+    assert!(changed(&world) && world.peers.find(key).unwrap().is_dead());
+    assert!(!world.peers.is_alive(PeerId::from_bytes([2; 32]), start()));
+    world.add(2, 1);
+    assert!(changed(&world) && world.peers.is_alive(PeerId::from_bytes([2; 32]), start()));
+}
+
+#[test]
+fn what_a_member_without_sessions_was_served_under_and_where_it_was_stays() {
+    let mut world = World::new();
+    let (key, _) = world.add(2, 0);
+    let [member, own, vip] = [address(2), address(2), address(200)];
+    assert_eq!(member, own);
+    let peer = world.peers.find_mut(key).unwrap();
+    peer.say([own].into());
+    peer.serve(vip);
+    let id = PeerId::from_bytes([2; 32]);
+    world.peers.end_sessions(key, |_| true, start(), &mut world.outbox);
+    assert_eq!((world.peers.any_lane(id), world.peers.last_address(id, true)), (None, Some(own)));
+    let (key, _) = world.add(2, 1);
+    assert!(world.peers.find(key).unwrap().is_served_under(vip));
+}
+
+#[test]
+fn peers_are_bounded_in_all_and_of_one_source_and_those_of_use_stay() {
+    let mut world = World::new();
+    let most = 16;
+    let add = |world: &mut World, number: u8, source: u8| {
+        let lane = (PeerId::from_bytes([number; 32]), 0);
+        let (peers, outbox) = (&mut world.peers, &mut world.outbox);
+        peers.make_room_for(lane, address(source), most, start(), outbox);
+        let (key, _) = world.add(number, number.into());
+        world.peers.find_mut(key).unwrap().set_endpoint(SocketAddr::from((address(source), 8_362)));
+        key
+    };
+    let honest: Vec<PeerKey> = (1..=8).map(|number| add(&mut world, number, number)).collect();
+    for key in &honest {
+        world.peers.note_sent(*key, 100, start());
+    }
+    for number in 50..100 {
+        add(&mut world, number, 200);
+    }
+    let of_source = world.peers.at_endpoint(address(200)).count();
+    assert_eq!(
+        (of_source, world.peers.keys().len()),
+        (most / PEERS_OF_A_SOURCE, 8 + most / PEERS_OF_A_SOURCE)
+    );
+    for number in 100..200 {
+        add(&mut world, number, number);
+    }
+    assert_eq!(world.peers.keys().len(), most);
+    assert!(honest.iter().all(|key| world.peers.find(*key).is_some()));
 }

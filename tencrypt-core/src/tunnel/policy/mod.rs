@@ -81,9 +81,14 @@ impl Policy {
         self.addresses.iter().copied().find(|own| own.is_ipv4() == address.is_ipv4())
     }
 
-    pub(super) fn set_addresses(&mut self, addresses: &[IpAddr]) {
-        self.changed();
-        self.addresses = addresses.to_vec();
+    /// Replaces this pod's own addresses. False: they are those there were.
+    pub(super) fn set_addresses(&mut self, addresses: &[IpAddr]) -> bool {
+        let is_new = self.addresses != addresses;
+        if is_new {
+            self.changed();
+            self.addresses = addresses.to_vec();
+        }
+        is_new
     }
 
     /// Replaces the base, which holds what was applied so far.
@@ -116,11 +121,11 @@ impl Policy {
         self.own_vips.clear();
     }
 
-    /// Notes that an address has proved to be of the tenant: it is never again spoken to in plain unless an authoritative
-    /// fact says so.
-    pub(super) fn note_internal(&mut self, address: IpAddr) {
+    /// Notes that an address has proved to be of the tenant: until then it is not spoken to in plain unless an
+    /// authoritative fact says so.
+    pub(super) fn note_internal(&mut self, address: IpAddr, until: Instant) {
         self.changed();
-        self.delta.stick(address);
+        self.delta.stick(address, until);
         self.announced.remove(&address);
     }
 
@@ -259,8 +264,10 @@ mod tests {
                 policy.apply_facts(&[FactChange::Forget { prefix: OTHER.into(), source }], start());
             }),
             ("a base of facts", |policy| policy.set_directory(Arc::new(Directory::new([], 2)), 2)),
-            ("addresses", |policy| policy.set_addresses(&[OTHER])),
-            ("an address seen internal", |policy| policy.note_internal(OTHER)),
+            ("addresses", |policy| assert!(policy.set_addresses(&[OTHER]))),
+            ("an address seen internal", |policy| {
+                policy.note_internal(OTHER, start() + Duration::from_secs(60))
+            }),
             ("a VIP that leads back", |policy| policy.found_own_vip(OTHER, start())),
             ("findings forgotten", Policy::forget_findings),
         ];
@@ -280,7 +287,7 @@ mod tests {
         assert_eq!(policy.remembered(pair(), 6, start()), None);
         assert_eq!(policy.remembered(pair(), 5, start()), Some(PeerKey::ONE));
         // Not by chance either: what changes here and what changes outside only grows.
-        policy.note_internal(OTHER);
+        policy.note_internal(OTHER, start() + Duration::from_secs(60));
         assert_eq!(policy.remembered(pair(), 5, start()), None);
     }
 
@@ -303,7 +310,7 @@ mod tests {
         assert!(policy.announce(OTHER));
         assert_eq!(policy.apply_facts(&[learn(Class::Internal)], start()), [OTHER]);
         assert!(policy.announce(OTHER));
-        policy.note_internal(OTHER);
+        policy.note_internal(OTHER, start() + Duration::from_secs(60));
         assert!(policy.announce(OTHER));
         assert!(policy.apply_facts(&[learn(Class::External)], start()).is_empty());
     }

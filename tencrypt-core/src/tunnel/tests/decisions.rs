@@ -8,6 +8,7 @@ use crate::{
     crypto::Seed,
     directory::{Class, Directory, Fact, FactChange, FactSource},
     lane_update::{LaneChange, LaneUpdate},
+    testing::start,
     trust::{CertificateAuthority, Trust},
     tunnel::{Outbound, Verdict},
 };
@@ -49,7 +50,7 @@ fn a_base_of_facts_counts_for_the_next_packet() {
 #[test]
 fn addresses_that_are_this_pods_no_more_send_and_receive_nothing() {
     let mut pair = talking();
-    pair.tunnels[0].set_addresses(&["10.0.0.9".parse().unwrap()]);
+    pair.tunnels[0].set_addresses(&["10.0.0.9".parse().unwrap()], start());
     assert_eq!(pair.offer(0), Outbound::Dropped(DropReason::Policy));
     pair.send(1);
     assert_eq!(pair.delivered, [3, 3]);

@@ -6,6 +6,8 @@ pub(crate) mod erasure_search;
 mod limits;
 mod output;
 pub(super) mod pair;
+mod passing;
+mod questions;
 mod redaction;
 pub(crate) mod twin;
 mod work;

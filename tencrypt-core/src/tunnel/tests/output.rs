@@ -252,7 +252,7 @@ fn a_packet_whose_peer_is_gone_meanwhile_counts_as_held_in_vain() {
     let key = pair.tunnels[0].peers.keys()[0];
     pair.tunnels[0].queue_packet(key, packet);
     let tunnel = &mut pair.tunnels[0];
-    tunnel.peers.end_sessions(key, |_| true, &mut tunnel.outbox);
+    tunnel.peers.end_sessions(key, |_| true, start(), &mut tunnel.outbox);
     assert!(drain(tunnel, now).iter().all(|output| !matches!(output, Output::Transmit(_))));
     assert_eq!(tunnel.stats().dropped(DropReason::HeldTimeout), 1);
 }

@@ -121,7 +121,7 @@ impl Pair {
     }
 
     /// Does what is due at once, and brings what is under way, in the order in which it was sent.
-    fn settle(&mut self) {
+    pub(in crate::tunnel) fn settle(&mut self) {
         for side in 0..2 {
             self.tend(side);
         }

@@ -87,10 +87,23 @@ fn no_secret_is_printed() {
 /// All that a Tunnel's parts print of themselves.
 fn everything(pair: &Pair) -> String {
     let print = |tunnel: &Tunnel| {
-        let Tunnel { membership, policy, exchanges, peers, lanes, nat: _, resets, outbox, rng, stats, now } =
-            tunnel;
+        let Tunnel {
+            membership,
+            policy,
+            exchanges,
+            peers,
+            routes,
+            waiting,
+            lanes,
+            nat: _,
+            resets,
+            outbox,
+            rng,
+            stats,
+            now,
+        } = tunnel;
         format!(
-            "{tunnel:?}{membership:?}{policy:?}{exchanges:?}{peers:?}{lanes:?}{resets:?}{outbox:?}{rng:?}{stats:?}{now:?}"
+            "{tunnel:?}{membership:?}{policy:?}{exchanges:?}{peers:?}{routes:?}{waiting:?}{lanes:?}{resets:?}{outbox:?}{rng:?}{stats:?}{now:?}"
         )
     };
     pair.tunnels.iter().map(print).collect()
