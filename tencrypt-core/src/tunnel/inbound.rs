@@ -93,8 +93,9 @@ impl Tunnel {
                 }
             })?,
         };
-        let own = self.membership.peer_id();
-        let Received { key, bytes, flags } = self.peers.open(place, header, record, own, now)?;
+        let Self { peers, membership, .. } = self;
+        let Received { key, bytes, flags } =
+            peers.open(place, header, record, || membership.peer_id(), now)?;
         if bytes.is_empty() {
             return Ok(Taken::Keepalive(index));
         }
@@ -132,6 +133,7 @@ impl Tunnel {
 
     /// The checks between an authentic record and the device: a well-formed packet, from an address of the peer that
     /// sealed it, to this pod. `None`: it waits for the peer to prove that address.
+    #[inline]
     fn accept<'b>(
         &mut self,
         key: PeerKey,

@@ -43,13 +43,14 @@ impl Peers {
         self.last
     }
 
-    /// Opens a record on the session at this place; `own` is this side's identity.
+    /// Opens a record on the session at this place; `own` tells this side's identity.
+    #[inline]
     pub(in crate::tunnel) fn open<'b>(
         &mut self,
         (key, at): (PeerKey, usize),
         header: Data,
         record: &'b mut [u8],
-        own: PeerId,
+        own: impl FnOnce() -> PeerId,
         now: Instant,
     ) -> Result<Received<'b>, DropReason> {
         let peer = self.find_mut(key).ok_or(DropReason::UnknownIndex)?;
@@ -68,7 +69,7 @@ impl Peers {
         peer.heard = Some(index);
         peer.rx_bytes += plain.bytes.len() as u64;
         if is_first {
-            peer.consider(index, own, now);
+            peer.consider(index, own(), now);
         }
         let received = Received { key, bytes: plain.bytes, flags: plain.flags };
         self.revision += u64::from(revived);
@@ -82,7 +83,10 @@ impl Peers {
             && peer.unacknowledged_since.is_none()
         {
             peer.unacknowledged_since = Some(now);
-            self.arm(key, now + KEEPALIVE);
+            let at = now + KEEPALIVE;
+            if peer.is_earlier(at) {
+                self.timers.arm(key, at);
+            }
         }
     }
 
@@ -108,8 +112,10 @@ impl Peers {
         peer.tx_bytes += bytes as u64;
         peer.unacknowledged_since = None;
         peer.active = now;
-        if let Some(at) = peer.life.sent(now) {
-            self.arm(key, at);
+        if let Some(at) = peer.life.sent(now)
+            && peer.is_earlier(at)
+        {
+            self.timers.arm(key, at);
         }
     }
 

@@ -185,8 +185,7 @@ impl Peers {
     #[inline]
     fn arm(&mut self, key: PeerKey, at: Instant) {
         let Some(peer) = self.find_mut(key) else { return };
-        if peer.armed.is_none_or(|armed| at < armed) {
-            peer.armed = Some(at);
+        if peer.is_earlier(at) {
             self.timers.arm(key, at);
         }
     }

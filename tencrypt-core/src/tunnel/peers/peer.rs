@@ -266,6 +266,16 @@ impl Peer {
         self.sessions.is_empty()
     }
 
+    /// Tells if its timer has to be set to this time: it is earlier than the one that it is set to. From here on it is that.
+    #[inline]
+    pub(super) fn is_earlier(&mut self, at: Instant) -> bool {
+        let is_earlier = self.armed.is_none_or(|armed| at < armed);
+        if is_earlier {
+            self.armed = Some(at);
+        }
+        is_earlier
+    }
+
     /// Takes what is due of silence and debts: what its life has come to, whether a keepalive is owed, and when to look
     /// again.
     pub(super) fn due(&mut self, now: Instant) -> (Turn, bool, Option<Instant>) {
