@@ -14,10 +14,10 @@ use super::{
     },
     index::IndexUse,
     limits::{LISTED_FOR, MESSAGES_A_CALL, REKEY_AFTER, REKEY_JITTER},
-    membership::is_listed,
+    membership::{Claimant, is_listed},
     peer_key::PeerKey,
     peers::{NewSession, PendingConf, Role},
-    proofs::{Claimant, ProvenBy},
+    proofs::ProvenBy,
 };
 use crate::{
     crypto::PeerId,
@@ -49,7 +49,7 @@ impl Tunnel {
 
     /// Starts to replace the session that is sent on, unless that is under way.
     pub(super) fn rekey(&mut self, key: PeerKey, now: Instant) {
-        if let Some(address) = self.where_to_ask(key, true, now) {
+        if let Some(address) = self.where_to_ask(key, now) {
             self.ask(address, Purpose::Rekey, true, now);
         }
     }
@@ -180,7 +180,7 @@ impl Tunnel {
     /// Does what every session brings with it: what its member names stays its own, what it does not name any more is not,
     /// and what it asserts is asked. A session that comes late says nothing of all that.
     fn follow_session(&mut self, key: PeerKey, claimant: Claimant<'_>, source: IpAddr, now: Instant) {
-        if self.peers.find(key).is_some_and(|peer| claimant.is_of_now(peer)) {
+        if self.peers.find(key).is_some_and(|peer| peer.asserted() == claimant.addresses) {
             self.keep_named(claimant, now);
             self.ask_asserted(claimant, source, now);
         }

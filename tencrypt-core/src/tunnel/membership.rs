@@ -5,7 +5,7 @@ use std::{mem, net::IpAddr, sync::Arc};
 use super::policy::Policy;
 use crate::{
     crypto::{Identity, KeyRing, KeyRingError, PeerId},
-    handshake::{Established, Local},
+    handshake::{Established, Local, PeerIdentity},
     trust::{Certificate, CertificateError, Trust},
 };
 
@@ -143,9 +143,32 @@ impl Membership {
     }
 }
 
+/// A member, with what it says of itself.
+#[derive(Clone, Copy)]
+pub(super) struct Claimant<'a> {
+    pub(super) member: PeerId,
+    pub(super) addresses: &'a [IpAddr],
+    pub(super) certificate: Option<&'a Certificate>,
+}
+
+impl<'a> Claimant<'a> {
+    pub(super) fn new(member: PeerId, identity: &'a PeerIdentity) -> Self {
+        Self { member, addresses: &identity.addresses, certificate: identity.certificate.as_ref() }
+    }
+
+    /// A member that says nothing but what its certificate does.
+    pub(super) fn certified(member: PeerId, certificate: Option<&'a Certificate>) -> Self {
+        Self { member, addresses: &[], certificate }
+    }
+
+    /// Tells if it names this address as its own: alone, or by a range of its certificate.
+    pub(super) fn names(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address)
+            || self.certificate.is_some_and(|certificate| certificate.prefix_of(address).is_some())
+    }
+}
+
 /// Tells if the other side names this address: alone, or by a range of its certificate.
 pub(super) fn is_listed(established: &Established, address: IpAddr) -> bool {
-    let identity = &established.identity;
-    identity.addresses.contains(&address)
-        || identity.certificate.as_ref().is_some_and(|certificate| certificate.prefix_of(address).is_some())
+    Claimant::new(established.peer, &established.identity).names(address)
 }

@@ -24,6 +24,7 @@ mod renew;
 mod reset;
 mod reset_limits;
 mod routes;
+mod source;
 mod timer;
 mod transmit;
 mod upkeep;

@@ -7,8 +7,10 @@ use std::{net::IpAddr, time::Instant};
 
 use super::{
     Tunnel,
+    changes::spread,
     exchanges::{Purpose, Question},
-    limits::{CHANGE_SPREAD, LISTED_FOR, MEMBER_BELIEVED, USE_NOTED},
+    limits::{LISTED_FOR, MEMBER_BELIEVED, USE_NOTED},
+    membership::Claimant,
     peer_key::PeerKey,
     peers::Peer,
     routes::{Change, Proof, Route},
@@ -17,36 +19,9 @@ use crate::{
     crypto::PeerId,
     directory::{FactChange, Standing},
     event::Event,
-    handshake::PeerIdentity,
     lane_update::LaneChange,
     packet::is_tunnel_address,
-    trust::Certificate,
 };
-
-/// A member, with what it says of itself.
-#[derive(Clone, Copy)]
-pub(super) struct Claimant<'a> {
-    pub(super) member: PeerId,
-    addresses: &'a [IpAddr],
-    certificate: Option<&'a Certificate>,
-}
-
-impl<'a> Claimant<'a> {
-    pub(super) fn new(member: PeerId, identity: &'a PeerIdentity) -> Self {
-        Self { member, addresses: &identity.addresses, certificate: identity.certificate.as_ref() }
-    }
-
-    /// Tells if this is what the peer says of itself now.
-    pub(super) fn is_of_now(&self, peer: &Peer) -> bool {
-        self.addresses == peer.asserted()
-    }
-
-    /// Tells if it names this address as its own: alone, or by a range of its certificate.
-    pub(super) fn names(&self, address: IpAddr) -> bool {
-        self.addresses.contains(&address)
-            || self.certificate.is_some_and(|certificate| certificate.prefix_of(address).is_some())
-    }
-}
 
 /// Kind of a proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,11 +44,11 @@ impl Tunnel {
         at: Instant,
         now: Instant,
     ) {
-        let Claimant { member, certificate, .. } = claimant;
+        let member = claimant.member;
         if !is_tunnel_address(address)
             || !self.policy.is_protected(address)
             || self.policy.is_own(address)
-            || !self.membership.may_own(certificate, address)
+            || !self.membership.may_own(claimant.certificate, address)
         {
             return;
         }
@@ -96,9 +71,7 @@ impl Tunnel {
     /// Does what follows from a change of who is at an address.
     fn follow(&mut self, member: PeerId, address: IpAddr, change: Change, now: Instant) {
         let Change { moved, gained, lost } = change;
-        for peer in lost {
-            self.outbox.lane_change(LaneChange::Lost { address, peer });
-        }
+        self.tell_gone(address, lost);
         if gained {
             self.outbox.lane_change(LaneChange::Found { address, peer: member });
         }
@@ -125,9 +98,12 @@ impl Tunnel {
         };
         let mut gone: Vec<PeerId> = self.peers.at_endpoint(address).filter_map(was_there).collect();
         gone.dedup();
-        for member in gone {
-            self.peers.bury(member).into_iter().for_each(|key| self.died(key, now));
-        }
+        gone.into_iter().for_each(|member| self.bury(member, now));
+    }
+
+    /// Declares a member dead.
+    fn bury(&mut self, member: PeerId, now: Instant) {
+        self.peers.bury(member).into_iter().for_each(|key| self.died(key, now));
     }
 
     /// Has addresses that a member asserts prove themselves, after a handshake with it at `source`: nothing is accepted from
@@ -161,15 +137,14 @@ impl Tunnel {
         if !is_tunnel_address(source) || !self.policy.is_protected(source) || !self.may_own(key, source) {
             return None;
         }
-        let noted = now + USE_NOTED;
         let member = self.peers.find(key)?.id();
         let told = self.policy.fact_owner(source, now);
         if let Some((owner, true, until)) = told {
-            return (owner == member).then(|| until.map_or(noted, |until| until.min(noted)));
+            return (owner == member).then(|| until_noted(until, now));
         }
         if let Some(until) = self.routes.speaks_until(source, member, now) {
             self.routes.used(source, member, now);
-            return Some(until.min(noted));
+            return Some(until_noted(Some(until), now));
         }
         if self.lanes.is_behind(source, member, now) {
             // Another lane has asked.
@@ -178,7 +153,7 @@ impl Tunnel {
         }
         let (_, _, until) =
             told.filter(|(owner, ..)| *owner == member && self.routes.route(source, now).is_none())?;
-        Some(until.map_or(noted, |until| until.min(noted)))
+        Some(until_noted(until, now))
     }
 
     /// Tells if `source` is an address that a peer asserts, and asks it to prove that. A packet may wait for it.
@@ -195,13 +170,12 @@ impl Tunnel {
     /// The member that `address` belongs to: by a fact about just this address, by what was proven, or by a fact about a
     /// range. And until when that may be remembered.
     pub(super) fn owner(&self, address: IpAddr, now: Instant) -> Option<(PeerId, Instant)> {
-        let noted = now + USE_NOTED;
         let route = self.routes.route(address, now);
         match self.policy.fact_owner(address, now) {
             Some((id, is_single, until)) if is_single || route.is_none() => {
-                Some((id, until.map_or(noted, |until| until.min(noted))))
+                Some((id, until_noted(until, now)))
             }
-            _ => Some((route?.member, noted)),
+            _ => Some((route?.member, until_noted(None, now))),
         }
     }
 
@@ -225,7 +199,7 @@ impl Tunnel {
         let is_longer = length(key) > owner.and_then(|owner| self.peers.any_lane(owner)).and_then(length);
         if owner != Some(peer.id()) && is_longer {
             let (member, certificate) = (peer.id(), peer.certificate().cloned());
-            let claimant = Claimant { member, addresses: &[], certificate: certificate.as_ref() };
+            let claimant = Claimant::certified(member, certificate.as_ref());
             self.proven(claimant, address, ProvenBy::Certificate, now, now);
         }
     }
@@ -264,6 +238,12 @@ impl Tunnel {
         }
     }
 
+    fn tell_gone(&mut self, address: IpAddr, lost: Vec<PeerId>) {
+        for peer in lost {
+            self.outbox.lane_change(LaneChange::Lost { address, peer });
+        }
+    }
+
     /// Tells other lanes anew where this member was found: with each handshake.
     pub(super) fn tell_found(&mut self, member: PeerId) {
         for address in self.routes.addresses(member) {
@@ -272,11 +252,11 @@ impl Tunnel {
     }
 
     /// The address to ask a peer at: its own where its records go, if it is still there; or another of its own.
-    pub(super) fn where_to_ask(&self, key: PeerKey, is_v4: bool, now: Instant) -> Option<IpAddr> {
+    pub(super) fn where_to_ask(&self, key: PeerKey, now: Instant) -> Option<IpAddr> {
         let peer = self.peers.find(key)?;
         let is_its =
             |address: &IpAddr| self.routes.route(*address, now).is_none_or(|route| route.member == peer.id());
-        let own = [is_v4, !is_v4].into_iter().filter_map(|is_v4| peer.own_endpoint(is_v4)).find(is_its);
+        let own = [true, false].into_iter().filter_map(|is_v4| peer.own_endpoint(is_v4)).find(is_its);
         own.or_else(|| self.routes.routed(peer.id(), now).into_iter().next())
             .or_else(|| peer.any_endpoint().map(|to| to.ip()).filter(is_its))
     }
@@ -284,9 +264,9 @@ impl Tunnel {
     /// Asks a peer if it lives, at its own address, on behalf of the service that it was sent to for. A peer whose every
     /// address is another's now is gone.
     pub(super) fn ask_for_life(&mut self, key: PeerKey, now: Instant) -> Option<IpAddr> {
-        let Some(to) = self.where_to_ask(key, true, now) else {
+        let Some(to) = self.where_to_ask(key, now) else {
             if let Some(member) = self.peers.find(key).map(Peer::id) {
-                self.peers.bury(member).into_iter().for_each(|key| self.died(key, now));
+                self.bury(member, now);
             }
             return None;
         };
@@ -324,11 +304,10 @@ impl Tunnel {
         exchanges.ask(question, &mut cx)
     }
 
-    /// Has every peer told of this side's addresses, as far as there are sessions, within [`CHANGE_SPREAD`].
+    /// Has every peer told of this side's addresses, as far as there are sessions, within the time of a change of keys.
     pub(super) fn tell_addresses(&mut self, now: Instant) {
         let Self { peers, rng, .. } = self;
-        let spread = || CHANGE_SPREAD.mul_f64(f64::from(rng.u32()) / f64::from(u32::MAX));
-        peers.tell_all(spread, now);
+        peers.tell_all(|| spread(true, rng.u32()), now);
     }
 
     /// Tells one peer, by a handshake in each family that it is reached over.
@@ -345,7 +324,11 @@ impl Tunnel {
     /// second, and nothing else.
     pub(super) fn doubt_peers_at(&mut self, address: IpAddr, now: Instant) {
         let there: Vec<PeerKey> = self.peers.at_endpoint(address).take(usize::from(u8::MAX)).collect();
-        for key in there {
+        self.doubt(there, now);
+    }
+
+    fn doubt(&mut self, peers: Vec<PeerKey>, now: Instant) {
+        for key in peers {
             if self.peers.note_reset(key, now).is_ok() {
                 self.ask_for_life(key, now);
             }
@@ -357,12 +340,7 @@ impl Tunnel {
         let Some(route) = self.routes.route(address, now).filter(|route| route.member != member) else {
             return;
         };
-        let lanes: Vec<PeerKey> = self.peers.lanes(route.member).collect();
-        for key in lanes {
-            if self.peers.note_reset(key, now).is_ok() {
-                self.ask_for_life(key, now);
-            }
-        }
+        self.doubt(self.peers.lanes(route.member).collect(), now);
     }
 
     /// Takes addresses from whoever is not there by the facts: a single address has its owner, a service the pods behind it.
@@ -386,9 +364,13 @@ impl Tunnel {
                     .collect();
                 self.routes.prune(address, |member| behind.contains(&member))
             };
-            for peer in lost {
-                self.outbox.lane_change(LaneChange::Lost { address, peer });
-            }
+            self.tell_gone(address, lost);
         }
     }
+}
+
+/// Returns until when a decision that rests on something of this end may be remembered: its use is noted meanwhile.
+fn until_noted(end: Option<Instant>, now: Instant) -> Instant {
+    let noted = now + USE_NOTED;
+    end.map_or(noted, |end| end.min(noted))
 }

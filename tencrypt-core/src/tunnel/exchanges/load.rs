@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 use super::bucket::TokenBucket;
 use crate::{
     handshake::CookieSecret,
-    tunnel::limits::{COOKIE_LIFE, INIT_BURST, INIT_INTERVAL, LOADED_FOR, LOADED_OPERATIONS, MAX_BUCKETS},
+    tunnel::{
+        limits::{COOKIE_LIFE, INIT_BURST, INIT_INTERVAL, LOADED_FOR, LOADED_OPERATIONS, MAX_BUCKETS},
+        source::Source,
+    },
 };
 
 /// Cost of the handshakes of others at the moment, and what this side does about it.
@@ -84,32 +87,6 @@ impl Load {
     pub(super) fn secret(&self, now: Instant) -> Option<&CookieSecret> {
         let (secret, made) = self.secret.as_ref()?;
         (now.saturating_duration_since(*made) < COOKIE_LIFE).then_some(secret)
-    }
-}
-
-/// Somebody whose work is counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Source {
-    V4(u32),
-    /// An IPv6 network of 64 bits: whoever has one address there may have all.
-    V6Network(u64),
-    /// One IPv6 address, of many that this side itself has chosen to ask.
-    V6(u128),
-}
-
-impl Source {
-    fn network(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(address) => Self::V4(address.to_bits()),
-            IpAddr::V6(address) => Self::V6Network((address.to_bits() >> 64) as u64),
-        }
-    }
-
-    fn address(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(address) => Self::V4(address.to_bits()),
-            IpAddr::V6(address) => Self::V6(address.to_bits()),
-        }
     }
 }
 

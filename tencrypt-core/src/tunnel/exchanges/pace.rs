@@ -18,8 +18,8 @@ pub(super) enum Contact {
     Peer,
 }
 
-/// A bucket for each kind: a thousand silent addresses delay neither a new pod nor one that comes back. A token comes back with the answer, so what is bounded
-/// is what goes to addresses where nobody answers.
+/// A bucket for each kind: a thousand silent addresses delay neither a new pod nor one that comes back. A token comes back
+/// with the answer, so what is bounded is what goes to addresses where nobody answers.
 #[derive(Debug)]
 pub(super) struct Pace {
     first: TokenBucket,

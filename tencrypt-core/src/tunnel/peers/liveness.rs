@@ -243,8 +243,7 @@ impl Peers {
     }
 
     /// Has all peers told of this side's addresses, each at its time within `spread`.
-    pub(in crate::tunnel) fn tell_all(&mut self, spread: impl FnMut() -> Duration, now: Instant) {
-        let mut spread = spread;
+    pub(in crate::tunnel) fn tell_all(&mut self, mut spread: impl FnMut() -> Duration, now: Instant) {
         for key in self.keys() {
             if let Some(peer) = self.find_mut(key) {
                 peer.is_to_tell = true;

@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Instant};
 use super::Peers;
 use crate::{
     crypto::PeerId,
-    tunnel::{limits::PEERS_OF_A_SOURCE, outbox::Outbox, peer_key::PeerKey},
+    tunnel::{limits::PEERS_OF_A_SOURCE, outbox::Outbox, peer_key::PeerKey, source::Source},
 };
 
 impl Peers {
@@ -23,9 +23,9 @@ impl Peers {
         if self.by_id.contains_key(&(member, lane)) {
             return;
         }
-        let network = network_of(source);
+        let network = Source::network(source);
         let is_of_source = |key: &PeerKey| {
-            self.find(*key).is_some_and(|peer| peer.endpoints().any(|to| network_of(to) == network))
+            self.find(*key).is_some_and(|peer| peer.endpoints().any(|to| Source::network(to) == network))
         };
         let of_source: Vec<PeerKey> = self.by_id.values().copied().filter(is_of_source).collect();
         let out = if of_source.len() >= (most / PEERS_OF_A_SOURCE).max(1) {
@@ -44,13 +44,5 @@ impl Peers {
     fn least_useful(&self, keys: impl Iterator<Item = PeerKey>) -> Option<PeerKey> {
         let use_of = |key: &PeerKey| self.find(*key).map(|peer| (peer.tx_bytes > 0, peer.active));
         keys.min_by_key(use_of)
-    }
-}
-
-/// The network that one source has: an IPv4 address, or 64 bits of IPv6.
-fn network_of(address: IpAddr) -> (bool, u128) {
-    match address {
-        IpAddr::V4(address) => (true, u128::from(address.to_bits())),
-        IpAddr::V6(address) => (false, address.to_bits() >> 64),
     }
 }
