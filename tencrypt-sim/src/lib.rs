@@ -24,6 +24,7 @@ pub use packets::{Endpoint, echo_request, read_udp, udp};
 pub use pod::{PodId, PodOptions};
 pub use random::Random;
 pub use tenant::Tenant;
+pub use transport::Inbox;
 pub use world::World;
 
 /// The seeds a simulation runs over: `0..count`, or the one in `TENCRYPT_SIM_SEED`.

@@ -5,15 +5,21 @@ use tencrypt::{LaneUpdate, PacketSink, SinkFull, offload::Opened, sink::bytes::P
 /// Datagrams or packets that one input makes: more than any.
 pub(crate) const ROOM: usize = 1 << 16;
 
-/// A device that takes everything.
-pub(crate) struct Inbox {
-    pub(crate) packets: PacketQueue,
-    pub(crate) updates: Vec<LaneUpdate>,
+/// A device that takes everything that it has room for, and what other lanes are to be told.
+#[derive(Debug)]
+#[expect(clippy::exhaustive_structs, reason = "the caller takes it apart")]
+pub struct Inbox {
+    /// Packets that came out.
+    pub packets: PacketQueue,
+    /// Updates for the pod's other lanes, in order.
+    pub updates: Vec<LaneUpdate>,
 }
 
 impl Inbox {
-    pub(crate) fn new() -> Self {
-        Self { packets: PacketQueue::new(ROOM), updates: Vec::new() }
+    /// A device with room for so many packets.
+    #[must_use]
+    pub fn new(room: usize) -> Self {
+        Self { packets: PacketQueue::new(room), updates: Vec::new() }
     }
 }
 

@@ -417,7 +417,7 @@ impl World {
 
     fn inbound(&mut self, (id, lane): (PodId, usize), from: SocketAddr, bytes: &mut [u8]) {
         let now = self.now;
-        let mut delivered = Inbox::new();
+        let mut delivered = Inbox::new(ROOM);
         let meta = RecvMeta::new(from, bytes.len() as u16);
         // The outcome is in the tunnel's counters; the model looks at what came out.
         let _ = self.pods[id.0].tunnels[lane].handle_datagrams(&meta, bytes, now, &mut delivered);

@@ -8,15 +8,15 @@ use std::{
 };
 
 use tencrypt::{
-    CipherSuite, Identity, KeyRing, LaneId, LaneUpdate, Outbound, Output, PacketSink, RecvMeta, Seed,
-    SinkFull, TunPacket, Tunnel, TunnelConfig,
+    CipherSuite, Identity, KeyRing, LaneId, LaneUpdate, Outbound, Output, RecvMeta, Seed, TunPacket, Tunnel,
+    TunnelConfig,
     directory::{Class, FactChange},
-    offload::{Opened, VnetHdr},
+    offload::VnetHdr,
     packet::IpPacket,
     record::{Head, SessionIndex},
-    sink::bytes::{DatagramQueue, PacketQueue},
+    sink::bytes::DatagramQueue,
 };
-use tencrypt_sim::{LiarHost, Random, Weather, World, read_udp};
+use tencrypt_sim::{Inbox, LiarHost, Random, Weather, World, read_udp};
 
 use super::{
     packets::Outgoing,
@@ -58,23 +58,6 @@ struct Sent {
     to: IpAddr,
     payload: Vec<u8>,
     is_delivered: bool,
-}
-
-/// A device that takes everything.
-struct Inbox {
-    packets: PacketQueue,
-    updates: Vec<LaneUpdate>,
-}
-
-impl<'b> PacketSink<'b> for Inbox {
-    fn packet(&mut self, packet: Opened<'b>) -> Result<(), SinkFull> {
-        self.packets.packet(packet)
-    }
-
-    fn lane_update(&mut self, update: LaneUpdate) -> Result<(), LaneUpdate> {
-        self.updates.push(update);
-        Ok(())
-    }
 }
 
 pub(super) struct Net {
@@ -288,7 +271,7 @@ impl Net {
     }
 
     fn inbound(&mut self, pod: usize, lane: usize, mut train: Train) {
-        let mut inbox = Inbox { packets: PacketQueue::new(ROOM), updates: Vec::new() };
+        let mut inbox = Inbox::new(ROOM);
         let meta = RecvMeta::new(train.from, train.stride).with_ecn(train.ecn);
         let inbound = self.pods[pod][lane].handle_datagrams(&meta, &mut train.bytes, self.now, &mut inbox);
         assert_eq!(usize::from(inbound.opened), inbox.packets.len(), "what was opened came out");
