@@ -1,30 +1,32 @@
 //! A capture: everything that sends a namespace's protected traffic through a TUN device and lets nothing past it.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Instant,
+};
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 use tencrypt::IpNet;
 
 use crate::{
     device::{DeviceError, DeviceOffload, TunDevice, TunOptions},
-    enforce::{Counters, Enforcement, Saved},
+    enforce::{Counters, Enforcement, Saved, Singles},
     error::{At as _, CaptureError, Occupied, Step},
     link,
-    monitor::Change,
     name::InterfaceName,
     netlink::Netlink,
     netns::NetNs,
-    plan::{CapturePlan, Planned},
-    routing::{self, Kind, Route, Via},
+    plan::CapturePlan,
+    routing::{self, Kind, Purpose, Route, Via},
+    rules::{self, Rules},
     ruleset::Policy,
+    standing::{PartState, Standing},
     sysctl,
-    table::Set,
+    table_state::TableState,
     underlay::{Link, Mtu, Underlay},
 };
-
-/// External destinations that have a route and a set element of their own. More of them, which only a flood of DNS
-/// answers brings, leave through the raw socket.
-const MAX_EXTERNAL: usize = 16_384;
 
 /// Meaning of a change for a capture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,15 +70,35 @@ impl Cleaned {
 /// A capture belongs to the namespace it was installed in; its methods may be called from any thread.
 #[derive(Debug)]
 pub struct Capture {
-    plan: CapturePlan,
-    namespace: NetNs,
-    netlink: Netlink,
-    nft: Enforcement,
+    pub(crate) plan: CapturePlan,
+    pub(crate) namespace: NetNs,
+    pub(crate) netlink: Netlink,
+    pub(crate) nft: Enforcement,
     /// Never empty.
     devices: Vec<Arc<TunDevice>>,
-    underlay: Underlay,
-    deferred: usize,
-    external: BTreeSet<IpAddr>,
+    /// Index of the device, which may be given another name.
+    pub(crate) tun: u32,
+    /// The interface, which may be given another name, or give its name to another one.
+    pub(crate) link: Link,
+    pub(crate) underlay: Underlay,
+    pub(crate) deferred: usize,
+    /// Single destinations that are external, with the end of their time in the set.
+    pub(crate) external: BTreeMap<IpAddr, Instant>,
+    /// Single addresses that are internal.
+    pub(crate) proven: BTreeSet<IpAddr>,
+    pub(crate) saved: Saved,
+    /// The table as it was installed; none: it has to be installed anew.
+    pub(crate) table: Option<TableState>,
+    /// Of tables that were replaced, and of this one as it was read last.
+    counted: [Counters; 2],
+    /// The routes of the table as they were wanted last, and the device's size.
+    pub(crate) routed: BTreeSet<Route>,
+    pub(crate) sized: u32,
+    /// Settings of the device that cannot be written here.
+    pub(crate) refused: Vec<&'static str>,
+    pub(crate) standing: Standing,
+    /// True while something does not stand that cannot be put back: then nothing leads to the device.
+    pub(crate) closed: bool,
     took_over: bool,
 }
 
@@ -110,15 +132,28 @@ impl Capture {
         if remains == Some(None) {
             return Err(CaptureError::Occupied(Occupied::NftTable));
         }
+        let tun = Link::find(&mut netlink, plan.tun).at(Step::CreateDevice, plan.tun)?;
+        let tun = tun.ok_or(CaptureError::InterfaceAbsent { interface: plan.tun })?.index;
         let mut capture = Self {
             plan,
             namespace,
             netlink,
             nft,
             devices: devices.into_iter().map(Arc::new).collect(),
+            tun,
+            link,
             underlay,
             deferred: 0,
-            external: BTreeSet::new(),
+            external: BTreeMap::new(),
+            proven: BTreeSet::new(),
+            saved: Saved { interface, rp_filter: None },
+            table: None,
+            counted: Default::default(),
+            routed: BTreeSet::new(),
+            sized: 0,
+            refused: Vec::new(),
+            standing: Standing::default(),
+            closed: false,
             took_over: remains.is_some(),
         };
         match capture.build(remains.flatten()) {
@@ -138,37 +173,63 @@ impl Capture {
         let interface = self.plan.interface;
         let strict = sysctl::strict_rp_filter(interface).at(Step::ReversePathFilter, interface)?;
         let before = remains.filter(|saved| saved.interface == interface).and_then(|saved| saved.rp_filter);
-        let saved = Saved { interface, rp_filter: before.or(strict) };
-        self.install_table(&saved)?;
+        self.saved.rp_filter = before.or(strict);
+        self.install_table()?;
         if strict.is_some() {
-            sysctl::relax_rp_filter(interface).at(Step::ReversePathFilter, interface)?;
+            self.relax_rp_filter()?;
         }
-        let closed: BTreeSet<Route> =
-            routing::routes(&self.plan.purposes(&self.underlay.gateways, &self.external), None, None);
+        let closed: BTreeSet<Route> = routing::routes(&self.purposes(), None, None);
         for route in closed.iter().filter(|route| route.kind == Kind::Unreachable) {
             self.add_route(*route)?;
         }
         self.configure()?;
         self.sync_routes()?;
-        routing::add_rules(&mut self.netlink).at(Step::Rule, interface)
+        let rules = Rules::read(&mut self.netlink).at(Step::Rule, interface)?;
+        for repair in rules.repairs() {
+            rules::put(&mut self.netlink, repair).at(Step::Rule, interface)?;
+        }
+        Ok(())
     }
 
-    fn install_table(&mut self, saved: &Saved) -> Result<(), CaptureError> {
+    /// Installs the table, or installs it anew without a moment in between.
+    pub(crate) fn install_table(&mut self) -> Result<(), CaptureError> {
         let exempt = self.plan.exempt_with(&self.underlay.gateways);
         let plan = &self.plan;
         let policy = Policy {
-            interface: plan.interface,
+            interface: self.saved.interface,
             port: plan.port,
             lanes: self.devices.len() as u8,
             unknown: plan.unknown,
         };
         let prefixes = plan.prefixes(&exempt);
-        let enforced = plan.enforce.then_some((&policy, &prefixes));
-        let features = self.nft.install(saved, enforced).at(Step::Chains, plan.interface)?;
-        if !(features.socket && features.fib) {
+        let singles = Singles { leased: &self.external, proven: &self.proven };
+        let enforced = plan.enforce.then_some((&policy, &prefixes, singles));
+        let is_new = self.table.is_none();
+        if let Some(now) = self.nft.counters().ok().filter(|_| !is_new) {
+            self.counted[1] = now;
+        }
+        let (features, table) = self.nft.install(&self.saved, enforced).at(Step::Chains, plan.interface)?;
+        self.table = Some(table);
+        let [before, last] = &mut self.counted;
+        before.plain_in += last.plain_in;
+        before.leak += last.leak;
+        *last = Counters::default();
+        if is_new && !(features.socket && features.fib) {
             tracing::warn!(?features, "the kernel lacks parts of nftables; enforcement is coarser");
         }
         Ok(())
+    }
+
+    /// Makes the interface's reverse path filter loose, by netlink where `/proc/sys` is read-only.
+    pub(crate) fn relax_rp_filter(&mut self) -> Result<(), CaptureError> {
+        let interface = self.saved.interface;
+        let relaxed = match self.namespace.within(|| sysctl::relax_rp_filter(interface))? {
+            Err(error) if sysctl::is_read_only(&error) => {
+                link::set_rp_filter(&mut self.netlink, self.link.index, sysctl::LOOSE)
+            }
+            relaxed => relaxed,
+        };
+        relaxed.at(Step::ReversePathFilter, interface)
     }
 
     /// Tells if the namespace was closed already, by a capture whose process died. A failure after installing must
@@ -234,121 +295,33 @@ impl Capture {
         if !self.plan.enforce {
             return Ok(Counters::default());
         }
-        self.nft.counters().at(Step::Counters, self.plan.interface)
+        match self.nft.counters() {
+            // Somebody has removed the table; it is put back, and then counts on.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            now => self.counted[1] = now.at(Step::Counters, self.plan.interface)?,
+        }
+        let [before, now] = self.counted;
+        Ok(Counters { plain_in: before.plain_in + now.plain_in, leak: before.leak + now.leak })
     }
 
-    /// Lets a destination that the plan says nothing else of leave in plain for `ttl`, or for `ttl` from now where it
-    /// does already: the kernel ends it in the set by itself, while the route stays until
-    /// [`deny_external`](Self::deny_external).
-    ///
-    /// # Errors
-    /// [`CaptureError::ExternalLimit`]; [`CaptureError::Failed`] or [`CaptureError::Permission`], where a set or a route
-    /// cannot be changed.
-    pub fn allow_external(&mut self, destination: IpAddr, ttl: Duration) -> Result<(), CaptureError> {
-        if matches!(self.plan.class(destination, &self.underlay.gateways), Some(Set::External | Set::Exempt))
-        {
-            return Ok(());
-        }
-        if self.external.len() >= MAX_EXTERNAL && !self.external.contains(&destination) {
-            return Err(CaptureError::ExternalLimit);
-        }
-        let interface = self.plan.interface;
-        if self.plan.enforce {
-            self.nft.add(Set::External, destination.into(), Some(ttl)).at(Step::SetElement, interface)?;
-        }
-        let prefix = IpNet::from(destination);
-        if !self.external.insert(destination) {
-            return Ok(());
-        }
-        match self.plan.planned(prefix) {
-            Some(Planned::Stays) => Ok(()),
-            Some(Planned::Gives) => self.sync_routes().map(drop),
-            None => self.add_route(Route { kind: Kind::Throw, prefix }),
-        }
+    /// Returns the addresses of the sockets with which the capture changes routes and rules, and nftables, for
+    /// [`Monitor::ignore`](crate::Monitor::ignore).
+    #[must_use]
+    pub fn ports(&self) -> [u32; 2] {
+        [self.netlink.port(), self.nft.port()]
     }
 
-    /// Ends what [`allow_external`](Self::allow_external) began; what was not allowed is fine.
-    ///
-    /// # Errors
-    /// [`CaptureError::Failed`] or [`CaptureError::Permission`], where a set or a route cannot be changed.
-    pub fn deny_external(&mut self, destination: IpAddr) -> Result<(), CaptureError> {
-        if matches!(self.plan.class(destination, &self.underlay.gateways), Some(Set::External | Set::Exempt))
-        {
-            return Ok(());
-        }
-        let interface = self.plan.interface;
-        let prefix = IpNet::from(destination);
-        if self.external.remove(&destination) {
-            match self.plan.planned(prefix) {
-                Some(Planned::Stays) => {}
-                Some(Planned::Gives) => drop(self.sync_routes()?),
-                None => {
-                    let route = Route { kind: Kind::Throw, prefix };
-                    routing::remove(&mut self.netlink, route).at(Step::Routes, interface)?;
-                }
-            }
-        }
-        if self.plan.enforce {
-            self.nft.delete(Set::External, prefix).at(Step::SetElement, interface)?;
-        }
-        Ok(())
+    /// Returns the state of each part, as it was seen last.
+    #[must_use]
+    pub fn parts(&self) -> Vec<PartState> {
+        self.standing.states()
     }
 
-    /// Refuses plaintext from and to an address from now on: it is proven to belong to the tenant.
-    ///
-    /// # Errors
-    /// [`CaptureError::Failed`] or [`CaptureError::Permission`], where a set or a route cannot be changed.
-    pub fn add_internal(&mut self, address: IpAddr) -> Result<(), CaptureError> {
-        self.deny_external(address)?;
-        if self.plan.enforce && self.plan.class(address, &self.underlay.gateways) != Some(Set::Internal) {
-            self.nft.add(Set::Internal, address.into(), None).at(Step::SetElement, self.plan.interface)?;
-        }
-        Ok(())
-    }
-
-    /// Ends what [`add_internal`](Self::add_internal) began; what was not added is fine.
-    ///
-    /// # Errors
-    /// [`CaptureError::Failed`] or [`CaptureError::Permission`], where a set or a route cannot be changed.
-    pub fn remove_internal(&mut self, address: IpAddr) -> Result<(), CaptureError> {
-        if self.plan.enforce && self.plan.class(address, &self.underlay.gateways) != Some(Set::Internal) {
-            self.nft.delete(Set::Internal, address.into()).at(Step::SetElement, self.plan.interface)?;
-        }
-        Ok(())
-    }
-
-    /// Follows a change of the namespace: reads the interface again, sets the device's MTU, puts back what the kernel
-    /// dropped (IPv6 routes when a link went down or was small, any route when its source address went).
-    ///
-    /// # Errors
-    /// [`CaptureError`]; what fails stays closed, and the next call tries again.
-    pub fn follow(&mut self, change: Change) -> Result<Followed, CaptureError> {
-        let (interface, tun) = (self.plan.interface, self.plan.tun);
-        let Some(device) = Link::find(&mut self.netlink, tun).at(Step::Discover, tun)? else {
-            return Ok(Followed::DeviceGone);
-        };
-        let Some(link) = Link::find(&mut self.netlink, interface).at(Step::Discover, interface)? else {
-            return Ok(Followed::InterfaceGone);
-        };
-        let concerned = match change {
-            Change::Link { index } | Change::Address { index } => {
-                index == link.index || index == device.index
-            }
-            Change::LinkGone { .. } | Change::MainRoute | Change::Missed => true,
-        };
-        if !concerned {
-            return Ok(Followed::Unchanged);
-        }
-        let now = Underlay::discover(&mut self.netlink, link).at(Step::Discover, interface)?;
-        let before = std::mem::replace(&mut self.underlay, now);
-        self.follow_gateways(&before)?;
-        let resized = device.mtu != self.underlay.mtu.device();
-        if resized {
-            self.configure()?;
-        }
-        let (deferred, routes) = (self.deferred, self.sync_routes()?);
-        let changed = resized || routes || deferred != self.deferred || before != self.underlay;
-        Ok(if changed { Followed::Changed } else { Followed::Unchanged })
+    /// Tells if the namespace is closed since something does not stand and cannot be put back: protected destinations are
+    /// unreachable then.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// Removes the capture, in reverse order, chains last; afterwards the namespace is as it was.
@@ -356,8 +329,8 @@ impl Capture {
     /// # Errors
     /// [`CaptureError`]; [`Capture::clean`] may be tried after.
     pub fn remove(mut self) -> Result<(), CaptureError> {
-        dismantle(&self.namespace, &mut self.netlink, &mut self.nft, self.plan.interface, self.plan.tun)
-            .map(drop)
+        let interface = self.saved.interface;
+        dismantle(&self.namespace, &mut self.netlink, &mut self.nft, interface, self.plan.tun).map(drop)
     }
 
     /// Removes a capture from the calling thread's namespace without the process that installed it, which may be
@@ -372,58 +345,75 @@ impl Capture {
         dismantle(&namespace, &mut netlink, &mut nft, interface, tun)
     }
 
-    /// Sets the device's size and brings it up, with the settings it needs before that.
-    fn configure(&mut self) -> Result<(), CaptureError> {
+    /// Sets the device's name and size and brings it up, with the settings it needs before that.
+    pub(crate) fn configure(&mut self) -> Result<(), CaptureError> {
         let tun = self.plan.tun;
         let mtu = self.underlay.mtu.device();
         let queue = self.plan.queue_len;
-        let link = Link::find(&mut self.netlink, tun).at(Step::ConfigureDevice, tun)?;
+        let link = Link::by_index(&mut self.netlink, self.tun).at(Step::ConfigureDevice, tun)?;
         let link = link.ok_or(CaptureError::InterfaceAbsent { interface: tun })?;
+        if link.name != Some(tun) {
+            link::rename(&mut self.netlink, link, tun).at(Step::ConfigureDevice, tun)?;
+        }
         // Below 1,280 the kernel forgets the device's IPv6 settings and makes new ones on the way back up, which must
         // not happen while the device is up (addrconf_notify, net/ipv6/addrconf.c).
         if link.up && link.mtu < 1280 && mtu >= 1280 {
             link::take_down(&mut self.netlink, link).at(Step::ConfigureDevice, tun)?;
         }
         link::set_mtu(&mut self.netlink, link, mtu).at(Step::ConfigureDevice, tun)?;
+        self.sized = mtu;
         if self.device().offloads() != DeviceOffload::NONE
             && let Err(error) = link::limit_segments(&mut self.netlink, link, mtu)
         {
             tracing::debug!(%error, "super-packets may need two sends");
         }
-        self.namespace.within(|| sysctl::prepare_tun(tun))?.at(Step::ConfigureDevice, tun)?;
+        let unwritten = self.namespace.within(|| sysctl::prepare_tun(tun))?.at(Step::ConfigureDevice, tun)?;
+        self.refused.clear();
+        for setting in unwritten {
+            match setting.key {
+                sysctl::RP_FILTER => link::set_rp_filter(&mut self.netlink, self.tun, setting.value),
+                sysctl::ADDR_GEN_MODE => link::set_addr_gen_mode(&mut self.netlink, self.tun, setting.value),
+                // Without a link-local address the device hears no router, and nobody hears it.
+                key => {
+                    tracing::debug!(key, "/proc/sys is read-only");
+                    self.refused.push(key);
+                    Ok(())
+                }
+            }
+            .at(Step::ConfigureDevice, tun)?;
+        }
         link::bring_up(&mut self.netlink, link, mtu, queue).at(Step::ConfigureDevice, tun)
     }
 
     /// Brings the table in line with plan, underlay and external destinations.
-    fn sync_routes(&mut self) -> Result<bool, CaptureError> {
-        let interface = self.plan.interface;
-        let device = Link::find(&mut self.netlink, self.plan.tun).at(Step::Routes, interface)?;
-        let index = device.filter(|device| device.up).map(|device| device.index);
-        let v4 =
-            self.underlay.source(true).zip(index).map(|(source, index)| Via { index, source, mtu: None });
-        let v6 = self.underlay.source(false).zip(index).zip(self.underlay.mtu.ipv6());
-        let v6 = v6.map(|((source, index), mtu)| Via { index, source, mtu: Some(mtu) });
-        let wanted = routing::routes(&self.plan.purposes(&self.underlay.gateways, &self.external), v4, v6);
-        let synced = routing::sync(&mut self.netlink, &wanted).at(Step::Routes, interface)?;
+    pub(crate) fn sync_routes(&mut self) -> Result<bool, CaptureError> {
+        self.routed = self.wanted_routes();
+        let synced = routing::sync(&mut self.netlink, &self.routed).at(Step::Routes, self.plan.interface)?;
         self.deferred = synced.deferred;
         Ok(synced.changed)
     }
 
-    fn add_route(&mut self, route: Route) -> Result<(), CaptureError> {
+    /// Returns the routes of the table that plan, underlay and external destinations ask for. None leads to the device
+    /// while the namespace is closed.
+    pub(crate) fn wanted_routes(&self) -> BTreeSet<Route> {
+        let index = (!self.closed).then_some(self.tun);
+        let v4 =
+            self.underlay.source(true).zip(index).map(|(source, index)| Via { index, source, mtu: None });
+        let v6 = self.underlay.source(false).zip(index).zip(self.underlay.mtu.ipv6());
+        let v6 = v6.map(|((source, index), mtu)| Via { index, source, mtu: Some(mtu) });
+        routing::routes(&self.purposes(), v4, v6)
+    }
+
+    fn purposes(&self) -> BTreeMap<IpNet, Purpose> {
+        self.plan.purposes(&self.underlay.gateways, self.external.keys().copied())
+    }
+
+    pub(crate) fn add_route(&mut self, route: Route) -> Result<(), CaptureError> {
+        self.routed.insert(route);
         match routing::add(&mut self.netlink, route) {
             Err(error) if routing::is_transient(route, &error) => Ok(()),
             result => result.at(Step::Routes, self.plan.interface),
         }
-    }
-
-    /// Keeps the exempt sets in line with the gateways.
-    fn follow_gateways(&mut self, before: &Underlay) -> Result<(), CaptureError> {
-        if !self.plan.enforce || before.gateways == self.underlay.gateways {
-            return Ok(());
-        }
-        let exempt = self.plan.exempt_with(&self.underlay.gateways);
-        let prefixes = self.plan.prefixes(&exempt);
-        self.nft.replace_exempt(&prefixes).at(Step::SetElement, self.plan.interface)
     }
 }
 
@@ -442,9 +432,13 @@ fn dismantle(
     let device = link::remove(netlink, tun).at(Step::RemoveDevice, tun)?;
     routes += routing::clear(netlink, |_| true).at(Step::Routes, interface)?;
     if let Some(Some(Saved { interface, rp_filter: Some(before) })) = saved {
-        namespace
-            .within(|| sysctl::restore_rp_filter(interface, before))?
-            .at(Step::ReversePathFilter, interface)?;
+        let restored = match namespace.within(|| sysctl::restore_rp_filter(interface, before))? {
+            Err(error) if sysctl::is_read_only(&error) => Link::find(netlink, interface).and_then(|link| {
+                link.map_or(Ok(()), |link| link::set_rp_filter(netlink, link.index, before))
+            }),
+            restored => restored,
+        };
+        restored.at(Step::ReversePathFilter, interface)?;
     }
     let table = nft.remove().at(Step::Chains, interface)?;
     Ok(Cleaned { rules, routes, device, table })

@@ -6,7 +6,12 @@
 //!
 //! The table's comment keeps what has to be restored when the table goes, since the process that knew may be gone.
 
-use std::{io, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 use netlink_packet_netfilter::{
@@ -23,12 +28,28 @@ use crate::{
     ranges::{Range, Ranges, paint},
     ruleset::{self, Features, Policy},
     table::{LEAK, PLAIN_IN, Set, TABLE},
+    table_state::{Content, TableState, generation},
 };
 
 /// Ranges in one message: an IPv6 range takes about 100 bytes and an attribute holds 65,535.
 const RANGES_A_MESSAGE: usize = 256;
 
-/// First content of the sets.
+/// Times that a table is installed again since somebody else changed the ruleset at the same time.
+const ATTEMPTS: usize = 8;
+
+/// An element that is about to time out may be gone, or there still.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Single addresses beside the prefixes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Singles<'a> {
+    /// External ones, with the end of their time.
+    pub(crate) leased: &'a BTreeMap<IpAddr, Instant>,
+    /// Internal ones.
+    pub(crate) proven: &'a BTreeSet<IpAddr>,
+}
+
+/// Content of the sets.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Prefixes<'a> {
     pub(crate) protected: &'a [IpNet],
@@ -86,16 +107,42 @@ impl Enforcement {
         Ok(None)
     }
 
+    /// The socket's address, by which the kernel names who has changed something.
+    pub(crate) fn port(&self) -> u32 {
+        self.netlink.port()
+    }
+
+    /// Reads the table as it is; nothing where there is none.
+    pub(crate) fn state(&mut self) -> io::Result<Option<TableState>> {
+        TableState::read(&mut self.netlink).map(|(_, state)| state)
+    }
+
     /// Puts the table in place, replacing an earlier one without a moment in between. Without a `policy` the table
-    /// has neither chains nor sets. Returns what the kernel lacks.
+    /// has neither chains nor sets. Returns what the kernel lacks, and the table as nobody else has touched it.
     pub(crate) fn install(
         &mut self,
         saved: &Saved,
-        policy: Option<(&Policy, &Prefixes<'_>)>,
-    ) -> io::Result<Features> {
+        policy: Option<(&Policy, &Prefixes<'_>, Singles<'_>)>,
+    ) -> io::Result<(Features, TableState)> {
+        for _ in 0..ATTEMPTS {
+            let (before, features) = self.install_once(saved, policy)?;
+            let (after, state) = TableState::read(&mut self.netlink)?;
+            if let Some(state) = state.filter(|_| after == next_generation(before)) {
+                return Ok((features, state));
+            }
+        }
+        Err(io::Error::from(io::ErrorKind::Interrupted))
+    }
+
+    fn install_once(
+        &mut self,
+        saved: &Saved,
+        policy: Option<(&Policy, &Prefixes<'_>, Singles<'_>)>,
+    ) -> io::Result<(u32, Features)> {
         let mut result = Err(io::Error::from_raw_os_error(libc::ENOENT));
         for features in Features::FROM_BEST {
-            result = self.netlink.batch(table_items(saved, policy, features)).map(|()| features);
+            let before = generation(&mut self.netlink)?;
+            result = self.netlink.batch(table_items(saved, policy, features)).map(|()| (before, features));
             // A missing expression is ENOENT (nft_expr_type_get); so is nothing else in a batch that makes its own
             // table, sets and counters.
             if !matches!(&result, Err(error) if error.raw_os_error() == Some(libc::ENOENT)) {
@@ -128,16 +175,6 @@ impl Enforcement {
             Err(error) if matches!(error.raw_os_error(), Some(libc::EEXIST | libc::ENOTEMPTY)) => Ok(()),
             result => result,
         }
-    }
-
-    /// Gives the exempt sets new content at once.
-    pub(crate) fn replace_exempt(&mut self, prefixes: &Prefixes<'_>) -> io::Result<()> {
-        let flush = |v4| NfTablesMessage::DeleteSetElement(nft::all_elements(TABLE, Set::Exempt.name(v4)));
-        let mut items = vec![item(flush(true), 0), item(flush(false), 0)];
-        for (set, ranges) in prefixes.ranges().iter().filter(|(set, _)| *set == Set::Exempt) {
-            items.extend(element_items(*set, ranges));
-        }
-        self.netlink.batch(items)
     }
 
     /// Takes an address out of a set; false: it was not in it, or had timed out.
@@ -191,7 +228,7 @@ impl Saved {
 /// The batch that makes the table.
 fn table_items(
     saved: &Saved,
-    policy: Option<(&Policy, &Prefixes<'_>)>,
+    policy: Option<(&Policy, &Prefixes<'_>, Singles<'_>)>,
     features: Features,
 ) -> Vec<BatchItem<NetfilterMessage>> {
     let mut items = vec![
@@ -200,7 +237,7 @@ fn table_items(
         item(NfTablesMessage::DeleteTable(nft::table(TABLE, None)), 0),
         item(NfTablesMessage::NewTable(nft::table(TABLE, Some(saved.encode()))), NLM_F_CREATE),
     ];
-    let Some((policy, prefixes)) = policy else { return items };
+    let Some((policy, prefixes, singles)) = policy else { return items };
     for name in [PLAIN_IN, LEAK] {
         items.push(item(nft::counter(TABLE, name), NLM_F_CREATE));
     }
@@ -214,6 +251,7 @@ fn table_items(
     }
     for (set, ranges) in prefixes.ranges() {
         items.extend(element_items(set, &ranges));
+        items.extend(single_items(set, &ranges, singles));
     }
     items.extend(
         ruleset::chains(policy, features)
@@ -234,6 +272,65 @@ fn element_items(set: Set, ranges: &Ranges) -> Vec<BatchItem<NetfilterMessage>> 
         }
     }
     items
+}
+
+/// Messages that add single addresses where no range holds them yet.
+fn single_items(set: Set, ranges: &Ranges, singles: Singles<'_>) -> Vec<BatchItem<NetfilterMessage>> {
+    let now = Instant::now();
+    let add = |(address, timeout): (IpAddr, Option<Duration>)| {
+        let elements = nft::elements(TABLE, set.name(address.is_ipv4()), &[address.into()], timeout);
+        item(NfTablesMessage::NewSetElement(elements), NLM_F_CREATE)
+    };
+    let is_new = |address: &IpAddr| !ranges.contains(*address);
+    match set {
+        Set::External => {
+            let left =
+                singles.leased.iter().map(|(address, end)| (*address, end.saturating_duration_since(now)));
+            let left = left.filter(|(address, left)| is_new(address) && !left.is_zero());
+            left.map(|(address, left)| add((address, Some(left)))).collect()
+        }
+        Set::Internal => singles
+            .proven
+            .iter()
+            .filter(|address| is_new(address))
+            .map(|address| add((*address, None)))
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The number after a generation's: 0 is left out (`nf_tables_commit`).
+fn next_generation(generation: u32) -> u32 {
+    generation.wrapping_add(1).max(1)
+}
+
+/// Elements that the sets of a table with these ranges have to have, and may have.
+pub(crate) fn contents(
+    prefixes: &Prefixes<'_>,
+    singles: Singles<'_>,
+    now: Instant,
+) -> BTreeMap<&'static str, Content> {
+    let mut contents: BTreeMap<&'static str, Content> = BTreeMap::new();
+    for (set, ranges) in prefixes.ranges() {
+        let mut insert = |range: Range, is_required: bool| {
+            let content = contents.entry(set.name(range.first.is_ipv4())).or_default();
+            content.allowed.insert(range);
+            if is_required {
+                content.required.insert(range);
+            }
+        };
+        ranges.iter().for_each(|range| insert(range, true));
+        match set {
+            Set::External => singles.leased.iter().for_each(|(address, end)| {
+                insert((*address).into(), *end > now + SOON && !ranges.contains(*address));
+            }),
+            Set::Internal => singles.proven.iter().for_each(|address| {
+                insert((*address).into(), !ranges.contains(*address));
+            }),
+            _ => {}
+        }
+    }
+    contents
 }
 
 impl Prefixes<'_> {

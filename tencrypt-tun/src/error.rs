@@ -116,6 +116,10 @@ pub enum CaptureError {
     /// Somebody else uses what the capture needs.
     #[error("the namespace has {0}")]
     Occupied(Occupied),
+    /// Somebody's routing rule decides before the capture's, which cannot come before it: it stands before, or beside, the
+    /// rule of the local table.
+    #[error("a routing rule of somebody else's decides before that of preference 8362")]
+    RulePreceded,
     /// The namespace cannot be entered.
     #[error(transparent)]
     Namespace(#[from] NetNsError),

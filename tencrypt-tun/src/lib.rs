@@ -19,7 +19,10 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("tencrypt-tun needs Linux: network namespaces, TUN, netlink and nftables are its");
 
+mod backoff;
 mod capture;
+mod desired;
+mod destinations;
 mod device;
 mod enforce;
 mod error;
@@ -34,17 +37,22 @@ mod plan;
 mod probe;
 mod ranges;
 mod raw;
+mod reconcile;
 mod routing;
+mod rules;
 mod ruleset;
 mod sock_diag;
 mod sockets;
+mod standing;
 mod steering;
 mod sys;
 mod sysctl;
 mod table;
+mod table_state;
 mod underlay;
 
 pub use capture::{Capture, Cleaned, Followed};
+pub use desired::Part;
 pub use device::{Calls, Delivered, DeviceError, DeviceOffload, Received, TunDevice, TunOptions};
 pub use enforce::Counters;
 pub use error::{CaptureError, Occupied, Step};
@@ -56,6 +64,7 @@ pub use plan::CapturePlan;
 pub use raw::RawSockets;
 pub use sock_diag::SocketTable;
 pub use sockets::{bind_to_interface, forbid_fragmentation, mark_socket, set_buffers};
+pub use standing::PartState;
 pub use steering::steer;
 pub use tencrypt::IpNet;
 pub use underlay::Mtu;

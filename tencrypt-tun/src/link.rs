@@ -2,6 +2,7 @@
 
 use std::io;
 
+use netlink_packet_core::{DefaultNla, NLA_F_NESTED};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
@@ -44,6 +45,53 @@ pub(crate) fn limit_segments(netlink: &mut Netlink, link: Link, mtu: u32) -> io:
 /// Segments of `mtu` bytes whose records fill no more than one GSO datagram: a super-packet is one send.
 fn segments(mtu: u32) -> u32 {
     (DATAGRAM / mtu.saturating_add(RECORD)).clamp(1, MAX_SEGMENTS)
+}
+
+/// `IFLA_AF_SPEC`, and in it `IFLA_INET_CONF` and `IFLA_INET6_ADDR_GEN_MODE` (include/uapi/linux/if_link.h).
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_INET_CONF: u16 = 1;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+/// `IPV4_DEVCONF_RP_FILTER` (include/uapi/linux/ip.h).
+const RP_FILTER: u16 = 8;
+
+/// Sets the IPv4 reverse path filter of a link: by netlink, which needs no `/proc/sys` to write to.
+pub(crate) fn set_rp_filter(netlink: &mut Netlink, index: u32, value: u8) -> io::Result<()> {
+    let value = attribute(RP_FILTER, &u32::from(value).to_ne_bytes());
+    let settings = attribute(IFLA_INET_CONF | NLA_F_NESTED, &value);
+    set_family(netlink, index, attribute(libc::AF_INET as u16 | NLA_F_NESTED, &settings))
+}
+
+/// Sets how a link makes its IPv6 addresses (`IN6_ADDR_GEN_MODE_*`).
+pub(crate) fn set_addr_gen_mode(netlink: &mut Netlink, index: u32, mode: u8) -> io::Result<()> {
+    let mode = attribute(IFLA_INET6_ADDR_GEN_MODE, &[mode]);
+    set_family(netlink, index, attribute(libc::AF_INET6 as u16 | NLA_F_NESTED, &mode))
+}
+
+fn set_family(netlink: &mut Netlink, index: u32, settings: Vec<u8>) -> io::Result<()> {
+    let mut change = LinkMessage::default();
+    change.header.index = index;
+    change.attributes.push(LinkAttribute::Other(DefaultNla::new(IFLA_AF_SPEC | NLA_F_NESTED, settings)));
+    netlink.request(RouteNetlinkMessage::SetLink(change), 0).map(drop)
+}
+
+/// An attribute, padded to four bytes.
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = 4 + value.len();
+    let mut bytes = [&(length as u16).to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
+    bytes.resize(length.next_multiple_of(4), 0);
+    bytes
+}
+
+/// Gives a link its name. Before Linux 6.2 it has to be down for that.
+pub(crate) fn rename(netlink: &mut Netlink, link: Link, name: InterfaceName) -> io::Result<()> {
+    let change = || LinkUnspec::new_with_index(link.index).name(name.as_str().to_owned()).build();
+    match netlink.request(RouteNetlinkMessage::SetLink(change()), 0) {
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+            take_down(netlink, link)?;
+            netlink.request(RouteNetlinkMessage::SetLink(change()), 0).map(drop)
+        }
+        result => result.map(drop),
+    }
 }
 
 /// Takes a link down.

@@ -37,6 +37,7 @@ const BATCH_END: u16 = 17;
 /// A netlink socket of one protocol.
 pub(crate) struct Netlink {
     socket: Socket,
+    port: u32,
     sequence: u32,
     datagram: Vec<u8>,
 }
@@ -51,10 +52,15 @@ impl Netlink {
     /// Opens a socket of `protocol` (`netlink_sys::protocols`) in the calling thread's namespace.
     pub(crate) fn open(protocol: isize) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
-        socket.bind_auto()?;
+        let port = socket.bind_auto()?.port_number();
         socket.connect(&SocketAddr::new(0, 0))?;
         SockRef::from(&borrow(&socket)).set_read_timeout(Some(ANSWER_TIMEOUT))?;
-        Ok(Self { socket, sequence: 0, datagram: vec![0; DATAGRAM] })
+        Ok(Self { socket, port, sequence: 0, datagram: vec![0; DATAGRAM] })
+    }
+
+    /// The socket's address, which the kernel gives as the author of what it changes.
+    pub(crate) fn port(&self) -> u32 {
+        self.port
     }
 
     /// Sends one request and waits for its acknowledgement; returns what the kernel sent before that.

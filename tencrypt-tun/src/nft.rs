@@ -144,13 +144,6 @@ pub(crate) fn elements(
     }
 }
 
-/// All elements of a set, for a delete.
-pub(crate) fn all_elements(table: &str, set: &str) -> SetElementMessage {
-    SetElementMessage {
-        attributes: vec![SetElementList::Table(table.to_owned()), SetElementList::Set(set.to_owned())],
-    }
-}
-
 pub(crate) fn rule(table: &str, chain: &str, expressions: Vec<Expression>) -> NfTablesMessage {
     NfTablesMessage::NewRule(RuleMessage {
         attributes: vec![

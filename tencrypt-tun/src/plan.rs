@@ -1,10 +1,6 @@
 //! Plan of a capture, and what follows from it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    num::NonZeroU8,
-};
+use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU8};
 
 use tencrypt::{
     IpNet, UnansweredPolicy,
@@ -79,7 +75,7 @@ impl CapturePlan {
     pub(crate) fn purposes(
         &self,
         gateways: &[IpAddr],
-        allowed: &BTreeSet<IpAddr>,
+        allowed: impl Iterator<Item = IpAddr>,
     ) -> BTreeMap<IpNet, Purpose> {
         let captured = |prefix: &&IpNet| self.protected.iter().any(|range| range.contains(*prefix));
         let mut purposes = BTreeMap::new();
@@ -87,8 +83,7 @@ impl CapturePlan {
         for prefix in self.protected.iter().chain(self.internal.iter().filter(captured)) {
             set(*prefix, Purpose::Capture);
         }
-        for prefix in self.external.iter().copied().chain(allowed.iter().map(|address| IpNet::from(*address)))
-        {
+        for prefix in self.external.iter().copied().chain(allowed.map(IpNet::from)) {
             set(prefix, Purpose::Throw);
         }
         for prefix in self.exempt_with(gateways) {

@@ -44,6 +44,12 @@ impl Ranges {
         self.0.iter().copied()
     }
 
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        let after = self.0.partition_point(|range| range.first <= address);
+        let range = after.checked_sub(1).and_then(|at| self.0.get(at));
+        range.is_some_and(|range| same_family(range.first, address) && address <= range.last)
+    }
+
     pub(crate) fn insert(&mut self, new: Range) {
         let joins = |range: &Range| {
             let before = next(range.last).is_none_or(|next| next < new.first) && range.last < new.first;
@@ -113,7 +119,7 @@ pub(crate) fn next(address: IpAddr) -> Option<IpAddr> {
     }
 }
 
-fn previous(address: IpAddr) -> Option<IpAddr> {
+pub(crate) fn previous(address: IpAddr) -> Option<IpAddr> {
     match address {
         IpAddr::V4(v4) => v4.to_bits().checked_sub(1).map(|bits| Ipv4Addr::from_bits(bits).into()),
         IpAddr::V6(v6) => v6.to_bits().checked_sub(1).map(|bits| Ipv6Addr::from_bits(bits).into()),

@@ -29,8 +29,8 @@ use crate::{
 
 /// Number of the routing table: the tunnel's default port, so that `ip rule` explains itself.
 pub(crate) const TABLE: u32 = TunnelConfig::DEFAULT_PORT as u32;
-/// Preference of the rule.
-const PREFERENCE: u32 = TABLE;
+/// Preference of the rule, unless somebody's has to come after it.
+pub(crate) const PREFERENCE: u32 = TABLE;
 
 /// Route protocol of all this crate makes; unused in include/uapi/linux/rtnetlink.h and iproute2's rt_protos.
 const PROTOCOL: u8 = 83;
@@ -108,7 +108,8 @@ pub(crate) struct Synced {
     pub(crate) deferred: usize,
 }
 
-/// Installs what is missing of `wanted` and removes what is there beside it.
+/// Installs what is missing of `wanted` and removes what is there beside it, whoever made it: a route of somebody else's in
+/// this table leads protected traffic past the device.
 pub(crate) fn sync(netlink: &mut Netlink, wanted: &BTreeSet<Route>) -> io::Result<Synced> {
     let mut synced = Synced::default();
     let mut present = BTreeSet::new();
@@ -134,6 +135,11 @@ pub(crate) fn sync(netlink: &mut Netlink, wanted: &BTreeSet<Route>) -> io::Resul
     Ok(synced)
 }
 
+/// The routes that are in the table; none for one that is not of this crate's making.
+pub(crate) fn present(netlink: &mut Netlink) -> io::Result<Vec<Option<Route>>> {
+    Ok(installed(netlink)?.into_iter().map(|(_, route)| route).collect())
+}
+
 /// Installs one route; one that exists is fine.
 pub(crate) fn add(netlink: &mut Netlink, route: Route) -> io::Result<()> {
     match netlink.request(RouteNetlinkMessage::NewRoute(message_of(route)), NLM_F_CREATE | NLM_F_EXCL) {
@@ -151,7 +157,7 @@ pub(crate) fn remove(netlink: &mut Netlink, route: Route) -> io::Result<()> {
 pub(crate) fn clear(netlink: &mut Netlink, which: impl Fn(Option<Kind>) -> bool) -> io::Result<usize> {
     let mut removed = 0;
     for (message, route) in installed(netlink)? {
-        if which(route.map(|route| route.kind)) {
+        if is_own_route(&message) && which(route.map(|route| route.kind)) {
             remove_route(netlink, message)?;
             removed += 1;
         }
@@ -174,20 +180,6 @@ pub(crate) fn occupied(netlink: &mut Netlink) -> io::Result<Option<Occupied>> {
     Ok(None)
 }
 
-/// Installs the rule of both families where it is missing; a kernel without IPv6 needs none.
-pub(crate) fn add_rules(netlink: &mut Netlink) -> io::Result<()> {
-    for family in FAMILIES {
-        if dump_rules(netlink, family)?.iter().any(is_own_rule) {
-            continue;
-        }
-        match netlink.request(RouteNetlinkMessage::NewRule(rule(family)), NLM_F_CREATE | NLM_F_EXCL) {
-            Err(error) if family == AddressFamily::Inet6 && is_unsupported(&error) => {}
-            result => drop(result?),
-        }
-    }
-    Ok(())
-}
-
 /// Removes the rules; returns how many there were.
 pub(crate) fn remove_rules(netlink: &mut Netlink) -> io::Result<usize> {
     let mut removed = 0;
@@ -200,21 +192,49 @@ pub(crate) fn remove_rules(netlink: &mut Netlink) -> io::Result<usize> {
     Ok(removed)
 }
 
-const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
+/// Both families, IPv4 first.
+pub(crate) const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
 
-/// This crate's routes in the table; without a [`Route`] where somebody altered one beyond recognition.
+/// The routes in the table; without a [`Route`] where one is not of this crate's making.
 fn installed(netlink: &mut Netlink) -> io::Result<Vec<(RouteMessage, Option<Route>)>> {
     let mut routes = Vec::new();
     for family in FAMILIES {
-        let ours = dump_routes(netlink, family)?
-            .into_iter()
-            .filter(|route| table_of(route) == TABLE && is_own_route(route));
-        routes.extend(ours.map(|message| {
-            let route = route_of(&message);
+        let there = dump_routes(netlink, family)?.into_iter().filter(|route| table_of(route) == TABLE);
+        routes.extend(there.map(|message| {
+            let route = route_of(&message).filter(|route| is_whole(&message, *route));
             (message, route)
         }));
     }
     Ok(routes)
+}
+
+/// Tells if a message says of a route what [`message_of`] does, and nothing else: no gateway, scope, type of service or
+/// metric of somebody's.
+fn is_whole(message: &RouteMessage, route: Route) -> bool {
+    let wanted = message_of(route);
+    let header = |message: &RouteMessage| {
+        (message.header.kind, message.header.scope, message.header.tos, message.header.source_prefix_length)
+    };
+    // What the kernel reports beside what it was told.
+    let is_said = |attribute: &&RouteAttribute| match attribute {
+        RouteAttribute::CacheInfo(_) | RouteAttribute::Preference(_) | RouteAttribute::Table(_) => false,
+        RouteAttribute::Oif(_) => matches!(route.kind, Kind::Device { .. }),
+        RouteAttribute::Priority(_) => !matches!(route.kind, Kind::Throw),
+        RouteAttribute::Metrics(_) => matches!(route.kind, Kind::Device { .. }),
+        _ => true,
+    };
+    let is_v4 = message.header.address_family == AddressFamily::Inet;
+    let is_scoped = !is_v4 || header(message).1 == header(&wanted).1;
+    is_own_route(message)
+        && is_scoped
+        && (header(message).0, header(message).2, header(message).3)
+            == (header(&wanted).0, header(&wanted).2, header(&wanted).3)
+        && message.attributes.iter().filter(is_said).all(|attribute| match attribute {
+            RouteAttribute::Metrics(metrics) => {
+                metrics.iter().all(|metric| matches!(metric, RouteMetric::Mtu(_)))
+            }
+            other => wanted.attributes.contains(other) || matches!(other, RouteAttribute::Destination(_)),
+        })
 }
 
 fn remove_route(netlink: &mut Netlink, message: RouteMessage) -> io::Result<()> {
@@ -301,13 +321,14 @@ fn is_own_route(route: &RouteMessage) -> bool {
     route.header.protocol == RouteProtocol::Other(PROTOCOL)
 }
 
-fn rule(family: AddressFamily) -> RuleMessage {
+/// The rule of a family: everything but the tunnel's own packets looks into the table.
+pub(crate) fn rule(family: AddressFamily, preference: u32) -> RuleMessage {
     let mut rule = RuleMessage::default();
     rule.header.family = family;
     rule.header.action = RuleAction::ToTable;
     rule.header.flags = RuleFlags::Invert;
     rule.attributes = vec![
-        RuleAttribute::Priority(PREFERENCE),
+        RuleAttribute::Priority(preference),
         RuleAttribute::FwMark(MARK),
         RuleAttribute::Table(TABLE),
         RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)),
@@ -315,9 +336,9 @@ fn rule(family: AddressFamily) -> RuleMessage {
     rule
 }
 
-fn is_own_rule(rule: &RuleMessage) -> bool {
-    preference(rule) == Some(PREFERENCE)
-        && rule.header.flags.contains(RuleFlags::Invert)
+/// Tells this crate's rule from others, whatever its preference.
+pub(crate) fn is_own_rule(rule: &RuleMessage) -> bool {
+    rule.header.flags.contains(RuleFlags::Invert)
         && rule.header.action == RuleAction::ToTable
         && [
             RuleAttribute::FwMark(MARK),
@@ -328,14 +349,16 @@ fn is_own_rule(rule: &RuleMessage) -> bool {
         .all(|wanted| rule.attributes.contains(wanted))
 }
 
-fn preference(rule: &RuleMessage) -> Option<u32> {
+/// The preference of a rule; the kernel leaves out 0.
+pub(crate) fn preference(rule: &RuleMessage) -> Option<u32> {
     rule.attributes.iter().find_map(|attribute| match attribute {
         RuleAttribute::Priority(priority) => Some(*priority),
         _ => None,
     })
 }
 
-fn dump_rules(netlink: &mut Netlink, family: AddressFamily) -> io::Result<Vec<RuleMessage>> {
+/// Rules of a family in the kernel's order; none where it has not got the family.
+pub(crate) fn dump_rules(netlink: &mut Netlink, family: AddressFamily) -> io::Result<Vec<RuleMessage>> {
     let mut query = RuleMessage::default();
     query.header.family = family;
     let answers = match netlink.dump(RouteNetlinkMessage::GetRule(query)) {

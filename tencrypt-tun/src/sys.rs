@@ -141,12 +141,21 @@ pub(crate) fn set_option(socket: BorrowedFd<'_>, level: c_int, name: c_int, valu
     .map(drop)
 }
 
-/// Waits until `file` can be read or has an error; false when `timeout` passes first.
-pub(crate) fn wait_readable(file: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {
-    let mut entry = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+/// Waits until one of `files` can be read or has an error; false when `timeout` passes first.
+pub(crate) fn wait_any_readable<const N: usize>(
+    files: [Option<BorrowedFd<'_>>; N],
+    timeout: Duration,
+) -> io::Result<bool> {
+    // poll leaves out a negative descriptor.
+    let mut entries = files.map(|file| libc::pollfd {
+        fd: file.map_or(-1, |file| file.as_raw_fd()),
+        events: libc::POLLIN,
+        revents: 0,
+    });
     let milliseconds = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
-    // SAFETY: poll reads and writes the one pollfd it is told of, which lives across the call.
-    checked(unsafe { libc::poll(&raw mut entry, 1, milliseconds) }).map(|ready| ready > 0)
+    // SAFETY: poll reads and writes the N entries it is told of, which live across the call.
+    checked(unsafe { libc::poll(entries.as_mut_ptr(), N as libc::nfds_t, milliseconds) })
+        .map(|ready| ready > 0)
 }
 
 fn checked(result: c_int) -> io::Result<c_int> {

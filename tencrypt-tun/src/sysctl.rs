@@ -11,19 +11,31 @@ use crate::name::InterfaceName;
 /// Strict reverse path filtering (RFC 3704): drops the tunnel's own packets, whose reverse path is the TUN device.
 const STRICT: u8 = 1;
 /// Loose filtering: the source must be reachable through any interface.
-const LOOSE: u8 = 2;
+pub(crate) const LOOSE: u8 = 2;
 
 /// Settings that a TUN device needs before it goes up: no link-local address and no router solicitation into the
 /// tunnel, no belief in router advertisements and redirects out of it. The first is IPv4's, the others go with IPv6.
-const TUN: [(Family, &str, u8); 6] = [
-    (Family::V4, "rp_filter", 0),
+const TUN: [Setting; 6] = [
+    Setting { family: Family::V4, key: RP_FILTER, value: 0 },
     // Before accept_ra, which would otherwise be obeyed for a moment. 1: IN6_ADDR_GEN_MODE_NONE.
-    (Family::V6, "addr_gen_mode", 1),
-    (Family::V6, "accept_ra", 0),
-    (Family::V6, "accept_redirects", 0),
-    (Family::V6, "autoconf", 0),
-    (Family::V6, "router_solicitations", 0),
+    Setting { family: Family::V6, key: ADDR_GEN_MODE, value: 1 },
+    Setting { family: Family::V6, key: "accept_ra", value: 0 },
+    Setting { family: Family::V6, key: "accept_redirects", value: 0 },
+    Setting { family: Family::V6, key: "autoconf", value: 0 },
+    Setting { family: Family::V6, key: "router_solicitations", value: 0 },
 ];
+
+/// The two that netlink sets as well.
+pub(crate) const RP_FILTER: &str = "rp_filter";
+pub(crate) const ADDR_GEN_MODE: &str = "addr_gen_mode";
+
+/// A setting of a device and the value that it has to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Setting {
+    family: Family,
+    pub(crate) key: &'static str,
+    pub(crate) value: u8,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Family {
@@ -31,15 +43,41 @@ enum Family {
     V6,
 }
 
-/// Prepares the TUN device; leaves IPv6 out where the kernel or the device has none.
-pub(crate) fn prepare_tun(tun: InterfaceName) -> io::Result<()> {
-    for (family, key, value) in TUN {
-        match write(&path(family, tun.as_str(), key), value) {
-            Err(error) if family == Family::V6 && error.kind() == io::ErrorKind::NotFound => {}
+/// Returns the settings of the TUN device that are not as they have to be, without IPv6's where the kernel or the device
+/// has none.
+pub(crate) fn altered(tun: InterfaceName) -> io::Result<Vec<Setting>> {
+    let mut altered = Vec::new();
+    for setting in TUN {
+        match read(&path(setting.family, tun.as_str(), setting.key)) {
+            Err(error) if setting.family == Family::V6 && error.kind() == io::ErrorKind::NotFound => {}
+            // -1, of router_solicitations: without end.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => altered.push(setting),
+            value => {
+                if value? != setting.value {
+                    altered.push(setting);
+                }
+            }
+        }
+    }
+    Ok(altered)
+}
+
+/// Sets what of the TUN device's settings is not as it has to be. Returns those that cannot be written here: in many
+/// containers `/proc/sys` is read-only.
+pub(crate) fn prepare_tun(tun: InterfaceName) -> io::Result<Vec<Setting>> {
+    let mut refused = Vec::new();
+    for setting in altered(tun)? {
+        match write(&path(setting.family, tun.as_str(), setting.key), setting.value) {
+            Err(error) if is_read_only(&error) => refused.push(setting),
             result => result?,
         }
     }
-    Ok(())
+    Ok(refused)
+}
+
+/// Tells if a setting cannot be written, as in a container, and not for lack of the setting.
+pub(crate) fn is_read_only(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied)
 }
 
 /// The interface's own `rp_filter` where it has to be relaxed: where strict filtering is in effect, which is the

@@ -78,7 +78,12 @@ pub(crate) struct Underlay {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Link {
     pub(crate) index: u32,
+    /// None, if it is no name that a plan could have.
+    pub(crate) name: Option<InterfaceName>,
+    /// Bytes.
     pub(crate) mtu: u32,
+    /// Packets.
+    pub(crate) queue: u32,
     pub(crate) up: bool,
 }
 
@@ -87,6 +92,17 @@ impl Link {
     pub(crate) fn find(netlink: &mut Netlink, name: InterfaceName) -> io::Result<Option<Self>> {
         let mut query = LinkMessage::default();
         query.attributes.push(LinkAttribute::IfName(name.as_str().to_owned()));
+        Self::ask(netlink, query)
+    }
+
+    /// The link of this index, whatever it is called.
+    pub(crate) fn by_index(netlink: &mut Netlink, index: u32) -> io::Result<Option<Self>> {
+        let mut query = LinkMessage::default();
+        query.header.index = index;
+        Self::ask(netlink, query)
+    }
+
+    fn ask(netlink: &mut Netlink, query: LinkMessage) -> io::Result<Option<Self>> {
         let answers = match netlink.request(RouteNetlinkMessage::GetLink(query), 0) {
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(None),
             answers => answers?,
@@ -100,15 +116,22 @@ impl Link {
 
 impl From<&LinkMessage> for Link {
     fn from(link: &LinkMessage) -> Self {
-        let mtu = link.attributes.iter().find_map(|attribute| match attribute {
-            LinkAttribute::Mtu(mtu) => Some(*mtu),
-            _ => None,
-        });
-        Self {
+        let mut found = Self {
             index: link.header.index,
-            mtu: mtu.unwrap_or_default(),
+            name: None,
+            mtu: 0,
+            queue: 0,
             up: link.header.flags.contains(LinkFlags::Up),
+        };
+        for attribute in &link.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => found.name = name.parse().ok(),
+                LinkAttribute::Mtu(mtu) => found.mtu = *mtu,
+                LinkAttribute::TxQueueLen(queue) => found.queue = *queue,
+                _ => {}
+            }
         }
+        found
     }
 }
 

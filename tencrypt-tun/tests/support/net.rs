@@ -216,10 +216,10 @@ impl Net {
     }
 }
 
-/// A setting of an interface, `family` being `ipv4` or `ipv6`.
+/// A setting of an interface, `family` being `ipv4` or `ipv6`; `absent` where the interface has none of the family.
 pub(crate) fn sysctl(family: &str, interface: &str, key: &str) -> String {
     let path = format!("/proc/sys/net/{family}/conf/{interface}/{key}");
-    fs::read_to_string(path).expect("setting").trim().to_owned()
+    fs::read_to_string(path).map_or_else(|_| "absent".to_owned(), |value| value.trim().to_owned())
 }
 
 pub(crate) fn set_sysctl(family: &str, interface: &str, key: &str, value: &str) {

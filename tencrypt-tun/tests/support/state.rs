@@ -244,3 +244,36 @@ fn nft_dump(query: NfTablesMessage) -> Vec<NfTablesMessage> {
         }
     }
 }
+
+/// Changes nftables as somebody else would, in one transaction; the flags are beside `NLM_F_REQUEST`.
+pub(crate) fn nft_batch(items: Vec<(NfTablesMessage, u16)>) {
+    let mut socket = Socket::new(NETLINK_NETFILTER).expect("netfilter socket");
+    socket.bind_auto().expect("bind");
+    socket.connect(&SocketAddr::new(0, 0)).expect("connect");
+    // `struct nlmsghdr` and `struct nfgenmsg` for nftables: NFNL_MSG_BATCH_BEGIN is 16, .._END 17.
+    let edge = |kind: u16| {
+        let mut edge = [0; 20];
+        edge[0] = 20;
+        edge[4..6].copy_from_slice(&kind.to_ne_bytes());
+        edge[6..8].copy_from_slice(&NLM_F_REQUEST.to_ne_bytes());
+        edge[19] = 10;
+        edge
+    };
+    let mut bytes = edge(16).to_vec();
+    for (message, flags) in items {
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | netlink_packet_core::NLM_F_ACK | flags;
+        header.sequence_number = 1;
+        let inner = NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0), message);
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(inner));
+        message.finalize();
+        let start = bytes.len();
+        bytes.resize(start + message.buffer_len(), 0);
+        message.serialize(&mut bytes[start..]);
+    }
+    bytes.extend(edge(17));
+    socket.send(&bytes, 0).expect("send");
+    let (datagram, _) = socket.recv_from_full().expect("answer");
+    let message = NetlinkMessage::<NetfilterMessage>::deserialize(&datagram).expect("answer");
+    assert!(matches!(&message.payload, NetlinkPayload::Error(error) if error.code.is_none()), "{message:?}");
+}
