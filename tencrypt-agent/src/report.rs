@@ -31,8 +31,11 @@ pub(crate) struct StatusReport {
     pub identity: IdentityReport,
     /// `drop` or `plain`: what happens to protected destinations that do not answer.
     pub unknown: String,
-    /// True if nftables hold what routes alone do not.
+    /// True if nftables hold what routes alone do not, and were seen to at the last look.
     pub enforce: bool,
+    /// What the program keeps in the namespace, and what somebody else has changed of it.
+    #[serde(default)]
+    pub namespace: NamespaceReport,
     /// Rights that the program has given up.
     #[serde(default)]
     pub hardening: HardeningReport,
@@ -234,6 +237,31 @@ pub(crate) fn merged(reports: Vec<PeerReport>) -> Vec<PeerReport> {
         peer.generation = peer.generation.min(report.generation);
     }
     peers
+}
+
+/// State of what the program keeps in the namespace, in `status --json`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NamespaceReport {
+    /// True while something does not stand and cannot be put back: protected destinations are unreachable.
+    pub closed: bool,
+    /// The parts, in the order in which they are put back.
+    pub parts: Vec<PartReport>,
+}
+
+/// A part of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PartReport {
+    /// `chains`, `rp_filter`, `device`, `routes` or `rules`.
+    pub part: String,
+    /// Times that it was put back.
+    pub restored: u64,
+    /// Seconds since the last time.
+    pub last_s: Option<u64>,
+    /// Change that was found then.
+    pub found: Option<String>,
+    /// Reason why it does not stand now; absent: it was seen to stand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// Packets that the nftables chains dropped since they were installed; all zero without enforcement.
@@ -544,6 +572,7 @@ mod tests {
             lanes: 1,
             unknown: "drop".into(),
             enforce: true,
+            namespace: NamespaceReport::default(),
             identity: IdentityReport::default(),
             hardening: HardeningReport::default(),
             renewal: RenewalReport::default(),

@@ -20,6 +20,7 @@ use crate::{
     os::hardening::{self, Memory},
     os::rundir::{Hold, RunDir},
     supervisor::dns::Names,
+    supervisor::pod_end::Place,
     supervisor::uevents::Uevents,
     supervisor::{self as protect, Protection},
 };
@@ -102,7 +103,8 @@ fn prepare(namespace: &Namespace, config: &Path) -> Result<Prepared, Failure> {
     let rundir = RunDir::create()?;
     let hold = rundir.hold(namespace.id())?;
     let control = rundir.socket(namespace.id());
-    let protection = Protection { config, keys, credentials, names, control, memory, uevents };
+    let place = Place::of(&namespace);
+    let protection = Protection { config, keys, credentials, names, control, memory, uevents, place };
     Ok(Prepared { protection, namespace, hold })
 }
 

@@ -267,6 +267,7 @@ mod tests {
             identity: IdentityReport::default(),
             unknown: "drop".into(),
             enforce: true,
+            namespace: crate::report::NamespaceReport::default(),
             hardening: crate::report::HardeningReport::default(),
             renewal: crate::report::RenewalReport::default(),
             keys: crate::report::KeysReport { send: 2, accept: vec![1, 2], error: Some("why".into()) },

@@ -83,6 +83,8 @@ impl DataPath {
     fn status(&self, now: Instant) -> StatusReport {
         let pod = &self.status;
         let suite = read(&pod.suite);
+        let namespace = read(&pod.namespace);
+        let stands = namespace.parts.iter().all(|part| part.part != "chains" || part.problem.is_none());
         StatusReport {
             project: pod.project.clone(),
             mtu: suite.mtu,
@@ -91,7 +93,8 @@ impl DataPath {
             lanes: 1,
             identity: IdentityReport { addresses: self.addresses.clone(), ..read(&pod.identity) },
             unknown: pod.unknown.to_owned(),
-            enforce: pod.enforce,
+            enforce: pod.enforce && stands,
+            namespace,
             hardening: pod.hardening.clone(),
             renewal: read(&pod.renewal),
             keys: self.keys(),

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::report::{ChainsReport, HardeningReport, IdentityReport, NamesReport, RenewalReport, SuiteReport};
+use crate::report::{
+    ChainsReport, HardeningReport, IdentityReport, NamesReport, NamespaceReport, RenewalReport, SuiteReport,
+};
 
 /// A value that the supervisor keeps up to date and lanes read.
 pub(crate) type Shared<T> = Arc<Mutex<T>>;
@@ -31,8 +33,10 @@ pub(crate) struct PodStatus {
     pub renewal: Shared<RenewalReport>,
     /// `drop` or `plain`.
     pub unknown: &'static str,
-    /// True if the chains are installed.
+    /// True if the configuration asks for the chains.
     pub enforce: bool,
+    /// State of what is installed.
+    pub namespace: Shared<NamespaceReport>,
     /// Rights that the program has given up.
     pub hardening: HardeningReport,
 }

@@ -53,6 +53,8 @@ pub(crate) enum Ended {
     Stopped,
     /// The device is gone: somebody removed it.
     DeviceGone,
+    /// The pod is gone.
+    PodGone,
     /// Waiting or reading failed for good.
     Failed(io::Error),
 }

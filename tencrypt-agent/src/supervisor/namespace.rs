@@ -13,11 +13,12 @@ use tencrypt::{
     Event,
     directory::{Class, Fact, FactChange, FactSource},
 };
-use tencrypt_tun::{Capture, Change, Followed, Monitor};
+use tencrypt_tun::{Capture, CaptureError, Change, Followed, Monitor, PartState};
 use tokio::sync::mpsc;
 
 use super::{
     externals::{Due, Externals},
+    pod_end::PodEnd,
     suite_fit::SuiteFit,
 };
 use crate::{
@@ -27,11 +28,11 @@ use crate::{
         events::{Events, LaneEvent},
         pod_status::Shared,
     },
-    report::{ChainsReport, SuiteReport},
+    report::{ChainsReport, NamespaceReport, PartReport, SuiteReport},
 };
 
-/// Changes of the namespace that wait for the supervisor.
-const CHANGES: usize = 1_024;
+/// Changes of the namespace that wait for the supervisor. The others wait in the kernel, which says if it has to drop any.
+const CHANGES: usize = 16;
 /// The interval at which facts are folded, and destinations whose time is over looked for.
 pub(super) const TICK: Duration = Duration::from_secs(1);
 /// Time for which an address at which a member has answered is not spoken to in plain: the core's.
@@ -47,6 +48,8 @@ pub(super) struct Namespace {
     fit: SuiteFit,
     suite: Shared<SuiteReport>,
     chains: Shared<ChainsReport>,
+    report: Shared<NamespaceReport>,
+    end: PodEnd,
 }
 
 /// The consequence of a change for the rest of the supervisor.
@@ -57,19 +60,25 @@ pub(super) enum Next {
     Addresses,
     /// The device is gone.
     Over,
+    /// The pod is gone.
+    PodEnded,
 }
 
 impl Namespace {
-    /// Follows `capture`; `suite` and `chains` are kept up to date for `status`.
+    /// Follows `capture`; `suite`, `chains` and `report` are kept up to date for `status`.
     pub(super) fn new(
         capture: Capture,
         (lanes, events): (Lanes, Events),
         addresses: Vec<IpAddr>,
         (fit, suite): (SuiteFit, Shared<SuiteReport>),
-        chains: Shared<ChainsReport>,
+        (chains, report): (Shared<ChainsReport>, Shared<NamespaceReport>),
+        end: PodEnd,
     ) -> Self {
         let externals = Externals::default();
-        Self { capture, lanes, events, externals, addresses, fit, suite, chains }
+        let namespace =
+            Self { capture, lanes, events, externals, addresses, fit, suite, chains, report, end };
+        namespace.tell_parts();
+        namespace
     }
 
     /// Returns the pod's addresses.
@@ -142,8 +151,24 @@ impl Namespace {
 
     /// Handles a change that the kernel reports.
     pub(super) async fn handle_change(&mut self, change: Change) -> Next {
-        match self.capture.follow(change) {
+        let followed = self.capture.follow(change);
+        self.handle_followed(followed).await
+    }
+
+    /// Looks at what has to stand, and whether the pod is there still.
+    pub(super) async fn look(&mut self) -> Next {
+        if self.end.has_come(Instant::now()) {
+            return Next::PodEnded;
+        }
+        let followed = self.capture.look();
+        self.handle_followed(followed).await
+    }
+
+    async fn handle_followed(&mut self, followed: Result<Followed, CaptureError>) -> Next {
+        self.tell_parts();
+        match followed {
             Ok(Followed::Changed) => {
+                self.end.interface_is(true);
                 let addresses = self.capture.addresses();
                 let has_new_mtu = self.fit.set_mtu(self.capture.mtu());
                 let suite = self.fit.report(&addresses);
@@ -160,12 +185,31 @@ impl Namespace {
                 Next::Addresses
             }
             Ok(Followed::DeviceGone) => Next::Over,
+            Ok(Followed::InterfaceGone) => {
+                self.end.interface_is(false);
+                Next::Nothing
+            }
             Ok(_) => Next::Nothing,
             Err(error) => {
                 tracing::warn!(%error, "following a change of the namespace");
                 Next::Nothing
             }
         }
+    }
+
+    /// Tells `status` what stands.
+    fn tell_parts(&self) {
+        let now = Instant::now();
+        let part = |state: PartState| PartReport {
+            part: state.part.to_string(),
+            restored: state.restored,
+            last_s: state.last.map(|last| now.saturating_duration_since(last).as_secs()),
+            found: state.found,
+            problem: state.problem,
+        };
+        let parts = self.capture.parts().into_iter().map(part).collect();
+        let report = NamespaceReport { closed: self.capture.is_closed(), parts };
+        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
     }
 
     /// Reads what the chains have dropped, for `status`.
@@ -232,8 +276,7 @@ pub(super) fn monitor_changes(mut monitor: Monitor) -> io::Result<mpsc::Receiver
         while !sender.is_closed() {
             match monitor.wait(TICK) {
                 Ok(None) => {}
-                // A receiver that is far behind looks at everything again anyway.
-                Ok(Some(change)) => drop(sender.try_send(change)),
+                Ok(Some(change)) => drop(sender.blocking_send(change)),
                 Err(error) => {
                     tracing::warn!(%error, "netlink");
                     thread::sleep(TICK);

@@ -158,10 +158,7 @@ impl Supervisor {
                     self.apply_credentials().await;
                     None
                 }
-                Input::Tick => {
-                    self.handle_tick(&mut clocks.leases_renewed).await;
-                    None
-                }
+                Input::Tick => self.handle_tick(&mut clocks.leases_renewed).await,
             };
             if over.is_some() {
                 break over;
@@ -186,13 +183,19 @@ impl Supervisor {
 
     /// Returns how the lanes have ended, if the change means that.
     async fn handle_change(&mut self, change: Change) -> Option<Ended> {
-        match self.namespace.handle_change(change).await {
+        let next = self.namespace.handle_change(change).await;
+        self.handle_next(next)
+    }
+
+    fn handle_next(&mut self, next: Next) -> Option<Ended> {
+        match next {
             Next::Nothing => None,
             Next::Addresses => {
                 self.dns.restart(self.namespace.addresses());
                 None
             }
             Next::Over => Some(Ended::DeviceGone),
+            Next::PodEnded => Some(Ended::PodGone),
         }
     }
 
@@ -219,7 +222,7 @@ impl Supervisor {
         }
     }
 
-    async fn handle_tick(&mut self, leases_renewed: &mut Instant) {
+    async fn handle_tick(&mut self, leases_renewed: &mut Instant) -> Option<Ended> {
         let now = Instant::now();
         if let Some(directory) = self.facts.fold(now) {
             let directory = Arc::new(directory);
@@ -241,6 +244,8 @@ impl Supervisor {
         };
         self.prolong(ending, &in_use, now).await;
         self.namespace.handle_tick(now, renew, &in_use).await;
+        let next = self.namespace.look().await;
+        self.handle_next(next)
     }
 
     /// Prolongs those of `ending`, which DNS has called internal, whose address is `in_use`.
@@ -268,6 +273,10 @@ impl Supervisor {
                 Ok(())
             }
             Ended::Stopped => namespace.remove(),
+            Ended::PodGone => {
+                tracing::info!("the pod is gone");
+                namespace.remove()
+            }
             Ended::DeviceGone => {
                 Err(Failure::runtime("the TUN device was removed; the namespace stays as it is now"))
             }

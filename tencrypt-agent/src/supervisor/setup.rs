@@ -22,6 +22,7 @@ use super::{
     installed::Installed,
     namespace::{Namespace, monitor_changes},
     plan::{interface, own_ranges, plan, static_facts, transport},
+    pod_end::{Place, PodEnd},
     run::{Facts, Signals, Supervisor, Tasks},
     suite_fit::SuiteFit,
     tunnels::{tunnel_config, tunnels},
@@ -43,7 +44,7 @@ use crate::{
         threads::Threads,
     },
     os::hardening::{self, Memory},
-    report::{ChainsReport, NamesReport, SuiteReport},
+    report::{ChainsReport, NamesReport, NamespaceReport, SuiteReport},
 };
 
 /// Everything that is known before anything is touched.
@@ -62,6 +63,8 @@ pub(crate) struct Protection {
     pub memory: Memory,
     /// The kernel's events, where it tells them.
     pub(crate) uevents: Option<Uevents>,
+    /// The namespace's file, and which namespace it is of.
+    pub(crate) place: Place,
 }
 
 /// Protects the calling thread's namespace. Must be called within a tokio runtime.
@@ -69,7 +72,7 @@ pub(crate) struct Protection {
 /// # Errors
 /// A [`Failure`]; what was done is undone. A namespace that a program which died had left closed stays closed.
 pub(super) fn set_up(protection: Protection) -> Result<Supervisor, Failure> {
-    let Protection { config, keys, mut credentials, names, control, memory, uevents } = protection;
+    let Protection { config, keys, mut credentials, names, control, memory, uevents, place } = protection;
     let tenant = *keys.tenant_id();
     let keys = Arc::new(keys);
     let resources = Resources::open(&config, &control)?;
@@ -78,7 +81,8 @@ pub(super) fn set_up(protection: Protection) -> Result<Supervisor, Failure> {
     let tunnels = present(tunnels, &mut credentials, tenant);
     let guard = CloneGuard::new(uevents);
     let key_fault = KeyFault::default();
-    let chains = Shared::<ChainsReport>::default();
+    let (chains, parts) = (Shared::<ChainsReport>::default(), Shared::<NamespaceReport>::default());
+    let end = PodEnd::new(place).map_err(|error| io_failure("socket", error))?;
     let asked_names = Shared::<Option<NamesReport>>::default();
     let common = Common {
         offload: config.network.offload,
@@ -92,12 +96,14 @@ pub(super) fn set_up(protection: Protection) -> Result<Supervisor, Failure> {
             renewal: guard.report(),
             unknown: config.policy.unknown.name(),
             enforce: config.policy.enforce,
+            namespace: parts.clone(),
             hardening: hardening::keep_network(memory),
         },
         addresses: pod.addresses.clone(),
         freshness: guard.freshness(),
     };
-    let Resources { signals, ports, monitor, table, routes, control } = resources;
+    let Resources { signals, ports, mut monitor, table, routes, control } = resources;
+    monitor.ignore(pod.installed.capture().ports());
     let Started { lanes, threads, events } = pod.start(tunnels, ports, &common)?;
     let changes = monitor_changes(monitor).map_err(|error| io_failure("thread", error))?;
 
@@ -108,8 +114,9 @@ pub(super) fn set_up(protection: Protection) -> Result<Supervisor, Failure> {
     let key_source = KeySource::new(config.tenant.key_file, keys, key_fault);
     let tasks = Tasks::spawn(control, Asked::new(lanes.clone(), routes), key_source, &lanes);
     let lanes_and_events = (lanes.clone(), events);
-    let namespace =
-        Namespace::new(pod.installed.keep(), lanes_and_events, pod.addresses, (pod.fit, pod.suite), chains);
+    let reports = (chains, parts);
+    let fit = (pod.fit, pod.suite);
+    let namespace = Namespace::new(pod.installed.keep(), lanes_and_events, pod.addresses, fit, reports, end);
     Ok(Supervisor {
         signals,
         threads,

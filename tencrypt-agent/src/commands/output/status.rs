@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use super::table::table;
-use crate::report::{HardeningReport, IdentityReport, KeysReport, NamesReport, RenewalReport, StatusReport};
+use crate::report::{
+    HardeningReport, IdentityReport, KeysReport, NamesReport, NamespaceReport, RenewalReport, StatusReport,
+};
 
 /// A name and what there is to say under it; without a name it goes on with the row above.
 type Row = [String; 2];
@@ -16,6 +18,7 @@ fn row(name: &str, text: impl Into<String>) -> Row {
 pub(super) fn text(report: &StatusReport) -> String {
     let mut rows = settings(report);
     rows.extend(problems(report));
+    rows.extend(namespace(&report.namespace));
     rows.extend(key_rows(report));
     rows.extend(traffic(report));
     rows.extend(kept_out(report));
@@ -55,6 +58,25 @@ fn problems(report: &StatusReport) -> Vec<Row> {
     let revocation = report.identity.revocation_problem.as_ref();
     let revocation = revocation.map(|problem| format!("revocation: {problem}; the one before is in force"));
     [suite, certificate, revocation].into_iter().flatten().map(|text| row("", text)).collect()
+}
+
+/// Rows of what somebody else changes in the namespace.
+fn namespace(report: &NamespaceReport) -> Vec<Row> {
+    let mut rows = Vec::new();
+    if report.closed {
+        rows.push(row("", "CLOSED: protected destinations are unreachable"));
+    }
+    for part in &report.parts {
+        if let Some(problem) = &part.problem {
+            rows.push(row(&part.part, problem.clone()));
+        }
+        if part.restored > 0 {
+            let last = part.last_s.map_or(String::new(), |last| format!(", {last} s ago"));
+            let found = part.found.as_ref().map_or(String::new(), |found| format!(": {found}"));
+            rows.push(row("put back", format!("{} {} times{last}{found}", part.part, part.restored)));
+        }
+    }
+    rows
 }
 
 fn key_rows(report: &StatusReport) -> Vec<Row> {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::report::{
-    ChainsReport, HardeningReport, IdentityReport, KeysReport, NamesReport, PacketsReport,
-    RenewalReason as Reason, RenewalReport,
+    ChainsReport, HardeningReport, IdentityReport, KeysReport, NamesReport, NamespaceReport, PacketsReport,
+    PartReport, RenewalReason as Reason, RenewalReport,
 };
 
 fn peer() -> PeerReport {
@@ -38,6 +38,7 @@ fn report() -> StatusReport {
         },
         unknown: "plain".into(),
         enforce: false,
+        namespace: NamespaceReport::default(),
         hardening: HardeningReport {
             not_dumpable: true,
             no_new_privs: true,
@@ -90,6 +91,25 @@ fn status_for_people_says_what_leaves_in_plain() {
     assert!(text.contains("12 s ago"), "{text}");
     assert!(text.contains("1.5 KiB"), "{text}");
     assert!(text.lines().all(|line| line == line.trim_end()), "{text}");
+}
+
+#[test]
+fn status_says_what_somebody_has_changed_in_the_namespace_and_what_does_not_stand() {
+    assert!(!status(&report(), false).contains("put back"));
+    let part = |part: &str, restored, problem: Option<&str>| PartReport {
+        part: part.to_owned(),
+        restored,
+        last_s: (restored > 0).then_some(7),
+        found: (restored > 0).then(|| "the IPv4 rule for table 8362 is gone".to_owned()),
+        problem: problem.map(str::to_owned),
+    };
+    let parts = vec![part("chains", 0, Some("no memory")), part("rules", 3, None)];
+    let namespace = NamespaceReport { closed: true, parts };
+    let text = status(&StatusReport { namespace, ..report() }, false);
+    assert!(text.contains("CLOSED: protected destinations are unreachable\n"), "{text}");
+    assert!(text.contains("chains    no memory\n"), "{text}");
+    let line = "put back  rules 3 times, 7 s ago: the IPv4 rule for table 8362 is gone\n";
+    assert!(text.contains(line), "{text}");
 }
 
 #[test]
