@@ -37,6 +37,7 @@ mod snapshot;
 mod sniffer;
 mod spoof;
 mod sys;
+mod tamper;
 mod tcp;
 mod topology;
 mod udp;

@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::link::{self, Mac, Peer};
 use crate::nat::{self, Ports};
 use crate::netns::NetNs;
+use crate::tamper;
 
 /// MTU of a pod's `eth0` where the network below adds nothing, bytes.
 pub const PLAIN_MTU: u32 = 1500;
@@ -287,6 +288,54 @@ impl Pod {
     /// [`Error::Os`](crate::Error::Os) if there is no such device, or it cannot be removed.
     pub fn delete_device(&self, name: &str) -> Result<()> {
         self.netns.run(|| link::delete(name))
+    }
+
+    /// Deletes the routing rules that look into this table, of both families.
+    ///
+    /// # Errors
+    /// [`Error::Os`](crate::Error::Os) if the kernel refuses.
+    pub fn delete_rules(&self, table: u32) -> Result<()> {
+        self.netns.run(|| tamper::delete_rules(table))
+    }
+
+    /// Deletes the routes in this table, of both families.
+    ///
+    /// # Errors
+    /// [`Error::Os`](crate::Error::Os) if the kernel refuses.
+    pub fn flush_routes(&self, table: u32) -> Result<()> {
+        self.netns.run(|| tamper::flush_routes(table))
+    }
+
+    /// Adds a routing rule of this preference that leads everything into the main table, of both families.
+    ///
+    /// # Errors
+    /// [`Error::Os`](crate::Error::Os) if there is the same one already.
+    pub fn add_rule(&self, preference: u32) -> Result<()> {
+        self.netns.run(|| tamper::add_rule(preference))
+    }
+
+    /// Deletes what [`Pod::add_rule`] added.
+    ///
+    /// # Errors
+    /// [`Error::Os`](crate::Error::Os) if there is none.
+    pub fn delete_rule(&self, preference: u32) -> Result<()> {
+        self.netns.run(|| tamper::delete_rule(preference))
+    }
+
+    /// Deletes all tables of nftables, as a firewall does that starts anew.
+    ///
+    /// # Errors
+    /// [`Error::Os`](crate::Error::Os) if the kernel has no nftables.
+    pub fn flush_nftables(&self) -> Result<()> {
+        self.netns.run(tamper::flush_nftables)
+    }
+
+    /// Sets a device of this pod up or down.
+    ///
+    /// # Errors
+    /// [`Error::Os`](crate::Error::Os) if there is no such device.
+    pub fn set_device_up(&self, name: &str, up: bool) -> Result<()> {
+        self.netns.run(|| tamper::set_up(name, up))
     }
 
     /// The IPv6 link-local address of `eth0`, formed from its Ethernet address (RFC 4291 appendix A).

@@ -161,17 +161,19 @@ impl Capture {
             |part: &&Part| !failed.contains(part) && !repairs.iter().any(|repair| repair.part() == **part);
         parts.iter().filter(is_standing).for_each(|part| self.standing.stood(*part, now));
         let mut changed = false;
+        // The kernel takes routes away with their device: that is one change.
+        let is_device = repairs.iter().any(|repair| repair.part() == Part::Device);
         for repair in repairs {
             let part = repair.part();
             if self.standing.is_pausing(part, now) {
                 continue;
             }
             match self.repair(&repair) {
-                Ok(Repaired::OfSomebody) => {
+                Ok(Repaired::OfSomebody) if part != Part::Routes || !is_device => {
                     self.standing.restored(part, repair.to_string(), now);
                     changed = true;
                 }
-                Ok(Repaired::Followed) => {
+                Ok(Repaired::OfSomebody | Repaired::Followed) => {
                     self.standing.stood(part, now);
                     changed = true;
                 }

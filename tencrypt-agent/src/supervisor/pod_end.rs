@@ -32,9 +32,11 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Returns the file of a namespace. One below `/proc` says when a process ends, and not when the pod does.
+    /// Returns the file of a namespace. One below `/proc`, or a link, says when a process or a name ends, and not when the
+    /// pod does.
     pub(crate) fn of(namespace: &NetNs) -> Self {
-        let path = namespace.path().filter(|path| !path.starts_with("/proc"));
+        let is_link = |path: &Path| fs::symlink_metadata(path).is_ok_and(|file| file.is_symlink());
+        let path = namespace.path().filter(|path| !path.starts_with("/proc") && !is_link(path));
         Self { path: path.map(Path::to_owned), id: namespace.id() }
     }
 

@@ -1,0 +1,271 @@
+//! What somebody else changes in a protected namespace is put back and told, and nothing leaves in plain meanwhile; and the
+//! end of the pod is that of the program.
+
+mod support;
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use support::{CANARY, Cluster, LIMIT, Running};
+use tencrypt_lab::{Binding, Pod, Snapshot, send_bound, test};
+
+const SECOND: Duration = Duration::from_secs(1);
+const TABLE: u32 = 8362;
+const RP_FILTER: &str = "ipv4/conf/eth0/rp_filter";
+
+/// A part of the namespace in the status.
+fn part(running: &Running, name: &str) -> Value {
+    let status = running.status();
+    let parts = status["namespace"]["parts"].as_array().unwrap_or_else(|| panic!("no parts in {status}"));
+    let part = parts.iter().find(|part| part["part"] == name);
+    part.unwrap_or_else(|| panic!("no {name} in {status}")).clone()
+}
+
+fn restored(running: &Running, name: &str) -> u64 {
+    part(running, name)["restored"].as_u64().unwrap()
+}
+
+/// Waits until `condition`; returns the time that it took.
+fn eventually(what: &str, running: &Running, mut condition: impl FnMut() -> bool) -> Duration {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < 15 * SECOND, "never: {what}: {}\n{}", running.status(), running.log());
+        thread::sleep(Duration::from_millis(10));
+    }
+    begun.elapsed()
+}
+
+type Act = (&'static str, &'static str, fn(&Pod));
+
+const ACTS: [Act; 7] = [
+    ("rules deleted", "rules", |pod| pod.delete_rules(TABLE).unwrap()),
+    ("a rule before ours", "rules", |pod| pod.add_rule(8361).unwrap()),
+    ("another, far before", "rules", |pod| pod.add_rule(100).unwrap()),
+    ("table 8362 flushed", "routes", |pod| pod.flush_routes(TABLE).unwrap()),
+    ("nftables flushed", "chains", |pod| pod.flush_nftables().unwrap()),
+    ("the device down", "device", |pod| pod.set_device_up("tenc0", false).unwrap()),
+    ("rp_filter strict", "rp_filter", |pod| pod.netns().set_sysctl(RP_FILTER, "1").unwrap()),
+];
+
+#[test]
+fn what_somebody_changes_in_a_pod_is_put_back_within_a_second_and_nothing_leaves_in_plain() {
+    const NAME: &str =
+        "what_somebody_changes_in_a_pod_is_put_back_within_a_second_and_nothing_leaves_in_plain";
+    test(NAME, || {
+        let cluster = Cluster::on_one_node();
+        let probe = cluster.probe();
+        cluster.control(&probe, cluster.b.addresses());
+        cluster.a.netns().set_sysctl(RP_FILTER, "1").unwrap();
+        let before = Snapshot::take(cluster.a.netns()).unwrap();
+        let (a, _b) = (cluster.up(&cluster.a, ""), cluster.up(&cluster.b, ""));
+        for (name, part_name, act) in ACTS {
+            let times = restored(&a, part_name);
+            act(&cluster.a);
+            let after = eventually(name, &a, || restored(&a, part_name) > times);
+            // The status is asked by a process of its own.
+            assert!(after < SECOND, "{name}: {after:?}");
+            for to in cluster.b.addresses() {
+                cluster.say_canary(to);
+            }
+            let part = part(&a, part_name);
+            assert!(part["last_s"].as_u64().unwrap() <= 5 && part["problem"].is_null(), "{name}: {part}");
+            let status = a.status();
+            assert!(status["enforce"] == true && status["namespace"]["closed"] == false, "{status}");
+        }
+        probe.assert_only_encrypted();
+        let log = a.log();
+        let lines = log.lines().filter(|line| line.contains("put back")).count();
+        let of_rules = ACTS.iter().filter(|(_, part, _)| *part == "rules").count();
+        let least = ACTS.len() + of_rules;
+        // A table that is flushed route by route may be seen half empty.
+        assert!((least..=least + 2).contains(&lines), "a line each, of rules one a family:\n{log}");
+        for preference in [8361, 100] {
+            cluster.a.delete_rule(preference).unwrap();
+        }
+        assert!(cluster.down(&cluster.a).status.success());
+        let changes = before.difference(&Snapshot::take(cluster.a.netns()).unwrap());
+        assert!(changes.is_empty(), "the namespace is not as it was:\n{}", changes.join("\n"));
+    });
+}
+
+#[test]
+fn chains_that_were_deleted_stop_bound_sockets_again() {
+    test("chains_that_were_deleted_stop_bound_sockets_again", || {
+        let cluster = Cluster::on_one_node();
+        let probe = cluster.probe();
+        let bound = |to: IpAddr| {
+            let to = SocketAddr::new(to, 7777);
+            send_bound(cluster.a.netns(), Binding::Device, "eth0", to, CANARY.as_bytes())
+        };
+        for to in cluster.b.addresses() {
+            bound(to).unwrap();
+        }
+        assert!(probe.report().leaks >= 2, "the probe is blind");
+        let (a, _b) = (cluster.up(&cluster.a, ""), cluster.up(&cluster.b, ""));
+        for times in 1..=3 {
+            cluster.a.flush_nftables().unwrap();
+            eventually("chains", &a, || restored(&a, "chains") >= times);
+            probe.reset();
+            for to in cluster.b.addresses() {
+                assert!(bound(to).is_err(), "{to}");
+                cluster.say_canary(to);
+            }
+            probe.assert_only_encrypted();
+            // What was counted before the last time is not lost, once it was read.
+            eventually("counters", &a, || a.status()["chains"]["leak"].as_u64() == Some(2 * times));
+        }
+    });
+}
+
+#[test]
+fn what_cannot_be_put_back_closes_the_pod_and_is_told_until_it_stands() {
+    test("what_cannot_be_put_back_closes_the_pod_and_is_told_until_it_stands", || {
+        let cluster = Cluster::on_one_node();
+        let probe = cluster.probe();
+        cluster.control(&probe, cluster.b.addresses());
+        let (a, _b) = (cluster.up(&cluster.a, ""), cluster.up(&cluster.b, ""));
+        for to in cluster.b.addresses() {
+            cluster.say_canary(to);
+        }
+        // Beside the local table's own rule: none can come before it.
+        cluster.a.add_rule(0).unwrap();
+        eventually("closed", &a, || a.status()["namespace"]["closed"] == true);
+        let problem = part(&a, "rules")["problem"].as_str().unwrap().to_owned();
+        assert!(problem.contains("decides before"), "{problem}");
+        let answer = tencrypt_lab::http_get(
+            cluster.a.netns(),
+            SocketAddr::new(cluster.b.v4(), support::HTTP),
+            "shop",
+            CANARY,
+            SECOND,
+        );
+        assert!(answer.is_err());
+        probe.assert_only_encrypted();
+        cluster.a.delete_rule(0).unwrap();
+        eventually("open", &a, || a.status()["namespace"]["closed"] == false);
+        for to in cluster.b.addresses() {
+            cluster.say_canary(to);
+        }
+        probe.assert_only_encrypted();
+    });
+}
+
+/// Makes `/proc/sys` of this world read-only, as it is in most containers.
+fn make_settings_read_only() {
+    for arguments in [&["--bind", "/proc/sys", "/proc/sys"][..], &["-o", "remount,bind,ro", "/proc/sys"]] {
+        let status = Command::new("mount").args(arguments).status().unwrap();
+        assert!(status.success(), "mount {arguments:?}");
+    }
+    let refused = fs::write("/proc/sys/net/ipv4/conf/lo/rp_filter", "0").unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+}
+
+#[test]
+fn it_runs_where_settings_are_read_only_and_relaxes_a_strict_rp_filter_and_puts_it_back() {
+    const NAME: &str = "it_runs_where_settings_are_read_only_and_relaxes_a_strict_rp_filter_and_puts_it_back";
+    test(NAME, || {
+        let cluster = Cluster::on_one_node();
+        let probe = cluster.probe();
+        cluster.control(&probe, cluster.b.addresses());
+        cluster.a.netns().set_sysctl(RP_FILTER, "1").unwrap();
+        make_settings_read_only();
+        let before = Snapshot::take(cluster.a.netns()).unwrap();
+        let (a, _b) = (cluster.up(&cluster.a, ""), cluster.up(&cluster.b, ""));
+        assert_eq!(cluster.a.netns().sysctl(RP_FILTER).unwrap(), "2");
+        assert_eq!(cluster.a.netns().sysctl("ipv6/conf/tenc0/addr_gen_mode").unwrap(), "1");
+        for to in cluster.b.addresses() {
+            cluster.say_canary(to);
+        }
+        probe.assert_only_encrypted();
+        thread::sleep(6 * SECOND);
+        let status = a.status();
+        assert_eq!(restored(&a, "device"), 0, "settings that cannot be written are no change: {status}");
+        assert!(cluster.down(&cluster.a).status.success());
+        let changes = before.difference(&Snapshot::take(cluster.a.netns()).unwrap());
+        assert!(changes.is_empty(), "the namespace is not as it was:\n{}", changes.join("\n"));
+    });
+}
+
+/// Nothing of the program is left: no device, rule, table, lock or socket.
+fn assert_nothing_left(cluster: &Cluster, pod: &Pod) {
+    let left = Snapshot::take(pod.netns()).unwrap();
+    for start in ["device tenc0", "rule v4 preference 8362", "route v4 table 8362", "nftables inet tencrypt"]
+    {
+        assert_eq!(left.lines(start).count(), 0, "{left}");
+    }
+    let files: Vec<_> = fs::read_dir(cluster.directory.join("run")).unwrap().collect();
+    assert!(files.is_empty(), "left in the run directory: {files:?}");
+}
+
+fn assert_ends(mut running: Running) {
+    let finished =
+        running.program.wait(10 * SECOND).unwrap_or_else(|error| panic!("{error}: {}", running.log()));
+    assert!(finished.status.success(), "{finished:?}");
+}
+
+#[test]
+fn a_pod_without_interface_and_processes_is_the_end_of_its_program() {
+    test("a_pod_without_interface_and_processes_is_the_end_of_its_program", || {
+        let cluster = Cluster::on_one_node();
+        let mut a = cluster.up(&cluster.a, "");
+        let mut sleep = Command::new("sleep");
+        sleep.arg("1000");
+        let mut process = cluster.a.netns().spawn(sleep).unwrap();
+        cluster.a.delete_device("eth0").unwrap();
+        thread::sleep(7 * SECOND);
+        assert!(a.program.is_running(), "a process is left in it: {}", a.log());
+        process.kill().unwrap();
+        process.wait().unwrap();
+        assert_ends(a);
+        assert_nothing_left(&cluster, &cluster.a);
+    });
+}
+
+#[test]
+fn an_interface_that_comes_back_is_the_same_pod() {
+    test("an_interface_that_comes_back_is_the_same_pod", || {
+        let cluster = Cluster::on_one_node();
+        let (mut a, _b) = (cluster.up(&cluster.a, ""), cluster.up(&cluster.b, ""));
+        cluster.a.set_up(false).unwrap();
+        thread::sleep(6 * SECOND);
+        assert!(a.program.is_running(), "it is down, not gone: {}", a.log());
+        cluster.a.set_up(true).unwrap();
+        cluster.say_canary(cluster.b.v4());
+    });
+}
+
+/// Gives a pod's namespace a name as `ip netns` does: a file with the namespace mounted on it.
+fn name(pod: &Pod, file: &Path) {
+    fs::write(file, "").unwrap();
+    let status = Command::new("mount").arg("--bind").arg(pod.netns().path()).arg(file).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn a_namespace_whose_name_is_gone_is_the_end_of_its_program() {
+    test("a_namespace_whose_name_is_gone_is_the_end_of_its_program", || {
+        let cluster = Cluster::on_one_node();
+        for removes_file in [true, false] {
+            let file = cluster.directory.join("shop-a");
+            name(&cluster.a, &file);
+            let a = cluster.start_named(&cluster.a, &file, "");
+            a.program.wait_ready(LIMIT).unwrap_or_else(|error| panic!("{error}\n{}", a.log()));
+            assert!(Command::new("umount").arg("--lazy").arg(&file).status().unwrap().success());
+            if removes_file {
+                fs::remove_file(&file).unwrap();
+            }
+            assert_ends(a);
+            assert_nothing_left(&cluster, &cluster.a);
+        }
+        // Another program finds the namespace as it was.
+        let (_a, _b) = (cluster.up(&cluster.a, ""), cluster.up(&cluster.b, ""));
+        cluster.say_canary(cluster.b.v4());
+    });
+}
