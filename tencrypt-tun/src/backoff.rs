@@ -52,12 +52,15 @@ impl BackOff {
         self.begin(FAILURE, now);
     }
 
-    /// Notes that it was seen to stand. After as long as the last pause was, the next change is the first one again.
-    pub(crate) fn stood(&mut self, now: Instant) {
-        let Some((until, pause)) = self.until.zip(self.pause) else { return };
+    /// Notes that it was seen to stand, and returns true unless that says nothing, in the pause of a fight. A failure is over
+    /// then; a fight when it has stood as long as the last pause was.
+    pub(crate) fn stood(&mut self, now: Instant) -> bool {
+        let Some((until, pause)) = self.until.zip(self.pause) else { return true };
         if !self.is_fight || now.saturating_duration_since(until) >= pause.max(WINDOW) {
-            *self = Self::default();
+            self.recent.retain(|earlier| now.saturating_duration_since(*earlier) < WINDOW);
+            *self = Self { recent: std::mem::take(&mut self.recent), ..Self::default() };
         }
+        !self.is_pausing(now)
     }
 
     fn begin(&mut self, first: Duration, now: Instant) {

@@ -94,8 +94,7 @@ impl Standing {
     pub(crate) fn stood(&mut self, part: Part, now: Instant) {
         let kept = self.kept(part);
         kept.looked = Some(now);
-        if !kept.back_off.is_pausing(now) {
-            kept.back_off.stood(now);
+        if kept.back_off.stood(now) {
             kept.problem = None;
         }
     }
@@ -183,6 +182,9 @@ mod tests {
         all_stood(&mut standing, start);
         standing.failed(Part::Chains, "no memory".to_owned(), start);
         assert!(standing.has_problem());
+        standing.stood(Part::Chains, start);
+        assert!(!standing.has_problem(), "somebody has put it right");
+        standing.failed(Part::Chains, "no memory".to_owned(), start);
         assert_eq!(standing.due(start), []);
         assert_eq!(standing.due(start + SECOND), [Part::Chains]);
         standing.restored(Part::Chains, "gone".to_owned(), start + SECOND);
