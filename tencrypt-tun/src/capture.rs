@@ -6,12 +6,15 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use tencrypt::IpNet;
 
 use crate::{
+    addresses,
     device::{DeviceError, DeviceOffload, TunDevice, TunOptions},
     enforce::{Counters, Enforcement, Saved},
     error::{At as _, CaptureError, Occupied, Step},
     link,
     monitor::Change,
     name::InterfaceName,
+    nat::Ports,
+    neighbours,
     netlink::Netlink,
     netns::NetNs,
     plan::{CapturePlan, Planned},
@@ -150,7 +153,10 @@ impl Capture {
         }
         self.configure()?;
         self.sync_routes()?;
-        routing::add_rules(&mut self.netlink).at(Step::Rule, interface)
+        self.sync_addresses()?;
+        self.sync_nat()?;
+        routing::add_rules(&mut self.netlink).at(Step::Rule, interface)?;
+        self.drop_waiting()
     }
 
     fn install_table(&mut self, saved: &Saved) -> Result<(), CaptureError> {
@@ -158,11 +164,13 @@ impl Capture {
         let plan = &self.plan;
         let policy = Policy {
             interface: plan.interface,
+            tun: plan.tun,
             port: plan.port,
             lanes: self.devices.len() as u8,
             unknown: plan.unknown,
         };
-        let prefixes = plan.prefixes(&exempt);
+        let nameservers = plan.nameserver_prefixes();
+        let prefixes = plan.prefixes(&exempt, &nameservers);
         let enforced = plan.enforce.then_some((&policy, &prefixes));
         let features = self.nft.install(saved, enforced).at(Step::Chains, plan.interface)?;
         if !(features.socket && features.fib) {
@@ -347,6 +355,10 @@ impl Capture {
             self.configure()?;
         }
         let (deferred, routes) = (self.deferred, self.sync_routes()?);
+        self.sync_addresses()?;
+        if change == Change::Missed {
+            self.sync_nat()?;
+        }
         let changed = resized || routes || deferred != self.deferred || before != self.underlay;
         Ok(if changed { Followed::Changed } else { Followed::Unchanged })
     }
@@ -409,6 +421,30 @@ impl Capture {
         Ok(synced.changed)
     }
 
+    /// Gives the device copies of the interface's addresses.
+    fn sync_addresses(&mut self) -> Result<bool, CaptureError> {
+        let tun = self.plan.tun;
+        let device = Link::find(&mut self.netlink, tun).at(Step::ConfigureDevice, tun)?;
+        let Some(device) = device.filter(|device| device.up) else { return Ok(false) };
+        let wanted = addresses::wanted(&self.underlay);
+        addresses::sync(&mut self.netlink, device, &wanted).at(Step::ConfigureDevice, tun)
+    }
+
+    /// Keeps the tunnel's own packets out of the address translation of others in the namespace.
+    fn sync_nat(&mut self) -> Result<bool, CaptureError> {
+        let ports = Ports { first: self.plan.port, count: self.devices.len() as u8 };
+        let nft = &mut self.nft;
+        self.namespace.within(|| nft.sync_nat(ports))?.at(Step::Chains, self.plan.interface)
+    }
+
+    /// Drops what was sent before the capture stood and waits for a neighbour.
+    fn drop_waiting(&mut self) -> Result<(), CaptureError> {
+        let interface = self.plan.interface;
+        let link = Link::find(&mut self.netlink, interface).at(Step::Discover, interface)?;
+        let link = link.ok_or(CaptureError::InterfaceAbsent { interface })?;
+        neighbours::drop_waiting(&mut self.netlink, link.index).at(Step::Discover, interface).map(drop)
+    }
+
     fn add_route(&mut self, route: Route) -> Result<(), CaptureError> {
         match routing::add(&mut self.netlink, route) {
             Err(error) if routing::is_transient(route, &error) => Ok(()),
@@ -422,7 +458,7 @@ impl Capture {
             return Ok(());
         }
         let exempt = self.plan.exempt_with(&self.underlay.gateways);
-        let prefixes = self.plan.prefixes(&exempt);
+        let prefixes = self.plan.prefixes(&exempt, &[]);
         self.nft.replace_exempt(&prefixes).at(Step::SetElement, self.plan.interface)
     }
 }

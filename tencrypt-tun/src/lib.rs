@@ -19,6 +19,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("tencrypt-tun needs Linux: network namespaces, TUN, netlink and nftables are its");
 
+mod addresses;
 mod capture;
 mod device;
 mod enforce;
@@ -27,6 +28,8 @@ mod link;
 mod lookup;
 mod monitor;
 mod name;
+mod nat;
+mod neighbours;
 mod netlink;
 mod netns;
 mod nft;

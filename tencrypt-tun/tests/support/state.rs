@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use futures_util::TryStreamExt as _;
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
     nftables::{
@@ -124,7 +126,7 @@ fn ip(address: &RouteAddress) -> IpAddr {
     }
 }
 
-fn dump_routes(net: &Net, family: AddressFamily) -> Vec<RouteMessage> {
+pub(crate) fn dump_routes(net: &Net, family: AddressFamily) -> Vec<RouteMessage> {
     let mut query = RouteMessage::default();
     query.header.address_family = family;
     let all = net.wait(net.handle.route().get(query).execute().try_collect::<Vec<_>>());
@@ -243,4 +245,35 @@ fn nft_dump(query: NfTablesMessage) -> Vec<NfTablesMessage> {
             }
         }
     }
+}
+
+/// Applies nftables messages of family inet together.
+pub(crate) fn nft_batch(messages: Vec<NfTablesMessage>) {
+    // `NFNL_MSG_BATCH_BEGIN` and `.._END`, for subsystem nftables (include/uapi/linux/netfilter/nfnetlink.h).
+    let edge = |kind: u16| {
+        let mut bytes = 20_u32.to_ne_bytes().to_vec();
+        bytes.extend([kind.to_ne_bytes(), NLM_F_REQUEST.to_ne_bytes()].concat());
+        bytes.extend([0; 8]);
+        bytes.extend([0, 0, 0, 10]);
+        bytes
+    };
+    let mut bytes = edge(16);
+    for message in messages {
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_ACK;
+        let inner = NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0), message);
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(inner));
+        message.finalize();
+        let start = bytes.len();
+        bytes.resize(start + message.buffer_len().next_multiple_of(4), 0);
+        message.serialize(&mut bytes[start..]);
+    }
+    bytes.extend(edge(17));
+    let mut socket = Socket::new(NETLINK_NETFILTER).expect("netfilter socket");
+    socket.bind_auto().expect("bind");
+    socket.connect(&SocketAddr::new(0, 0)).expect("connect");
+    socket.send(&bytes, 0).expect("send");
+    let (answer, _) = socket.recv_from_full().expect("answer");
+    let code = i32::from_ne_bytes(*answer[16..].first_chunk().expect("a result"));
+    assert_eq!(code, 0, "refused");
 }
