@@ -2,10 +2,14 @@
 
 mod support;
 
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
 
 use support::{CANARY, Cluster, LIMIT};
-use tencrypt_lab::{HttpServer, IpNet, Side, http_get, test};
+use tencrypt_lab::{
+    Asked, DNS_PORT, DnsReply, DnsServer, HttpServer, IpNet, Side, Zone, dns_over_udp, dns_query, http_get,
+    test,
+};
 
 /// Port at which applications are called, and the one of the sidecar that gets it instead.
 const APPLICATION: u16 = 8081;
@@ -111,6 +115,48 @@ fn a_gateway_without_a_device_leads_nothing_into_the_tunnel_that_is_its_own() {
             for (one, pod) in running.into_iter().zip([&cluster.a, &cluster.b]) {
                 one.stop();
                 assert!(cluster.down(pod).status.success());
+            }
+        }
+    });
+}
+
+#[test]
+fn an_answer_of_dns_that_comes_in_pieces_reaches_the_application() {
+    const COUNT: u8 = 120;
+    test("an_answer_of_dns_that_comes_in_pieces_reaches_the_application", || {
+        for is_tracked in [false, true] {
+            let cluster = Cluster::on_one_node();
+            let dns = cluster.pod(53);
+            let zone = (0..COUNT).fold(Zone::new(), |zone, last| {
+                zone.address("many.other.svc.k8s.corp", IpAddr::from([198, 51, 100, last]))
+            });
+            let _server = DnsServer::start(&dns, zone).unwrap();
+            if is_tracked {
+                // Connection tracking puts pieces together before any chain sees them.
+                cluster.a.redirect(Side::In, TCP, Some(APPLICATION), SIDECAR).unwrap();
+            }
+            for nameserver in dns.addresses() {
+                let resolv_conf = cluster.directory.join("resolv.conf");
+                fs::write(&resolv_conf, format!("nameserver {nameserver}\nsearch shop.svc.k8s.corp\n"))
+                    .unwrap();
+                let ask = || {
+                    let query = dns_query(7, "many.other.svc.k8s.corp", Asked::A, Some(4096));
+                    let server = SocketAddr::new(nameserver, DNS_PORT);
+                    let answer = dns_over_udp(cluster.a.netns(), server, &query, LIMIT).unwrap();
+                    assert!(answer.len() > 1_500, "{:?} fits one packet", DnsReply::parse(&answer));
+                    DnsReply::parse(&answer).unwrap().addresses.len()
+                };
+                assert_eq!(ask(), usize::from(COUNT), "without the program");
+                let extra = format!(
+                    "[tenant]\nkey_file = \"{}\"\n[dns]\nresolv_conf = \"{}\"\n",
+                    cluster.key_file.display(),
+                    resolv_conf.display()
+                );
+                let running = cluster.up(&cluster.a, &extra);
+                assert_eq!(ask(), usize::from(COUNT), "{nameserver}: {}", running.status());
+                assert_eq!(running.status()["chains"]["plain_in"], 0);
+                running.stop();
+                assert!(cluster.down(&cluster.a).status.success());
             }
         }
     });
