@@ -271,6 +271,8 @@ pub(crate) struct ChainsReport {
     pub plain_in: u64,
     /// Would have left in plain, to protected destinations or to everybody on the link.
     pub leak: u64,
+    /// The program's own, led to its device by a route or rule of somebody else's.
+    pub looped: u64,
 }
 
 /// Queries of the pod, since the start; up to a second old.
@@ -579,7 +581,7 @@ mod tests {
             keys: KeysReport::default(),
             peers: vec![peer("a", 1, 1)],
             packets: PacketsReport::from(&stats),
-            chains: ChainsReport { plain_in: 4, leak: 5 },
+            chains: ChainsReport { plain_in: 4, leak: 5, looped: 0 },
             calls: CallsReport { reads: 1, sends: 2, receives: 3, writes: 4 },
             screen: ScreenReport { up: false, dropped: 5, refused: 6 },
             names: None,

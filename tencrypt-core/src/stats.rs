@@ -53,6 +53,8 @@ pub enum DropReason {
     /// A peer without a certificate that counts: a handshake message, a record of a session that ended because of it,
     /// or a packet held for the peer. Or a packet to the tenant while this side has none itself.
     Certificate,
+    /// A record of this pod's own that came from the device: a route or rule of somebody else's leads the tunnel into itself.
+    Loop,
 }
 
 impl DropReason {
@@ -81,6 +83,7 @@ impl DropReason {
         Self::RateLimited,
         Self::OtherEpoch,
         Self::Certificate,
+        Self::Loop,
     ];
 
     /// The reason's name in reports: lower case, words joined by underscores. It does not change.
@@ -110,6 +113,7 @@ impl DropReason {
             Self::RateLimited => "rate_limited",
             Self::OtherEpoch => "other_epoch",
             Self::Certificate => "certificate",
+            Self::Loop => "loop",
         }
     }
 }

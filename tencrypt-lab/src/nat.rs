@@ -82,6 +82,63 @@ pub(crate) fn masquerade(from: Ipv4Net, to: Ipv4Net) -> Result<()> {
     commit(&[rule.masquerade().request()])
 }
 
+/// Side of a pod at which packets are caught.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Side {
+    /// Packets that come in on any device.
+    In,
+    /// Packets that the pod's own sockets send.
+    Out,
+}
+
+/// Sends what is of `protocol`, to `port` if one is given, to port `to` of this namespace, in both families.
+pub(crate) fn redirect(side: Side, protocol: u8, port: Option<u16>, to: u16) -> Result<()> {
+    let (chain, hook) = match side {
+        Side::In => ("redirect-in", libc::NF_INET_PRE_ROUTING),
+        Side::Out => ("redirect-out", libc::NF_INET_LOCAL_OUT),
+    };
+    for family in [Family::V4, Family::V6] {
+        let rule = Rule::new(family, chain);
+        let caught = match port {
+            Some(port) => rule.port(protocol, port),
+            None => rule.protocol(protocol),
+        };
+        commit(&[
+            family.message(NFT_MSG_NEWTABLE, NEW).text(1, TABLE),
+            family.chain(chain, hook as u32, libc::NF_IP_PRI_NAT_DST),
+            caught.immediate(REGISTER_1, &to.to_be_bytes()).redirect().request(),
+        ])?;
+    }
+    Ok(())
+}
+
+/// Drops what comes in and is of no connection that this namespace began, but for loopback and ICMPv6.
+pub(crate) fn firewall() -> Result<()> {
+    const INPUT: &str = "input";
+    const NFTA_CHAIN_POLICY: u16 = 5;
+    const NFTA_CHAIN_TYPE: u16 = 7;
+    for family in [Family::V4, Family::V6] {
+        let chain = family
+            .message(NFT_MSG_NEWCHAIN, NEW)
+            .text(1, TABLE)
+            .text(3, INPUT)
+            .nest(4, |inner| {
+                inner.attr(1, &(libc::NF_INET_LOCAL_IN as u32).to_be_bytes()).attr(2, &0_i32.to_be_bytes())
+            })
+            .attr(NFTA_CHAIN_POLICY, &(libc::NF_DROP as u32).to_be_bytes())
+            .text(NFTA_CHAIN_TYPE, "filter");
+        commit(&[
+            family.message(NFT_MSG_NEWTABLE, NEW).text(1, TABLE),
+            chain,
+            Rule::new(family, INPUT).established().accept().request(),
+            Rule::new(family, INPUT).on_loopback().accept().request(),
+            Rule::new(family, INPUT).protocol(libc::IPPROTO_ICMPV6 as u8).accept().request(),
+        ])?;
+    }
+    Ok(())
+}
+
 /// Forgets every connection that this namespace tracks (include/uapi/linux/netfilter/nfnetlink_conntrack.h).
 pub(crate) fn forget_connections() -> Result<()> {
     const IPCTNL_MSG_CT_DELETE: u16 = 2;
@@ -199,11 +256,43 @@ impl Rule {
     }
 
     fn port(self, protocol: u8, port: u16) -> Self {
+        self.protocol(protocol).payload(2, 2, 2).compare(0, &port.to_be_bytes())
+    }
+
+    fn protocol(self, protocol: u8) -> Self {
         const NFT_META_L4PROTO: u32 = 16;
-        self.with("meta", |e| e.attr(2, &NFT_META_L4PROTO.to_be_bytes()).attr(1, &REGISTER_1.to_be_bytes()))
-            .compare(0, &[protocol])
-            .payload(2, 2, 2)
-            .compare(0, &port.to_be_bytes())
+        self.meta(NFT_META_L4PROTO).compare(0, &[protocol])
+    }
+
+    fn on_loopback(self) -> Self {
+        const NFT_META_IIFTYPE: u32 = 8;
+        self.meta(NFT_META_IIFTYPE).compare(0, &libc::ARPHRD_LOOPBACK.to_ne_bytes())
+    }
+
+    fn meta(self, key: u32) -> Self {
+        self.with("meta", |e| e.attr(2, &key.to_be_bytes()).attr(1, &REGISTER_1.to_be_bytes()))
+    }
+
+    /// Connections that are known: ct state & (ESTABLISHED | RELATED).
+    fn established(self) -> Self {
+        const NFT_CT_STATE: u32 = 0;
+        const KNOWN: u32 = 1 << 1 | 1 << 2;
+        self.with("ct", |e| e.attr(2, &NFT_CT_STATE.to_be_bytes()).attr(1, &REGISTER_1.to_be_bytes()))
+            .masked(KNOWN.to_ne_bytes())
+            .compare(1, &0u32.to_ne_bytes())
+    }
+
+    fn accept(self) -> Self {
+        let accept = (libc::NF_ACCEPT as u32).to_be_bytes();
+        // Register 0 is the verdict's; data attribute 2 is a verdict, whose attribute 1 is its code.
+        self.with("immediate", |e| {
+            e.attr(1, &0u32.to_be_bytes()).nest(2, |data| data.nest(2, |verdict| verdict.attr(1, &accept)))
+        })
+    }
+
+    /// To the port in register 1, at the address of the device that the packet came in on.
+    fn redirect(self) -> Self {
+        self.with("redir", |e| e.attr(1, &REGISTER_1.to_be_bytes()))
     }
 
     fn one_in(self, count: u32) -> Self {

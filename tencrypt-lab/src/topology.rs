@@ -9,7 +9,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::error::Result;
 use crate::link::{self, Mac, Peer};
-use crate::nat::{self, Ports};
+use crate::nat::{self, Ports, Side};
 use crate::netns::NetNs;
 use crate::tamper;
 
@@ -272,6 +272,34 @@ impl Pod {
     /// [`Error::Os`](crate::Error::Os) if the pod has the address already.
     pub fn add_address(&self, address: IpNet) -> Result<()> {
         self.netns.run(|| link::add_address("eth0", address))
+    }
+
+    /// Sends what is of `protocol` (`IPPROTO_*`), to `port` if one is given, to port `to` of the pod, as a sidecar's
+    /// init container does, in both families.
+    ///
+    /// # Errors
+    /// [`Error::Os`](crate::Error::Os) if the kernel has not nftables' address translation.
+    pub fn redirect(&self, side: Side, protocol: u8, port: Option<u16>, to: u16) -> Result<()> {
+        self.netns.run(|| nat::redirect(side, protocol, port, to))
+    }
+
+    /// Drops what comes into the pod and is of no connection that it began, but for loopback and ICMPv6.
+    ///
+    /// # Errors
+    /// [`Error::Os`](crate::Error::Os) if the kernel tracks no connections.
+    pub fn firewall(&self) -> Result<()> {
+        self.netns.run(nat::firewall)
+    }
+
+    /// Replaces the default route of the gateway's family by one that names the gateway alone, and no device.
+    ///
+    /// # Errors
+    /// [`Error::Os`](crate::Error::Os) if there is no default route, or the kernel finds no way to the gateway.
+    pub fn replace_gateway(&self, gateway: IpAddr) -> Result<()> {
+        let any: IpAddr =
+            if gateway.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let whole = net(any, 0);
+        self.netns.run(|| link::delete_route(whole).and_then(|()| link::add_route(whole, gateway)))
     }
 
     /// Takes an address from `eth0`.

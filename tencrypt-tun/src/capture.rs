@@ -11,11 +11,14 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use tencrypt::IpNet;
 
 use crate::{
+    addresses,
     device::{DeviceError, DeviceOffload, TunDevice, TunOptions},
     enforce::{Counters, Enforcement, Saved, Singles},
     error::{At as _, CaptureError, Occupied, Step},
     link,
     name::InterfaceName,
+    nat::Ports,
+    neighbours,
     netlink::Netlink,
     netns::NetNs,
     plan::CapturePlan,
@@ -94,6 +97,8 @@ pub struct Capture {
     /// The routes of the table as they were wanted last, and the device's size.
     pub(crate) routed: BTreeSet<Route>,
     pub(crate) sized: u32,
+    /// Copies of addresses that the device has; none after it was set up anew.
+    pub(crate) copied: Option<Vec<IpAddr>>,
     /// Settings of the device that cannot be written here.
     pub(crate) refused: Vec<&'static str>,
     pub(crate) standing: Standing,
@@ -151,6 +156,7 @@ impl Capture {
             counted: Default::default(),
             routed: BTreeSet::new(),
             sized: 0,
+            copied: None,
             refused: Vec::new(),
             standing: Standing::default(),
             closed: false,
@@ -184,11 +190,13 @@ impl Capture {
         }
         self.configure()?;
         self.sync_routes()?;
+        self.sync_addresses()?;
+        self.sync_nat()?;
         let rules = Rules::read(&mut self.netlink).at(Step::Rule, interface)?;
         for repair in rules.repairs() {
             rules::put(&mut self.netlink, repair).at(Step::Rule, interface)?;
         }
-        Ok(())
+        self.drop_waiting()
     }
 
     /// Installs the table, or installs it anew without a moment in between.
@@ -197,11 +205,13 @@ impl Capture {
         let plan = &self.plan;
         let policy = Policy {
             interface: self.saved.interface,
+            tun: plan.tun,
             port: plan.port,
             lanes: self.devices.len() as u8,
             unknown: plan.unknown,
         };
-        let prefixes = plan.prefixes(&exempt);
+        let nameservers = plan.nameserver_prefixes();
+        let prefixes = plan.prefixes(&exempt, &nameservers);
         let singles = Singles { leased: &self.external, proven: &self.proven };
         let enforced = plan.enforce.then_some((&policy, &prefixes, singles));
         let is_new = self.table.is_none();
@@ -213,6 +223,7 @@ impl Capture {
         let [before, last] = &mut self.counted;
         before.plain_in += last.plain_in;
         before.leak += last.leak;
+        before.looped += last.looped;
         *last = Counters::default();
         if is_new && !(features.socket && features.fib) {
             tracing::warn!(?features, "the kernel lacks parts of nftables; enforcement is coarser");
@@ -301,7 +312,11 @@ impl Capture {
             now => self.counted[1] = now.at(Step::Counters, self.plan.interface)?,
         }
         let [before, now] = self.counted;
-        Ok(Counters { plain_in: before.plain_in + now.plain_in, leak: before.leak + now.leak })
+        Ok(Counters {
+            plain_in: before.plain_in + now.plain_in,
+            leak: before.leak + now.leak,
+            looped: before.looped + now.looped,
+        })
     }
 
     /// Returns the addresses of the sockets with which the capture changes routes and rules, and nftables, for
@@ -361,7 +376,7 @@ impl Capture {
             link::take_down(&mut self.netlink, link).at(Step::ConfigureDevice, tun)?;
         }
         link::set_mtu(&mut self.netlink, link, mtu).at(Step::ConfigureDevice, tun)?;
-        self.sized = mtu;
+        (self.sized, self.copied) = (mtu, None);
         if self.device().offloads() != DeviceOffload::NONE
             && let Err(error) = link::limit_segments(&mut self.netlink, link, mtu)
         {
@@ -406,6 +421,30 @@ impl Capture {
 
     fn purposes(&self) -> BTreeMap<IpNet, Purpose> {
         self.plan.purposes(&self.underlay.gateways, self.external.keys().copied())
+    }
+
+    /// Gives the device copies of the interface's addresses.
+    pub(crate) fn sync_addresses(&mut self) -> Result<bool, CaptureError> {
+        let tun = self.plan.tun;
+        let device = Link::by_index(&mut self.netlink, self.tun).at(Step::ConfigureDevice, tun)?;
+        let Some(device) = device.filter(|device| device.up) else { return Ok(false) };
+        let wanted = addresses::wanted(&self.underlay);
+        let synced = addresses::sync(&mut self.netlink, device, &wanted).at(Step::ConfigureDevice, tun);
+        self.copied = Some(wanted);
+        synced
+    }
+
+    /// Keeps the tunnel's own packets out of the address translation of others in the namespace.
+    pub(crate) fn sync_nat(&mut self) -> Result<bool, CaptureError> {
+        let ports = Ports { first: self.plan.port, count: self.devices.len() as u8 };
+        let nft = &mut self.nft;
+        self.namespace.within(|| nft.sync_nat(ports))?.at(Step::Chains, self.plan.interface)
+    }
+
+    /// Drops what was sent before the capture stood and waits for a neighbour.
+    fn drop_waiting(&mut self) -> Result<(), CaptureError> {
+        let interface = self.plan.interface;
+        neighbours::drop_waiting(&mut self.netlink, self.link.index).at(Step::Discover, interface).map(drop)
     }
 
     pub(crate) fn add_route(&mut self, route: Route) -> Result<(), CaptureError> {

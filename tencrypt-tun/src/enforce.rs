@@ -23,11 +23,12 @@ use tencrypt::IpNet;
 
 use crate::{
     name::InterfaceName,
+    nat::{self, Ports},
     netlink::{BatchItem, Netlink},
     nft,
     ranges::{Range, Ranges, paint},
     ruleset::{self, Features, Policy},
-    table::{LEAK, PLAIN_IN, Set, TABLE},
+    table::{LEAK, LOOP, PLAIN_IN, Set, TABLE},
     table_state::{Content, TableState, generation},
 };
 
@@ -56,6 +57,7 @@ pub(crate) struct Prefixes<'a> {
     pub(crate) exempt: &'a [IpNet],
     pub(crate) external: &'a [IpNet],
     pub(crate) internal: &'a [IpNet],
+    pub(crate) nameservers: &'a [IpNet],
 }
 
 /// State that `down` has to put back.
@@ -74,6 +76,8 @@ pub struct Counters {
     pub plain_in: u64,
     /// Packets that would have left in plain, to protected destinations or to everybody on the link.
     pub leak: u64,
+    /// The tunnel's own packets that a route or rule of somebody else's led into its device.
+    pub looped: u64,
 }
 
 /// A connection to nftables in one namespace.
@@ -152,8 +156,21 @@ impl Enforcement {
         result
     }
 
-    /// Removes the table with all that is in it; false: there was none.
+    /// Keeps the tunnel's own packets out of the address translation of others. It must be called on a thread in the
+    /// namespace.
+    pub(crate) fn sync_nat(&mut self, ports: Ports) -> io::Result<bool> {
+        match nat::sync(&mut self.netlink, ports, true) {
+            // No `socket` expression, or no NAT in this family: by ports, or not at all.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                nat::sync(&mut self.netlink, ports, false)
+            }
+            result => result,
+        }
+    }
+
+    /// Removes the table with all that is in it, and the one for address translation; false: there was none.
     pub(crate) fn remove(&mut self) -> io::Result<bool> {
+        nat::remove(&mut self.netlink)?;
         let delete = NfTablesMessage::DeleteTable(nft::table(TABLE, None));
         absent_is_false(self.netlink.batch(vec![item(delete, 0)]))
     }
@@ -186,7 +203,11 @@ impl Enforcement {
 
     /// Reads what the chains have dropped.
     pub(crate) fn counters(&mut self) -> io::Result<Counters> {
-        Ok(Counters { plain_in: self.counter(PLAIN_IN)?, leak: self.counter(LEAK)? })
+        Ok(Counters {
+            plain_in: self.counter(PLAIN_IN)?,
+            leak: self.counter(LEAK)?,
+            looped: self.counter(LOOP)?,
+        })
     }
 
     fn counter(&mut self, name: &str) -> io::Result<u64> {
@@ -238,7 +259,7 @@ fn table_items(
         item(NfTablesMessage::NewTable(nft::table(TABLE, Some(saved.encode()))), NLM_F_CREATE),
     ];
     let Some((policy, prefixes, singles)) = policy else { return items };
-    for name in [PLAIN_IN, LEAK] {
+    for name in [PLAIN_IN, LEAK, LOOP] {
         items.push(item(nft::counter(TABLE, name), NLM_F_CREATE));
     }
     let mut id = 0;
@@ -335,13 +356,14 @@ pub(crate) fn contents(
 
 impl Prefixes<'_> {
     /// Disjoint ranges: of the classes external, internal and exempt an address belongs to that of its longest prefix.
-    fn ranges(&self) -> [(Set, Ranges); 4] {
+    fn ranges(&self) -> [(Set, Ranges); 5] {
         let [internal, external, exempt] = paint([self.internal, self.external, self.exempt]);
         [
             (Set::Protected, Ranges::from_prefixes(self.protected)),
             (Set::Exempt, exempt),
             (Set::External, external),
             (Set::Internal, internal),
+            (Set::Nameserver, Ranges::from_prefixes(self.nameservers)),
         ]
     }
 }

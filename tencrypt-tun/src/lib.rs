@@ -19,6 +19,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("tencrypt-tun needs Linux: network namespaces, TUN, netlink and nftables are its");
 
+mod addresses;
 mod backoff;
 mod capture;
 mod desired;
@@ -30,6 +31,8 @@ mod link;
 mod lookup;
 mod monitor;
 mod name;
+mod nat;
+mod neighbours;
 mod netlink;
 mod netns;
 mod nft;

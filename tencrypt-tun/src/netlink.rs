@@ -106,6 +106,40 @@ impl Netlink {
         self.receive(each).map(drop)
     }
 
+    /// Sends several requests at once, which the kernel works off one after another without a pause, and returns the outcome
+    /// of each; one that fails keeps none of the others from being tried.
+    pub(crate) fn together<M: NetlinkSerializable>(
+        &mut self,
+        items: Vec<BatchItem<M>>,
+    ) -> io::Result<Vec<io::Result<()>>> {
+        let (first, count) = (self.sequence, items.len());
+        let mut bytes = Vec::new();
+        for item in items {
+            bytes.extend(self.serialize(item.message, NLM_F_REQUEST | NLM_F_ACK | item.flags));
+        }
+        self.send(&bytes)?;
+        let mut results = Vec::with_capacity(count);
+        while results.len() < count {
+            let length = receive_datagram(&self.socket, &mut self.datagram, 0)?;
+            for message in messages(&self.datagram[..length]) {
+                let place = message.sequence_number().wrapping_sub(first) as usize;
+                if message.message_type() == NLMSG_ERROR && place == results.len() + 1 {
+                    results.push(error_code(message.payload()));
+                }
+            }
+        }
+        Ok(results)
+    }
+
+    /// As [`request`](Self::request), for messages no crate encodes: `body` follows the netlink header.
+    pub(crate) fn request_raw(&mut self, kind: u16, body: &[u8]) -> io::Result<()> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut bytes = Vec::new();
+        push_raw(&mut bytes, kind, NLM_F_REQUEST | NLM_F_ACK, self.sequence, body);
+        self.send(&bytes)?;
+        self.receive(|_, _| {}).map(drop)
+    }
+
     /// Applies nftables messages together or not at all.
     pub(crate) fn batch<M: NetlinkSerializable>(&mut self, items: Vec<BatchItem<M>>) -> io::Result<()> {
         if items.is_empty() {

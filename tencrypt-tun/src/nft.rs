@@ -56,6 +56,18 @@ const NFTA_OBJREF_IMM_NAME: u16 = 2;
 const NFTA_SOCKET_KEY: u16 = 1;
 const NFTA_SOCKET_DREG: u16 = 2;
 const NFT_SOCKET_MARK: u32 = 1;
+const NFTA_EXTHDR_DREG: u16 = 1;
+const NFTA_EXTHDR_TYPE: u16 = 2;
+const NFTA_EXTHDR_OFFSET: u16 = 3;
+const NFTA_EXTHDR_LEN: u16 = 4;
+const NFTA_EXTHDR_FLAGS: u16 = 5;
+const NFTA_EXTHDR_OP: u16 = 6;
+const NFT_EXTHDR_F_PRESENT: u32 = 1;
+const NFT_EXTHDR_OP_IPV6: u32 = 0;
+const NFT_EXTHDR_OP_IPV4: u32 = 2;
+const NFTA_NAT_TYPE: u16 = 1;
+const NFTA_NAT_FAMILY: u16 = 2;
+const NFTA_NAT_REG_ADDR_MIN: u16 = 3;
 const NFTA_FIB_DREG: u16 = 1;
 const NFTA_FIB_RESULT: u16 = 2;
 const NFTA_FIB_FLAGS: u16 = 3;
@@ -63,6 +75,25 @@ const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
 const NFTA_FIB_F_DADDR: u32 = 2;
 /// `NFT_REG_1` as an attribute value.
 const REGISTER_1: u32 = 1;
+
+/// Kind of a base chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ChainType {
+    Filter,
+    Nat,
+}
+
+/// Side of a packet that is translated (`enum nft_nat_types`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Nat {
+    Source = 0,
+    Destination = 1,
+}
+
+/// Wraps a message for all families.
+pub(crate) fn any_family(message: NfTablesMessage) -> NetfilterMessage {
+    NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 0), message)
+}
 
 /// Wraps a message for family `inet`.
 pub(crate) fn inet(message: NfTablesMessage) -> NetfilterMessage {
@@ -85,6 +116,21 @@ pub(crate) fn table(name: &str, user_data: Option<Vec<u8>>) -> TableMessage {
 
 /// A base chain of type `filter` with policy accept.
 pub(crate) fn chain(table: &str, name: &str, hook: InetHookNumber, priority: i32) -> NfTablesMessage {
+    chain_of(table, name, ChainType::Filter, hook, priority)
+}
+
+/// A base chain with policy accept.
+pub(crate) fn chain_of(
+    table: &str,
+    name: &str,
+    kind: ChainType,
+    hook: InetHookNumber,
+    priority: i32,
+) -> NfTablesMessage {
+    let kind = match kind {
+        ChainType::Filter => "filter",
+        ChainType::Nat => "nat",
+    };
     NfTablesMessage::NewChain(ChainMessage {
         attributes: vec![
             ChainAttribute::Table(table.to_owned()),
@@ -94,7 +140,7 @@ pub(crate) fn chain(table: &str, name: &str, hook: InetHookNumber, priority: i32
                 Hook::Priority(priority.cast_unsigned()),
             ]),
             ChainAttribute::Policy(Fate::Accept as u32),
-            ChainAttribute::Type("filter".to_owned()),
+            ChainAttribute::Type(kind.to_owned()),
         ],
     })
 }
@@ -228,6 +274,11 @@ pub(crate) fn differs(data: &[u8]) -> Expression {
     compare(Operator::NotEqual, data)
 }
 
+/// Goes on where register 1 is not above `data`, both being big-endian numbers.
+pub(crate) fn at_most(data: &[u8]) -> Expression {
+    compare(Operator::LessThanEqual, data)
+}
+
 /// Goes on where register 1 lies in the set.
 pub(crate) fn in_set(name: &str) -> Expression {
     Expressions::Lookup(vec![Lookup::Set(name.to_owned()), Lookup::SourceRegister(Register::Reg1)]).into()
@@ -246,6 +297,49 @@ pub(crate) fn destination_type() -> Expression {
             number(NFTA_FIB_DREG, REGISTER_1),
             number(NFTA_FIB_RESULT, NFT_FIB_RESULT_ADDRTYPE),
             number(NFTA_FIB_FLAGS, NFTA_FIB_F_DADDR),
+        ],
+    )
+}
+
+/// Loads `len` bytes at `offset` of the first IPv6 extension header of this type into register 1; ends the rule where
+/// the packet has none.
+pub(crate) fn extension_header(header: u8, offset: u32, len: u32) -> Expression {
+    exthdr(NFT_EXTHDR_OP_IPV6, header, offset, len, 0)
+}
+
+/// Loads 1 into register 1 where the packet has an IPv6 extension header of this type, else 0.
+pub(crate) fn has_extension_header(header: u8) -> Expression {
+    exthdr(NFT_EXTHDR_OP_IPV6, header, 0, 1, NFT_EXTHDR_F_PRESENT)
+}
+
+/// Loads 1 into register 1 where the packet has this IPv4 option, one of those that the kernel looks for (Linux 5.3),
+/// else 0.
+pub(crate) fn has_option(option: u8) -> Expression {
+    exthdr(NFT_EXTHDR_OP_IPV4, option, 0, 1, NFT_EXTHDR_F_PRESENT)
+}
+
+fn exthdr(op: u32, kind: u8, offset: u32, len: u32, flags: u32) -> Expression {
+    other(
+        "exthdr",
+        vec![
+            number(NFTA_EXTHDR_DREG, REGISTER_1),
+            DefaultNla::new(NFTA_EXTHDR_TYPE, vec![kind]),
+            number(NFTA_EXTHDR_OFFSET, offset),
+            number(NFTA_EXTHDR_LEN, len),
+            number(NFTA_EXTHDR_FLAGS, flags),
+            number(NFTA_EXTHDR_OP, op),
+        ],
+    )
+}
+
+/// Translates the packet's connection, of this family (`NFPROTO_*`), to the address in register 1.
+pub(crate) fn nat(kind: Nat, family: u8) -> Expression {
+    other(
+        "nat",
+        vec![
+            number(NFTA_NAT_TYPE, kind as u32),
+            number(NFTA_NAT_FAMILY, family.into()),
+            number(NFTA_NAT_REG_ADDR_MIN, REGISTER_1),
         ],
     )
 }

@@ -29,6 +29,8 @@ pub struct CapturePlan {
     pub internal: Vec<IpNet>,
     /// Nameservers to capture, inside the protected ranges or not; never loopback addresses.
     pub nameservers: Vec<IpAddr>,
+    /// Servers that the pod's queries are passed on to, if they are others.
+    pub upstreams: Vec<IpAddr>,
     /// Policy for plaintext from protected addresses nobody has classified: with [`UnansweredPolicy::Drop`] only external
     /// and exempt addresses may speak in plain, with [`UnansweredPolicy::Plain`] all but internal ones.
     pub unknown: UnansweredPolicy,
@@ -63,6 +65,7 @@ impl CapturePlan {
             external: Vec::new(),
             internal: Vec::new(),
             nameservers: Vec::new(),
+            upstreams: Vec::new(),
             unknown: UnansweredPolicy::Drop,
             enforce: true,
             offload: DeviceOffload::NONE,
@@ -125,9 +128,21 @@ impl CapturePlan {
         self.exempt.iter().copied().chain(gateways.iter().map(|gateway| IpNet::from(*gateway))).collect()
     }
 
-    /// Returns the first content of the sets, `exempt` being that of [`exempt_with`](Self::exempt_with).
-    pub(crate) fn prefixes<'a>(&'a self, exempt: &'a [IpNet]) -> Prefixes<'a> {
-        Prefixes { protected: &self.protected, exempt, external: &self.external, internal: &self.internal }
+    /// Returns the addresses that answers of DNS come from.
+    pub(crate) fn nameserver_prefixes(&self) -> Vec<IpNet> {
+        self.nameservers.iter().chain(&self.upstreams).map(|server| IpNet::from(*server)).collect()
+    }
+
+    /// Returns the first content of the sets, `exempt` being that of [`exempt_with`](Self::exempt_with) and `nameservers`
+    /// that of [`nameserver_prefixes`](Self::nameserver_prefixes).
+    pub(crate) fn prefixes<'a>(&'a self, exempt: &'a [IpNet], nameservers: &'a [IpNet]) -> Prefixes<'a> {
+        Prefixes {
+            protected: &self.protected,
+            exempt,
+            external: &self.external,
+            internal: &self.internal,
+            nameservers,
+        }
     }
 }
 

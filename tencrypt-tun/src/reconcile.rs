@@ -95,6 +95,14 @@ impl Capture {
             Refreshed::Present { changed: false } => {}
         }
         changed |= self.put_back(&parts);
+        if parts.contains(&Part::Device) {
+            changed |= self.put_back_addresses();
+        }
+        if parts.contains(&Part::Chains)
+            && let Err(error) = self.sync_nat()
+        {
+            self.standing.failed(Part::Chains, said(&error), Instant::now());
+        }
         if self.closed != self.standing.has_problem() {
             self.closed = !self.closed;
             changed = true;
@@ -184,6 +192,29 @@ impl Capture {
         changed
     }
 
+    /// Gives the device copies of the interface's addresses again, where they are others. Returns true if they were.
+    fn put_back_addresses(&mut self) -> bool {
+        let now = Instant::now();
+        if self.standing.is_pausing(Part::Device, now) {
+            return false;
+        }
+        let before = self.copied.take();
+        match self.sync_addresses() {
+            Ok(false) => false,
+            Ok(true) => {
+                if before == self.copied {
+                    let found = "the TUN device: it has other addresses".to_owned();
+                    self.standing.restored(Part::Device, found, now);
+                }
+                true
+            }
+            Err(error) => {
+                self.standing.failed(Part::Device, said(&error), now);
+                true
+            }
+        }
+    }
+
     fn observe(&mut self, part: Part, seen: &mut Observed) -> Result<(), CaptureError> {
         let (interface, tun) = (self.saved.interface, self.plan.tun);
         match part {
@@ -216,9 +247,10 @@ impl Capture {
 
     fn desired(&self, now: Instant) -> Desired<'_> {
         let exempt = self.plan.exempt_with(&self.underlay.gateways);
+        let nameservers = self.plan.nameserver_prefixes();
         let singles = Singles { leased: &self.external, proven: &self.proven };
         let contents = match self.plan.enforce {
-            true => contents(&self.plan.prefixes(&exempt), singles, now),
+            true => contents(&self.plan.prefixes(&exempt, &nameservers), singles, now),
             false => Default::default(),
         };
         Desired {

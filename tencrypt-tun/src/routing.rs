@@ -282,7 +282,9 @@ fn message_of(route: Route) -> RouteMessage {
         Kind::Device { index, source, mtu } => {
             builder = builder.kind(RouteType::Unicast).output_interface(index);
             if prefix.addr().is_ipv4() {
-                builder = builder.scope(RouteScope::Link);
+                // With the scope of a link they would serve as way to a next hop: a route that somebody sets `via` a
+                // protected gateway, without a device, would lead into the tunnel, the tunnel's own packets with it.
+                builder = builder.scope(RouteScope::Universe);
             } else {
                 builder = builder.priority(DEVICE_METRIC_V6);
             }
@@ -311,7 +313,9 @@ fn route_of(message: &RouteMessage) -> Option<Route> {
     let kind = match message.header.kind {
         RouteType::Unreachable if metric == UNREACHABLE_METRIC => Kind::Unreachable,
         RouteType::Throw => Kind::Throw,
-        RouteType::Unicast => Kind::Device { index: index?, source: source?, mtu: route_mtu(message) },
+        RouteType::Unicast if message.header.scope == RouteScope::Universe => {
+            Kind::Device { index: index?, source: source?, mtu: route_mtu(message) }
+        }
         _ => return None,
     };
     Some(Route { kind, prefix })

@@ -7,10 +7,10 @@ use crate::{
     MARK,
     name::InterfaceName,
     nft::{
-        Base, Expression, Fate, chain, count, destination_type, differs, equal, in_set, masked, meta,
-        payload, rule, socket_mark, verdict,
+        Base, Expression, Fate, at_most, chain, count, destination_type, differs, equal, extension_header,
+        has_extension_header, has_option, in_set, masked, meta, payload, rule, socket_mark, verdict,
     },
-    table::{LEAK, PLAIN_IN, Set, TABLE},
+    table::{LEAK, LOOP, PLAIN_IN, Set, TABLE},
 };
 
 /// Before everything else that looks at incoming packets, connection tracking's -200 included (`NF_IP_PRI_RAW`).
@@ -38,9 +38,23 @@ const NEIGHBOUR_SOLICIT: u8 = 135;
 const NEIGHBOUR_ADVERT: u8 = 136;
 const MLD2_REPORT: u8 = 143;
 
-/// Ports DHCP clients send to: RFC 2131, RFC 8415.
-const DHCP_SERVER: u16 = 67;
-const DHCPV6_SERVER: u16 = 547;
+/// Ports of a DHCP client's message, source and destination (RFC 2131 section 4.1, RFC 8415 section 7.2).
+const DHCP_PORTS: [u8; 4] = port_pair(68, 67);
+const DHCPV6_PORTS: [u8; 4] = port_pair(546, 547);
+/// `BOOTREQUEST`, in the first byte, and the cookie in front of the options (RFC 951, RFC 2131 section 3).
+const BOOTREQUEST: u8 = 1;
+const DHCP_COOKIE: (u32, [u8; 4]) = (236, [99, 130, 83, 99]);
+/// All_DHCP_Relay_Agents_and_Servers, and the last of the messages that a client sends (RFC 8415 sections 7.1, 7.3).
+const DHCPV6_SERVERS: [u8; 16] = [0xff, 0x02, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2];
+const INFORMATION_REQUEST: u8 = 11;
+/// Bytes of a UDP header.
+const UDP_HEADER: u32 = 8;
+
+/// Types of IPv6 extension headers that send a packet elsewhere first, or divide it (RFC 8200 sections 4.4, 4.5).
+const ROUTING_HEADER: u8 = 43;
+const FRAGMENT_HEADER: u8 = 44;
+/// Loose and strict source routes (RFC 791 section 3.1).
+const SOURCE_ROUTES: [u8; 2] = [131, 137];
 
 /// `RTN_BROADCAST` (include/uapi/linux/rtnetlink.h).
 const RTN_BROADCAST: u32 = 3;
@@ -49,6 +63,7 @@ const RTN_BROADCAST: u32 = 3;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Policy {
     pub(crate) interface: InterfaceName,
+    pub(crate) tun: InterfaceName,
     /// UDP port of the tunnel's first lane, for kernels that cannot look at a packet's socket; the others' follow.
     pub(crate) port: u16,
     pub(crate) lanes: u8,
@@ -94,6 +109,11 @@ fn inbound(policy: &Policy, features: Features) -> Vec<Vec<Expression>> {
             (0..policy.lanes).filter_map(|lane| policy.port.checked_add(lane.into())).map(to_udp_port),
         );
     }
+    // Later fragments have no ports, and so no socket; the first one has decided for them. Where the pod tracks
+    // connections they were put together before this chain.
+    for family in FAMILIES {
+        rules.push(family.source_in(Set::Nameserver, [family.later_fragment(), vec![accept()]].concat()));
+    }
     // A neighbour's advertisement carries its global address as source: without these even the tunnel finds nobody.
     // Off-link senders cannot make a hop limit of 255 (RFC 4861 section 7.1).
     for kind in [NEIGHBOUR_SOLICIT, NEIGHBOUR_ADVERT, ROUTER_ADVERT] {
@@ -113,10 +133,20 @@ fn inbound(policy: &Policy, features: Features) -> Vec<Vec<Expression>> {
 }
 
 fn outbound(policy: &Policy, features: Features) -> Vec<Vec<Expression>> {
+    let marked = || vec![meta(MetaKey::Mark), equal(&MARK.to_ne_bytes())];
+    let to_tunnel = vec![meta(MetaKey::Oifname), equal(&policy.tun.padded())];
     let mut rules = vec![
+        // Somebody's route or rule leads the tunnel's own packets into the tunnel, which would seal them again for ever.
+        [to_tunnel, marked(), drop_and_count(LOOP)].concat(),
         vec![meta(MetaKey::Oifname), differs(&policy.interface.padded()), accept()],
-        vec![meta(MetaKey::Mark), equal(&MARK.to_ne_bytes()), accept()],
+        [marked(), vec![accept()]].concat(),
     ];
+    // Such a packet names its first stop only, which may be exempt, and goes on in plain from there.
+    for option in SOURCE_ROUTES {
+        rules.push([V4.only(), vec![has_option(option), equal(&[1])], drop_and_count(LEAK)].concat());
+    }
+    let routed = vec![has_extension_header(ROUTING_HEADER), equal(&[1])];
+    rules.push([V6.only(), routed, drop_and_count(LEAK)].concat());
     for kind in [NEIGHBOUR_SOLICIT, NEIGHBOUR_ADVERT, ROUTER_SOLICIT] {
         rules.push(icmpv6(kind, true));
     }
@@ -129,8 +159,7 @@ fn outbound(policy: &Policy, features: Features) -> Vec<Vec<Expression>> {
         rules.push(family.destination_in(Set::External, vec![accept()]));
         rules.push(family.destination_in(Set::Protected, drop_and_count(LEAK)));
     }
-    rules.push(to_udp_port(DHCP_SERVER));
-    rules.push(to_udp_port(DHCPV6_SERVER));
+    rules.extend([dhcp_request(), dhcpv6_request()]);
     rules.push([V4.only(), vec![meta(MetaKey::L4Proto), equal(&[IGMP]), accept()]].concat());
     // 224.0.0.0/4, 255.255.255.255, ff00::/8, fe80::/10: everybody on the link, or one behind a route-less address.
     rules.push([V4.destination_masked(&[0xf0], &[0xe0]), drop_and_count(LEAK)].concat());
@@ -174,6 +203,16 @@ impl Family {
         [self.only(), vec![payload(Base::Network, offset, self.bytes), in_set(name)], then].concat()
     }
 
+    /// The packet is a fragment that is not the first of its datagram.
+    fn later_fragment(&self) -> Vec<Expression> {
+        // 13 bits in units of 8 bytes: at the end of IPv4's field, at the front of IPv6's.
+        let (load, mask) = match self.nfproto {
+            NFPROTO_IPV4 => (payload(Base::Network, 6, 2), [0x1f, 0xff]),
+            _ => (extension_header(FRAGMENT_HEADER, 2, 2), [0xff, 0xf8]),
+        };
+        vec![load, masked(&mask), differs(&[0, 0])]
+    }
+
     /// The first bytes of the destination, masked, are `wanted`.
     fn destination_masked(&self, mask: &[u8], wanted: &[u8]) -> Vec<Expression> {
         let load = payload(Base::Network, self.destination, mask.len() as u32);
@@ -199,6 +238,40 @@ fn to_udp_port(port: u16) -> Vec<Expression> {
     ]
 }
 
+/// Accepts what a DHCP client without an address, or without its server, says to everybody: by ports, destination and
+/// form, since an application may send to port 67 as well.
+fn dhcp_request() -> Vec<Expression> {
+    let (cookie, magic) = DHCP_COOKIE;
+    [
+        V4.destination_masked(&[0xff; 4], &[0xff; 4]),
+        udp_ports(DHCP_PORTS),
+        vec![payload(Base::Transport, UDP_HEADER, 1), equal(&[BOOTREQUEST])],
+        vec![payload(Base::Transport, UDP_HEADER + cookie, 4), equal(&magic), accept()],
+    ]
+    .concat()
+}
+
+/// The same for DHCPv6.
+fn dhcpv6_request() -> Vec<Expression> {
+    [
+        V6.destination_masked(&[0xff; 16], &DHCPV6_SERVERS),
+        udp_ports(DHCPV6_PORTS),
+        vec![payload(Base::Transport, UDP_HEADER, 1), at_most(&[INFORMATION_REQUEST]), accept()],
+    ]
+    .concat()
+}
+
+/// The packet is UDP between these ports.
+fn udp_ports(ports: [u8; 4]) -> Vec<Expression> {
+    vec![meta(MetaKey::L4Proto), equal(&[UDP]), payload(Base::Transport, 0, 4), equal(&ports)]
+}
+
+/// Source and destination port as they stand in a header.
+const fn port_pair(source: u16, destination: u16) -> [u8; 4] {
+    let ([a, b], [c, d]) = (source.to_be_bytes(), destination.to_be_bytes());
+    [a, b, c, d]
+}
+
 /// Accepts one type of ICMPv6, only from on-link if so wanted.
 fn icmpv6(kind: u8, on_link: bool) -> Vec<Expression> {
     let mut steps = [V6.only(), vec![meta(MetaKey::L4Proto), equal(&[ICMPV6])]].concat();
@@ -214,8 +287,8 @@ mod tests {
     use super::*;
 
     fn shown(features: Features) -> String {
-        let interface = "eth0".parse().expect("name");
-        let policy = Policy { interface, port: 8362, lanes: 2, unknown: UnansweredPolicy::Drop };
+        let [interface, tun] = ["eth0", "tenc0"].map(|name| name.parse().expect("name"));
+        let policy = Policy { interface, tun, port: 8362, lanes: 2, unknown: UnansweredPolicy::Drop };
         format!("{:?}", chains(&policy, features))
     }
 

@@ -9,6 +9,9 @@ pub(crate) const PLAIN_IN: &str = "plain_in";
 /// Counter of packets that would have left in plain and were dropped.
 pub(crate) const LEAK: &str = "leak";
 
+/// Counter of the tunnel's own packets that were led to its device and dropped.
+pub(crate) const LOOP: &str = "loop";
+
 /// The sets, one of each family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Set {
@@ -16,10 +19,12 @@ pub(crate) enum Set {
     Exempt,
     External,
     Internal,
+    Nameserver,
 }
 
 impl Set {
-    pub(crate) const ALL: [Self; 4] = [Self::Protected, Self::Exempt, Self::External, Self::Internal];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Protected, Self::Exempt, Self::External, Self::Internal, Self::Nameserver];
 
     pub(crate) fn name(self, v4: bool) -> &'static str {
         match (self, v4) {
@@ -31,6 +36,8 @@ impl Set {
             (Self::External, false) => "external6",
             (Self::Internal, true) => "internal4",
             (Self::Internal, false) => "internal6",
+            (Self::Nameserver, true) => "nameserver4",
+            (Self::Nameserver, false) => "nameserver6",
         }
     }
 }

@@ -6,7 +6,10 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
     link::{LinkAttribute, LinkFlags, LinkMessage},
-    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType, RouteVia},
+    route::{
+        RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteType,
+        RouteVia,
+    },
 };
 use tencrypt::IpNet;
 
@@ -70,7 +73,7 @@ pub(crate) struct Underlay {
     pub(crate) mtu: Mtu,
     /// Global addresses, in the kernel's order.
     pub(crate) addresses: Vec<Address>,
-    /// Next hops of default routes.
+    /// Next hops of default routes, but for those that router advertisements made.
     pub(crate) gateways: Vec<IpAddr>,
 }
 
@@ -138,16 +141,7 @@ impl From<&LinkMessage> for Link {
 impl Underlay {
     /// Reads the state of `link`.
     pub(crate) fn discover(netlink: &mut Netlink, link: Link) -> io::Result<Self> {
-        let addresses = netlink
-            .dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?
-            .iter()
-            .filter_map(|message| match message {
-                RouteNetlinkMessage::NewAddress(address) if address.header.index == link.index => {
-                    address_of(address)
-                }
-                _ => None,
-            })
-            .collect();
+        let addresses = dump_addresses(netlink, link)?;
         let mut mtu = link.mtu;
         let mut gateways = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
@@ -162,7 +156,9 @@ impl Underlay {
                 if let Some(limit) = route_mtu(&message) {
                     mtu = mtu.min(limit);
                 }
-                if message.header.destination_prefix_length == 0 {
+                // A router that made itself known by an advertisement, as anybody on the link may, is nobody's choice.
+                let is_chosen = message.header.protocol != RouteProtocol::Ra;
+                if message.header.destination_prefix_length == 0 && is_chosen {
                     gateways.extend(hops.into_iter().flatten());
                 }
             }
@@ -181,6 +177,20 @@ impl Underlay {
             .or_else(|| usable().next())
             .map(|address| address.net.addr())
     }
+}
+
+/// The global addresses of a link, in the kernel's order.
+pub(crate) fn addresses_of(netlink: &mut Netlink, link: Link) -> io::Result<Vec<IpAddr>> {
+    Ok(dump_addresses(netlink, link)?.iter().map(|address| address.net.addr()).collect())
+}
+
+fn dump_addresses(netlink: &mut Netlink, link: Link) -> io::Result<Vec<Address>> {
+    let all = netlink.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
+    let on_link = |message: &RouteNetlinkMessage| match message {
+        RouteNetlinkMessage::NewAddress(address) if address.header.index == link.index => address_of(address),
+        _ => None,
+    };
+    Ok(all.iter().filter_map(on_link).collect())
 }
 
 /// Routes of all tables, of one family; none where the kernel has not got the family.

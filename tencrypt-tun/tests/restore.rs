@@ -25,7 +25,7 @@ use support::{
     isolated,
     net::{Net, Wire, set_sysctl, sysctl},
     plan,
-    state::{elements, nft_batch, routes_8362, rules_8362, snapshot},
+    state::{elements, nft_batch_with, routes_8362, rules_8362, snapshot},
 };
 use tencrypt_tun::{Capture, Followed, Monitor, Part, PartState, bind_to_interface};
 
@@ -141,18 +141,18 @@ fn foreign_route(net: &Net, to: &str, gateway: &str) {
 
 fn delete_table() {
     let table = TableMessage { attributes: vec![TableAttribute::Name("tencrypt".into())] };
-    nft_batch(vec![(NfTablesMessage::DeleteTable(table), 0)]);
+    nft_batch_with(vec![(NfTablesMessage::DeleteTable(table), 0)]);
 }
 
 /// Deletes the rules of a chain.
 fn flush_chain(chain: &str) {
     let attributes = vec![RuleAttribute::Table("tencrypt".into()), RuleAttribute::Chain(chain.into())];
-    nft_batch(vec![(NfTablesMessage::DeleteRule(RuleMessage { attributes }), 0)]);
+    nft_batch_with(vec![(NfTablesMessage::DeleteRule(RuleMessage { attributes }), 0)]);
 }
 
 fn add_chain(name: &str) {
     let attributes = vec![ChainAttribute::Table("tencrypt".into()), ChainAttribute::Name(name.into())];
-    nft_batch(vec![(NfTablesMessage::NewChain(ChainMessage { attributes }), 0x400)]);
+    nft_batch_with(vec![(NfTablesMessage::NewChain(ChainMessage { attributes }), 0x400)]);
 }
 
 fn edit_set(set: &str, address: Option<&str>) {
@@ -172,7 +172,7 @@ fn edit_set(set: &str, address: Option<&str>) {
         // All of it.
         None => (NfTablesMessage::DeleteSetElement(message), 0),
     };
-    nft_batch(vec![message]);
+    nft_batch_with(vec![message]);
 }
 
 fn change_link(
@@ -212,6 +212,11 @@ const KINDS: &[(&str, Part, Act)] = &[
     ("device's MTU below IPv6's", Part::Device, |net| net.mtu("tenc0", 1000)),
     ("device's queue", Part::Device, |net| change_link(net, |link| link.txqueuelen(7))),
     ("device's name", Part::Device, |net| change_link(net, |link| link.down().name("other0".to_owned()))),
+    ("copy of an address removed, IPv4", Part::Device, |net| net.remove_address("tenc0", "10.128.1.5/32")),
+    ("copy of an address removed, IPv6", Part::Device, |net| {
+        net.remove_address("tenc0", "fd00:128:1::5/128")
+    }),
+    ("address added to the device", Part::Device, |net| net.address("tenc0", "10.128.99.1/32")),
     ("rp_filter of the interface", Part::ReversePathFilter, |_| set_sysctl("ipv4", "eth0", "rp_filter", "1")),
 ];
 

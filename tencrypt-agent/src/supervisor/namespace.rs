@@ -13,7 +13,7 @@ use tencrypt::{
     Event,
     directory::{Class, Fact, FactChange, FactSource},
 };
-use tencrypt_tun::{Capture, CaptureError, Change, Followed, Monitor, PartState};
+use tencrypt_tun::{Capture, CaptureError, Change, Counters, Followed, Monitor, PartState};
 use tokio::sync::mpsc;
 
 use super::{
@@ -216,7 +216,8 @@ impl Namespace {
     fn count(&mut self) {
         match self.capture.counters() {
             Ok(counters) => {
-                let now = ChainsReport { plain_in: counters.plain_in, leak: counters.leak };
+                let Counters { plain_in, leak, looped, .. } = counters;
+                let now = ChainsReport { plain_in, leak, looped };
                 *self.chains.lock().unwrap_or_else(PoisonError::into_inner) = now;
             }
             Err(error) => tracing::warn!(%error, "counters of the chains"),

@@ -26,6 +26,7 @@ pub(super) fn plan(config: &Config, names: &Names) -> Result<CapturePlan, Failur
     plan.external = of_class(config, Class::External).collect();
     plan.internal = of_class(config, Class::Internal).collect();
     plan.nameservers.clone_from(&names.nameservers);
+    plan.upstreams = names.upstreams.iter().map(|server| server.ip()).collect();
     plan.unknown = config.policy.unknown;
     plan.enforce = config.policy.enforce;
     plan.offload = network.offload.device();

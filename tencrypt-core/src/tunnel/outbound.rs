@@ -16,8 +16,8 @@ use crate::{
     directory::{Finding, Standing},
     nat::{NatOutcome, Service},
     offload::GsoType,
-    packet::{IpPacket, IpVersion, is_tunnel_address},
-    record::{DATA_OVERHEAD, FLAG_CSUM_PARTIAL},
+    packet::{IpPacket, Transport, is_tunnel_address},
+    record::{self, DATA_OVERHEAD, FLAG_CSUM_PARTIAL, SessionIndex},
     sink::{DatagramSink, Train, TrainSlot},
     stats::DropReason,
 };
@@ -129,9 +129,24 @@ impl Tunnel {
     /// Finds where a packet goes: by a decision that still holds, or by looking.
     fn route(&mut self, packet: &mut TunPacket<'_>, now: Instant) -> Route {
         match self.known_route(packet, now) {
+            _ if self.is_own_record(packet) => Route::Drop(DropReason::Loop),
             Some(key) => Route::Peer(key),
             None => self.find_route(packet, now),
         }
+    }
+
+    /// Tells if a packet is a record or handshake message that a lane of this pod has sent: from a lane's port, and of that
+    /// form, since an application may have the ports of lanes that there are not. Sealed again it would come back for ever.
+    #[inline]
+    fn is_own_record(&self, packet: &mut TunPacket<'_>) -> bool {
+        let port = self.policy.config().port;
+        let Ok(inner) = packet.inner() else { return false };
+        let lane =
+            |source: u16| source.checked_sub(port).is_some_and(|lane| lane < SessionIndex::LANES.into());
+        inner.transport() == Some(Transport::Udp)
+            && inner.ports().is_some_and(|(source, _)| lane(source))
+            && inner.bytes().get(inner.payload()).is_some_and(|datagram| record::parse(datagram).is_ok())
+            && self.policy.is_own(inner.source())
     }
 
     #[inline]
@@ -270,17 +285,16 @@ impl Tunnel {
         now: Instant,
         sink: &mut S,
     ) -> Outbound {
-        if self.peers.find(key).is_some_and(|peer| peer.is_waited_for()) {
-            // CONF and packets held for this peer leave by poll_output: nothing may overtake them.
-            return self.queue_behind(packet, key);
-        }
-        let Ok(layout) = packet.layout() else { return self.refuse(DropReason::Malformed) };
-        let inner_is_v4 = layout.version() == IpVersion::V4;
         let max_record = self.policy.config().max_datagram;
-        let Toward { session, to, finish } = match self.peers.toward(key, inner_is_v4, now) {
+        let Toward { session, to, finish, is_waited_for } = match self.peers.toward(key, packet.is_v4(), now)
+        {
             Ok(toward) => toward,
             Err(reason) => return self.refuse(reason),
         };
+        if is_waited_for {
+            // CONF and packets held for this peer leave by poll_output: nothing may overtake them.
+            return self.queue_behind(packet, key);
+        }
         let way = Way { to, finish, max_record };
         let sealed = match packet.vnet.gso_type {
             GsoType::None => seal_lone(session, packet, &way, sink),

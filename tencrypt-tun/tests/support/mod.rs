@@ -31,6 +31,7 @@ pub(crate) fn isolated(test: &str, body: impl FnOnce()) {
     let output = command.output().expect("the test starts again");
     let shown = [String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)].concat();
     assert!(output.status.success() && shown.contains("1 passed"), "{test} inside a namespace: {shown}");
+    print!("{shown}");
 }
 
 /// Role that this process plays.

@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use futures_util::TryStreamExt as _;
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
     nftables::{
@@ -124,7 +126,7 @@ fn ip(address: &RouteAddress) -> IpAddr {
     }
 }
 
-fn dump_routes(net: &Net, family: AddressFamily) -> Vec<RouteMessage> {
+pub(crate) fn dump_routes(net: &Net, family: AddressFamily) -> Vec<RouteMessage> {
     let mut query = RouteMessage::default();
     query.header.address_family = family;
     let all = net.wait(net.handle.route().get(query).execute().try_collect::<Vec<_>>());
@@ -245,35 +247,38 @@ fn nft_dump(query: NfTablesMessage) -> Vec<NfTablesMessage> {
     }
 }
 
-/// Changes nftables as somebody else would, in one transaction; the flags are beside `NLM_F_REQUEST`.
-pub(crate) fn nft_batch(items: Vec<(NfTablesMessage, u16)>) {
-    let mut socket = Socket::new(NETLINK_NETFILTER).expect("netfilter socket");
-    socket.bind_auto().expect("bind");
-    socket.connect(&SocketAddr::new(0, 0)).expect("connect");
-    // `struct nlmsghdr` and `struct nfgenmsg` for nftables: NFNL_MSG_BATCH_BEGIN is 16, .._END 17.
+/// Applies nftables messages of family inet together.
+pub(crate) fn nft_batch(messages: Vec<NfTablesMessage>) {
+    nft_batch_with(messages.into_iter().map(|message| (message, NLM_F_CREATE)).collect());
+}
+
+/// Applies nftables messages of family inet together, with these flags of each.
+pub(crate) fn nft_batch_with(messages: Vec<(NfTablesMessage, u16)>) {
+    // `NFNL_MSG_BATCH_BEGIN` and `.._END`, for subsystem nftables (include/uapi/linux/netfilter/nfnetlink.h).
     let edge = |kind: u16| {
-        let mut edge = [0; 20];
-        edge[0] = 20;
-        edge[4..6].copy_from_slice(&kind.to_ne_bytes());
-        edge[6..8].copy_from_slice(&NLM_F_REQUEST.to_ne_bytes());
-        edge[19] = 10;
-        edge
+        let mut bytes = 20_u32.to_ne_bytes().to_vec();
+        bytes.extend([kind.to_ne_bytes(), NLM_F_REQUEST.to_ne_bytes()].concat());
+        bytes.extend([0; 8]);
+        bytes.extend([0, 0, 0, 10]);
+        bytes
     };
-    let mut bytes = edge(16).to_vec();
-    for (message, flags) in items {
+    let mut bytes = edge(16);
+    for (message, flags) in messages {
         let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | netlink_packet_core::NLM_F_ACK | flags;
-        header.sequence_number = 1;
+        header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
         let inner = NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0), message);
         let mut message = NetlinkMessage::new(header, NetlinkPayload::from(inner));
         message.finalize();
         let start = bytes.len();
-        bytes.resize(start + message.buffer_len(), 0);
+        bytes.resize(start + message.buffer_len().next_multiple_of(4), 0);
         message.serialize(&mut bytes[start..]);
     }
     bytes.extend(edge(17));
+    let mut socket = Socket::new(NETLINK_NETFILTER).expect("netfilter socket");
+    socket.bind_auto().expect("bind");
+    socket.connect(&SocketAddr::new(0, 0)).expect("connect");
     socket.send(&bytes, 0).expect("send");
-    let (datagram, _) = socket.recv_from_full().expect("answer");
-    let message = NetlinkMessage::<NetfilterMessage>::deserialize(&datagram).expect("answer");
-    assert!(matches!(&message.payload, NetlinkPayload::Error(error) if error.code.is_none()), "{message:?}");
+    let (answer, _) = socket.recv_from_full().expect("answer");
+    let code = i32::from_ne_bytes(*answer[16..].first_chunk().expect("a result"));
+    assert_eq!(code, 0, "refused");
 }

@@ -49,10 +49,11 @@ pub(super) fn unshare_network() -> io::Result<()> {
     checked(unsafe { libc::unshare(libc::CLONE_NEWNET) })
 }
 
-/// Sets an option of a socket to these four bytes.
-pub(crate) fn set_option(socket: &socket2::Socket, level: i32, name: i32, value: &[u8; 4]) {
-    // SAFETY: the kernel reads the four bytes of `value`, which lives across the call.
-    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), 4) };
+/// Sets an option of a socket to these bytes.
+pub(crate) fn set_option(socket: &socket2::Socket, level: i32, name: i32, value: &[u8]) {
+    let length = value.len() as libc::socklen_t;
+    // SAFETY: the kernel reads the bytes of `value`, which lives across the call.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), length) };
     checked(result).expect("socket option");
 }
 

@@ -118,6 +118,11 @@ fn kept_out(report: &StatusReport) -> Vec<Row> {
         let text = format!("plaintext in {}, plaintext out {}", chains.plain_in, chains.leak);
         rows.push(row("stopped", text));
     }
+    if chains.looped > 0 {
+        let text =
+            format!("{} of the tunnel's own packets, led into it by another route or rule", chains.looped);
+        rows.push(row("loop", text));
+    }
     if screen.dropped > 0 || screen.refused > 0 {
         let mut text = format!("{} datagrams and trains", screen.dropped);
         if screen.up {

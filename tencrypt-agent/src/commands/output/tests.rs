@@ -48,7 +48,7 @@ fn report() -> StatusReport {
         renewal: RenewalReport { clones_told: true, ..RenewalReport::default() },
         keys: KeysReport { send: 1, accept: vec![1, 2], error: None },
         peers: vec![peer()],
-        chains: ChainsReport { plain_in: 4, leak: 0 },
+        chains: ChainsReport { plain_in: 4, leak: 0, looped: 0 },
         calls: crate::report::CallsReport::default(),
         screen: crate::report::ScreenReport { up: true, dropped: 77, refused: 2 },
         names: None,

@@ -91,3 +91,41 @@ fn what_another_lane_has_lost_is_looked_up_anew() {
     assert!(pair.tunnels[0].revision() > before);
     assert!(matches!(pair.tunnels[0].classify(ADDRESSES[1].parse().unwrap(), now), Verdict::Encrypt(_)));
 }
+
+/// A datagram of IPv4, from the first pod to the second, between these ports.
+fn datagram((source, destination): (u16, u16), payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0];
+    for side in [0, 1] {
+        let std::net::IpAddr::V4(address) = address(side) else { panic!("IPv4") };
+        packet.extend(address.octets());
+    }
+    packet.extend([source.to_be_bytes(), destination.to_be_bytes()].concat());
+    packet.extend((8 + payload.len() as u16).to_be_bytes());
+    packet.extend([0, 0]);
+    packet.extend(payload);
+    let length = (packet.len() as u16).to_be_bytes();
+    packet[2..4].copy_from_slice(&length);
+    packet
+}
+
+#[test]
+fn a_record_of_its_own_that_comes_from_the_device_is_not_sealed_again() {
+    let mut pair = talking();
+    let record = pair.sent[0].last().expect("a record").clone();
+    let port = crate::TunnelConfig::DEFAULT_PORT;
+    for (looped, lane) in (1..).zip([0, 1, 15]) {
+        let sent = pair.sent[0].len();
+        let outcome = pair.offer_packet(0, datagram((port + lane, port), &record));
+        assert_eq!(outcome, Outbound::Dropped(DropReason::Loop));
+        assert_eq!(pair.tunnels[0].stats().dropped(DropReason::Loop), looped);
+        assert_eq!(pair.sent[0].len(), sent, "nothing leaves");
+    }
+    // A train of them, as the kernel hands over what it did not cut.
+    let train = [record.as_slice(), &record].concat();
+    assert_eq!(pair.offer_packet(0, datagram((port, port), &train)), Outbound::Dropped(DropReason::Loop));
+    // What an application sends: another port, or something else.
+    for (source, payload) in [(port + 16, record.as_slice()), (port - 1, &record), (port + 1, b"hello")] {
+        let outcome = pair.offer_packet(0, datagram((source, port), payload));
+        assert_eq!(outcome, Outbound::Sent { records: 1 }, "from port {source}");
+    }
+}
