@@ -56,6 +56,9 @@ const FRAGMENT_HEADER: u8 = 44;
 /// Loose and strict source routes (RFC 791 section 3.1).
 const SOURCE_ROUTES: [u8; 2] = [131, 137];
 
+/// The loopback device's name as `meta iifname` loads it (`IFNAMSIZ` bytes).
+const LOOPBACK: [u8; 16] = *b"lo\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+
 /// `RTN_BROADCAST` (include/uapi/linux/rtnetlink.h).
 const RTN_BROADCAST: u32 = 3;
 
@@ -100,8 +103,14 @@ pub(crate) fn chains(policy: &Policy, features: Features) -> Vec<NfTablesMessage
     messages
 }
 
+/// Accepts what passes loopback or the tunnel. Every other interface is one by which the tenant's packets could go in plain:
+/// the pod's own, another network's, or one that is called otherwise by now.
+fn inside(key: MetaKey, policy: &Policy) -> [Vec<Expression>; 2] {
+    [LOOPBACK, policy.tun.padded()].map(|name| vec![meta(key), equal(&name), accept()])
+}
+
 fn inbound(policy: &Policy, features: Features) -> Vec<Vec<Expression>> {
-    let mut rules = vec![vec![meta(MetaKey::Iifname), differs(&policy.interface.padded()), accept()]];
+    let mut rules = inside(MetaKey::Iifname, policy).to_vec();
     if features.socket {
         rules.push(vec![socket_mark(), equal(&MARK.to_ne_bytes()), accept()]);
     } else {
@@ -135,12 +144,10 @@ fn inbound(policy: &Policy, features: Features) -> Vec<Vec<Expression>> {
 fn outbound(policy: &Policy, features: Features) -> Vec<Vec<Expression>> {
     let marked = || vec![meta(MetaKey::Mark), equal(&MARK.to_ne_bytes())];
     let to_tunnel = vec![meta(MetaKey::Oifname), equal(&policy.tun.padded())];
-    let mut rules = vec![
-        // Somebody's route or rule leads the tunnel's own packets into the tunnel, which would seal them again for ever.
-        [to_tunnel, marked(), drop_and_count(LOOP)].concat(),
-        vec![meta(MetaKey::Oifname), differs(&policy.interface.padded()), accept()],
-        [marked(), vec![accept()]].concat(),
-    ];
+    // Somebody's route or rule leads the tunnel's own packets into the tunnel, which would seal them again for ever.
+    let mut rules = vec![[to_tunnel, marked(), drop_and_count(LOOP)].concat()];
+    rules.extend(inside(MetaKey::Oifname, policy));
+    rules.push([marked(), vec![accept()]].concat());
     // Such a packet names its first stop only, which may be exempt, and goes on in plain from there.
     for option in SOURCE_ROUTES {
         rules.push([V4.only(), vec![has_option(option), equal(&[1])], drop_and_count(LEAK)].concat());
@@ -159,6 +166,8 @@ fn outbound(policy: &Policy, features: Features) -> Vec<Vec<Expression>> {
         rules.push(family.destination_in(Set::External, vec![accept()]));
         rules.push(family.destination_in(Set::Protected, drop_and_count(LEAK)));
     }
+    // What follows is to everybody on the link of the tenant's network; on others that is their matter.
+    rules.push(vec![meta(MetaKey::Oifname), differs(&policy.interface.padded()), accept()]);
     rules.extend([dhcp_request(), dhcpv6_request()]);
     rules.push([V4.only(), vec![meta(MetaKey::L4Proto), equal(&[IGMP]), accept()]].concat());
     // 224.0.0.0/4, 255.255.255.255, ff00::/8, fe80::/10: everybody on the link, or one behind a route-less address.

@@ -99,6 +99,37 @@ impl Net {
         wire
     }
 
+    /// A second interface of the pod's, net1 with 10.200.0.5/24 and fd00:200::5/64, in a network where protected addresses
+    /// answer: 10.128.200.1 and fd00:128:200::1.
+    pub(crate) fn second_wire(&self) -> Wire {
+        let node = another_namespace();
+        self.veth_to("net1", &node);
+        let sniffer = node.run(|| {
+            let net = Self::new();
+            for address in ["10.200.0.1/24", "10.128.200.1/32"] {
+                net.address("eth0", address);
+            }
+            for address in ["fd00:200::1/64", "fd00:128:200::1/128"] {
+                net.quick_address("eth0", address);
+            }
+            net.up("eth0");
+            sniffer()
+        });
+        set_sysctl("ipv6", "net1", "accept_dad", "0");
+        self.up("net1");
+        self.address("net1", "10.200.0.5/24");
+        self.quick_address("net1", "fd00:200::5/64");
+        // Without one a bound socket has no way in IPv6.
+        let route = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix("fd00:128:200::".parse().expect("address"), 64)
+            .expect("prefix")
+            .output_interface(self.index("net1"));
+        self.wait(self.handle.route().add(route.build()).execute());
+        let wire = Wire { sniffer: sniffer.expect("runs"), node };
+        eventually("carrier", || self.is_running("net1") && wire.on_node(|net| net.is_running("eth0")));
+        wire
+    }
+
     pub(crate) fn pod_addresses(&self) {
         self.address("eth0", "10.128.1.5/24");
         self.quick_address("eth0", "fd00:128:1::5/64");
