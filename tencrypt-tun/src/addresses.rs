@@ -31,7 +31,7 @@ pub(crate) fn wanted(underlay: &Underlay) -> Vec<IpAddr> {
     usable.filter(|address| address.is_ipv4() || underlay.mtu.ipv6().is_some()).collect()
 }
 
-/// Gives the device exactly these global addresses, in this order. Returns true if anything had to be changed.
+/// Gives the device exactly these global addresses, in this order, without their `local` routes. Returns true if it had others.
 pub(crate) fn sync(netlink: &mut Netlink, device: Link, wanted: &[IpAddr]) -> io::Result<bool> {
     let present = addresses_of(netlink, device)?;
     let mut changed = false;
@@ -41,8 +41,9 @@ pub(crate) fn sync(netlink: &mut Netlink, device: Link, wanted: &[IpAddr]) -> io
         };
         changed |= sync_family(netlink, device.index, &of(&present), &of(wanted))?;
     }
-    // Those that came back when the device went up.
-    Ok(delete_local_routes(netlink, device.index, wanted)? | changed)
+    // Those that came back when the device went up, or late: the kernel's doing, and nobody's change.
+    delete_local_routes(netlink, device.index, wanted)?;
+    Ok(changed)
 }
 
 fn sync_family(netlink: &mut Netlink, index: u32, present: &[IpAddr], wanted: &[IpAddr]) -> io::Result<bool> {
@@ -110,9 +111,8 @@ fn add(netlink: &mut Netlink, index: u32, address: IpAddr) -> io::Result<()> {
     Ok(())
 }
 
-/// Deletes the `local` routes of these addresses to the device; true if there were any.
-fn delete_local_routes(netlink: &mut Netlink, index: u32, addresses: &[IpAddr]) -> io::Result<bool> {
-    let mut found = false;
+/// Deletes the `local` routes of these addresses to the device.
+fn delete_local_routes(netlink: &mut Netlink, index: u32, addresses: &[IpAddr]) -> io::Result<()> {
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         for route in dump_routes(netlink, family)? {
             let Some(address) = local_address(&route, index).filter(|address| addresses.contains(address))
@@ -121,14 +121,11 @@ fn delete_local_routes(netlink: &mut Netlink, index: u32, addresses: &[IpAddr]) 
             };
             match netlink.request(RouteNetlinkMessage::DelRoute(local_route(index, address)), 0) {
                 Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENODEV)) => {}
-                result => {
-                    result?;
-                    found = true;
-                }
+                result => drop(result?),
             }
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 /// The address whose `local` route to the device this is.
