@@ -84,3 +84,49 @@ impl Statements {
         self.0.iter()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{directory::Class, testing::start};
+
+    fn name(name: &str, class: Class, second: u64) -> Fact {
+        let expires = start() + Duration::from_secs(second);
+        Fact::new(std::net::IpAddr::from([10, 0, 0, 1]), class, FactSource::Dns(name.into()), Some(expires))
+    }
+
+    fn names(statements: &Statements) -> Vec<&str> {
+        statements.iter().filter_map(|fact| fact.source.dns_name()).collect()
+    }
+
+    /// The owner of a zone may give an address as many names as he likes.
+    #[test]
+    fn an_address_is_remembered_under_four_names_and_the_one_that_ends_first_makes_room() {
+        let mut statements = Statements::default();
+        let authority =
+            Fact::new(std::net::IpAddr::from([10, 0, 0, 1]), Class::Internal, FactSource::Static, None);
+        statements.learn(authority);
+        for (label, second) in [("a", 40), ("b", 10), ("c", 30), ("d", 20), ("e", 50)] {
+            statements.learn(name(label, Class::External, second));
+        }
+        assert_eq!(names(&statements), ["a", "c", "d", "e"]);
+        statements.learn(name("c", Class::External, 60));
+        assert_eq!(names(&statements).len(), 4, "a name that is known already takes no other's place");
+        assert_eq!(statements.iter().count(), 5, "nor does any take that of another source");
+        assert_eq!(statements.iter().next().map(|fact| &fact.source), Some(&FactSource::Static));
+    }
+
+    #[test]
+    fn what_a_source_takes_back_is_gone_and_what_others_said_stays() {
+        let mut statements = Statements::default();
+        for label in ["a", "b"] {
+            statements.learn(name(label, Class::Internal, 10));
+        }
+        statements.forget(&FactSource::Dns("a".into()));
+        assert_eq!(names(&statements), ["b"]);
+        statements.forget(&FactSource::Dns("b".into()));
+        assert!(statements.is_empty());
+    }
+}

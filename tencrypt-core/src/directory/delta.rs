@@ -139,7 +139,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::testing::start;
+    use crate::{
+        directory::{Class, FactSource},
+        testing::start,
+    };
 
     fn address(number: usize) -> IpAddr {
         IpAddr::from((number as u32).to_be_bytes())
@@ -167,5 +170,42 @@ mod tests {
         assert_eq!((delta.sticky.len(), delta.sticky_ends.len()), (MAX_STICKY, MAX_STICKY));
         let is_kept = |number: usize| delta.sticky_until(address(number), now).is_some();
         assert!(!is_kept(0) && !is_kept(1) && is_kept(2) && is_kept(MAX_STICKY + 1));
+    }
+
+    fn hint(number: usize, second: u64) -> FactChange {
+        let expires = start() + Duration::from_secs(second);
+        FactChange::Learn(Fact::new(address(number), Class::Internal, source(), Some(expires)))
+    }
+
+    fn source() -> FactSource {
+        FactSource::Dns("web.shop.svc.cluster.local".into())
+    }
+
+    #[test]
+    fn facts_are_bounded_and_what_ends_first_goes_first() {
+        let (mut delta, now) = (Delta::new(1), start());
+        for number in 0..MAX_DELTA + 2 {
+            // The last ones end first of all.
+            delta.apply(&hint(number, (2 * MAX_DELTA - number) as u64), now);
+        }
+        let is_known = |number: usize| delta.table.find(address(number).into()).is_some();
+        assert_eq!((delta.table.len(), delta.due.len()), (MAX_DELTA, MAX_DELTA));
+        assert!(is_known(0) && is_known(MAX_DELTA - 2) && is_known(MAX_DELTA + 1));
+        assert!(!is_known(MAX_DELTA - 1) && !is_known(MAX_DELTA));
+    }
+
+    #[test]
+    fn what_is_taken_back_is_gone_and_so_is_its_place() {
+        let (mut delta, now) = (Delta::new(1), start());
+        delta.apply(&hint(1, 10), now);
+        let other = Fact::new(address(1), Class::External, FactSource::Static, None);
+        delta.apply(&FactChange::Learn(other), now);
+        let forget = |source| FactChange::Forget { prefix: address(1).into(), source };
+        delta.apply(&forget(source()), now);
+        let left: Vec<_> =
+            delta.table.find(address(1).into()).into_iter().flat_map(Statements::iter).collect();
+        assert!(matches!(&left[..], [fact] if fact.source == FactSource::Static));
+        delta.apply(&forget(FactSource::Static), now);
+        assert_eq!((delta.table.len(), delta.due.len(), delta.expiry.len()), (0, 0, 0));
     }
 }

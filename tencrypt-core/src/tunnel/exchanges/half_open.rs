@@ -184,3 +184,54 @@ impl HalfOpens {
         self.by_index.get(index).map(|half_open| half_open.born + HALF_OPEN_LIFE)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        CipherSuite, Identity, Seed,
+        crypto::Rng,
+        handshake::{Initiator, Local},
+        record::{self, Message},
+        testing::start,
+        tunnel::{
+            index::{IndexTable, IndexUse},
+            tests::pair::{address, ring},
+        },
+    };
+
+    /// Adds a handshake that somebody begins, who has shown where he is or not. Returns its index.
+    fn add(half_open: &mut HalfOpens, number: u8, shown: bool) -> SessionIndex {
+        let (keys, own) = (ring(9), [address(1)]);
+        let mut rng = Rng::new(Seed::from_bytes([number; 32]));
+        let mut local = |number: u8| {
+            let identity = Identity::generate(Seed::from_bytes([number; 32]), &own);
+            let index = IndexTable::new(1).take(0, IndexUse::HalfOpen, &mut rng, start()).expect("an index");
+            (identity, index)
+        };
+        let ((initiator, theirs), (responder, index)) = (local(100 + number), local(200));
+        let suite = CipherSuite::Aes256Gcm;
+        let side = |identity| Local::new(&keys, suite, identity, &own, true);
+        let (_, init) = Initiator::start(&side(&initiator), theirs.get(), address(0), &mut rng);
+        let Ok(Message::Init(parsed)) = record::parse(&init) else { panic!("an INIT") };
+        let (responder, resp) =
+            Responder::accept(&side(&responder), &parsed, index.get(), &mut rng).expect("it is one");
+        let (mac1, from) = (record::mac1(&init).expect("INIT has one"), SocketAddr::new(address(1), 8_362));
+        let number = index.get();
+        half_open.insert(mac1, (from, 0, shown), index, responder, resp, start());
+        number
+    }
+
+    #[test]
+    fn a_source_has_four_and_whoever_has_shown_that_he_is_there_stays() {
+        let mut half_open = HalfOpens::default();
+        let shown = add(&mut half_open, 1, true);
+        let first = add(&mut half_open, 2, false);
+        for number in 3..=9 {
+            add(&mut half_open, number, false);
+            assert!(half_open.by_index.len() <= MAX_HALF_OPEN_PER_SOURCE);
+        }
+        assert!(half_open.by_index.contains_key(&shown) && !half_open.by_index.contains_key(&first));
+        assert!(half_open.is_full((address(1), 0)) && !half_open.is_full((address(1), 1)));
+    }
+}

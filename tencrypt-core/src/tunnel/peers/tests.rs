@@ -224,3 +224,33 @@ fn peers_are_bounded_in_all_and_of_one_source_and_those_of_use_stay() {
     assert_eq!(world.peers.keys().len(), most);
     assert!(honest.iter().all(|key| world.peers.find(*key).is_some()));
 }
+
+/// One who has an address of an IPv6 network has all of them.
+#[test]
+fn addresses_of_one_ipv6_network_are_one_source() {
+    let mut world = World::new();
+    let most = 16;
+    for number in 1..=40 {
+        let source = IpAddr::from([0xfd00, 0, 0, 1, 0, 0, 0, u16::from(number)]);
+        let (peers, outbox) = (&mut world.peers, &mut world.outbox);
+        peers.make_room_for((PeerId::from_bytes([number; 32]), 0), source, most, start(), outbox);
+        let (key, _) = world.add(number, number.into());
+        world.peers.find_mut(key).unwrap().set_endpoint(SocketAddr::new(source, 8_362));
+    }
+    assert_eq!(world.peers.keys().len(), most / PEERS_OF_A_SOURCE);
+}
+
+#[test]
+fn an_endpoint_goes_with_its_address_where_there_is_another_one() {
+    let mut world = World::new();
+    let (key, _) = world.add(2, 0);
+    let (v4, v6) = (address(2), IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 2]));
+    let peer = world.peers.find_mut(key).unwrap();
+    peer.set_endpoint(SocketAddr::new(v6, 8_362));
+    peer.say([v4, v6].into());
+    assert!(peer.has_endpoint(v4) && peer.has_endpoint(v6));
+    peer.say([v6].into());
+    assert!(!peer.has_endpoint(v4) && peer.has_endpoint(v6), "it is not there any more");
+    peer.say([].into());
+    assert!(peer.has_endpoint(v6), "the only one that there is");
+}

@@ -187,3 +187,13 @@ fn all_are_bounded_and_what_would_end_first_makes_room() {
     assert_eq!(world.look(POD, 2), (Some(2), vec![2]));
     assert!((1..MAX_SPEAKERS).step_by(2).all(|number| world.look(address(number), 2).0 == Some(1)));
 }
+
+/// Of two answers of one member the earlier question's may come last.
+#[test]
+fn that_a_member_proved_an_address_lately_is_not_forgotten_for_an_older_proof_of_its_own() {
+    let mut world = World::new();
+    world.prove(POD, named(1, 20));
+    world.prove(POD, named(1, 10));
+    world.prove(POD, named(2, 15));
+    assert_eq!(world.look(POD, 21), (Some(1), vec![1]));
+}

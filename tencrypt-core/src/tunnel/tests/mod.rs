@@ -1,13 +1,17 @@
 //! Tests that look inside a tunnel.
 
+mod closing;
 mod decisions;
 mod erasure;
 pub(crate) mod erasure_search;
+mod late;
 mod limits;
 mod output;
 pub(super) mod pair;
 mod passing;
+mod proofs;
 mod questions;
 mod redaction;
+mod resets;
 pub(crate) mod twin;
 mod work;

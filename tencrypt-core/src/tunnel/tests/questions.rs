@@ -82,6 +82,36 @@ fn forged_inits_in_the_window_of_a_first_contact_lose_nothing() {
     }
 }
 
+/// An INIT of somebody else, whose mac1 is smaller: of two that begin at once it would not be answered.
+fn smaller_than(init: &[u8]) -> Vec<u8> {
+    let mac1 = crate::record::mac1(init).expect("INIT has one");
+    (0..).map(init_of_a_liar).find(|other| crate::record::mac1(other) < Some(mac1)).expect("one of two is")
+}
+
+#[test]
+fn of_two_that_begin_at_once_one_is_answered_and_whoever_begins_later_is_answered_in_any_case() {
+    for (later, answers) in [(ms(0), 0), (ms(300), 1)] {
+        let mut pair = asked_in_vain();
+        let init = last_of_type(&pair.sent[0], INIT);
+        pair.run(later);
+        pair.receive(0, smaller_than(&init));
+        assert_eq!(of_type(&pair.sent[0], RESP).count(), answers, "{later:?} later");
+    }
+}
+
+#[test]
+fn a_question_for_proof_keeps_nobody_from_being_answered() {
+    let mut pair = Pair::new(CipherSuite::Aes256Gcm);
+    pair.connected = false;
+    let now = pair.now;
+    let (exchanges, mut cx) = pair.tunnels[0].exchanging(now);
+    assert!(exchanges.ask_proof(address(1), address(1), false, &mut cx));
+    pair.settle();
+    let init = last_of_type(&pair.sent[0], INIT);
+    pair.receive(0, smaller_than(&init));
+    assert_eq!(of_type(&pair.sent[0], RESP).count(), 1);
+}
+
 /// As often as they come: a repetition is put off once.
 #[test]
 fn forged_inits_without_end_do_not_keep_a_question_from_being_repeated() {
@@ -388,4 +418,23 @@ fn proofs_that_nobody_gives_make_no_address_silent_and_their_source_wait() {
     assert!(tunnel.exchanges.is_silent(silent(3), later + ms(1_000)));
     let (exchanges, _) = tunnel.exchanging(later);
     exchanges.refute(silent(9), later);
+}
+
+/// The one that is asked knows the index, and can answer with nonsense as often as he likes.
+#[test]
+fn answers_of_one_address_cost_work_five_times_at_once_and_no_more() {
+    let mut pair = asked_in_vain();
+    let init = last_of_type(&pair.sent[0], INIT);
+    pair.receive(1, init);
+    let mut resp = last_of_type(&pair.sent[1], RESP);
+    let macs = resp.len() - 32;
+    for number in 0..50 {
+        resp[macs - 1] = number;
+        let mac1 = ring(9).sent().mac1(&resp[..macs]);
+        resp[macs..macs + 16].copy_from_slice(&mac1);
+        pair.receive(0, resp.clone());
+    }
+    let stats = pair.tunnels[0].stats();
+    let (worked, refused) = (stats.dropped(DropReason::Auth), stats.dropped(DropReason::RateLimited));
+    assert_eq!((worked, refused), (5, 45));
 }
