@@ -4,6 +4,7 @@
 //!
 //! - [`Capture`]: routes, a rule and nftables chains, from a [`CapturePlan`]. [`Capture::clean`] removes what a program
 //!   that is gone has left.
+//! - [`Survey`]: what a capture would find in a namespace, and if there is one. Looking changes nothing.
 //! - [`TunDevice`]: packets with their offload state, several queues; [`steer`] says which queue the kernel gives a flow.
 //! - [`NetNs`]: enters a namespace. [`Monitor`] tells what changes in one.
 //! - [`RawSockets`]: send what leaves untouched. [`SocketTable`] knows which destinations are still in use, [`RouteLookup`]
@@ -39,6 +40,7 @@ mod ruleset;
 mod sock_diag;
 mod sockets;
 mod steering;
+mod survey;
 mod sys;
 mod sysctl;
 mod table;
@@ -54,9 +56,10 @@ pub use name::{InterfaceName, InvalidInterfaceName};
 pub use netns::{NetNs, NetNsError, NetNsId};
 pub use plan::CapturePlan;
 pub use raw::RawSockets;
-pub use sock_diag::SocketTable;
+pub use sock_diag::{BoundServer, SocketTable};
 pub use sockets::{bind_to_interface, forbid_fragmentation, mark_socket, set_buffers};
 pub use steering::steer;
+pub use survey::{Captured, Survey, Surveyed};
 pub use tencrypt::IpNet;
 pub use underlay::Mtu;
 

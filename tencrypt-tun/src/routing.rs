@@ -202,6 +202,12 @@ pub(crate) fn remove_rules(netlink: &mut Netlink) -> io::Result<usize> {
 
 const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
 
+/// Tells if a route of this crate's leads to a device, as while a capture runs.
+pub(crate) fn leads_to_device(netlink: &mut Netlink) -> io::Result<bool> {
+    let leads = |route: Option<Route>| matches!(route, Some(Route { kind: Kind::Device { .. }, .. }));
+    Ok(installed(netlink)?.into_iter().any(|(_, route)| leads(route)))
+}
+
 /// This crate's routes in the table; without a [`Route`] where somebody altered one beyond recognition.
 fn installed(netlink: &mut Netlink) -> io::Result<Vec<(RouteMessage, Option<Route>)>> {
     let mut routes = Vec::new();
