@@ -1,5 +1,10 @@
 //! The reports that lanes and control plane make, the control socket carries, and `--json` prints.
 
+pub(crate) mod checked;
+pub(crate) mod inspected;
+pub(crate) mod listed;
+mod problems;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
@@ -7,13 +12,19 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tencrypt::{Explanation, Stats, Verdict, directory::Fact, trust::CertificateFile};
+use tencrypt::{Explanation, KeyRing, Stats, Verdict, directory::Fact, trust::CertificateFile};
 
 use crate::hex::to_hex;
 
 /// `tencrypt status --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StatusReport {
+    /// The program that runs.
+    #[serde(default)]
+    pub program: ProgramReport,
+    /// The interface, and what is protected at it.
+    #[serde(default)]
+    pub network: NetworkReport,
     /// The project, once it is known.
     pub project: Option<String>,
     /// MTU of the TUN device in bytes.
@@ -55,11 +66,55 @@ pub(crate) struct StatusReport {
     /// Datagrams of floods that were kept out.
     #[serde(default)]
     pub screen: ScreenReport,
-    /// Names that were asked for; absent: DNS is not captured.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Names that were asked for; null: DNS is not captured.
+    #[serde(default)]
     pub names: Option<NamesReport>,
     /// Drops by reason; every reason is there.
     pub drops: BTreeMap<String, u64>,
+}
+
+/// The program that runs, in `status --json`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProgramReport {
+    /// Its version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Seconds since its start.
+    pub uptime_s: u64,
+}
+
+/// The pod's interface, in `status --json`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NetworkReport {
+    /// The namespace, as it was called at the start.
+    pub netns: String,
+    /// The interface's name.
+    pub interface: String,
+    /// The UDP port of the first lane; the others' follow it.
+    pub port: u16,
+    /// The protected ranges.
+    pub protected: Vec<String>,
+    /// The pod's own addresses that lie in none of them: what comes from there and goes there is plain.
+    pub unprotected: Vec<IpAddr>,
+    /// Servers that are bound to the interface: what comes through the tunnel does not reach them.
+    pub bound_servers: Vec<BoundServerReport>,
+}
+
+/// A server that is bound to the interface, in `status --json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BoundServerReport {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// The address and port that it listens at.
+    pub address: SocketAddr,
+}
+
+/// Returns the fingerprint of each epoch's key, in hex.
+#[must_use]
+pub(crate) fn fingerprints(keys: &KeyRing) -> BTreeMap<u8, String> {
+    let of = |epoch| Some((epoch, to_hex(&keys.fingerprint(epoch)?)));
+    keys.epochs().filter_map(of).collect()
 }
 
 /// The pod's identity, in `status --json`.
@@ -85,7 +140,7 @@ pub(crate) struct IdentityReport {
     pub revocation_problem: Option<String>,
 }
 
-/// A certificate, in `status --json` and `ca inspect --json`.
+/// A certificate, in `status --json` and `inspect --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CertificateReport {
     /// The pod's name.
@@ -123,8 +178,11 @@ pub(crate) struct KeysReport {
     pub send: u8,
     /// The epochs that are accepted.
     pub accept: Vec<u8>,
-    /// The reason why the key file, as it is now, is not in force; absent: it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The fingerprint of each epoch's key, in hex, by its number: the same on every node, or keys differ.
+    #[serde(default)]
+    pub fingerprints: BTreeMap<u8, String>,
+    /// The reason why the key file, as it is now, is not in force; null: it is.
+    #[serde(default)]
     pub error: Option<String>,
 }
 
@@ -355,6 +413,14 @@ impl ExplainReport {
     }
 }
 
+impl ExplainReport {
+    /// Takes in that the destination is the pod's own address: no packet of its applications to there reaches a lane.
+    pub(crate) fn note_own_destination(&mut self) {
+        (self.verdict, self.reason, self.peer) = ("bypass".to_owned(), None, None);
+        self.because = vec!["it is an address of this pod: what goes there does not leave it".to_owned()];
+    }
+}
+
 impl From<&Explanation> for ExplainReport {
     fn from(explanation: &Explanation) -> Self {
         let (reason, peer) = match explanation.verdict {
@@ -537,6 +603,8 @@ mod tests {
         stats.encrypted = 2;
         stats.drop_many(tencrypt::DropReason::Auth, 3);
         let report = StatusReport {
+            program: ProgramReport::default(),
+            network: NetworkReport::default(),
             project: None,
             mtu: 1440,
             suite: "aes-256-gcm".into(),

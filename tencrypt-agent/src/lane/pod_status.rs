@@ -1,8 +1,13 @@
 //! The part of `status` that no lane counts: the supervisor writes it, lanes copy it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 
-use crate::report::{ChainsReport, HardeningReport, IdentityReport, NamesReport, RenewalReport, SuiteReport};
+use crate::report::{
+    ChainsReport, HardeningReport, IdentityReport, NamesReport, NetworkReport, RenewalReport, SuiteReport,
+};
 
 /// A value that the supervisor keeps up to date and lanes read.
 pub(crate) type Shared<T> = Arc<Mutex<T>>;
@@ -15,6 +20,10 @@ pub(crate) fn read<T: Clone>(shared: &Shared<T>) -> T {
 /// Facts about the pod in `status`.
 #[derive(Debug, Clone)]
 pub(crate) struct PodStatus {
+    /// The time of the start.
+    pub since: Instant,
+    /// The interface, and what is protected at it.
+    pub network: Shared<NetworkReport>,
     /// The project, where it is known.
     pub project: Option<String>,
     /// The suite, the device's MTU, and why they do not fit each other.

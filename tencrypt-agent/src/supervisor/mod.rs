@@ -9,6 +9,7 @@ pub(crate) mod externals;
 pub(crate) mod fact_base;
 mod installed;
 pub(crate) mod namespace;
+mod own_addresses;
 mod plan;
 mod rotation;
 mod run;
@@ -17,10 +18,10 @@ pub(crate) mod suite_fit;
 mod tunnels;
 pub(crate) mod uevents;
 
-use tencrypt_tun::{Capture, Cleaned};
+use tencrypt_tun::{Capture, Cleaned, NetNs};
 
-pub(crate) use self::setup::Protection;
-use crate::failure::Failure;
+pub(crate) use self::{plan::interface, setup::Protection};
+use crate::{config::Config, failure::Failure};
 
 /// Protects the calling thread's namespace until a signal, `down`, or the end of the device.
 ///
@@ -44,4 +45,16 @@ pub(crate) fn run(protection: Protection) -> Result<(), Failure> {
 pub(crate) fn clean() -> Result<Cleaned, Failure> {
     // The interface and the device are found by what the capture left; these names are for messages.
     Ok(Capture::clean(plan::interface("eth0")?, plan::interface("tenc0")?)?)
+}
+
+/// Tries to bind the ports of every lane in `namespace`, and lets go of them again. Returns the first and the last.
+///
+/// # Errors
+/// A [`Failure`]: one is taken, or rights are missing.
+pub(crate) fn try_ports(config: &Config, namespace: &NetNs) -> Result<(u16, u16), Failure> {
+    let (first, lanes) = (config.network.port, config.network.lanes.get());
+    let bind = || (0..lanes).map(|lane| plan::transport(config, lane)).collect::<Result<Vec<_>, _>>();
+    // All at a time, as `up` has them.
+    drop(namespace.run(bind)??);
+    Ok((first, first.saturating_add(u16::from(lanes) - 1)))
 }

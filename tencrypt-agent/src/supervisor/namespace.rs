@@ -13,11 +13,12 @@ use tencrypt::{
     Event,
     directory::{Class, Fact, FactChange, FactSource},
 };
-use tencrypt_tun::{Capture, Change, Followed, Monitor};
+use tencrypt_tun::{BoundServer, Capture, Change, Followed, InterfaceName, Monitor};
 use tokio::sync::mpsc;
 
 use super::{
     externals::{Due, Externals},
+    own_addresses::OwnAddresses,
     suite_fit::SuiteFit,
 };
 use crate::{
@@ -27,7 +28,7 @@ use crate::{
         events::{Events, LaneEvent},
         pod_status::Shared,
     },
-    report::{ChainsReport, SuiteReport},
+    report::{BoundServerReport, ChainsReport, SuiteReport},
 };
 
 /// Changes of the namespace that wait for the supervisor.
@@ -43,7 +44,7 @@ pub(super) struct Namespace {
     lanes: Lanes,
     events: Events,
     externals: Externals,
-    addresses: Vec<IpAddr>,
+    own: OwnAddresses,
     fit: SuiteFit,
     suite: Shared<SuiteReport>,
     chains: Shared<ChainsReport>,
@@ -64,17 +65,31 @@ impl Namespace {
     pub(super) fn new(
         capture: Capture,
         (lanes, events): (Lanes, Events),
-        addresses: Vec<IpAddr>,
+        own: OwnAddresses,
         (fit, suite): (SuiteFit, Shared<SuiteReport>),
         chains: Shared<ChainsReport>,
     ) -> Self {
         let externals = Externals::default();
-        Self { capture, lanes, events, externals, addresses, fit, suite, chains }
+        Self { capture, lanes, events, externals, own, fit, suite, chains }
     }
 
     /// Returns the pod's addresses.
     pub(super) fn addresses(&self) -> &[IpAddr] {
-        &self.addresses
+        self.own.all()
+    }
+
+    /// Returns the pod's interface.
+    pub(super) fn interface(&self) -> InterfaceName {
+        self.capture.interface()
+    }
+
+    /// Notes the servers that are bound to the pod's interface, for `status`.
+    pub(super) fn note_bound_servers(&self, servers: impl IntoIterator<Item = BoundServer>) {
+        let report = |server: BoundServer| BoundServerReport {
+            protocol: if server.tcp { "tcp" } else { "udp" }.to_owned(),
+            address: server.address,
+        };
+        self.own.note_bound_servers(servers.into_iter().map(report).collect());
     }
 
     /// Removes everything that the capture installed.
@@ -92,14 +107,17 @@ impl Namespace {
 
     /// Handles a word of the lanes.
     pub(super) fn handle_event(&mut self, event: LaneEvent) {
+        tracing::trace!(?event, "a lane says");
         let outcome = match event {
             LaneEvent::External { destination, until } => {
                 let lease = self.externals.allow(destination, until, Instant::now());
+                tracing::debug!(%destination, "external: led around the tunnel");
                 let outcome = self.capture.allow_external(destination, lease);
                 self.send_to_lanes(move || Command::ExternalOpened(destination));
                 outcome
             }
             LaneEvent::Internal(destination) => {
+                tracing::debug!(%destination, "internal: of the tenant");
                 self.externals.deny(destination);
                 self.tell_internal(destination);
                 self.capture.add_internal(destination)
@@ -142,6 +160,7 @@ impl Namespace {
 
     /// Handles a change that the kernel reports.
     pub(super) async fn handle_change(&mut self, change: Change) -> Next {
+        tracing::trace!(?change, "the kernel says");
         match self.capture.follow(change) {
             Ok(Followed::Changed) => {
                 let addresses = self.capture.addresses();
@@ -151,12 +170,13 @@ impl Namespace {
                     tracing::error!("no new sessions: {problem}");
                 }
                 *self.suite.lock().unwrap_or_else(PoisonError::into_inner) = suite;
-                if addresses == self.addresses {
+                if !self.own.replace(addresses) {
                     return Next::Nothing;
                 }
+                tracing::info!(count = self.own.all().len(), "the pod has other addresses");
+                tracing::debug!(addresses = ?self.own.all(), "own addresses");
                 // Here, and not by a task of its own: of two changes the later one must be the last that a lane hears of.
-                let _ = self.lanes.send_all(|| Command::Addresses(addresses.clone())).await;
-                self.addresses = addresses;
+                let _ = self.lanes.send_all(|| Command::Addresses(self.own.all().to_vec())).await;
                 Next::Addresses
             }
             Ok(Followed::DeviceGone) => Next::Over,
@@ -213,11 +233,18 @@ impl Namespace {
     }
 }
 
+/// Says what happened: with addresses only where they are asked for.
 fn log(event: &Event) {
     match event {
-        Event::PeerUp { peer, endpoint, .. } => tracing::debug!(%peer, %endpoint, "peer up"),
-        Event::PeerDown { peer } => tracing::debug!(%peer, "peer down"),
-        Event::HandshakeFailed { to } => tracing::debug!(%to, "no answer"),
+        Event::PeerUp { peer, endpoint, addresses } => {
+            tracing::info!(%peer, "a session with a peer");
+            tracing::debug!(%peer, %endpoint, ?addresses, "peer");
+        }
+        Event::PeerDown { peer } => tracing::info!(%peer, "the last session with a peer has ended"),
+        Event::HandshakeFailed { to } => {
+            tracing::info!("a destination does not answer");
+            tracing::debug!(%to, "no answer");
+        }
         _ => {}
     }
 }
