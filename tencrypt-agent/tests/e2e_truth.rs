@@ -1,4 +1,4 @@
-//! What an operator is told: a pod that is not protected, a namespace that is closed or somebody else's, a peer that is
+//! The program's words to an operator: a pod that is not protected, a namespace that is closed or somebody else's, a peer that is
 //! configured otherwise, and all tunnels of the machine.
 
 mod support;

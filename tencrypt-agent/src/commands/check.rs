@@ -1,6 +1,6 @@
 //! `tencrypt check`: what `up` would do, found out without changing anything.
 
-use std::{fmt, fs::OpenOptions, path::Path};
+use std::{fmt, path::Path};
 
 use tencrypt_tun::{CaptureError, Captured, NetNs, Survey, Surveyed};
 
@@ -16,9 +16,6 @@ use crate::{
     },
     supervisor::{self, dns::Names, suite_fit::SuiteFit},
 };
-
-/// The driver of TUN devices.
-const TUN_DRIVER: &str = "/dev/net/tun";
 
 /// Shows what `up` would do with the configuration at `path`, in the namespace called `netns` if one is given.
 ///
@@ -176,11 +173,7 @@ fn holder(namespace: &NetNs) -> Result<(), Failure> {
 }
 
 fn survey(config: &Config, namespace: &NetNs) -> Result<Survey, Failure> {
-    let driver = OpenOptions::new().read(true).write(true).open(TUN_DRIVER);
-    if let Err(source) = driver {
-        let exit = Exit::of_io(&source);
-        return Err(Failure::from_error(exit, &CaptureError::NoTunDriver { source }));
-    }
+    supervisor::try_tun_driver()?;
     let network = &config.network;
     let (interface, tun) = (supervisor::interface(&network.interface)?, supervisor::interface(&network.tun)?);
     Ok(namespace.run(|| Survey::take(interface, tun))??)

@@ -1,4 +1,4 @@
-//! What `up` would do, as `check` shows it.
+//! The findings about a start, as `check` shows them.
 
 use serde::Serialize;
 

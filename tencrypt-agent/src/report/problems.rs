@@ -1,4 +1,4 @@
-//! What is wrong with a pod, in words.
+//! The problems of a pod, in words.
 
 use super::StatusReport;
 

@@ -18,10 +18,18 @@ pub(crate) mod suite_fit;
 mod tunnels;
 pub(crate) mod uevents;
 
-use tencrypt_tun::{Capture, Cleaned, NetNs};
+use std::{fs::OpenOptions, io};
+
+use tencrypt_tun::{Capture, CaptureError, Cleaned, NetNs};
 
 pub(crate) use self::{plan::interface, setup::Protection};
-use crate::{config::Config, failure::Failure};
+use crate::{
+    config::Config,
+    failure::{Exit, Failure},
+};
+
+/// The driver of TUN devices.
+const TUN_DRIVER: &str = "/dev/net/tun";
 
 /// Protects the calling thread's namespace until a signal, `down`, or the end of the device.
 ///
@@ -45,6 +53,25 @@ pub(crate) fn run(protection: Protection) -> Result<(), Failure> {
 pub(crate) fn clean() -> Result<Cleaned, Failure> {
     // The interface and the device are found by what the capture left; these names are for messages.
     Ok(Capture::clean(plan::interface("eth0")?, plan::interface("tenc0")?)?)
+}
+
+/// Tries to open the driver of TUN devices, as every capture has to.
+///
+/// # Errors
+/// A [`Failure`]: there is none, or it is closed to this user. Its line names the cure.
+pub(crate) fn try_tun_driver() -> Result<(), Failure> {
+    let opened = OpenOptions::new().read(true).write(true).open(TUN_DRIVER);
+    opened.map(drop).map_err(|source| {
+        let exit = Exit::of_io(&source);
+        let cure = match source.kind() {
+            io::ErrorKind::PermissionDenied => {
+                "; it has to be open to this user: mode 0666, as udev makes it"
+            }
+            _ => "; `modprobe tun`, or give the container the device",
+        };
+        let error = Failure::from_error(exit, &CaptureError::NoTunDriver { source });
+        Failure::new(exit, format_args!("{}{cure}", error.reason))
+    })
 }
 
 /// Tries to bind the ports of every lane in `namespace`, and lets go of them again. Returns the first and the last.
