@@ -15,11 +15,7 @@ use tracing::{
     level_filters::LevelFilter,
 };
 use tracing_subscriber::{
-    fmt::{
-        FmtContext, FormatEvent, FormatFields,
-        format::Writer,
-        time::{FormatTime as _, SystemTime},
-    },
+    fmt::{FmtContext, FormatEvent, FormatFields, format::Writer, time::FormatTime as _},
     registry::LookupSpan,
 };
 
@@ -95,7 +91,8 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         let mut timestamp = String::new();
-        SystemTime.format_time(&mut Writer::new(&mut timestamp))?;
+        // The log's time, as the other form has it: nothing is decided by it.
+        tracing_subscriber::fmt::time().format_time(&mut Writer::new(&mut timestamp))?;
         writeln!(writer, "{}", Value::Object(object(timestamp, event)))
     }
 }
