@@ -1,19 +1,33 @@
 //! The reports that lanes and control plane make, the control socket carries, and `--json` prints.
 
+pub(crate) mod checked;
+mod explained;
+pub(crate) mod inspected;
+pub(crate) mod listed;
+mod problems;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
-use tencrypt::{Explanation, Stats, Verdict, directory::Fact, trust::CertificateFile};
+use tencrypt::{KeyRing, Stats, trust::CertificateFile};
 
+pub(crate) use self::explained::ExplainReport;
+#[cfg(test)]
+pub(crate) use self::explained::FactReport;
 use crate::hex::to_hex;
 
 /// `tencrypt status --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StatusReport {
+    /// The program that runs.
+    #[serde(default)]
+    pub program: ProgramReport,
+    /// The interface, and what is protected at it.
+    #[serde(default)]
+    pub network: NetworkReport,
     /// The project, once it is known.
     pub project: Option<String>,
     /// MTU of the TUN device in bytes.
@@ -58,11 +72,55 @@ pub(crate) struct StatusReport {
     /// Datagrams of floods that were kept out.
     #[serde(default)]
     pub screen: ScreenReport,
-    /// Names that were asked for; absent: DNS is not captured.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Names that were asked for; null: DNS is not captured.
+    #[serde(default)]
     pub names: Option<NamesReport>,
     /// Drops by reason; every reason is there.
     pub drops: BTreeMap<String, u64>,
+}
+
+/// The program that runs, in `status --json`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProgramReport {
+    /// Its version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Seconds since its start.
+    pub uptime_s: u64,
+}
+
+/// The pod's interface, in `status --json`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NetworkReport {
+    /// The namespace, as it was called at the start.
+    pub netns: String,
+    /// The interface's name.
+    pub interface: String,
+    /// The UDP port of the first lane; the others' follow it.
+    pub port: u16,
+    /// The protected ranges.
+    pub protected: Vec<String>,
+    /// The pod's own addresses that lie in none of them: what comes from there and goes there is plain.
+    pub unprotected: Vec<IpAddr>,
+    /// Servers that are bound to the interface: what comes through the tunnel does not reach them.
+    pub bound_servers: Vec<BoundServerReport>,
+}
+
+/// A server that is bound to the interface, in `status --json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BoundServerReport {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// The address and port that it listens at.
+    pub address: SocketAddr,
+}
+
+/// Returns the fingerprint of each epoch's key, in hex.
+#[must_use]
+pub(crate) fn fingerprints(keys: &KeyRing) -> BTreeMap<u8, String> {
+    let of = |epoch| Some((epoch, to_hex(&keys.fingerprint(epoch)?)));
+    keys.epochs().filter_map(of).collect()
 }
 
 /// The pod's identity, in `status --json`.
@@ -88,7 +146,7 @@ pub(crate) struct IdentityReport {
     pub revocation_problem: Option<String>,
 }
 
-/// A certificate, in `status --json` and `ca inspect --json`.
+/// A certificate, in `status --json` and `inspect --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CertificateReport {
     /// The pod's name.
@@ -126,8 +184,11 @@ pub(crate) struct KeysReport {
     pub send: u8,
     /// The epochs that are accepted.
     pub accept: Vec<u8>,
-    /// The reason why the key file, as it is now, is not in force; absent: it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The fingerprint of each epoch's key, in hex, by its number: the same on every node, or keys differ.
+    #[serde(default)]
+    pub fingerprints: BTreeMap<u8, String>,
+    /// The reason why the key file, as it is now, is not in force; null: it is.
+    #[serde(default)]
     pub error: Option<String>,
 }
 
@@ -338,107 +399,6 @@ pub(crate) struct PacketsReport {
     pub lane_updates_lost: u64,
 }
 
-/// `tencrypt explain --json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ExplainReport {
-    /// Source asked about.
-    pub source: IpAddr,
-    /// Destination asked about.
-    pub destination: IpAddr,
-    /// `encrypt`, `bypass`, `hold` or `drop`.
-    pub verdict: String,
-    /// The reason of a drop, by its name among the counters.
-    pub reason: Option<String>,
-    /// The peer it would be sealed for.
-    pub peer: Option<String>,
-    /// Standing of the destination: `internal`, `external`, `claimed`, `exempt` or `unknown`.
-    pub standing: String,
-    /// The fact that decided, if one did.
-    pub fact: Option<FactReport>,
-    /// The destination counts as internal because it was seen internal before.
-    pub seen_internal: bool,
-    /// The destination lies in a protected range.
-    pub protected: bool,
-    /// The source is the pod's own address.
-    pub own_source: bool,
-    /// The kernel leads packets of the pod's applications around the tunnel, whatever a lane would do with them; absent:
-    /// it does not say.
-    #[serde(default)]
-    pub around: Option<bool>,
-    /// The same in words, for people.
-    pub because: Vec<String>,
-}
-
-impl ExplainReport {
-    /// Takes in where the kernel leads a packet to the destination. One of this pod that is led around the tunnel passes as
-    /// it is, and no lane is asked.
-    pub(crate) fn note_route(&mut self, around: Option<bool>) {
-        self.around = around;
-        if around != Some(true) || !self.own_source || self.verdict == "bypass" {
-            return;
-        }
-        let (verdict, reason) = (self.verdict.clone(), self.reason.take());
-        let lane = reason.map_or(verdict.clone(), |reason| format!("{verdict}, {reason}"));
-        self.because.push(format!("the kernel leads it around the tunnel; a lane would say: {lane}"));
-        self.verdict = "bypass".to_owned();
-        self.peer = None;
-    }
-}
-
-impl From<&Explanation> for ExplainReport {
-    fn from(explanation: &Explanation) -> Self {
-        let (reason, peer) = match explanation.verdict {
-            Verdict::Encrypt(peer) => (None, Some(peer.to_string())),
-            Verdict::Drop(reason) => (Some(reason.as_str().to_owned()), None),
-            Verdict::Bypass | Verdict::Hold => (None, None),
-        };
-        Self {
-            source: explanation.source,
-            destination: explanation.destination,
-            verdict: explanation.verdict.as_str().to_owned(),
-            reason,
-            peer,
-            standing: explanation.standing.as_str().to_owned(),
-            fact: explanation.fact.as_ref().map(|fact| FactReport::new(fact, explanation.expires_in)),
-            seen_internal: explanation.seen_internal,
-            protected: explanation.protected,
-            own_source: explanation.own_source,
-            around: None,
-            because: explanation.reasons(),
-        }
-    }
-}
-
-/// A fact in `explain`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct FactReport {
-    /// The addresses it is about.
-    pub prefix: String,
-    /// `internal`, `external` or `exempt`.
-    pub class: String,
-    /// `static`, `kubernetes`, `handshake`, `dns` or `reverse_dns`.
-    pub source: String,
-    /// The name that DNS gave.
-    pub name: Option<String>,
-    /// The peer that the addresses belong to, if known.
-    pub owner: Option<String>,
-    /// Seconds until it ends; without: never.
-    pub expires_s: Option<u64>,
-}
-
-impl FactReport {
-    fn new(fact: &Fact, expires_in: Option<Duration>) -> Self {
-        Self {
-            prefix: fact.prefix.to_string(),
-            class: fact.class.as_str().to_owned(),
-            source: fact.source.as_str().to_owned(),
-            name: fact.source.dns_name().map(str::to_owned),
-            owner: fact.owner.map(|owner| owner.to_string()),
-            expires_s: expires_in.map(|left| left.as_secs()),
-        }
-    }
-}
-
 impl From<&Stats> for PacketsReport {
     fn from(stats: &Stats) -> Self {
         Self {
@@ -567,6 +527,8 @@ mod tests {
         stats.encrypted = 2;
         stats.drop_many(tencrypt::DropReason::Auth, 3);
         let report = StatusReport {
+            program: ProgramReport::default(),
+            network: NetworkReport::default(),
             project: None,
             mtu: 1440,
             suite: "aes-256-gcm".into(),

@@ -93,11 +93,11 @@ fn a_certificate_is_issued_whole_shown_and_replaced_only_by_another() {
     assert_eq!(done(&place.issue(&GOOD)), "");
     let first = fs::read(place.path("web-0.cert")).unwrap();
     assert_eq!(first.len(), 448);
-    let shown = done(&place.tencrypt(&["ca", "inspect", "web-0.cert", "--ca", "shop.ca.pub"]));
+    let shown = done(&place.tencrypt(&["inspect", "web-0.cert", "--ca", "shop.ca.pub"]));
     for part in ["web-0", "10.244.1.5/32, fd00::5/128", "generation  1", KEY, "signature   verified"] {
         assert!(shown.contains(part), "{shown} lacks {part}");
     }
-    let shown = done(&place.tencrypt(&["ca", "inspect", "web-0.cert", "--json"]));
+    let shown = done(&place.tencrypt(&["inspect", "web-0.cert", "--json"]));
     let value: serde_json::Value = serde_json::from_str(&shown).unwrap();
     assert_eq!((&value["pod"], &value["generation"]), (&"web-0".into(), &1.into()));
     assert_eq!((&value["public_key"], &value["verified"]), (&KEY.into(), &false.into()));
@@ -176,17 +176,17 @@ fn a_certificate_with_any_byte_changed_or_cut_is_refused_in_one_line() {
         let mut bytes = good.clone();
         bytes[at] ^= 0x40;
         fs::write(place.path("bad.cert"), bytes).unwrap();
-        refused(&place.tencrypt(&["ca", "inspect", "bad.cert", "--ca", "shop.ca.pub"]), 2, "bad.cert: ");
+        refused(&place.tencrypt(&["inspect", "bad.cert", "--ca", "shop.ca.pub"]), 2, "bad.cert: ");
     }
     for bytes in [&good[..447], &good[..16], &[], &[&good[..], &[0]].concat()] {
         fs::write(place.path("bad.cert"), bytes).unwrap();
-        refused(&place.tencrypt(&["ca", "inspect", "bad.cert"]), 2, "not a certificate file");
+        refused(&place.tencrypt(&["inspect", "bad.cert"]), 2, "not a certificate file");
     }
     done(&place.tencrypt(&["ca", "init", "other.ca"]));
-    let other = ["ca", "inspect", "web-0.cert", "--ca", "other.ca.pub"];
+    let other = ["inspect", "web-0.cert", "--ca", "other.ca.pub"];
     refused(&place.tencrypt(&other), 2, "the signature is not this authority's");
-    refused(&place.tencrypt(&["ca", "inspect", "absent"]), 2, "absent: does not exist");
-    refused(&place.tencrypt(&["ca", "inspect", "web-0.cert", "--ca", "shop.ca"]), 2, "tencrypt-ca-public-v1");
+    refused(&place.tencrypt(&["inspect", "absent"]), 2, "absent: does not exist");
+    refused(&place.tencrypt(&["inspect", "web-0.cert", "--ca", "shop.ca"]), 2, "tencrypt-ca-public-v1");
 }
 
 #[test]

@@ -331,6 +331,15 @@ fn an_answer_is_printed_for_people_and_for_programs() {
 }
 
 #[test]
+fn a_list_without_tunnels_says_so_in_words_and_as_an_empty_array() {
+    let place = Place::new("list");
+    let listed = text(&place.tencrypt(&["list", "--json"]));
+    let value: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    assert!(value["version"] == 1 && value["tunnels"].is_array() && value["unseen"].is_u64(), "{listed}");
+    assert!(place.listing().is_empty(), "a question makes nothing");
+}
+
+#[test]
 fn an_answer_that_makes_no_sense_is_a_failure() {
     let place = Place::new("nonsense");
     let status = ["status", "--netns", "/proc/self/ns/net"];
@@ -370,7 +379,7 @@ fn usage_errors_are_one_line_and_exit_with_2() {
 #[test]
 fn a_command_that_is_left_out_is_answered_by_help_on_standard_error() {
     let place = Place::new("bare");
-    for (arguments, line) in [(&[][..], "Usage: tencrypt [OPTIONS] <COMMAND>"), (&["ca"], "  inspect")] {
+    for (arguments, line) in [(&[][..], "Usage: tencrypt [OPTIONS] <COMMAND>"), (&["ca"], "  issue")] {
         let output = place.tencrypt(arguments);
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{said}");
@@ -385,10 +394,146 @@ fn help_and_version_go_to_standard_output() {
     let help = text(&place.tencrypt(&["--help"]));
     assert!(help.contains("Exit codes:") && help.contains("TENCRYPT_RUN_DIR"), "{help}");
     assert!(text(&place.tencrypt(&["--version"])).starts_with("tencrypt "));
-    for command in ["genkey", "up", "down", "status", "peers", "explain", "demo", "completions", "ca"] {
+    for command in [
+        "genkey",
+        "inspect",
+        "check",
+        "up",
+        "down",
+        "list",
+        "status",
+        "peers",
+        "explain",
+        "demo",
+        "man",
+        "completions",
+        "ca",
+    ] {
         assert!(help.contains(command), "{command}");
         let own = text(&place.tencrypt(&[command, "--help"]));
         assert!(own.contains(&format!("Examples:\n  tencrypt {command}")), "{own}");
+    }
+}
+
+#[test]
+fn inspect_shows_what_a_file_holds_and_no_secret_of_it() {
+    let place = Place::with_good_key("inspect");
+    assert!(place.tencrypt(&["rotate", "add", "tenant.key"]).status.success());
+    assert!(place.tencrypt(&["ca", "init", "shop.ca"]).status.success());
+    place.write("shop.revoked", "tencrypt-revoked-v1\nmin-generation 3\ndeny-pod web-0\n", 0o644);
+    let show = |file: &str| text(&place.tencrypt(&["inspect", file]));
+    let json = |file: &str| -> serde_json::Value {
+        serde_json::from_str(&text(&place.tencrypt(&["inspect", file, "--json"]))).unwrap()
+    };
+    let key_text = fs::read_to_string(place.path("tenant.key")).unwrap();
+    let keys = json("tenant.key");
+    assert_eq!((&keys["version"], &keys["kind"], &keys["send"]), (&1.into(), &"keys".into(), &1.into()));
+    let fingerprint = |epoch: &str| keys["fingerprints"][epoch].as_str().unwrap().to_owned();
+    assert!(fingerprint("1") != fingerprint("2") && fingerprint("1").len() == 8);
+    let shown = show("tenant.key");
+    assert!(
+        shown.contains(&format!("accept  1 ({}), 2 ({})\n", fingerprint("1"), fingerprint("2"))),
+        "{shown}"
+    );
+    for root in key_text.lines().filter_map(|line| line.strip_prefix("epoch ")?.split(' ').nth(1)) {
+        assert!(!shown.contains(&root[..8]) && !keys.to_string().contains(&root[..8]), "a secret is shown");
+    }
+    let secret = fs::read_to_string(place.path("shop.ca")).unwrap();
+    let secret = secret.lines().nth(1).and_then(|line| line.strip_prefix("secret ")).unwrap().to_owned();
+    let public = json("shop.ca.pub")["public_key"].clone();
+    assert_eq!((&json("shop.ca")["public_key"], &json("shop.ca")["kind"]), (&public, &"authority".into()));
+    assert!(!show("shop.ca").contains(&secret[..8]) && show("shop.ca").contains(public.as_str().unwrap()));
+    let revoked = json("shop.revoked");
+    assert_eq!((&revoked["minimum_generation"], &revoked["denied"]), (&3.into(), &1.into()));
+
+    // Two nodes that each added an epoch 2 of their own are told apart.
+    place.write(
+        "other.key",
+        key_text.lines().filter(|line| !line.starts_with("epoch 2")).collect::<Vec<_>>().join("\n") + "\n",
+        0o600,
+    );
+    assert!(place.tencrypt(&["rotate", "add", "other.key"]).status.success());
+    let other = json("other.key");
+    assert_eq!(other["fingerprints"]["1"], keys["fingerprints"]["1"]);
+    assert_ne!(other["fingerprints"]["2"], keys["fingerprints"]["2"]);
+
+    fs::set_permissions(place.path("tenant.key"), fs::Permissions::from_mode(0o640)).unwrap();
+    assert_refused(&place.tencrypt(&["inspect", "tenant.key"]), 2, "mode 0640");
+    place.write("c.toml", GOOD, 0o644);
+    assert_refused(&place.tencrypt(&["inspect", "c.toml"]), 2, "c.toml: is not a certificate file, nor");
+    assert_refused(
+        &place.tencrypt(&["inspect", "shop.ca.pub", "--ca", "shop.ca.pub"]),
+        2,
+        "only a certificate",
+    );
+    assert_refused(&place.tencrypt(&["inspect", "/dev/zero"]), 2, "is not a regular file");
+}
+
+#[test]
+fn check_reads_every_file_that_up_would_and_ends_as_it_would() {
+    let place = Place::with_good_key("check");
+    place.write("c.toml", GOOD, 0o644);
+    let before = place.listing();
+    let shown = text(&place.tencrypt(&["check", "--config", "c.toml"]));
+    assert!(
+        shown.contains("ok  keys           ") && shown.contains("tenant.key: send epoch 1, accept 1 ("),
+        "{shown}"
+    );
+    let checked = place.tencrypt(&["check", "--config", "c.toml", "--json"]);
+    let value: serde_json::Value = serde_json::from_str(&text(&checked)).unwrap();
+    assert_eq!((&value["version"], &value["would_start"]), (&1.into(), &true.into()));
+    // What `up` refuses it refuses by the same words, and names what else there is to say.
+    place.write("bad.toml", GOOD.replace("tenant.key", "absent.key") + "[policy]\nenforce = false\n", 0o644);
+    let refused = place.tencrypt(&["check", "--config", "bad.toml"]);
+    let (said, shown) = (String::from_utf8_lossy(&refused.stderr), String::from_utf8_lossy(&refused.stdout));
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(said.starts_with("tencrypt: ") && said.contains("absent.key: does not exist"), "{said}");
+    assert!(shown.contains("REFUSED  keys") && shown.contains("note     policy"), "{shown}");
+    let refused = place.tencrypt(&["check", "--config", "c.toml", "--netns", "/proc/self/ns/net"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stdout).contains("REFUSED  namespace"), "{refused:?}");
+    fs::remove_file(place.path("bad.toml")).unwrap();
+    assert_eq!(place.listing(), before, "nothing is made");
+}
+
+#[test]
+fn manual_pages_are_written_for_every_command() {
+    let place = Place::new("man");
+    assert_eq!(text(&place.tencrypt(&["man", "."])), "");
+    let pages = place.listing();
+    for page in ["tencrypt.1", "tencrypt-up.1", "tencrypt-rotate-add.1", "tencrypt-check.1"] {
+        assert!(pages.iter().any(|name| name == page), "{pages:?} lacks {page}");
+    }
+    let page = fs::read_to_string(place.path("tencrypt-up.1")).unwrap();
+    assert!(page.contains(".TH tencrypt-up 1") && page.contains("NOTIFY_SOCKET"), "{page}");
+    assert_refused(&place.tencrypt(&["man", "absent"]), 1, "cannot make absent/tencrypt.1");
+}
+
+#[test]
+fn the_systemd_unit_is_accepted_and_its_commands_are_understood() {
+    let place = Place::new("unit");
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../contrib/systemd/tencrypt@.service");
+    let unit = fs::read_to_string(unit).unwrap();
+    let program = env!("CARGO_BIN_EXE_tencrypt");
+    let commands = unit.lines().filter_map(|line| line.split_once("=/usr/local/bin/tencrypt "));
+    let mut names = Vec::new();
+    for (name, arguments) in commands {
+        let arguments: Vec<&str> = arguments.split(' ').collect();
+        // What is wrong is the file, which is not there, and not the command line.
+        let output = place.tencrypt(&arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("/etc/tencrypt/%i.toml: does not exist"), "{said}");
+        names.push(name);
+    }
+    assert_eq!(names, ["ExecStartPre", "ExecStart"]);
+    assert!(unit.contains("\nType=notify\n"));
+    if Path::new("/usr/bin/systemd-analyze").exists() {
+        place.write("tencrypt@shop.service", unit.replace("/usr/local/bin/tencrypt", program), 0o644);
+        let mut verify = Command::new("/usr/bin/systemd-analyze");
+        let output =
+            verify.args(["verify", "--man=no", "./tencrypt@shop.service"]).current_dir(&place.0).output();
+        let output = output.unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     }
 }
 

@@ -204,6 +204,7 @@ fn names_decide(at: Nameserver) {
     let mut why = a.ask(&["explain", "--json", &net.other.v4().to_string()]);
     assert!(why["fact"]["expires_s"].take().is_u64() && why["because"].take().is_array(), "{why}");
     let expected = serde_json::json!({
+        "version": 1,
         "source": net.cluster.a.v4(), "destination": net.other.v4(), "verdict": "bypass", "reason": null, "peer": null,
         "standing": "claimed", "seen_internal": false, "protected": true, "own_source": true, "around": true,
         "because": null,

@@ -212,6 +212,22 @@ fn missing_rights_are_refused_whichever_is_missing_first() {
     });
 }
 
+#[test]
+fn who_may_not_look_into_a_namespace_is_told_so_and_not_that_nothing_runs_there() {
+    const NAME: &str = "who_may_not_look_into_a_namespace_is_told_so_and_not_that_nothing_runs_there";
+    lab::test(NAME, || {
+        let cluster = Cluster::on_one_node();
+        let _running = cluster.up(&cluster.a, "");
+        let namespace = cluster.a.netns().run(|| File::open("/proc/thread-self/ns/net")).unwrap();
+        let mut command = Command::new("/usr/bin/env");
+        let run = format!("TENCRYPT_RUN_DIR={}", cluster.directory.join("elsewhere").display());
+        command.args([&run, PROGRAM, "status", "--netns", "/proc/self/fd/0"]);
+        command.stdin(namespace);
+        let said = finish(with_only(CapabilitySet::empty(), command));
+        assert_refused(&said, NOT_PERMITTED, "; as root you see what others run there");
+    });
+}
+
 /// The default configuration in a file.
 fn write_config(cluster: &Cluster) -> OsString {
     let path = cluster.directory.join("tencrypt.toml");

@@ -262,6 +262,12 @@ impl Capture {
         &self.devices
     }
 
+    /// The interface that the tunnel's own packets use.
+    #[must_use]
+    pub fn interface(&self) -> InterfaceName {
+        self.plan.interface
+    }
+
     /// The sizes that follow from the underlay's MTU.
     #[must_use]
     pub fn mtu(&self) -> Mtu {

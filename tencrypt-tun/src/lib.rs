@@ -4,6 +4,7 @@
 //!
 //! - [`Capture`]: routes, a rule and nftables chains, from a [`CapturePlan`]. [`Capture::clean`] removes what a program
 //!   that is gone has left.
+//! - [`Survey`]: what a capture would find in a namespace, and if there is one. Looking changes nothing.
 //! - [`TunDevice`]: packets with their offload state, several queues; [`steer`] says which queue the kernel gives a flow.
 //! - [`NetNs`]: enters a namespace. [`Monitor`] tells what changes in one.
 //! - [`RawSockets`]: send what leaves untouched. [`SocketTable`] knows which destinations are still in use, [`RouteLookup`]
@@ -48,6 +49,7 @@ mod sock_diag;
 mod sockets;
 mod standing;
 mod steering;
+mod survey;
 mod sys;
 mod sysctl;
 mod table;
@@ -65,10 +67,11 @@ pub use name::{InterfaceName, InvalidInterfaceName};
 pub use netns::{NetNs, NetNsError, NetNsId};
 pub use plan::CapturePlan;
 pub use raw::RawSockets;
-pub use sock_diag::SocketTable;
+pub use sock_diag::{BoundServer, SocketTable};
 pub use sockets::{bind_to_interface, forbid_fragmentation, mark_socket, set_buffers};
 pub use standing::PartState;
 pub use steering::steer;
+pub use survey::{Captured, Survey, Surveyed};
 pub use tencrypt::IpNet;
 pub use underlay::Mtu;
 

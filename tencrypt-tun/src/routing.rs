@@ -195,6 +195,12 @@ pub(crate) fn remove_rules(netlink: &mut Netlink) -> io::Result<usize> {
 /// Both families, IPv4 first.
 pub(crate) const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
 
+/// Tells if a route of this crate's leads to a device, as while a capture runs.
+pub(crate) fn leads_to_device(netlink: &mut Netlink) -> io::Result<bool> {
+    let leads = |route: Option<Route>| matches!(route, Some(Route { kind: Kind::Device { .. }, .. }));
+    Ok(installed(netlink)?.into_iter().any(|(_, route)| leads(route)))
+}
+
 /// The routes in the table; without a [`Route`] where one is not of this crate's making.
 fn installed(netlink: &mut Netlink) -> io::Result<Vec<(RouteMessage, Option<Route>)>> {
     let mut routes = Vec::new();

@@ -3,12 +3,12 @@
 use std::{
     collections::BTreeSet,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+use netlink_sys::protocols::{NETLINK_ROUTE, NETLINK_SOCK_DIAG};
 
-use crate::netlink::Netlink;
+use crate::{name::InterfaceName, netlink::Netlink, underlay::Link};
 
 /// `SOCK_DIAG_BY_FAMILY` (include/uapi/linux/sock_diag.h).
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -24,6 +24,28 @@ const DESTINATION: std::ops::Range<usize> = 24..40;
 /// All states with a peer but `TIME_WAIT` (6), as bits (include/net/tcp_states.h): established, SYN sent and received,
 /// FIN wait 1 and 2, close wait, last ack, closing. Connected UDP sockets are "established".
 const STATES: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
+
+/// States of sockets that wait for somebody, as bits: listening TCP, UDP without a peer ("closed").
+const TCP_LISTENS: u32 = 1 << 10;
+const UDP_WAITS: u32 = 1 << 7;
+
+/// Places of the own port, the own address and the interface's index in `struct inet_diag_msg`.
+const SOURCE_PORT: std::ops::Range<usize> = 4..6;
+const SOURCE: std::ops::Range<usize> = 8..24;
+const INTERFACE: std::ops::Range<usize> = 40..44;
+
+/// Ports of DHCP clients (RFC 2131, RFC 8415), which are bound to an interface for a reason: their answers come from the link.
+const DHCP_CLIENTS: [u16; 2] = [68, 546];
+
+/// A server's socket that is bound to an interface (`SO_BINDTODEVICE`, socket(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub struct BoundServer {
+    /// True for TCP, false for UDP.
+    pub tcp: bool,
+    /// The address and port that it waits at.
+    pub address: SocketAddr,
+}
 
 /// A connection to the kernel's socket tables in one namespace.
 #[derive(Debug)]
@@ -48,25 +70,66 @@ impl SocketTable {
     /// Netlink refuses the query or cannot be read; a family that the kernel lacks is no error.
     pub fn destinations(&mut self) -> io::Result<BTreeSet<IpAddr>> {
         let mut found = BTreeSet::new();
-        for family in [libc::AF_INET, libc::AF_INET6] {
-            for protocol in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
-                let mut request = [0; REQUEST];
-                request[0] = family as u8;
-                request[1] = protocol as u8;
-                request[4..8].copy_from_slice(&STATES.to_ne_bytes());
-                let result = self.netlink.dump_raw(SOCK_DIAG_BY_FAMILY, &request, |kind, message| {
-                    if kind == SOCK_DIAG_BY_FAMILY {
-                        found.extend(destination(message));
-                    }
-                });
-                match result {
-                    Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => {}
-                    result => result?,
-                }
-            }
+        for protocol in [libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
+            self.dump(protocol, STATES, |message| found.extend(destination(message)))?;
         }
         Ok(found)
     }
+
+    /// The servers that are bound to `interface`, as it is called in the calling thread's namespace: packets that come in by
+    /// another do not reach them. Those of DHCP clients are left out.
+    ///
+    /// # Errors
+    /// Netlink refuses the query or cannot be read; a family that the kernel lacks is no error.
+    pub fn bound_servers(&mut self, interface: InterfaceName) -> io::Result<BTreeSet<BoundServer>> {
+        let mut found = BTreeSet::new();
+        let Some(Link { index, .. }) = Link::find(&mut Netlink::open(NETLINK_ROUTE)?, interface)? else {
+            return Ok(found);
+        };
+        for (protocol, states) in [(libc::IPPROTO_TCP, TCP_LISTENS), (libc::IPPROTO_UDP, UDP_WAITS)] {
+            let tcp = protocol == libc::IPPROTO_TCP;
+            self.dump(protocol, states, |message| {
+                let address = bound_to(message, index).filter(|at| tcp || !DHCP_CLIENTS.contains(&at.port()));
+                found.extend(address.map(|address| BoundServer { tcp, address }));
+            })?;
+        }
+        Ok(found)
+    }
+
+    /// Calls `look` with each socket of a protocol in these states, of both families.
+    fn dump(&mut self, protocol: i32, states: u32, mut look: impl FnMut(&[u8])) -> io::Result<()> {
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            let mut request = [0; REQUEST];
+            request[0] = family as u8;
+            request[1] = protocol as u8;
+            request[4..8].copy_from_slice(&states.to_ne_bytes());
+            let result = self.netlink.dump_raw(SOCK_DIAG_BY_FAMILY, &request, |kind, message| {
+                if kind == SOCK_DIAG_BY_FAMILY {
+                    look(message);
+                }
+            });
+            match result {
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => {}
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The address of a socket that is bound to the interface with this index.
+fn bound_to(message: &[u8], index: u32) -> Option<SocketAddr> {
+    if u32::from_ne_bytes(*message.get(INTERFACE)?.first_chunk()?) != index {
+        return None;
+    }
+    let port = u16::from_be_bytes(*message.get(SOURCE_PORT)?.first_chunk()?);
+    let octets: [u8; 16] = *message.get(SOURCE)?.first_chunk()?;
+    let address = match i32::from(*message.first()?) {
+        libc::AF_INET => IpAddr::V4(Ipv4Addr::from(*octets.first_chunk::<4>()?)),
+        libc::AF_INET6 => Ipv6Addr::from(octets).to_canonical(),
+        _ => return None,
+    };
+    Some(SocketAddr::new(address, port))
 }
 
 fn destination(message: &[u8]) -> Option<IpAddr> {

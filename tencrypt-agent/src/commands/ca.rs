@@ -14,7 +14,6 @@ use tencrypt::{
 use tencrypt_tun::NetNs;
 
 use crate::{
-    commands::output,
     control::{self, Reply},
     failure::{Exit, Failure},
     hex::from_hex,
@@ -23,7 +22,6 @@ use crate::{
         file as keyfile,
     },
     os::files::MakeError,
-    report::CertificateReport,
 };
 
 /// Arguments of `ca issue`.
@@ -93,20 +91,6 @@ pub(crate) fn issue(arguments: &IssueArguments) -> Result<(), Failure> {
     let certificate = authority.issue(&request).map_err(|error| usage("--address", error))?;
     let file = CertificateFile { subject: subject.key, pod, certificate };
     Ok(certificates::write_certificate(&arguments.out, &file)?)
-}
-
-/// Shows the certificate in the file at `path`, verified if the file of an authority's public key is given.
-///
-/// # Errors
-/// A [`Failure`] of one line.
-pub(crate) fn inspect(path: &Path, ca: Option<&Path>, json: bool) -> Result<(), Failure> {
-    let file = certificates::read_certificate(path)?;
-    if let Some(ca) = ca {
-        let authority = certificates::read_public_key(ca)?;
-        let verified = file.certificate.verify(&authority, &file.subject);
-        verified.map_err(|source| AuthorityFileError::certificate(path, source))?;
-    }
-    output::print(&output::certificate(&CertificateReport::from(&file), ca.is_some(), json))
 }
 
 impl IssueArguments {

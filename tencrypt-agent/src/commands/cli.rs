@@ -19,6 +19,7 @@ use crate::demo::Observation;
 use crate::{
     commands::{ca::IssueArguments, rotate::Step},
     failure::{Exit, Failure},
+    logging::Format,
 };
 
 const EXIT_CODES: &str = "\
@@ -32,13 +33,16 @@ Exit codes:
 
 Environment:
   TENCRYPT_LOG      error, warn, info, debug or trace, where -v is not given
+  NO_COLOR          not empty: no colour in the log
   TENCRYPT_RUN_DIR  directory of the control sockets; default /run/tencrypt for
                     root, else $XDG_RUNTIME_DIR/tencrypt, else /tmp/tencrypt-UID
 
 Examples:
   tencrypt genkey tenant.key
+  tencrypt check --netns shop-1 --config tencrypt.toml
   tencrypt up --netns shop-1 --config tencrypt.toml
-  tencrypt status --netns shop-1";
+  tencrypt status --netns shop-1
+  tencrypt list";
 
 /// Encrypts the traffic between the pods of one tenant.
 #[derive(Debug, Parser)]
@@ -47,6 +51,9 @@ pub(crate) struct Cli {
     /// Say more: -v what happens, -vv with addresses and names, -vvv everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
+    /// Form of the log: text, or json, an object a line
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text", value_parser = log_format)]
+    pub log_format: Format,
     /// The task.
     #[command(subcommand)]
     pub command: Command,
@@ -55,14 +62,13 @@ pub(crate) struct Cli {
 /// A task of the program.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run the tenant's certificate authority: make it, sign, look
+    /// Run the tenant's certificate authority: make it, sign
     #[command(after_help = "A pod's key is made when `tencrypt up` starts, so its certificate is issued
-while it runs.
+while it runs. `tencrypt inspect` shows what is in a file.
 
 Examples:
   tencrypt ca init shop.ca
-  tencrypt ca issue --ca shop.ca --netns shop-1 --pod web-0 --out web-0.cert
-  tencrypt ca inspect web-0.cert --ca shop.ca.pub")]
+  tencrypt ca issue --ca shop.ca --netns shop-1 --pod web-0 --out web-0.cert")]
     Ca {
         /// The task.
         #[command(subcommand)]
@@ -96,8 +102,45 @@ Examples:
   tencrypt rotate retire tenant.key"
     )]
     Rotate(Rotation),
+    /// Show the content of a file: keys, certificate, authority or revocation; no secret of it
+    #[command(after_help = "Of a key it shows the fingerprint, which is the same on every node that has the
+same key.
+
+Examples:
+  tencrypt inspect shop.key
+  tencrypt inspect web-0.cert --ca shop.ca.pub
+  tencrypt inspect shop.revoked --json")]
+    Inspect {
+        /// The file
+        file: PathBuf,
+        /// The authority's public key, to verify the signature of a certificate
+        #[arg(long, value_name = "FILE")]
+        ca: Option<PathBuf>,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what `up` would do, and change nothing
+    #[command(after_help = "Without --netns it reads the files alone. Exits as `up` would: 0 if it would
+start.
+
+Examples:
+  tencrypt check --config tencrypt.toml
+  tencrypt check --config tencrypt.toml --netns shop-1")]
+    Check {
+        /// The configuration file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The pod's network namespace: a name below /run/netns, a path, or a process id
+        #[arg(long, value_name = "NAME|PATH|PID", value_parser = NonEmptyStringValueParser::new())]
+        netns: Option<String>,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Protect a namespace, in the foreground until SIGTERM or SIGINT
-    #[command(after_help = "Prints \"ready\" once traffic is protected.
+    #[command(after_help = "Prints \"ready\" once traffic is protected, and tells the service manager that
+NOTIFY_SOCKET names (sd_notify).
 
 Examples:
   tencrypt up --netns shop-1 --config tencrypt.toml
@@ -120,14 +163,30 @@ Examples:
         #[command(flatten)]
         namespace: Namespace,
     },
-    /// Show project, MTU, peers and counters
+    /// Show all tunnels of this machine, and namespaces that are closed
+    #[command(after_help = "Namespaces are found by their names below /run/netns and by the processes in
+them. Those of others need root.
+
+Examples:
+  tencrypt list
+  tencrypt list --json")]
+    List {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show project, MTU, peers, problems and counters
     #[command(after_help = "Examples:
   tencrypt status --netns shop-1
+  tencrypt status --netns shop-1 -w
   tencrypt status --netns shop-1 --json")]
     Status {
         /// The pod's network namespace.
         #[command(flatten)]
         namespace: Namespace,
+        /// Show it again each second, until it is interrupted or the tunnel ends
+        #[arg(short, long)]
+        watch: bool,
         /// For programs
         #[arg(long)]
         json: bool,
@@ -181,6 +240,13 @@ Examples:
         /// For tests of the demo itself: spoil an observation, which must then fail
         #[arg(long = "break", value_name = "OBSERVATION", hide = true)]
         spoil: Option<Observation>,
+    },
+    /// Write the manual pages into a directory
+    #[command(after_help = "Examples:
+  tencrypt man /usr/local/share/man/man1")]
+    Man {
+        /// The directory, which must exist
+        directory: PathBuf,
     },
     /// Print a completion script
     #[command(after_help = "Examples:
@@ -236,20 +302,6 @@ Examples:
     --address 10.244.1.5 --address fd00::5 --out web-0.cert --public-key \\
     4ac3e9f60b2d75815e90c1a7d38f24b67c0d91e2a85b3f64d17c28e905ba6f43")]
     Issue(IssueArguments),
-    /// Show the content of a certificate
-    #[command(after_help = "Examples:
-  tencrypt ca inspect web-0.cert
-  tencrypt ca inspect web-0.cert --ca shop.ca.pub --json")]
-    Inspect {
-        /// The certificate
-        file: PathBuf,
-        /// The authority's public key, to verify the signature
-        #[arg(long, value_name = "FILE")]
-        ca: Option<PathBuf>,
-        /// For programs
-        #[arg(long)]
-        json: bool,
-    },
 }
 
 /// A step of a rotation.
@@ -325,6 +377,15 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Par
     // A reader that has gone away is no failure.
     let _ = error.print();
     Ok(Parsed::Printed(exit))
+}
+
+/// Reads the name of a form of the log.
+fn log_format(name: &str) -> Result<Format, &'static str> {
+    match name {
+        "text" => Ok(Format::Text),
+        "json" => Ok(Format::Json),
+        _ => Err("expected text or json"),
+    }
 }
 
 /// Reads the name of a shell that the project tests.

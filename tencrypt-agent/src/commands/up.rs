@@ -18,7 +18,8 @@ use crate::{
     keys::credentials::Credentials,
     keys::file as keyfile,
     os::hardening::{self, Memory},
-    os::rundir::{Hold, RunDir},
+    os::notify::{SOCKET_VARIABLE, ServiceManager},
+    os::rundir::{Hold, RunDir, RunDirError},
     supervisor::dns::Names,
     supervisor::pod_end::Place,
     supervisor::uevents::Uevents,
@@ -89,6 +90,9 @@ struct Prepared {
 }
 
 fn prepare(namespace: &Namespace, config: &Path) -> Result<Prepared, Failure> {
+    // Here and not in the pod's namespace, where a socket without a path is another one.
+    let manager = ServiceManager::connect();
+    let manager = manager.inspect_err(|error| tracing::warn!(%error, "{SOCKET_VARIABLE}")).ok().flatten();
     let memory = Memory::protect()
         .map_err(|error| Failure::runtime(format_args!("cannot keep keys out of core dumps: {error}")))?;
     let config = Config::read(config)?;
@@ -101,14 +105,38 @@ fn prepare(namespace: &Namespace, config: &Path) -> Result<Prepared, Failure> {
     refuse_host(&namespace)?;
     let names = Names::find(&config, &namespace)?;
     let rundir = RunDir::create()?;
-    let hold = rundir.hold(namespace.id())?;
+    let hold = rundir.hold(namespace.id()).map_err(|error| held(&namespace, error))?;
     let control = rundir.socket(namespace.id());
+    tracing::info!(
+        suite = config.tenant.suite.name(),
+        lanes = config.network.lanes,
+        send = keys.send_epoch(),
+        "configuration and keys are read"
+    );
+    tracing::debug!(namespace = namespace.name(), protected = ?config.network.protected, "to be protected");
     let place = Place::of(&namespace);
-    let protection = Protection { config, keys, credentials, names, control, memory, uevents, place };
+    let netns = namespace.name().to_owned();
+    let protection =
+        Protection { config, keys, credentials, names, control, memory, uevents, place, netns, manager };
     Ok(Prepared { protection, namespace, hold })
 }
 
-fn refuse_host(namespace: &NetNs) -> Result<(), Failure> {
+/// Says who holds the namespace, where that one says so itself.
+fn held(namespace: &NetNs, error: RunDirError) -> Failure {
+    let holder = match &error {
+        RunDirError::Held => control::client::ask(namespace, &Request::Status),
+        _ => return error.into(),
+    };
+    match holder {
+        Ok(Reply::Status(status)) => {
+            Failure::new(Exit::Held, format_args!("{error}: process {}", status.program.pid))
+        }
+        _ => error.into(),
+    }
+}
+
+/// Refuses the host's own namespace.
+pub(super) fn refuse_host(namespace: &NetNs) -> Result<(), Failure> {
     if namespace.is_own() || namespace.is_host() {
         return Err(Failure::new(Exit::Usage, "this is the host's own network namespace; name a pod's"));
     }

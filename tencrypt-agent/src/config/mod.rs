@@ -11,6 +11,7 @@ mod sections;
 
 use std::path::Path;
 
+pub(crate) use self::model::unprotected_reason;
 pub use self::{
     error::ConfigError,
     model::{Config, Dns, Identity, Network, Policy, Tenant},

@@ -1,6 +1,10 @@
 //! A configuration, section by section.
 
-use std::{net::SocketAddr, num::NonZeroU8, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU8,
+    path::PathBuf,
+};
 
 use ipnet::IpNet;
 use tencrypt::{CipherSuite, ExternalAuthority, UnansweredPolicy, directory::Fact};
@@ -81,6 +85,31 @@ pub struct Policy {
     pub external: ExternalAuthority,
     /// nftables hold what routes alone do not.
     pub enforce: bool,
+    /// The pod may have addresses that nothing in the configuration speaks of: what comes from there and goes there is plain.
+    pub unprotected_addresses: bool,
+}
+
+impl Config {
+    /// Returns those of a pod's own `addresses` of which the configuration says nothing: no protected and no exempt range holds
+    /// them, and no fact is about them.
+    #[must_use]
+    pub fn unprotected(&self, addresses: &[IpAddr]) -> Vec<IpAddr> {
+        let Self { network, facts, .. } = self;
+        let ranges =
+            || network.protected.iter().chain(&network.exempt).chain(facts.iter().map(|fact| &fact.prefix));
+        addresses.iter().copied().filter(|address| !ranges().any(|range| range.contains(address))).collect()
+    }
+}
+
+/// Returns why a pod with these `unprotected` addresses is refused: one line, with the ways out.
+#[must_use]
+pub(crate) fn unprotected_reason(unprotected: &[IpAddr]) -> String {
+    let named: Vec<String> = unprotected.iter().map(ToString::to_string).collect();
+    format!(
+        "no range of network.protected holds the pod's own address {}: its traffic would be in plain; add the range of the \
+         pods' addresses there, or set `unprotected_addresses = true` in [policy]",
+        named.join(" and ")
+    )
 }
 
 /// Interception of DNS.

@@ -45,7 +45,7 @@ pub(super) fn config(text: &str, path: &Path) -> Result<Config, ConfigError> {
             &["interface", "tun", "port", "protected", "exempt", "lanes", "max_peers", "offload"],
         )?,
         root.section("identity", &["ca", "certificate", "revoked", "services"])?,
-        root.section("policy", &["unknown", "external", "enforce"])?,
+        root.section("policy", &["unknown", "external", "enforce", "unprotected_addresses"])?,
         root.section("dns", &["capture", "upstream", "resolv_conf", "rate", "external_names"])?,
     ];
     let [tenant, network, identity, policy, dns] = &sections;
@@ -158,6 +158,9 @@ fn read_policy(section: &Section<'_>) -> Result<Policy, ConfigError> {
             .value("external")
             .map_or(Ok(ExternalAuthority::Dns), |value| value.one_of(&external))?,
         enforce: section.value("enforce").map_or(Ok(true), |value| value.boolean())?,
+        unprotected_addresses: section
+            .value("unprotected_addresses")
+            .map_or(Ok(false), |value| value.boolean())?,
     })
 }
 

@@ -60,7 +60,8 @@ fn the_smallest_configuration_gets_the_documented_defaults() {
             policy: Policy {
                 unknown: UnansweredPolicy::Drop,
                 external: ExternalAuthority::Dns,
-                enforce: true
+                enforce: true,
+                unprotected_addresses: false,
             },
             dns: Dns {
                 capture: true,
@@ -124,6 +125,7 @@ offload = "udp"
 unknown = "plain"
 external = "directory"
 enforce = false
+unprotected_addresses = true
 [dns]
 capture = false
 upstream = ["10.96.0.10", "[fd00::a]:5353"]
@@ -158,7 +160,12 @@ fn every_key_is_read() {
     assert_eq!((config.tenant.suite, config.network.offload), (CipherSuite::ChaCha20Poly1305, Offload::Udp));
     assert_eq!(
         config.policy,
-        Policy { unknown: UnansweredPolicy::Plain, external: ExternalAuthority::Directory, enforce: false }
+        Policy {
+            unknown: UnansweredPolicy::Plain,
+            external: ExternalAuthority::Directory,
+            enforce: false,
+            unprotected_addresses: true,
+        }
     );
     assert!(!config.dns.capture);
     assert_eq!(config.dns.upstream, ["10.96.0.10:53".parse().unwrap(), "[fd00::a]:5353".parse().unwrap()]);
@@ -226,6 +233,12 @@ fn mistyped_values_are_named() {
         ("[network]\nport = \"8362\"\n", 2, "network.port", "expected a port from 1 to 65535, found string"),
         ("[network]\ninterface = [\"eth0\"]\n", 2, "network.interface", "expected a string, found array"),
         (&with_fact("[policy]\nenforce = \"yes\"\n"), 6, "policy.enforce", "expected true or false"),
+        (
+            &with_fact("[policy]\nunprotected_addresses = 1\n"),
+            6,
+            "policy.unprotected_addresses",
+            "expected true or false",
+        ),
         (&with_fact("[dns]\ncapture = 1\n"), 6, "dns.capture", "expected true or false, found integer"),
         (&with_fact("[fact]\nprefix = \"10.0.0.1\"\n"), 5, "fact", "expected an array, found table"),
     ]);

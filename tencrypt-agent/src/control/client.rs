@@ -3,6 +3,7 @@
 use std::{
     io::{self, BufRead as _, BufReader, Write as _},
     os::unix::net::UnixStream,
+    path::Path,
 };
 
 use tencrypt_tun::NetNs;
@@ -60,14 +61,24 @@ impl From<ClientError> for Failure {
 pub(crate) fn ask(namespace: &NetNs, request: &Request) -> Result<Reply, ClientError> {
     let not_running = || ClientError::NotRunning { namespace: namespace.name().to_owned() };
     let directory = RunDir::existing()?.ok_or_else(not_running)?;
-    let stream = match UnixStream::connect(directory.socket(namespace.id())) {
-        Ok(stream) => stream,
+    match ask_at(&directory.socket(namespace.id()), request) {
+        Err(ClientError::NotRunning { .. }) => Err(not_running()),
+        answered => answered,
+    }
+}
+
+/// Sends `request` to the program that listens at `socket`.
+///
+/// # Errors
+/// See [`ClientError`]; the namespace in it is called by the socket.
+pub(crate) fn ask_at(socket: &Path, request: &Request) -> Result<Reply, ClientError> {
+    match UnixStream::connect(socket) {
+        Ok(stream) => exchange(stream, request),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
-            return Err(not_running());
+            Err(ClientError::NotRunning { namespace: socket.display().to_string() })
         }
-        Err(source) => return Err(source.into()),
-    };
-    exchange(stream, request)
+        Err(source) => Err(source.into()),
+    }
 }
 
 /// One request and its reply over a connected socket.

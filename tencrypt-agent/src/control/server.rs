@@ -143,6 +143,7 @@ fn is_allowed(peer: u32, own: u32) -> bool {
 }
 
 async fn answer(request: Request, asked: &Asked) -> Result<Reply, LaneError> {
+    tracing::trace!(?request, "asked");
     let lanes = &asked.lanes;
     Ok(match request {
         Request::Status => {
@@ -259,6 +260,8 @@ mod tests {
     fn status() -> StatusReport {
         let stats = tencrypt::Stats::new();
         StatusReport {
+            program: crate::report::ProgramReport::default(),
+            network: crate::report::NetworkReport::default(),
             project: Some("shop".into()),
             mtu: 1440,
             suite: "aes-256-gcm".into(),
@@ -270,7 +273,7 @@ mod tests {
             namespace: crate::report::NamespaceReport::default(),
             hardening: crate::report::HardeningReport::default(),
             renewal: crate::report::RenewalReport::default(),
-            keys: crate::report::KeysReport { send: 2, accept: vec![1, 2], error: Some("why".into()) },
+            keys: crate::report::KeysReport { send: 2, accept: vec![1, 2], ..Default::default() },
             peers: vec![],
             chains: ChainsReport::default(),
             calls: crate::report::CallsReport::default(),

@@ -15,7 +15,10 @@ use tencrypt_lab::{self as lab, Entered};
 
 pub(crate) use self::observation::{Observation, Options};
 use self::{report::Report, scratch::Scratch};
-use crate::failure::{Exit, Failure};
+use crate::{
+    failure::{Exit, Failure},
+    supervisor::try_tun_driver,
+};
 
 /// The time after which the demonstration is taken for stuck and its world killed. It takes some 15 s.
 const WORLD_LIMIT: Duration = Duration::from_secs(120);
@@ -28,6 +31,10 @@ const WORLD_LIMIT: Duration = Duration::from_secs(120);
 pub(crate) fn run(options: Options) -> Result<(), Failure> {
     // The resolver of the pods is this program too, and does not return from here.
     lab::init();
+    if !lab::inside() {
+        // Here, before anything is shown: without it the second step would fail for a reason far from its cause.
+        try_tun_driver()?;
+    }
     let scratch = if lab::inside() { None } else { Some(Scratch::create()?) };
     let entered = lab::enter(WORLD_LIMIT);
     drop(scratch);

@@ -56,7 +56,9 @@ impl KeySource {
         let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         match admitted {
             Ok(keys) => {
-                *fault = None;
+                if fault.take().is_some() {
+                    tracing::warn!("the key file is in force again");
+                }
                 if self.keys.is_same(&keys) {
                     return None;
                 }

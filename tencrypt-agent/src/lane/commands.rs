@@ -8,8 +8,8 @@ use super::{
     pod_status::read,
 };
 use crate::report::{
-    CallsReport, ExplainReport, IdentityReport, KeysReport, PacketsReport, PeerReport, ScreenReport,
-    StatusReport, drops,
+    CallsReport, ExplainReport, IdentityReport, KeysReport, PacketsReport, PeerReport, ProgramReport,
+    ScreenReport, StatusReport, drops, fingerprints,
 };
 
 impl DataPath {
@@ -86,6 +86,12 @@ impl DataPath {
         let namespace = read(&pod.namespace);
         let stands = namespace.parts.iter().all(|part| part.part != "chains" || part.problem.is_none());
         StatusReport {
+            program: ProgramReport {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: std::process::id(),
+                uptime_s: now.saturating_duration_since(pod.since).as_secs(),
+            },
+            network: read(&pod.network),
             project: pod.project.clone(),
             mtu: suite.mtu,
             suite: suite.name,
@@ -115,7 +121,12 @@ impl DataPath {
     fn keys(&self) -> KeysReport {
         let keys = self.tunnel.keys();
         let error = read(&self.status.key_fault);
-        KeysReport { send: keys.send_epoch(), accept: keys.epochs().collect(), error }
+        KeysReport {
+            send: keys.send_epoch(),
+            accept: keys.epochs().collect(),
+            fingerprints: fingerprints(keys),
+            error,
+        }
     }
 
     fn calls(&self) -> CallsReport {
@@ -148,6 +159,10 @@ impl DataPath {
     fn explain(&self, source: Option<IpAddr>, destination: IpAddr, now: Instant) -> ExplainReport {
         let own = self.addresses.iter().find(|own| own.is_ipv4() == destination.is_ipv4());
         let source = source.or(own.copied()).unwrap_or(destination);
-        ExplainReport::from(&self.tunnel.explain(source, destination, now))
+        let mut report = ExplainReport::from(&self.tunnel.explain(source, destination, now));
+        if self.addresses.contains(&destination) {
+            report.note_own_destination();
+        }
+        report
     }
 }

@@ -16,6 +16,7 @@ use super::{
     events::Events,
     freshness::Freshness,
     pod_status::PodStatus,
+    refusals::{Counted, Refusals},
 };
 use crate::config::offload::Offload;
 
@@ -73,6 +74,8 @@ pub(crate) struct DataPath {
     pub(super) is_by_facts: bool,
     pub(super) status: PodStatus,
     pub(super) addresses: Vec<IpAddr>,
+    /// Senders that were named in the log.
+    refusals: Refusals,
     freshness: Arc<Freshness>,
     /// The generation of the keys in use.
     pub(super) generation: u64,
@@ -101,6 +104,7 @@ impl DataPath {
             is_by_facts: false,
             status,
             addresses,
+            refusals: Refusals::default(),
             freshness,
             generation: 0,
             fresh: true,
@@ -172,12 +176,15 @@ impl DataPath {
             let now = Instant::now();
             self.handle_lane_updates();
             let Some(train) = buffer.get_mut(..len) else { continue };
+            let before = Counted::of(self.tunnel.stats());
             let inbound = match self.hands_over(&meta, train) {
                 Some(datagrams) => Inbound::handed_over(datagrams),
                 None => self.open(&meta, train, now),
             };
             self.transport.note_received(meta.from, &inbound, now);
             self.settle(now);
+            // A handshake message is judged as it comes in or as it is worked off: by now both are done, but in a flood.
+            self.refusals.note(meta.from, before, Counted::of(self.tunnel.stats()), now);
         }
         moved
     }
@@ -237,9 +244,11 @@ impl DataPath {
                 Handed::Init { from, stride, mut bytes } => {
                     let now = Instant::now();
                     let meta = RecvMeta::new(from, stride);
+                    let before = Counted::of(self.tunnel.stats());
                     // Its outcome is in the counters: a handshake message brings no packet.
                     let _ = self.open(&meta, &mut bytes, now);
                     self.settle(now);
+                    self.refusals.note(from, before, Counted::of(self.tunnel.stats()), now);
                 }
                 Handed::Answer { to, bytes } => self.transport.send(to, &bytes, 0),
             }

@@ -10,5 +10,6 @@ pub(crate) mod events;
 pub(crate) mod freshness;
 mod patience;
 pub(crate) mod pod_status;
+mod refusals;
 pub(crate) mod run;
 pub(crate) mod threads;

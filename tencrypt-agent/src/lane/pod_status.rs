@@ -1,9 +1,13 @@
 //! The part of `status` that no lane counts: the supervisor writes it, lanes copy it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 
 use crate::report::{
-    ChainsReport, HardeningReport, IdentityReport, NamesReport, NamespaceReport, RenewalReport, SuiteReport,
+    ChainsReport, HardeningReport, IdentityReport, NamesReport, NamespaceReport, NetworkReport,
+    RenewalReport, SuiteReport,
 };
 
 /// A value that the supervisor keeps up to date and lanes read.
@@ -17,6 +21,10 @@ pub(crate) fn read<T: Clone>(shared: &Shared<T>) -> T {
 /// Facts about the pod in `status`.
 #[derive(Debug, Clone)]
 pub(crate) struct PodStatus {
+    /// The time of the start.
+    pub since: Instant,
+    /// The interface, and what is protected at it.
+    pub network: Shared<NetworkReport>,
     /// The project, where it is known.
     pub project: Option<String>,
     /// The suite, the device's MTU, and why they do not fit each other.

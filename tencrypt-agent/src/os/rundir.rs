@@ -127,6 +127,13 @@ impl RunDir {
         self.path.join(format!("{namespace}.sock"))
     }
 
+    /// Lists the control sockets there are, by the namespace of each; some may be of programs that have gone.
+    #[must_use]
+    pub(crate) fn sockets(&self) -> Vec<(NetNsId, PathBuf)> {
+        let paths = fs::read_dir(&self.path).into_iter().flatten().flatten().map(|entry| entry.path());
+        paths.filter_map(|path| Some((namespace_of(&path)?, path))).collect()
+    }
+
     /// Takes the namespace for this process. The kernel lets go of it when the process ends, however that happens.
     ///
     /// # Errors
@@ -162,6 +169,12 @@ impl Drop for Hold {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Returns the namespace whose control socket is called so.
+fn namespace_of(socket: &Path) -> Option<NetNsId> {
+    let (device, inode) = socket.file_name()?.to_str()?.strip_suffix(".sock")?.split_once('-')?;
+    Some(NetNsId::new(device.parse().ok()?, inode.parse().ok()?))
 }
 
 /// Tells if `path` still names the open `file`.
@@ -224,6 +237,19 @@ mod tests {
         drop(hold);
         assert!(!directory.path.join("4-1.lock").exists());
         let _again = directory.hold(one).unwrap();
+        fs::remove_dir_all(&directory.path).unwrap();
+    }
+
+    #[test]
+    fn control_sockets_are_found_by_their_names_alone() {
+        let directory = directory("sockets");
+        let id = NetNsId::new(4, 1);
+        for name in ["4-1.lock", "4.sock", "x-1.sock", "note"] {
+            fs::write(directory.path.join(name), "").unwrap();
+        }
+        assert_eq!(directory.sockets(), []);
+        fs::write(directory.socket(id), "").unwrap();
+        assert_eq!(directory.sockets(), [(id, directory.socket(id))]);
         fs::remove_dir_all(&directory.path).unwrap();
     }
 

@@ -9,6 +9,7 @@ pub(crate) mod externals;
 pub(crate) mod fact_base;
 mod installed;
 pub(crate) mod namespace;
+mod own_addresses;
 mod plan;
 pub(crate) mod pod_end;
 mod rotation;
@@ -18,10 +19,18 @@ pub(crate) mod suite_fit;
 mod tunnels;
 pub(crate) mod uevents;
 
-use tencrypt_tun::{Capture, Cleaned};
+use std::{fs::OpenOptions, io};
 
-pub(crate) use self::setup::Protection;
-use crate::failure::Failure;
+use tencrypt_tun::{Capture, CaptureError, Cleaned, NetNs};
+
+pub(crate) use self::{plan::interface, setup::Protection};
+use crate::{
+    config::Config,
+    failure::{Exit, Failure},
+};
+
+/// The driver of TUN devices.
+const TUN_DRIVER: &str = "/dev/net/tun";
 
 /// Protects the calling thread's namespace until a signal, `down`, or the end of the device.
 ///
@@ -45,4 +54,35 @@ pub(crate) fn run(protection: Protection) -> Result<(), Failure> {
 pub(crate) fn clean() -> Result<Cleaned, Failure> {
     // The interface and the device are found by what the capture left; these names are for messages.
     Ok(Capture::clean(plan::interface("eth0")?, plan::interface("tenc0")?)?)
+}
+
+/// Tries to open the driver of TUN devices, as every capture has to.
+///
+/// # Errors
+/// A [`Failure`]: there is none, or it is closed to this user. Its line names the cure.
+pub(crate) fn try_tun_driver() -> Result<(), Failure> {
+    let opened = OpenOptions::new().read(true).write(true).open(TUN_DRIVER);
+    opened.map(drop).map_err(|source| {
+        let exit = Exit::of_io(&source);
+        let cure = match source.kind() {
+            io::ErrorKind::PermissionDenied => {
+                "; it has to be open to this user: mode 0666, as udev makes it"
+            }
+            _ => "; `modprobe tun`, or give the container the device",
+        };
+        let error = Failure::from_error(exit, &CaptureError::NoTunDriver { source });
+        Failure::new(exit, format_args!("{}{cure}", error.reason))
+    })
+}
+
+/// Tries to bind the ports of every lane in `namespace`, and lets go of them again. Returns the first and the last.
+///
+/// # Errors
+/// A [`Failure`]: one is taken, or rights are missing.
+pub(crate) fn try_ports(config: &Config, namespace: &NetNs) -> Result<(u16, u16), Failure> {
+    let (first, lanes) = (config.network.port, config.network.lanes.get());
+    let bind = || (0..lanes).map(|lane| plan::transport(config, lane)).collect::<Result<Vec<_>, _>>();
+    // All at a time, as `up` has them.
+    drop(namespace.run(bind)??);
+    Ok((first, first.saturating_add(u16::from(lanes) - 1)))
 }

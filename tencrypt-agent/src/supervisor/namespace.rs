@@ -13,11 +13,14 @@ use tencrypt::{
     Event,
     directory::{Class, Fact, FactChange, FactSource},
 };
-use tencrypt_tun::{Capture, CaptureError, Change, Counters, Followed, Monitor, PartState};
+use tencrypt_tun::{
+    BoundServer, Capture, CaptureError, Change, Counters, Followed, InterfaceName, Monitor, PartState,
+};
 use tokio::sync::mpsc;
 
 use super::{
     externals::{Due, Externals},
+    own_addresses::OwnAddresses,
     pod_end::PodEnd,
     suite_fit::SuiteFit,
 };
@@ -28,7 +31,7 @@ use crate::{
         events::{Events, LaneEvent},
         pod_status::Shared,
     },
-    report::{ChainsReport, NamespaceReport, PartReport, SuiteReport},
+    report::{BoundServerReport, ChainsReport, NamespaceReport, PartReport, SuiteReport},
 };
 
 /// Changes of the namespace that wait for the supervisor. The others wait in the kernel, which says if it has to drop any.
@@ -44,7 +47,7 @@ pub(super) struct Namespace {
     lanes: Lanes,
     events: Events,
     externals: Externals,
-    addresses: Vec<IpAddr>,
+    own: OwnAddresses,
     fit: SuiteFit,
     suite: Shared<SuiteReport>,
     chains: Shared<ChainsReport>,
@@ -69,21 +72,34 @@ impl Namespace {
     pub(super) fn new(
         capture: Capture,
         (lanes, events): (Lanes, Events),
-        addresses: Vec<IpAddr>,
+        own: OwnAddresses,
         (fit, suite): (SuiteFit, Shared<SuiteReport>),
         (chains, report): (Shared<ChainsReport>, Shared<NamespaceReport>),
         end: PodEnd,
     ) -> Self {
         let externals = Externals::default();
-        let namespace =
-            Self { capture, lanes, events, externals, addresses, fit, suite, chains, report, end };
+        let namespace = Self { capture, lanes, events, externals, own, fit, suite, chains, report, end };
         namespace.tell_parts();
         namespace
     }
 
     /// Returns the pod's addresses.
     pub(super) fn addresses(&self) -> &[IpAddr] {
-        &self.addresses
+        self.own.all()
+    }
+
+    /// Returns the pod's interface.
+    pub(super) fn interface(&self) -> InterfaceName {
+        self.capture.interface()
+    }
+
+    /// Notes the servers that are bound to the pod's interface, for `status`.
+    pub(super) fn note_bound_servers(&self, servers: impl IntoIterator<Item = BoundServer>) {
+        let report = |server: BoundServer| BoundServerReport {
+            protocol: if server.tcp { "tcp" } else { "udp" }.to_owned(),
+            address: server.address,
+        };
+        self.own.note_bound_servers(servers.into_iter().map(report).collect());
     }
 
     /// Removes everything that the capture installed.
@@ -101,14 +117,17 @@ impl Namespace {
 
     /// Handles a word of the lanes.
     pub(super) fn handle_event(&mut self, event: LaneEvent) {
+        tracing::trace!(?event, "a lane says");
         let outcome = match event {
             LaneEvent::External { destination, until } => {
                 let lease = self.externals.allow(destination, until, Instant::now());
+                tracing::debug!(%destination, "external: led around the tunnel");
                 let outcome = self.capture.allow_external(destination, lease);
                 self.send_to_lanes(move || Command::ExternalOpened(destination));
                 outcome
             }
             LaneEvent::Internal(destination) => {
+                tracing::debug!(%destination, "internal: of the tenant");
                 self.externals.deny(destination);
                 self.tell_internal(destination);
                 self.capture.add_internal(destination)
@@ -151,6 +170,7 @@ impl Namespace {
 
     /// Handles a change that the kernel reports.
     pub(super) async fn handle_change(&mut self, change: Change) -> Next {
+        tracing::trace!(?change, "the kernel says");
         let followed = self.capture.follow(change);
         self.handle_followed(followed).await
     }
@@ -176,12 +196,13 @@ impl Namespace {
                     tracing::error!("no new sessions: {problem}");
                 }
                 *self.suite.lock().unwrap_or_else(PoisonError::into_inner) = suite;
-                if addresses == self.addresses {
+                if !self.own.replace(addresses) {
                     return Next::Nothing;
                 }
+                tracing::info!(count = self.own.all().len(), "the pod has other addresses");
+                tracing::debug!(addresses = ?self.own.all(), "own addresses");
                 // Here, and not by a task of its own: of two changes the later one must be the last that a lane hears of.
-                let _ = self.lanes.send_all(|| Command::Addresses(addresses.clone())).await;
-                self.addresses = addresses;
+                let _ = self.lanes.send_all(|| Command::Addresses(self.own.all().to_vec())).await;
                 Next::Addresses
             }
             Ok(Followed::DeviceGone) => Next::Over,
@@ -258,11 +279,18 @@ impl Namespace {
     }
 }
 
+/// Says what happened: with addresses only where they are asked for.
 fn log(event: &Event) {
     match event {
-        Event::PeerUp { peer, endpoint, .. } => tracing::debug!(%peer, %endpoint, "peer up"),
-        Event::PeerDown { peer } => tracing::debug!(%peer, "peer down"),
-        Event::HandshakeFailed { to } => tracing::debug!(%to, "no answer"),
+        Event::PeerUp { peer, endpoint, addresses } => {
+            tracing::info!(%peer, "a session with a peer");
+            tracing::debug!(%peer, %endpoint, ?addresses, "peer");
+        }
+        Event::PeerDown { peer } => tracing::info!(%peer, "the last session with a peer has ended"),
+        Event::HandshakeFailed { to } => {
+            tracing::info!("a destination does not answer");
+            tracing::debug!(%to, "no answer");
+        }
         _ => {}
     }
 }

@@ -54,7 +54,7 @@ pub(super) fn own_ranges(config: &Config, gateways: &[IpAddr]) -> Ranges {
 ///
 /// # Errors
 /// A [`Failure`] with [`Exit::Usage`].
-pub(super) fn interface(name: &str) -> Result<InterfaceName, Failure> {
+pub(crate) fn interface(name: &str) -> Result<InterfaceName, Failure> {
     name.parse().map_err(|error| Failure::new(Exit::Usage, error))
 }
 

@@ -38,7 +38,7 @@ use crate::{
         run::Ended,
         threads::Threads,
     },
-    os::followed::Changes,
+    os::{followed::Changes, notify::ServiceManager},
 };
 
 /// The signals that end the program.
@@ -112,6 +112,7 @@ pub(super) struct Supervisor {
     pub(super) facts: Facts,
     pub(super) dns: DnsProxy,
     pub(super) tasks: Tasks,
+    pub(super) manager: Option<ServiceManager>,
 }
 
 /// Something to do.
@@ -138,7 +139,7 @@ impl Supervisor {
     /// # Errors
     /// A [`Failure`]; the namespace stays closed.
     pub(super) async fn run(mut self) -> Result<(), Failure> {
-        announce();
+        announce(self.manager.as_ref());
         let mut clocks = Clocks {
             tick: interval(TICK),
             credentials: self.credentials.changes(),
@@ -231,6 +232,10 @@ impl Supervisor {
         let renew = now.saturating_duration_since(*leases_renewed) >= LEASE_RENEWAL;
         if renew {
             *leases_renewed = now;
+            match self.table.bound_servers(self.namespace.interface()) {
+                Ok(servers) => self.namespace.note_bound_servers(servers),
+                Err(error) => tracing::warn!(%error, "sock_diag"),
+            }
         }
         self.dns.count();
         let ending = if renew { self.facts.internal_ending(now) } else { Vec::new() };
@@ -263,7 +268,10 @@ impl Supervisor {
 
     /// Ends the lanes. `over` is how the first of them ended, if that is why.
     async fn finish(self, over: Option<Ended>) -> Result<(), Failure> {
-        let Self { threads, namespace, mut dns, tasks, .. } = self;
+        let Self { threads, namespace, mut dns, tasks, manager, .. } = self;
+        if let Some(manager) = manager {
+            manager.stopping();
+        }
         drop(tasks);
         dns.stop();
         let signalled = over.is_none();
@@ -299,7 +307,11 @@ fn interval(period: Duration) -> Interval {
 }
 
 /// Tells whoever started the program that traffic is protected from now on.
-fn announce() {
+fn announce(manager: Option<&ServiceManager>) {
+    tracing::info!("ready: traffic is protected");
+    if let Some(manager) = manager {
+        manager.ready();
+    }
     let mut out = io::stdout().lock();
     // Nobody may be reading.
     let _ = writeln!(out, "ready").and_then(|()| out.flush());

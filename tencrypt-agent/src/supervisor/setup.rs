@@ -6,6 +6,7 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    time::Instant,
 };
 
 use tencrypt::{KeyRing, Tunnel};
@@ -21,6 +22,7 @@ use super::{
     fact_base::FactBase,
     installed::Installed,
     namespace::{Namespace, monitor_changes},
+    own_addresses::OwnAddresses,
     plan::{interface, own_ranges, plan, static_facts, transport},
     pod_end::{Place, PodEnd},
     run::{Facts, Signals, Supervisor, Tasks},
@@ -29,7 +31,7 @@ use super::{
     uevents::Uevents,
 };
 use crate::{
-    config::Config,
+    config::{Config, unprotected_reason},
     control::server::{Asked, ControlSocket},
     failure::{Exit, Failure},
     keys::{
@@ -43,8 +45,11 @@ use crate::{
         pod_status::{PodStatus, Shared},
         threads::Threads,
     },
-    os::hardening::{self, Memory},
-    report::{ChainsReport, NamesReport, NamespaceReport, SuiteReport},
+    os::{
+        hardening::{self, Memory},
+        notify::ServiceManager,
+    },
+    report::{ChainsReport, NamesReport, NamespaceReport, NetworkReport, SuiteReport},
 };
 
 /// Everything that is known before anything is touched.
@@ -65,6 +70,10 @@ pub(crate) struct Protection {
     pub(crate) uevents: Option<Uevents>,
     /// The namespace's file, and which namespace it is of.
     pub(crate) place: Place,
+    /// The namespace, as it is called.
+    pub(crate) netns: String,
+    /// The service manager, if it waits for a word.
+    pub(crate) manager: Option<ServiceManager>,
 }
 
 /// Protects the calling thread's namespace. Must be called within a tokio runtime.
@@ -72,11 +81,12 @@ pub(crate) struct Protection {
 /// # Errors
 /// A [`Failure`]; what was done is undone. A namespace that a program which died had left closed stays closed.
 pub(super) fn set_up(protection: Protection) -> Result<Supervisor, Failure> {
-    let Protection { config, keys, mut credentials, names, control, memory, uevents, place } = protection;
+    let Protection { config, keys, mut credentials, names, control, memory, uevents, place, netns, manager } =
+        protection;
     let tenant = *keys.tenant_id();
     let keys = Arc::new(keys);
     let resources = Resources::open(&config, &control)?;
-    let pod = Pod::capture(&config, &names)?;
+    let pod = Pod::capture(&config, &names, netns)?;
     let tunnels = pod.tunnels(&config, &names, &keys)?;
     let tunnels = present(tunnels, &mut credentials, tenant);
     let guard = CloneGuard::new(uevents);
@@ -87,6 +97,8 @@ pub(super) fn set_up(protection: Protection) -> Result<Supervisor, Failure> {
     let common = Common {
         offload: config.network.offload,
         status: PodStatus {
+            since: Instant::now(),
+            network: pod.network.clone(),
             project: project_name(&config, &names),
             suite: pod.suite.clone(),
             chains: chains.clone(),
@@ -106,17 +118,17 @@ pub(super) fn set_up(protection: Protection) -> Result<Supervisor, Failure> {
     monitor.ignore(pod.installed.capture().ports());
     let Started { lanes, threads, events } = pod.start(tunnels, ports, &common)?;
     let changes = monitor_changes(monitor).map_err(|error| io_failure("thread", error))?;
-
     let sink = LaneSink::new(lanes.clone(), events.clone(), pod.facts.base.clone());
     let ranges = own_ranges(&config, pod.installed.capture().gateways());
     let mut dns = DnsProxy::new((names, ranges), sink, pod.proxy_port(), pod.tun, asked_names);
     dns.start(pod.sockets);
+    let own = OwnAddresses::new(pod.addresses, &config, pod.network);
     let key_source = KeySource::new(config.tenant.key_file, keys, key_fault);
     let tasks = Tasks::spawn(control, Asked::new(lanes.clone(), routes), key_source, &lanes);
     let lanes_and_events = (lanes.clone(), events);
     let reports = (chains, parts);
     let fit = (pod.fit, pod.suite);
-    let namespace = Namespace::new(pod.installed.keep(), lanes_and_events, pod.addresses, fit, reports, end);
+    let namespace = Namespace::new(pod.installed.keep(), lanes_and_events, own, fit, reports, end);
     Ok(Supervisor {
         signals,
         threads,
@@ -130,6 +142,7 @@ pub(super) fn set_up(protection: Protection) -> Result<Supervisor, Failure> {
         facts: pod.facts,
         dns,
         tasks,
+        manager,
     })
 }
 
@@ -172,6 +185,7 @@ struct Pod {
     installed: Installed,
     tun: InterfaceName,
     addresses: Vec<IpAddr>,
+    network: Shared<NetworkReport>,
     fit: SuiteFit,
     suite: Shared<SuiteReport>,
     /// Of the DNS proxy, if the pod's queries are captured.
@@ -180,12 +194,16 @@ struct Pod {
 }
 
 impl Pod {
-    fn capture(config: &Config, names: &Names) -> Result<Self, Failure> {
+    fn capture(config: &Config, names: &Names, netns: String) -> Result<Self, Failure> {
         let plan = plan(config, names)?;
         let tun = plan.tun;
         let installed = Installed::new(plan)?;
         let capture: &Capture = installed.capture();
         let addresses = capture.addresses();
+        let network = network_report(config, netns, &addresses);
+        if !network.unprotected.is_empty() && !config.policy.unprotected_addresses {
+            return Err(Failure::new(Exit::Usage, unprotected_reason(&network.unprotected)));
+        }
         let fit = SuiteFit::new(config.tenant.suite, &config.network.interface, capture.mtu());
         let suite = fit.report(&addresses);
         if let Some(reason) = suite.problem {
@@ -199,7 +217,8 @@ impl Pod {
         };
         let hash_key = getrandom::u64().map_err(|_| Failure::runtime(NO_RANDOMNESS))?;
         let facts = Facts::new(FactBase::new(static_facts(config, capture.gateways())), hash_key);
-        Ok(Self { installed, tun, addresses, fit, suite: Arc::new(Mutex::new(suite)), sockets, facts })
+        let (network, suite) = (Arc::new(Mutex::new(network)), Arc::new(Mutex::new(suite)));
+        Ok(Self { installed, tun, addresses, network, fit, suite, sockets, facts })
     }
 
     /// Returns the port that the pod's queries are redirected to; 0 if they are not.
@@ -262,6 +281,19 @@ fn present(
 fn project_name(config: &Config, names: &Names) -> Option<String> {
     let found = || names.project.as_ref().map(|project| project.namespace().to_owned());
     config.tenant.project.clone().or_else(found)
+}
+
+/// Reports the interface of a pod with these addresses.
+fn network_report(config: &Config, netns: String, addresses: &[IpAddr]) -> NetworkReport {
+    let network = &config.network;
+    NetworkReport {
+        netns,
+        interface: network.interface.clone(),
+        port: network.port,
+        protected: network.protected.iter().map(ToString::to_string).collect(),
+        unprotected: config.unprotected(addresses),
+        bound_servers: Vec::new(),
+    }
 }
 
 /// Makes the channels of `count` lanes.

@@ -249,7 +249,7 @@ impl Running {
 
     /// `tencrypt peers --json`.
     pub(crate) fn peers(&self) -> Value {
-        self.ask(&["peers", "--json"])
+        self.ask(&["peers", "--json"])["peers"].take()
     }
 
     /// `tencrypt status` of the namespace called `netns`.

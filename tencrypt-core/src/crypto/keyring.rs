@@ -16,6 +16,9 @@ pub(crate) const TENANT_LEN: usize = 16;
 /// catch up.
 pub(crate) const MAX_EPOCHS: usize = 8;
 
+/// Bytes of an epoch's fingerprint: as many as people compare.
+const FINGERPRINT_LEN: usize = 4;
+
 /// The keys of one tenant: every epoch that is accepted, and which of them is sent. Not `Clone`, printed redacted,
 /// erased on drop.
 pub struct KeyRing {
@@ -86,6 +89,15 @@ impl KeyRing {
     #[must_use]
     pub fn holds(&self, epoch: u8) -> bool {
         self.epoch(epoch).is_some()
+    }
+
+    /// Returns 4 bytes that tell the key of an epoch from another under the same number; `None` if the epoch is not held.
+    ///
+    /// No secret, and no use of the root key but this: HKDF under a label of its own. Two keys have the same with
+    /// probability 2^-32: it shows that files differ, and is no proof against somebody who looks for a second key.
+    #[must_use]
+    pub fn fingerprint(&self, epoch: u8) -> Option<[u8; FINGERPRINT_LEN]> {
+        self.epoch(epoch).map(|keys| keys.fingerprint)
     }
 
     /// The epoch to go to from the one that is sent: of those after it the nearest.
@@ -247,13 +259,24 @@ pub(crate) struct EpochKeys {
     mac: Secret<32>,
     cookie: Secret<32>,
     reset: Secret<32>,
+    /// No secret.
+    fingerprint: [u8; FINGERPRINT_LEN],
 }
 
 impl EpochKeys {
     fn derive(tenant: &[u8; TENANT_LEN], number: u8, root: &[u8; 32]) -> Self {
         let key =
             |label: &[u8]| Secret::filled(|key| hkdf_sha256(tenant, root, &[b"tencrypt v1 ", label], key));
-        Self { number, psk: key(b"psk"), mac: key(b"mac"), cookie: key(b"cookie"), reset: key(b"reset") }
+        let mut fingerprint = [0; FINGERPRINT_LEN];
+        hkdf_sha256(tenant, root, &[b"tencrypt v1 ", b"fingerprint"], &mut fingerprint);
+        Self {
+            number,
+            psk: key(b"psk"),
+            mac: key(b"mac"),
+            cookie: key(b"cookie"),
+            reset: key(b"reset"),
+            fingerprint,
+        }
     }
 
     /// Tells if both have the same keys, in time that does not depend on where they differ.

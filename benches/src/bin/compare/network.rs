@@ -35,11 +35,11 @@ impl Scene {
         }
     }
 
-    /// The pod network's range, which tencrypt protects.
-    pub(crate) fn range(self) -> &'static str {
+    /// The pod network's ranges, which tencrypt protects: of each family in which the ends have an address.
+    pub(crate) fn ranges(self) -> &'static [&'static str] {
         match self {
-            Self::Cable | Self::External => "10.200.0.0/24",
-            Self::Vxlan => "10.128.0.0/14",
+            Self::Cable | Self::External => &["10.200.0.0/24"],
+            Self::Vxlan => &["10.128.0.0/14", "fd00:128::/64"],
         }
     }
 

@@ -116,11 +116,11 @@ fn configuration(contender: Contender, scene: Scene, key_file: &Path, peer: IpAd
     let class = if scene == Scene::External { "external" } else { "internal" };
     format!(
         "[tenant]\nproject = \"bench\"\nkey_file = {:?}\n{tenant}\
-         [network]\ninterface = \"eth0\"\nprotected = [{:?}]\n{network}\
+         [network]\ninterface = \"eth0\"\nprotected = {:?}\n{network}\
          [dns]\ncapture = false\n\
          [[fact]]\nprefix = \"{peer}\"\nclass = {class:?}\n",
         key_file.display().to_string(),
-        scene.range(),
+        scene.ranges(),
     )
 }
 

@@ -1,17 +1,29 @@
-//! The output of `status`, `peers`, `explain` and `ca inspect`: tables for people, one JSON document for programs.
+//! The output of the commands that show something: tables for people, one JSON document for programs.
+//!
+//! docs/json.md has every field of the documents; a test holds it.
 
+mod check;
+mod json;
+mod list;
 mod status;
 mod table;
 
-use std::{fmt::Write as _, io::Write as _};
+use std::{fmt::Write as _, io::Write as _, net::IpAddr};
 
 use serde::Serialize;
 
-use self::table::{bytes, table};
+pub(crate) use self::{check::findings, list::list};
+use self::{
+    json::json,
+    table::{bytes, table},
+};
 use crate::{
     escape::Escaped,
     failure::Failure,
-    report::{CertificateReport, ExplainReport, PeerReport, StatusReport},
+    report::{
+        CertificateReport, ExplainReport, PeerReport, StatusReport,
+        inspected::{Inspected, KeyFileReport},
+    },
 };
 
 /// `tencrypt status`.
@@ -32,7 +44,11 @@ pub(crate) fn status(report: &StatusReport, as_json: bool) -> String {
 #[must_use]
 pub(crate) fn peers(peers: &[PeerReport], as_json: bool) -> String {
     if as_json {
-        return json(&peers);
+        #[derive(Serialize)]
+        struct Peers<'a> {
+            peers: &'a [PeerReport],
+        }
+        return json(&Peers { peers });
     }
     if peers.is_empty() {
         return "no peers\n".to_owned();
@@ -90,21 +106,61 @@ pub(crate) fn explanation(report: &ExplainReport, as_json: bool) -> String {
     text
 }
 
-/// `tencrypt ca inspect`. `verified`: by an authority that was named.
+/// `tencrypt inspect`.
 #[must_use]
-pub(crate) fn certificate(report: &CertificateReport, verified: bool, as_json: bool) -> String {
+pub(crate) fn inspected(content: &Inspected, as_json: bool) -> String {
     if as_json {
-        #[derive(Serialize)]
-        struct Inspected<'a> {
-            #[serde(flatten)]
-            certificate: &'a CertificateReport,
-            verified: bool,
-        }
-        return json(&Inspected { certificate: report, verified });
+        return json(content);
     }
+    let key = |kind: &str, public_key: &str| {
+        table(&[["kind", kind], ["public key", public_key]].map(|row| row.map(ToOwned::to_owned)))
+    };
+    match content {
+        Inspected::Keys(keys) => key_file(keys),
+        Inspected::Certificate { certificate, verified } => self::certificate(certificate, *verified),
+        Inspected::Authority { public_key } => key("secret of an authority", public_key),
+        Inspected::AuthorityKey { public_key } => key("public key of an authority", public_key),
+        Inspected::Revocation { minimum_generation, denied } => table(
+            &[
+                ["kind", "revocation"],
+                ["revoked", &format!("below generation {minimum_generation}, and {denied} keys and pods")],
+            ]
+            .map(|row| row.map(ToOwned::to_owned)),
+        ),
+    }
+}
+
+/// Epochs of a key file, on one line.
+#[must_use]
+pub(crate) fn key_epochs(report: &KeyFileReport) -> String {
+    let accept = status::epochs(report.fingerprints.keys(), &report.fingerprints);
+    format!("send epoch {}, accept {accept}", report.send)
+}
+
+/// Addresses on one line, or a word where there are none.
+#[must_use]
+pub(crate) fn list_of(addresses: &[IpAddr]) -> String {
+    status::list(addresses)
+}
+
+fn key_file(report: &KeyFileReport) -> String {
+    table(
+        &[
+            ["kind", "keys of a tenant"],
+            ["tenant", &report.tenant],
+            ["send", &format!("epoch {}", report.send)],
+            ["accept", &status::epochs(report.fingerprints.keys(), &report.fingerprints)],
+        ]
+        .map(|row| row.map(ToOwned::to_owned)),
+    )
+}
+
+/// A certificate. `verified`: by an authority that was named.
+fn certificate(report: &CertificateReport, verified: bool) -> String {
     let signature = if verified { "verified" } else { "not looked at; name the authority by --ca" };
     table(
         &[
+            ["kind", "certificate"],
             ["pod", &report.pod],
             ["addresses", &report.addresses.join(", ")],
             ["generation", &report.generation.to_string()],
@@ -117,22 +173,22 @@ pub(crate) fn certificate(report: &CertificateReport, verified: bool, as_json: b
     )
 }
 
-fn json(value: &impl Serialize) -> String {
-    let mut text = serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned());
-    text.push('\n');
-    text
-}
-
 /// Writes to standard output. A reader that has gone away (`tencrypt peers | head -1`) is no failure.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    print_more(text).map(drop)
+}
+
+/// Writes to standard output. False: the reader has gone away, and more is of no use.
+pub(crate) fn print_more(text: &str) -> Result<bool, Failure> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::runtime(format_args!("standard output: {error}")))
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::runtime(format_args!("standard output: {error}"))),
     }
 }
 
+#[cfg(test)]
+mod documents;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! `tencrypt status` for people: a row for each thing there is to say.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr};
 
 use super::table::table;
 use crate::report::{
@@ -34,8 +34,17 @@ fn settings(report: &StatusReport) -> Vec<Row> {
     if !report.enforce {
         policy.push_str("; NOT enforced");
     }
+    if !report.network.unprotected.is_empty() {
+        policy.push_str("; NOT protected: some of the pod's own addresses");
+    }
     let packets = &report.packets;
+    let program = &report.program;
+    let up = duration(program.uptime_s);
     vec![
+        row("program", format!("tencrypt {}, process {}, up {up}", program.version, program.pid)),
+        row("underlay", format!("{}, UDP port {}", report.network.interface, report.network.port)),
+        row("address", list(&report.identity.addresses)),
+        row("ranges", report.network.protected.join(", ")),
         row("project", report.project.clone().unwrap_or_else(|| "not known".to_owned())),
         row("mtu", report.mtu.to_string()),
         row("suite", report.suite.clone()),
@@ -53,11 +62,7 @@ fn settings(report: &StatusReport) -> Vec<Row> {
 }
 
 fn problems(report: &StatusReport) -> Vec<Row> {
-    let suite = report.suite_problem.as_ref().map(|problem| format!("NO SESSIONS: {problem}"));
-    let certificate = report.identity.problem.as_ref().map(|problem| format!("certificate: {problem}"));
-    let revocation = report.identity.revocation_problem.as_ref();
-    let revocation = revocation.map(|problem| format!("revocation: {problem}; the one before is in force"));
-    [suite, certificate, revocation].into_iter().flatten().map(|text| row("", text)).collect()
+    report.problems().into_iter().map(|text| row("", text)).collect()
 }
 
 /// Rows of what somebody else changes in the namespace.
@@ -211,8 +216,38 @@ fn identity(report: &IdentityReport) -> String {
 }
 
 fn keys(keys: &KeysReport) -> String {
-    let accept: Vec<String> = keys.accept.iter().map(ToString::to_string).collect();
-    format!("send epoch {}, accept {}", keys.send, accept.join(", "))
+    format!("send epoch {}, accept {}", keys.send, epochs(&keys.accept, &keys.fingerprints))
+}
+
+/// Epochs, each with the fingerprint of its key where one is known.
+pub(super) fn epochs<'a>(
+    epochs: impl IntoIterator<Item = &'a u8>,
+    fingerprints: &BTreeMap<u8, String>,
+) -> String {
+    let each = epochs.into_iter().map(|epoch| match fingerprints.get(epoch) {
+        Some(fingerprint) => format!("{epoch} ({fingerprint})"),
+        None => epoch.to_string(),
+    });
+    each.collect::<Vec<_>>().join(", ")
+}
+
+/// Addresses, or a word where there are none.
+pub(super) fn list(addresses: &[IpAddr]) -> String {
+    if addresses.is_empty() {
+        return "none".to_owned();
+    }
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Seconds in the two largest units that say something.
+pub(super) fn duration(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (1.., ..) => format!("{days} d {} h", hours % 24),
+        (0, 1.., _) => format!("{hours} h {} min", minutes % 60),
+        (0, 0, 1..) => format!("{minutes} min {} s", seconds % 60),
+        _ => format!("{seconds} s"),
+    }
 }
 
 /// The peers whose session is under another epoch than the one that is sent, each with its epoch.

@@ -4,7 +4,7 @@ use crate::report::{
     PartReport, RenewalReason as Reason, RenewalReport,
 };
 
-fn peer() -> PeerReport {
+pub(super) fn peer() -> PeerReport {
     PeerReport {
         peer: "0011223344556677".into(),
         address: Some("10.244.2.7".parse().unwrap()),
@@ -20,10 +20,12 @@ fn peer() -> PeerReport {
     }
 }
 
-fn report() -> StatusReport {
+pub(super) fn report() -> StatusReport {
     let mut stats = tencrypt::Stats::new();
     stats.drop_many(tencrypt::DropReason::Mac1, 3);
     StatusReport {
+        program: crate::report::ProgramReport::default(),
+        network: crate::report::NetworkReport::default(),
         project: Some("shop".into()),
         mtu: 1440,
         suite: "aes-256-gcm".into(),
@@ -46,7 +48,7 @@ fn report() -> StatusReport {
             ..HardeningReport::default()
         },
         renewal: RenewalReport { clones_told: true, ..RenewalReport::default() },
-        keys: KeysReport { send: 1, accept: vec![1, 2], error: None },
+        keys: KeysReport { send: 1, accept: vec![1, 2], ..KeysReport::default() },
         peers: vec![peer()],
         chains: ChainsReport { plain_in: 4, leak: 0, looped: 0 },
         calls: crate::report::CallsReport::default(),
@@ -117,13 +119,20 @@ fn status_says_which_peers_use_another_epoch_and_why_the_key_file_is_not_in_forc
     let text = status(&report(), false);
     assert!(text.contains("keys      send epoch 1, accept 1, 2\n"), "{text}");
     assert!(!text.contains("old epoch") && !text.contains("key file"), "{text}");
-    let keys = KeysReport { send: 2, accept: vec![1, 2], error: Some("line 3".into()) };
+    let fingerprints = [(1, "3f9c12ab".to_owned()), (2, "a01b77c0".to_owned())].into();
+    let keys = KeysReport { send: 2, accept: vec![1, 2], fingerprints, error: Some("line 3".into()) };
     let other = StatusReport { keys, ..report() };
     let text = status(&other, false);
+    assert!(text.contains("keys       send epoch 2, accept 1 (3f9c12ab), 2 (a01b77c0)\n"), "{text}");
     assert!(text.contains("old epoch  1 of 1 peers: 10.244.2.7 (1)\n"), "{text}");
     assert!(text.contains("key file   NOT in force: line 3\n"), "{text}");
     let value: serde_json::Value = serde_json::from_str(&status(&other, true)).unwrap();
-    assert_eq!(value["keys"], serde_json::json!({ "send": 2, "accept": [1, 2], "error": "line 3" }));
+    assert_eq!(
+        value["keys"],
+        serde_json::json!({
+            "send": 2, "accept": [1, 2], "fingerprints": { "1": "3f9c12ab", "2": "a01b77c0" }, "error": "line 3"
+        })
+    );
 }
 
 #[test]
@@ -219,7 +228,7 @@ fn names_from_outside_cannot_reach_the_terminal() {
 #[test]
 fn no_peers_is_said_in_words_and_an_empty_array() {
     assert_eq!(peers(&[], false), "no peers\n");
-    assert_eq!(peers(&[], true), "[]\n");
+    assert_eq!(peers(&[], true), "{\"version\":1,\"peers\":[]}\n");
 }
 
 #[test]

@@ -264,6 +264,18 @@ fn keys_of_an_epoch_are_those_of_the_specification_and_differ() {
 }
 
 #[test]
+fn two_keys_under_one_number_have_two_fingerprints_which_are_no_other_keys_beginning() {
+    let ring = KeyRing::parse(&good()).unwrap();
+    let prk = hmac_sha256(ring.tenant_id(), &[&*hex::decode::<32>(ROOT).unwrap()]);
+    let expected = hmac_sha256(&*prk, &[b"tencrypt v1 fingerprint", &[1]]);
+    assert_eq!(ring.fingerprint(7).as_ref().map(|bytes| &bytes[..]), Some(&expected[..4]));
+    assert_eq!(ring.fingerprint(6), None);
+    let other = KeyRing::parse(&good().replace("epoch 7 10", "epoch 7 11")).unwrap();
+    assert_ne!(ring.fingerprint(7), other.fingerprint(7));
+    assert!(ring.sent().all().iter().all(|key| key[..4] != expected[..4]));
+}
+
+#[test]
 fn another_tenant_with_the_same_root_has_other_keys() {
     let ring = KeyRing::parse(&good()).unwrap();
     let other = KeyRing::parse(&good().replace("tenant 00", "tenant 01")).unwrap();
