@@ -1,6 +1,6 @@
 //! A model of the tunnel's promises, which checks them packet by packet.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{collections::BTreeMap, fmt, net::IpAddr, time::Instant};
 
 use crate::{packets::read_udp, pod::PodId};
 
@@ -11,7 +11,10 @@ struct Sent {
     to: Vec<PodId>,
     destination: IpAddr,
     bytes: Vec<u8>,
-    delivered: u32,
+    /// Pods that it came out at.
+    at: Vec<PodId>,
+    /// Time at which it came out first.
+    first: Option<Instant>,
     /// The pod that it came out at, with these ends.
     came_out: Option<(PodId, IpAddr, IpAddr)>,
 }
@@ -27,8 +30,10 @@ pub struct Model {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Violation {
-    /// A packet came out twice.
+    /// A packet came out twice at one pod.
     Duplicate(u64),
+    /// A packet came out at this pod, and at another one before.
+    Copied(u64, PodId),
     /// A packet came out at the wrong pod: of another tenant, or another pod of the same one.
     WrongPod(u64, PodId),
     /// A packet came out that is not, byte for byte but for a translated VIP, what went in.
@@ -54,13 +59,16 @@ impl Model {
         destination: IpAddr,
         bytes: Vec<u8>,
     ) {
-        self.sent.insert(number, Sent { from, to, destination, bytes, delivered: 0, came_out: None });
+        self.sent.insert(
+            number,
+            Sent { from, to, destination, bytes, at: Vec::new(), first: None, came_out: None },
+        );
     }
 
     /// `leads(a, b)`: the network leads from `a`, a service's address, to `b`.
     pub(crate) fn deliver(
         &mut self,
-        at: PodId,
+        (at, now): (PodId, Instant),
         own: &[IpAddr],
         leads: impl Fn(IpAddr, IpAddr) -> bool,
         bytes: &[u8],
@@ -75,10 +83,13 @@ impl Model {
             self.violations.push(Violation::Invented(at));
             return;
         };
-        sent.delivered += 1;
-        if sent.delivered > 1 {
+        if sent.at.contains(&at) {
             self.violations.push(Violation::Duplicate(number));
+        } else if !sent.at.is_empty() {
+            self.violations.push(Violation::Copied(number, at));
         }
+        sent.at.push(at);
+        sent.first.get_or_insert(now);
         if !sent.to.contains(&at) {
             self.violations.push(Violation::WrongPod(number, at));
         }
@@ -106,7 +117,13 @@ impl Model {
     /// Tells if this packet has come out.
     #[must_use]
     pub fn is_delivered(&self, number: u64) -> bool {
-        self.sent.get(&number).is_some_and(|sent| sent.delivered > 0)
+        self.sent.get(&number).is_some_and(|sent| !sent.at.is_empty())
+    }
+
+    /// The time at which this packet came out first.
+    #[must_use]
+    pub fn delivered_at(&self, number: u64) -> Option<Instant> {
+        self.sent.get(&number)?.first
     }
 
     /// The source that this packet came out with.
@@ -130,7 +147,7 @@ impl Model {
     /// Packets sent, and packets that came out.
     #[must_use]
     pub fn totals(&self) -> (usize, usize) {
-        (self.sent.len(), self.sent.values().filter(|sent| sent.delivered > 0).count())
+        (self.sent.len(), self.sent.values().filter(|sent| !sent.at.is_empty()).count())
     }
 
     /// Packets from one pod to an address that have not come out.
@@ -138,7 +155,7 @@ impl Model {
     pub fn missing(&self, from: PodId, destination: IpAddr) -> usize {
         self.sent
             .values()
-            .filter(|sent| sent.from == from && sent.destination == destination && sent.delivered == 0)
+            .filter(|sent| sent.from == from && sent.destination == destination && sent.at.is_empty())
             .count()
     }
 

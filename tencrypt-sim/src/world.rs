@@ -425,7 +425,7 @@ impl World {
         self.bring((id, lane), &delivered.updates);
         for packet in delivered.packets.drain() {
             let leads = |vip, pod| self.network.backends(vip).contains(&pod);
-            self.model.deliver(id, &own, leads, &packet.bytes);
+            self.model.deliver((id, now), &own, leads, &packet.bytes);
         }
         self.drain((id, lane));
         // The contract: what is due is done before the next input, so that a CONF counts before the DATA behind it.
@@ -463,7 +463,7 @@ impl World {
                     let Pod { options, .. } = &self.pods[id.0];
                     let packet = held.as_packet();
                     let leads = |vip, pod| self.network.backends(vip).contains(&pod);
-                    self.model.deliver(id, &options.addresses, leads, packet.bytes());
+                    self.model.deliver((id, self.now), &options.addresses, leads, packet.bytes());
                 }
                 Output::Event(event) => events.push(event),
                 Output::Timeout(_) => break,

@@ -12,7 +12,7 @@ use super::{
         Answer, Confirmation, Context, End, Exchanges, MemberAnswer, Purpose, Question, Queued,
         repeat_with_cookie,
     },
-    index::IndexUse,
+    index::{IndexUse, OwnedIndex},
     limits::{LISTED_FOR, MESSAGES_A_CALL, REKEY_AFTER, REKEY_JITTER},
     membership::{Claimant, is_listed},
     peer_key::PeerKey,
@@ -143,7 +143,8 @@ impl Tunnel {
         if let Some(source) = asserted_from.filter(|source| !is_there(source)) {
             self.exchanges.refute(source, now);
         }
-        if purpose == Purpose::Proof && claimant.names(to) && self.peers.is_alive(member, now) {
+        if purpose == Purpose::Proof && named == to && claimant.names(to) && self.peers.is_alive(member, now)
+        {
             // The address was to be proven, and a session there is. A pod behind a service learns by CONF that it is asked
             // under the service's address.
             self.proven(claimant, to, ProvenBy::Answer, first_sent, now);
@@ -157,16 +158,14 @@ impl Tunnel {
         let epoch = established.epoch;
         let rekey_at = now + self.replace_soon(epoch).unwrap_or(REKEY_AFTER + jitter);
         let role = Role::Initiator { conf, rekey_at };
-        let key = self.install(NewSession { established, local: index, endpoint, role }, now);
+        let key = self.install(established, index, (endpoint, role), now);
+        self.peers.note_told(key, named);
         self.proven(claimant, to, ProvenBy::Answer, first_sent, now);
         self.follow_session(key, claimant, to, now);
-        for packet in held {
-            self.queue_packet(key, packet);
-        }
+        self.release(to, key, held, now);
         if named != to && self.routes.route(named, now).is_some_and(|route| route.member == member) {
-            for packet in self.exchanges.answered_by_init(named, epoch, now) {
-                self.queue_packet(key, packet);
-            }
+            let held = self.exchanges.answered_by_init(named, epoch, now);
+            self.release(named, key, held, now);
         }
         Ok(())
     }
@@ -189,6 +188,7 @@ impl Tunnel {
             self.policy.note_internal(address, now + LISTED_FOR);
         }
         self.tell_found(claimant.member);
+        self.tell_services(key, now);
         self.let_all_in(key, now);
     }
 
@@ -247,7 +247,7 @@ impl Tunnel {
         let is_vip =
             !self.policy.is_own(asked) && is_tunnel_address(asked) && self.policy.is_protected(asked);
         let role = Role::Responder { born, mac1, vip: is_vip.then_some(asked) };
-        let key = self.install(NewSession { established, local: index, endpoint: from, role }, now);
+        let key = self.install(established, index, (from, role), now);
         self.resets.came_back(from.ip());
         // RESP went to that address, wherever CONF came from.
         if let Some(asked_from) = asked_from {
@@ -256,17 +256,27 @@ impl Tunnel {
         }
         self.outbox.empty(key, local);
         self.follow_session(key, claimant, from.ip(), now);
-        // Packets that waited for this very destination, or for any other address of the peer.
+        // Packets that waited for this very destination, or for any other address at which it takes them.
         for address in self.routes.routed(member, now) {
-            for packet in self.exchanges.answered_by_init(address, epoch, now) {
-                self.queue_packet(key, packet);
+            if self.peer_for(member, address, now).is_some() {
+                let held = self.exchanges.answered_by_init(address, epoch, now);
+                self.release(address, key, held, now);
             }
         }
     }
 
-    /// Adds a session to its peer.
-    fn install(&mut self, mut new: NewSession, now: Instant) -> PeerKey {
-        let lane = (new.established.peer, new.established.remote_index.lane());
+    /// Adds a session to its peer, whose records go to this endpoint.
+    fn install(
+        &mut self,
+        established: Established,
+        local: OwnedIndex,
+        (endpoint, role): (SocketAddr, Role),
+        now: Instant,
+    ) -> PeerKey {
+        let lane = (established.peer, established.remote_index.lane());
+        let own_port = self.policy.config().port.checked_add(lane.1.into());
+        let is_translated = !is_listed(&established, endpoint.ip()) || own_port != Some(endpoint.port());
+        let mut new = NewSession { established, local, endpoint, is_translated, role };
         let most = usize::from(self.policy.config().max_peers).max(1);
         self.peers.make_room_for(lane, new.endpoint.ip(), most, now, &mut self.outbox);
         let key = self.peers.slot_for(&new.established, now);

@@ -29,6 +29,10 @@ pub(super) const SUSPECT_MOST: Duration = Duration::from_secs(15);
 /// A peer that is asked if it lives has this long to answer: INIT goes out at once, after 0.2, 0.6 and 1.4 s, so that two in
 /// a row may be lost. With [`SUSPECT_AFTER`] less than 5 s from the first packet that was left unanswered.
 pub(super) const DEAD_AFTER: Duration = Duration::from_millis(2_500);
+/// An address or port that a translation on the way stands for is kept for 30 s at least (Linux `nf_conntrack_udp_timeout`)
+/// after the last datagram sent there: a peer with such an endpoint that nothing was sent to for almost as long is asked at
+/// its own address with the next packet, while that goes the old way.
+pub(super) const TRANSLATION_KEPT: Duration = Duration::from_secs(25);
 /// Copies kept of packets to a service behind a peer that is asked if it lives: as many as are held for a destination.
 pub(super) const MAX_COPIES: usize = HELD_PACKETS;
 /// A service's address stays with a pod behind it for this long after the last packet of theirs: as long as a server's NAT

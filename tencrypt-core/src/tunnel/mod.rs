@@ -24,6 +24,7 @@ mod renew;
 mod reset;
 mod reset_limits;
 mod routes;
+mod services;
 mod source;
 mod timer;
 mod transmit;

@@ -89,14 +89,15 @@ impl Tunnel {
         }
     }
 
-    /// A member is at an address that was another's, and that records to that one go to: it is gone, and services behind it
-    /// are asked for anew.
+    /// A member is at an address that was another's, and that records to that one go to, if they go to an address of its own
+    /// and not to a service's or a gateway's: it is gone, and services behind it are asked for anew.
     fn succeed(&mut self, member: PeerId, address: IpAddr, now: Instant) {
-        let was_there = |key: PeerKey| {
-            let peer = self.peers.find(key)?;
-            (peer.id() != member && peer.asserts(address)).then(|| peer.id())
+        let was_there = |peer: &&Peer| {
+            let is_there = peer.has_endpoint(address) || peer.own_endpoint(address.is_ipv4()).is_none();
+            peer.id() != member && peer.asserts(address) && is_there
         };
-        let mut gone: Vec<PeerId> = self.peers.at_endpoint(address).filter_map(was_there).collect();
+        let mut gone: Vec<PeerId> = self.peers.iter().filter(was_there).map(Peer::id).collect();
+        gone.sort_unstable();
         gone.dedup();
         gone.into_iter().for_each(|member| self.bury(member, now));
     }
@@ -179,11 +180,6 @@ impl Tunnel {
         }
     }
 
-    /// The peer to send to, for a member that an address belongs to.
-    pub(super) fn peer_for(&self, member: PeerId, address: IpAddr, now: Instant) -> Option<PeerKey> {
-        self.peers.pick(member, address.is_ipv4(), now).filter(|key| self.may_own(*key, address))
-    }
-
     /// Gives `address` to a peer whose certificate lists it, unless somebody else's lists it as narrowly: the certificate
     /// is the proof.
     pub(super) fn claim_certified(&mut self, key: PeerKey, address: IpAddr, now: Instant) {
@@ -251,13 +247,26 @@ impl Tunnel {
         }
     }
 
-    /// The address to ask a peer at: its own where its records go, if it is still there; or another of its own.
+    /// The address to ask a peer at: its own where its records go, if it is still there, or has said so since somebody else
+    /// was; or another of its own; or a service's. One that it says is its own is better than a service's, where others
+    /// answer, too.
     pub(super) fn where_to_ask(&self, key: PeerKey, now: Instant) -> Option<IpAddr> {
         let peer = self.peers.find(key)?;
-        let is_its =
-            |address: &IpAddr| self.routes.route(*address, now).is_none_or(|route| route.member == peer.id());
+        let is_its = |address: &IpAddr| {
+            let route = self.routes.route(*address, now);
+            route.is_none_or(|it| it.member == peer.id() || it.proved < peer.last_handshake())
+        };
+        let is_askable = |address: &IpAddr| {
+            is_tunnel_address(*address)
+                && self.policy.is_protected(*address)
+                && !self.policy.is_own(*address)
+                && self.policy.own_address_beside(*address).is_some()
+        };
         let own = [true, false].into_iter().filter_map(|is_v4| peer.own_endpoint(is_v4)).find(is_its);
-        own.or_else(|| self.routes.routed(peer.id(), now).into_iter().next())
+        let routed = self.routes.routed(peer.id(), now);
+        own.or_else(|| routed.iter().copied().find(|address| peer.asserts(*address)))
+            .or_else(|| peer.asserted().iter().copied().filter(is_askable).find(is_its))
+            .or_else(|| routed.first().copied())
             .or_else(|| peer.any_endpoint().map(|to| to.ip()).filter(is_its))
     }
 
@@ -275,33 +284,6 @@ impl Tunnel {
         let (exchanges, mut cx) = self.exchanging(now);
         exchanges.ask(Question { to, named, purpose: Purpose::Rekey, internal: true }, &mut cx);
         Some(to)
-    }
-
-    /// A peer did not answer, or somebody else is where it was: services behind it are asked for anew, and the packets
-    /// whose copies were kept go to whoever answers there. Its sessions go on opening.
-    pub(super) fn died(&mut self, key: PeerKey, now: Instant) {
-        for (service, mut packet) in self.peers.take_copies(key) {
-            if self.ask(service, Purpose::Traffic, true, now) {
-                // What finds no room was sent once already.
-                let _ = self.exchanges.hold(service, &packet.as_packet(), false);
-            }
-        }
-    }
-
-    /// A destination's member has no session any more: if it is the pod behind a service, it is asked itself on behalf of
-    /// that, so that flows meet the pod that they were with. True: it is.
-    pub(super) fn resume(&mut self, destination: IpAddr, now: Instant) -> bool {
-        let Some(route) = self.routes.route(destination, now).filter(|route| !route.is_named) else {
-            return false;
-        };
-        if self.peers.any_lane(route.member).is_some() {
-            return false;
-        }
-        let last = self.peers.last_address(route.member, destination.is_ipv4());
-        let Some(to) = last.filter(|to| *to != destination) else { return false };
-        let question = Question { to, named: destination, purpose: Purpose::Proof, internal: true };
-        let (exchanges, mut cx) = self.exchanging(now);
-        exchanges.ask(question, &mut cx)
     }
 
     /// Has every peer told of this side's addresses, as far as there are sessions, within the time of a change of keys.

@@ -48,7 +48,7 @@ impl Tunnel {
         let (session, to) = self.peers.toward_session(key, session, now)?;
         let sealed = session.seal_one(&[], 0, to, buf);
         if sealed.is_ok() {
-            self.peers.note_keepalive(key);
+            self.peers.note_keepalive(key, now);
         }
         Some(sealed)
     }

@@ -78,11 +78,15 @@ impl Tunnel {
             Standing::External | Standing::Exempt | Standing::Unknown => Expectation::Unknown,
         };
         let (end, was_silent) = (End::Unanswered(expectation), self.exchanges.is_silent(destination, now));
-        let Some(Ended { to, purpose, held }) = self.exchanges.end(destination, end, now) else { return };
+        let Some(Ended { to, named, purpose, held }) = self.exchanges.end(destination, end, now) else {
+            return;
+        };
+        self.end_telling(named, now);
         if purpose == Purpose::Proof {
             return;
         }
         self.policy.lost_own_vip(destination);
+        self.peers.drop_copies(destination);
         if purpose > Purpose::Background && !was_silent {
             self.outbox.event(Event::HandshakeFailed { to });
         }

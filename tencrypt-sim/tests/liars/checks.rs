@@ -118,17 +118,18 @@ impl Scene {
         }
     }
 
-    /// Packets that came out and should not have. Copies of packets to a service whose pod seemed to be dead go to the next one.
+    /// Packets that came out and should not have. One to a service whose pod seemed to be dead goes to the next one, too: the
+    /// pod may have had it and died of it. At no pod does it come out twice, whatever is lost and whoever restarts.
     pub(crate) fn violations(&self) -> Vec<String> {
         let model = self.world.model();
-        let is_copy = |violation: &Violation| match violation {
-            Violation::Duplicate(number) if !self.is_clear => {
+        let is_left = |violation: &Violation| match violation {
+            Violation::Copied(number, _) => {
                 let to = model.destination_of(*number);
                 self.services.iter().any(|service| Some(service.vip) == to)
             }
             _ => false,
         };
-        model.violations().iter().filter(|violation| !is_copy(violation)).map(Violation::to_string).collect()
+        model.violations().iter().filter(|violation| !is_left(violation)).map(Violation::to_string).collect()
     }
 
     /// Nothing leaves in plain to those who answered within ten minutes; in a clear world, to nobody who is there, unless

@@ -1,6 +1,7 @@
 //! Packets between honest pods, and that they arrive.
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -12,9 +13,12 @@ const MOST: usize = 10;
 /// A session is there this long after the first packet that wants one, whatever liars do, where nothing is lost. Handshake
 /// and packet take three times the network's delay more.
 const PATIENCE: Duration = Duration::from_millis(1_000 + 3 * 20);
-/// After a restart: a silent peer is dead after 5 s at most. Most are back with the RESET of their first packet, but its
-/// bounds are for liars to use up.
-const PATIENCE_RESTARTED: Duration = Duration::from_millis(6_000);
+/// The same after a restart, where nobody lies: the first packet has a RESET for answer, the member is found to be another,
+/// and so is who is behind its service: three exchanges, and a packet of the next round.
+const PATIENCE_RESTARTED: Duration = Duration::from_millis(1_000 + 4 * 40);
+/// The same among liars: a silent peer is dead after 5 s at most. Most are back with the RESET of their first packet, but its
+/// bounds are for liars to use up: one RESET a second counts, genuine or not.
+const PATIENCE_AMONG_LIARS: Duration = Duration::from_millis(6_000);
 
 /// Packets of one flow, one a round.
 pub(crate) struct Stream {
@@ -25,7 +29,6 @@ pub(crate) struct Stream {
     is_answer: bool,
     /// Packets that have not come out, since the last one that has.
     waiting: Vec<(u64, Instant)>,
-    patience: Duration,
     arrived: u64,
 }
 
@@ -34,11 +37,21 @@ pub(crate) struct Stream {
 pub(crate) struct Traffic {
     streams: Vec<Stream>,
     ports: u16,
+    lies: bool,
+    /// Time at which a pod was restarted last.
+    restarted: BTreeMap<usize, Instant>,
+    /// Longest time for which nothing came out of a stream: at any time, and after a restart.
+    pub(crate) longest: [Duration; 2],
     /// Packets that came out, in all.
     pub(crate) arrived: u64,
 }
 
 impl Traffic {
+    /// Nothing is said yet; somebody lies, or nobody.
+    pub(crate) fn new(lies: bool) -> Self {
+        Self { lies, ..Self::default() }
+    }
+
     /// Sends a packet of each stream, and may begin another one.
     pub(crate) fn speak(&mut self, scene: &mut Scene) {
         if self.streams.len() < MOST && scene.random.chance(40) {
@@ -75,8 +88,7 @@ impl Traffic {
     }
 
     fn push(&mut self, from: usize, source: (IpAddr, u16), to: (IpAddr, u16), is_answer: bool) {
-        let (waiting, patience) = (Vec::new(), PATIENCE);
-        self.streams.push(Stream { from, source, to, is_answer, waiting, patience, arrived: 0 });
+        self.streams.push(Stream { from, source, to, is_answer, waiting: Vec::new(), arrived: 0 });
     }
 
     /// Looks at what has come out since the last time. Returns what should have and has not.
@@ -84,32 +96,38 @@ impl Traffic {
         let (mut denied, mut answers) = (Vec::new(), Vec::new());
         let now = scene.world.now();
         for stream in &mut self.streams {
-            let delivered = |(number, _): &(u64, Instant)| scene.world.model().is_delivered(*number);
-            if let Some(last) = stream.waiting.iter().rposition(delivered) {
+            let Some((_, begun)) = stream.waiting.first().copied() else { continue };
+            let came_at = |(number, _): &(u64, Instant)| scene.world.model().delivered_at(*number);
+            let first = stream.waiting.iter().filter_map(came_at).min();
+            let waited = first.unwrap_or(now).saturating_duration_since(begun);
+            let ends = [stream.from].into_iter().chain(scene.owners(stream.to.0));
+            let restarted = ends.filter_map(|pod| self.restarted.get(&pod)).max();
+            let is_restarted = restarted.is_some_and(|at| begun < *at + PATIENCE_AMONG_LIARS);
+            let patience = match is_restarted {
+                false => PATIENCE,
+                true if self.lies => PATIENCE_AMONG_LIARS,
+                true => PATIENCE_RESTARTED,
+            };
+            if scene.is_clear {
+                let longest = &mut self.longest[usize::from(is_restarted)];
+                *longest = waited.max(*longest);
+            }
+            if scene.is_clear && waited > patience {
+                denied.push(format!(
+                    "denied: pod {} at {} does not reach {} for {waited:?} (answer: {}, restarted: {is_restarted})",
+                    stream.from, stream.source.0, stream.to.0, stream.is_answer
+                ));
+                stream.waiting.clear();
+            }
+            if let Some(last) = stream.waiting.iter().rposition(|packet| came_at(packet).is_some()) {
                 let (number, _) = stream.waiting[last];
                 stream.waiting.drain(..=last);
-                stream.patience = PATIENCE;
                 stream.arrived += 1;
                 self.arrived += 1;
                 scene.answered.insert((stream.from, stream.to.0), now);
                 if !stream.is_answer && stream.arrived == 1 && scene.random.chance(50) {
                     answers.extend(scene.world.model().came_out(number).map(|came| (came, stream.source.1)));
                 }
-            }
-            let late =
-                stream.waiting.first().filter(|(_, at)| now.saturating_duration_since(*at) > stream.patience);
-            if scene.is_clear
-                && let Some((_, at)) = late
-            {
-                denied.push(format!(
-                    "denied: pod {} at {} does not reach {} for {:?} (answer: {})",
-                    stream.from,
-                    stream.source.0,
-                    stream.to.0,
-                    now - *at,
-                    stream.is_answer
-                ));
-                stream.waiting.clear();
             }
         }
         for ((id, source, destination), port) in answers {
@@ -125,10 +143,8 @@ impl Traffic {
     pub(crate) fn restarted(&mut self, scene: &Scene, pod: usize) {
         let meets = |stream: &Stream| stream.from == pod || scene.owners(stream.to.0).contains(&pod);
         self.streams.retain(|stream| !(stream.is_answer && meets(stream)));
-        for stream in self.streams.iter_mut().filter(|stream| meets(stream)) {
-            stream.waiting.clear();
-            stream.patience = PATIENCE_RESTARTED;
-        }
+        self.streams.iter_mut().filter(|stream| meets(stream)).for_each(|stream| stream.waiting.clear());
+        self.restarted.insert(pod, scene.world.now());
     }
 
     /// Nobody has said anything for long.

@@ -185,6 +185,11 @@ impl Exchanges {
         self.attempts.hold(destination, packet)
     }
 
+    /// Tells if packets wait for the answer of a destination.
+    pub(in crate::tunnel) fn is_waited_for(&self, destination: IpAddr) -> bool {
+        self.attempts.find(destination).is_some_and(Attempt::holds)
+    }
+
     /// Tells if packets to a destination that only DNS calls external wait for it to be asked.
     pub(in crate::tunnel) fn awaits_claimed(&self, destination: IpAddr, now: Instant) -> bool {
         let asked = self.attempts.find(destination);
@@ -223,8 +228,8 @@ impl Exchanges {
             End::Unanswered(expectation) => self.unanswered(&attempt, initiation, expectation, now),
             End::OwnAddress => {}
         }
-        let Attempt { to, purpose, .. } = attempt;
-        Some(Ended { to, purpose, held })
+        let Attempt { to, named, purpose, .. } = attempt;
+        Some(Ended { to, named, purpose, held })
     }
 
     /// Notes that somebody is there.

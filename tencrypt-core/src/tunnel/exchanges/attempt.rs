@@ -77,6 +77,11 @@ impl Attempt {
         (self.started, self.send_at, self.sent) = (now, now, 0);
     }
 
+    /// Tells if packets wait.
+    pub(super) fn holds(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// Returns when the wait ends, `None` for a rekey, which lasts as long as its session.
     pub(super) fn gives_up_at(&self) -> Option<Instant> {
         (self.purpose != Purpose::Rekey).then(|| self.started + ASK_WAIT)

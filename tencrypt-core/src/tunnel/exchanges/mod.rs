@@ -94,6 +94,8 @@ pub(super) enum End {
 pub(super) struct Ended {
     /// Destination of INIT.
     pub(super) to: SocketAddr,
+    /// Address that INIT named.
+    pub(super) named: IpAddr,
     pub(super) purpose: Purpose,
     /// Packets that waited for it.
     pub(super) held: VecDeque<HeldPacket>,
@@ -227,14 +229,18 @@ impl Exchanges {
 
     /// Takes what waits for a destination, after a handshake by the peer there made a session under `epoch`. An INIT under
     /// the same epoch is not needed any more; one under another epoch goes on, for it leads to the epoch that this side
-    /// sends, and its answer may be on the way.
+    /// sends, and its answer may be on the way. So does one that names a service, which the peer has to learn of.
     pub(super) fn answered_by_init(
         &mut self,
         destination: IpAddr,
         epoch: u8,
         now: Instant,
     ) -> VecDeque<HeldPacket> {
-        let initiation = self.attempts.find(destination).and_then(|attempt| attempt.initiation.as_ref());
+        let attempt = self.attempts.find(destination);
+        if attempt.is_some_and(|attempt| attempt.named != destination) {
+            return self.attempts.take_held(destination);
+        }
+        let initiation = attempt.and_then(|attempt| attempt.initiation.as_ref());
         if initiation.is_some_and(|initiation| initiation.initiator.epoch() != epoch) {
             if let Some(attempt) = self.attempts.find_mut(destination) {
                 attempt.purpose = Purpose::Rekey;

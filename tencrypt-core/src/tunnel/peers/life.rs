@@ -16,8 +16,8 @@ use crate::tunnel::{
 #[derive(Debug)]
 pub(super) struct Life {
     state: State,
-    /// Data was sent since and nothing came back.
-    unanswered_since: Option<Instant>,
+    /// Data was sent and nothing came back: it is asked if it lives at that time.
+    ask_at: Option<Instant>,
     /// Time for which data may go unanswered.
     patience: Duration,
     /// Packets to services behind it that were sent since it was asked, as they were before. Should it be dead, they go to
@@ -46,7 +46,7 @@ pub(super) enum Turn {
 
 impl Life {
     pub(super) fn new() -> Self {
-        Self { state: State::Alive, unanswered_since: None, patience: SUSPECT_AFTER, copies: VecDeque::new() }
+        Self { state: State::Alive, ask_at: None, patience: SUSPECT_AFTER, copies: VecDeque::new() }
     }
 
     pub(super) fn is_alive(&self) -> bool {
@@ -60,18 +60,23 @@ impl Life {
     /// Notes that data was sent. Returns when to look again, if that is new.
     #[inline]
     pub(super) fn sent(&mut self, now: Instant) -> Option<Instant> {
-        if self.unanswered_since.is_some() {
+        if self.ask_at.is_some() {
             return None;
         }
-        self.unanswered_since = Some(now);
-        Some(now + self.patience)
+        self.ask_at = Some(now + self.patience);
+        self.ask_at
+    }
+
+    /// Has it asked at once for data that was just sent, and was likely sent in vain. Returns when to look again.
+    pub(super) fn doubt(&mut self, now: Instant) -> Instant {
+        *self.ask_at.insert(now)
     }
 
     /// Notes an authentic record, or the first one of a session: that one answers CONF, not data. True: it was in doubt,
     /// and is alive.
     #[inline]
     pub(super) fn heard(&mut self, is_first: bool) -> bool {
-        let answered = self.unanswered_since.take().is_some();
+        let answered = self.ask_at.take().is_some();
         if !self.is_alive() {
             return self.revive();
         }
@@ -83,7 +88,7 @@ impl Life {
 
     /// Notes a handshake. Where it was asked for want of an answer and answers only that, it is asked the later for it.
     pub(super) fn shook_hands(&mut self) -> bool {
-        if self.unanswered_since.take().is_some() && !self.is_alive() {
+        if self.ask_at.take().is_some() && !self.is_alive() {
             self.patience = (self.patience * 2).min(SUSPECT_MOST);
         }
         self.revive()
@@ -126,7 +131,7 @@ impl Life {
     /// Returns when [`turn`](Self::turn) has something.
     pub(super) fn next_turn(&self) -> Option<Instant> {
         match self.state {
-            State::Alive => self.unanswered_since.map(|since| since + self.patience),
+            State::Alive => self.ask_at,
             State::Suspect(since) => Some(since + DEAD_AFTER),
             State::Dead => None,
         }
@@ -140,9 +145,23 @@ impl Life {
         self.copies.push_back((service, packet));
     }
 
-    /// Takes the copies out.
-    pub(super) fn take_copies(&mut self) -> VecDeque<(IpAddr, HeldPacket)> {
-        std::mem::take(&mut self.copies)
+    /// Services that there are copies of packets to.
+    pub(super) fn copied_to(&self) -> Vec<IpAddr> {
+        let mut services: Vec<IpAddr> = self.copies.iter().map(|(service, _)| *service).collect();
+        services.sort_unstable();
+        services.dedup();
+        services
+    }
+
+    /// Takes the copies of packets to a service out.
+    pub(super) fn take_copies(&mut self, service: IpAddr) -> Vec<HeldPacket> {
+        if self.copies.is_empty() {
+            return Vec::new();
+        }
+        let (taken, left): (VecDeque<_>, _) =
+            std::mem::take(&mut self.copies).into_iter().partition(|(to, _)| *to == service);
+        self.copies = left;
+        taken.into_iter().map(|(_, packet)| packet).collect()
     }
 }
 
@@ -166,6 +185,14 @@ mod tests {
         assert_eq!((life.turn(now + ms(4_500)), life.is_dead()), (Turn::Dies, true));
         assert_eq!((life.next_turn(), life.turn(now + ms(9_000))), (None, Turn::Stays));
         assert!(life.heard(false) && life.is_alive(), "whatever it says, it lives");
+    }
+
+    #[test]
+    fn data_that_was_likely_sent_in_vain_is_asked_about_at_once() {
+        let (mut life, now) = (Life::new(), start());
+        assert!(life.sent(now).is_some());
+        assert_eq!((life.doubt(now), life.turn(now)), (now, Turn::Suspect));
+        assert_eq!((life.turn(now + ms(2_499)), life.turn(now + ms(2_500))), (Turn::Stays, Turn::Dies));
     }
 
     #[test]
@@ -212,10 +239,12 @@ mod tests {
             let mut bytes = [number as u8; 40];
             life.keep(service, HeldPacket::new(&TunPacket::new(VnetHdr::default(), &mut bytes)));
         }
-        let mut copies = life.take_copies();
-        assert_eq!((copies.len(), copies[0].1.as_packet().bytes()[0]), (MAX_COPIES, 1));
-        life.keep(service, copies.pop_front().unwrap().1);
+        assert_eq!(life.copied_to(), [service]);
+        assert!(life.take_copies([10, 96, 0, 2].into()).is_empty());
+        let mut copies = life.take_copies(service);
+        assert_eq!((copies.len(), copies[0].as_packet().bytes()[0]), (MAX_COPIES, 1));
+        life.keep(service, copies.pop().unwrap());
         assert!(life.heard(false));
-        assert!(life.take_copies().is_empty());
+        assert!(life.take_copies(service).is_empty() && life.copied_to().is_empty());
     }
 }

@@ -1,7 +1,6 @@
 //! Records to and from peers, and what their silence means.
 
 use std::{
-    collections::VecDeque,
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
@@ -17,7 +16,7 @@ use crate::{
     record::{Data, SessionIndex},
     stats::DropReason,
     tunnel::{
-        limits::{DEAD_AFTER, KEEPALIVE, REPEAT_INTERVAL, RESET_TAKEN},
+        limits::{DEAD_AFTER, KEEPALIVE, MAX_SERVED, REPEAT_INTERVAL, RESET_TAKEN, TRANSLATION_KEPT},
         outbox::Outbox,
         packet::HeldPacket,
         peer_key::PeerKey,
@@ -112,10 +111,13 @@ impl Peers {
         peer.tx_bytes += bytes as u64;
         peer.unacknowledged_since = None;
         peer.active = now;
-        if let Some(at) = peer.life.sent(now)
-            && peer.is_earlier(at)
-        {
-            self.timers.arm(key, at);
+        let before = std::mem::replace(&mut peer.sent, now);
+        if let Some(at) = peer.life.sent(now) {
+            let is_lost = peer.is_translated && now.saturating_duration_since(before) >= TRANSLATION_KEPT;
+            let at = if is_lost { peer.life.doubt(now) } else { at };
+            if peer.is_earlier(at) {
+                self.timers.arm(key, at);
+            }
         }
     }
 
@@ -132,9 +134,9 @@ impl Peers {
     }
 
     /// Notes that a peer was sent a keepalive.
-    pub(in crate::tunnel) fn note_keepalive(&mut self, key: PeerKey) {
+    pub(in crate::tunnel) fn note_keepalive(&mut self, key: PeerKey, now: Instant) {
         if let Some(peer) = self.find_mut(key) {
-            peer.unacknowledged_since = None;
+            (peer.unacknowledged_since, peer.sent) = (None, now);
         }
     }
 
@@ -230,6 +232,16 @@ impl Peers {
         }
     }
 
+    /// Notes that the peer was asked on behalf of this VIP.
+    pub(in crate::tunnel) fn note_told(&mut self, key: PeerKey, vip: IpAddr) {
+        if let Some(peer) = self.find_mut(key).filter(|peer| !peer.is_told(vip)) {
+            if peer.told.len() >= MAX_SERVED {
+                peer.told.remove(0);
+            }
+            peer.told.push(vip);
+        }
+    }
+
     /// Keeps a copy of a packet for a service behind a peer that is asked if it lives.
     pub(in crate::tunnel) fn keep_copy(&mut self, key: PeerKey, service: IpAddr, packet: HeldPacket) {
         if let Some(peer) = self.find_mut(key) {
@@ -237,9 +249,32 @@ impl Peers {
         }
     }
 
-    /// Takes the copies of packets for services behind a peer that has died.
-    pub(in crate::tunnel) fn take_copies(&mut self, key: PeerKey) -> VecDeque<(IpAddr, HeldPacket)> {
-        self.find_mut(key).map(|peer| peer.life.take_copies()).unwrap_or_default()
+    /// Services that there are copies of packets to, for a peer that has died.
+    pub(in crate::tunnel) fn copied_to(&self, key: PeerKey) -> Vec<IpAddr> {
+        self.find(key).map(|peer| peer.life.copied_to()).unwrap_or_default()
+    }
+
+    /// Takes the copies of packets to `service` whose peers have died, to be sent to the peer at `to`. That one gets none that
+    /// it may have had: of its own, or of the one that it is the successor of, at an address of the same pod.
+    pub(in crate::tunnel) fn take_copies(&mut self, service: IpAddr, to: PeerKey) -> Vec<HeldPacket> {
+        let Some((id, addresses)) = self.find(to).map(|peer| (peer.id, peer.asserted.clone())) else {
+            return Vec::new();
+        };
+        let mut taken = Vec::new();
+        for (_, peer) in self.slots.iter_mut().flatten().filter(|(_, peer)| peer.is_dead()) {
+            let copies = peer.life.take_copies(service);
+            if peer.id != id && !addresses.iter().any(|address| peer.asserts(*address)) {
+                taken.extend(copies);
+            }
+        }
+        taken
+    }
+
+    /// Drops the copies of packets to a service that nobody answers for.
+    pub(in crate::tunnel) fn drop_copies(&mut self, service: IpAddr) {
+        for (_, peer) in self.slots.iter_mut().flatten().filter(|(_, peer)| peer.is_dead()) {
+            peer.life.take_copies(service);
+        }
     }
 
     /// Has all peers told of this side's addresses, each at its time within `spread`.

@@ -140,7 +140,7 @@ impl Peers {
         now: Instant,
         outbox: &mut Outbox,
     ) {
-        let NewSession { established, local, endpoint, role } = new;
+        let NewSession { established, local, endpoint, is_translated, role } = new;
         let id = established.peer;
         let is_first_lane = self.lanes(id).count() == 1;
         let Some(peer) = self.find_mut(key) else { return };
@@ -148,6 +148,7 @@ impl Peers {
         let index = local.get();
         let born = if let Role::Responder { born, .. } = role { born } else { now };
         peer.set_endpoint(endpoint);
+        (peer.is_translated, peer.sent) = (is_translated, now);
         if peer.sessions.iter().all(|session| session.born <= born) {
             peer.say(established.identity.addresses.clone().into());
         }

@@ -16,6 +16,8 @@ pub(in crate::tunnel) struct NewSession {
     pub(in crate::tunnel) established: Established,
     pub(in crate::tunnel) local: OwnedIndex,
     pub(in crate::tunnel) endpoint: SocketAddr,
+    /// The endpoint is no address and port of the peer's own: it lasts as long as a translation on the way.
+    pub(in crate::tunnel) is_translated: bool,
     pub(in crate::tunnel) role: Role,
 }
 

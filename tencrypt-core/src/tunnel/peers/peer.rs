@@ -25,12 +25,16 @@ pub(in crate::tunnel) struct Peer {
     /// Destination of records, by outer family. IPv4 never travels over IPv6: its packets may be too long for it.
     endpoint_v4: Option<SocketAddr>,
     endpoint_v6: Option<SocketAddr>,
+    /// The one that was set last is no address and port of its own: it lasts as long as a translation on the way.
+    pub(super) is_translated: bool,
     /// Addresses that it says are its own; worth nothing until proven.
     pub(super) asserted: Box<[IpAddr]>,
     /// VIPs under which it reached this pod.
     pub(super) served: Vec<IpAddr>,
     /// VIP that it was sent to for last.
     pub(super) vip: Option<IpAddr>,
+    /// VIPs that it was asked on behalf of, so that it takes packets to them.
+    pub(super) told: Vec<IpAddr>,
     /// Its device takes unfinished checksums.
     pub(super) vnet: bool,
     /// Certificate that it presented in its last handshake; with an authority, one that counts.
@@ -51,6 +55,8 @@ pub(in crate::tunnel) struct Peer {
     pub(super) armed: Option<Instant>,
     /// Time at which a packet was sent to it or came from it last.
     pub(super) active: Instant,
+    /// Time at which something was sent to it last.
+    pub(super) sent: Instant,
     /// It has to be told of this side's addresses.
     pub(super) is_to_tell: bool,
     pub(super) last_handshake: Instant,
@@ -65,9 +71,11 @@ impl Peer {
             lane,
             endpoint_v4: None,
             endpoint_v6: None,
+            is_translated: false,
             asserted: Box::default(),
             served: Vec::new(),
             vip: None,
+            told: Vec::new(),
             vnet: false,
             certificate: None,
             sessions: Vec::new(),
@@ -79,6 +87,7 @@ impl Peer {
             queued: 0,
             armed: None,
             active: now,
+            sent: now,
             is_to_tell: false,
             last_handshake: now,
             rx_bytes: 0,
@@ -136,6 +145,16 @@ impl Peer {
     /// VIP that it was sent to for last.
     pub(in crate::tunnel) fn vip(&self) -> Option<IpAddr> {
         self.vip
+    }
+
+    /// Time of its last handshake.
+    pub(in crate::tunnel) fn last_handshake(&self) -> Instant {
+        self.last_handshake
+    }
+
+    /// Tells if it was asked on behalf of this VIP.
+    pub(in crate::tunnel) fn is_told(&self, vip: IpAddr) -> bool {
+        self.told.contains(&vip)
     }
 
     /// Takes in what it says of itself: it left where it says that it is no longer.

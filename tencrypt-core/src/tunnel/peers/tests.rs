@@ -56,7 +56,7 @@ impl World {
         self.indices.bind_session(&mut local, key);
         let endpoint = SocketAddr::from(([10, 0, 0, number], 8_362));
         let role = Role::Responder { born: now, mac1: [0; 16], vip: None };
-        let new = NewSession { established, local, endpoint, role };
+        let new = NewSession { established, local, endpoint, is_translated: false, role };
         self.peers.install(key, new, PeerId::from_bytes([0; 32]), now, &mut self.outbox);
         (key, index)
     }
