@@ -14,6 +14,7 @@ mod header;
 use std::net::IpAddr;
 
 use header::{FLAG_RESPONSE, Header, OPCODE_MASK, Section};
+pub use header::{FORMERR, HEADER, NOTIMP, REFUSED, SERVFAIL};
 use hickory_proto::{
     op::{Message, OpCode},
     rr::{
@@ -26,8 +27,6 @@ use thiserror::Error;
 
 use crate::Name;
 
-/// Header of every message, in bytes (RFC 1035 section 4.1.1).
-pub const HEADER: usize = 12;
 /// Longest message, in bytes: TCP's length field has 16 bits (RFC 1035 section 4.2.2).
 pub const MAX_MESSAGE: usize = 65_535;
 /// Longest run of pointers that lead to nothing but another pointer. Encoders write runs of one; some that compress
@@ -49,7 +48,7 @@ pub mod record_type {
     pub const SVCB: u16 = 64;
     /// The same for HTTPS (RFC 9460).
     pub const HTTPS: u16 = 65;
-    /// What has changed of a zone, in a question (RFC 1995).
+    /// The changes of a zone, in a question (RFC 1995).
     pub const IXFR: u16 = 251;
     /// A whole zone, in a question (RFC 5936).
     pub const AXFR: u16 = 252;
@@ -59,14 +58,6 @@ pub mod record_type {
 
 /// Class IN (RFC 1035 section 3.2.4).
 pub const CLASS_IN: u16 = 1;
-/// Response code FORMERR (RFC 1035 section 4.1.1).
-pub const FORMERR: u8 = 1;
-/// Response code SERVFAIL (RFC 1035 section 4.1.1).
-pub const SERVFAIL: u8 = 2;
-/// Response code NOTIMP (RFC 1035 section 4.1.1).
-pub const NOTIMP: u8 = 4;
-/// Response code REFUSED (RFC 1035 section 4.1.1).
-pub const REFUSED: u8 = 5;
 
 /// Reason for which bytes are not taken for a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]

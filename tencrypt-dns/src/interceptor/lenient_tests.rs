@@ -1,4 +1,4 @@
-//! What libc takes passes: questions in another case, errors without one, zone transfers.
+//! Answers that libc takes: questions in another case, errors without one, zone transfers.
 
 use std::time::Duration;
 

@@ -1,6 +1,15 @@
 //! The header of a message (RFC 1035 section 4.1.1).
 
-use super::{FORMERR, HEADER, NOTIMP, REFUSED, SERVFAIL};
+/// Header of every message, in bytes (RFC 1035 section 4.1.1).
+pub const HEADER: usize = 12;
+/// Response code FORMERR (RFC 1035 section 4.1.1).
+pub const FORMERR: u8 = 1;
+/// Response code SERVFAIL (RFC 1035 section 4.1.1).
+pub const SERVFAIL: u8 = 2;
+/// Response code NOTIMP (RFC 1035 section 4.1.1).
+pub const NOTIMP: u8 = 4;
+/// Response code REFUSED (RFC 1035 section 4.1.1).
+pub const REFUSED: u8 = 5;
 
 /// The bits of the opcode, in the third byte.
 pub(super) const OPCODE_MASK: u8 = 0x78;

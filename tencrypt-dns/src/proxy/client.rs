@@ -10,7 +10,7 @@ use std::{
 
 use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{Semaphore, mpsc},
     task::{AbortHandle, JoinHandle, JoinSet},
     time::{Instant, sleep},
 };
@@ -18,6 +18,7 @@ use tokio::{
 use super::{
     Listeners,
     connection::{Output, Queue, Served},
+    input::ClientInput,
 };
 use crate::{
     interceptor::{ClientKey, Config},
@@ -32,15 +33,6 @@ const ACCEPTED: usize = 4;
 const PAUSE: Duration = Duration::from_millis(50);
 /// Marks the keys of connections; the others are of datagrams.
 const CONNECTION: u64 = 1 << 63;
-
-/// Input of clients.
-#[derive(Debug)]
-pub(super) enum ClientInput {
-    Datagram { listener: usize, peer: SocketAddr, bytes: Vec<u8> },
-    Accepted { stream: TcpStream, peer: SocketAddr, _permit: OwnedSemaphorePermit },
-    Message { client: ClientKey, peer: SocketAddr, bytes: Vec<u8> },
-    Gone { client: ClientKey },
-}
 
 /// All clients: where queries come from and answers go.
 #[derive(Debug)]

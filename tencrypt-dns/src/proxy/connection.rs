@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{IDLE, client::ClientInput};
+use super::{IDLE, input::ClientInput};
 use crate::{
     framing::{Framing, frame},
     interceptor::ClientKey,
@@ -25,7 +25,7 @@ use crate::{
 /// Bytes of answers that wait for one connection; one answer always may. A client that does not read loses it.
 const MAX_QUEUED: usize = 256 * 1024;
 
-/// What a connection is given to write.
+/// Something to write to a connection.
 #[derive(Debug)]
 pub(super) enum Output {
     /// The end of an answer.

@@ -17,8 +17,9 @@ use tokio::{
 
 use super::{
     FactSink, Listeners, ProxyError,
-    client::{ClientInput, Clients},
+    client::Clients,
     connection::Output,
+    input::ClientInput,
     order::Order,
     pool::Pool,
     told::Told,

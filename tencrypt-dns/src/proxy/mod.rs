@@ -13,6 +13,7 @@ mod connection;
 mod driver;
 mod error;
 mod fact_sink;
+mod input;
 mod listeners;
 mod order;
 mod pool;
