@@ -10,6 +10,7 @@ pub(crate) mod fact_base;
 mod installed;
 pub(crate) mod namespace;
 mod plan;
+mod resolv_conf;
 mod rotation;
 mod run;
 mod setup;

@@ -189,7 +189,7 @@ impl Supervisor {
         match self.namespace.handle_change(change).await {
             Next::Nothing => None,
             Next::Addresses => {
-                self.dns.restart(self.namespace.addresses());
+                self.dns.follow(self.namespace.addresses()).await;
                 None
             }
             Next::Over => Some(Ended::DeviceGone),
@@ -229,7 +229,7 @@ impl Supervisor {
         if renew {
             *leases_renewed = now;
         }
-        self.dns.count();
+        self.dns.follow(self.namespace.addresses()).await;
         let ending = if renew { self.facts.internal_ending(now) } else { Vec::new() };
         let in_use = if self.namespace.has_externals() || !ending.is_empty() {
             self.table.destinations().unwrap_or_else(|error| {

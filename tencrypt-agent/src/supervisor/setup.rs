@@ -9,7 +9,7 @@ use std::{
 };
 
 use tencrypt::{KeyRing, Tunnel};
-use tencrypt_tun::{Capture, InterfaceName, Monitor, RawSockets, RouteLookup, SocketTable};
+use tencrypt_tun::{Capture, Monitor, RawSockets, RouteLookup, SocketTable};
 use tencrypt_udp::UdpTransport;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -103,8 +103,8 @@ pub(super) fn set_up(protection: Protection) -> Result<Supervisor, Failure> {
 
     let sink = LaneSink::new(lanes.clone(), events.clone(), pod.facts.base.clone());
     let ranges = own_ranges(&config, pod.installed.capture().gateways());
-    let mut dns = DnsProxy::new((names, ranges), sink, pod.proxy_port(), pod.tun, asked_names);
-    dns.start(pod.sockets);
+    let mut dns = DnsProxy::new((names, ranges), sink, asked_names);
+    dns.start(pod.sockets, &pod.addresses);
     let key_source = KeySource::new(config.tenant.key_file, keys, key_fault);
     let tasks = Tasks::spawn(control, Asked::new(lanes.clone(), routes), key_source, &lanes);
     let lanes_and_events = (lanes.clone(), events);
@@ -163,7 +163,6 @@ impl Resources {
 /// A pod whose traffic is captured, and stays so once set-up has come to its end.
 struct Pod {
     installed: Installed,
-    tun: InterfaceName,
     addresses: Vec<IpAddr>,
     fit: SuiteFit,
     suite: Shared<SuiteReport>,
@@ -187,17 +186,17 @@ impl Pod {
         let sockets = match names.nameservers.is_empty() {
             true => None,
             false => {
-                Some(Sockets::listen(&addresses, tun, 0).map_err(|error| io_failure("DNS listener", error))?)
+                Some(Sockets::listen(&addresses, tun).map_err(|error| io_failure("DNS listener", error))?)
             }
         };
         let hash_key = getrandom::u64().map_err(|_| Failure::runtime(NO_RANDOMNESS))?;
         let facts = Facts::new(FactBase::new(static_facts(config, capture.gateways())), hash_key);
-        Ok(Self { installed, tun, addresses, fit, suite: Arc::new(Mutex::new(suite)), sockets, facts })
+        Ok(Self { installed, addresses, fit, suite: Arc::new(Mutex::new(suite)), sockets, facts })
     }
 
     /// Returns the port that the pod's queries are redirected to; 0 if they are not.
     fn proxy_port(&self) -> u16 {
-        self.sockets.as_ref().map_or(0, |sockets| sockets.port)
+        self.sockets.as_ref().map_or(0, |sockets| sockets.port.number())
     }
 
     fn tunnels(&self, config: &Config, names: &Names, keys: &Arc<KeyRing>) -> Result<Vec<Tunnel>, Failure> {
