@@ -96,16 +96,9 @@ impl Tunnel {
         let Self { peers, membership, .. } = self;
         let Received { key, bytes, flags } =
             peers.open(place, header, record, || membership.peer_id(), now)?;
-        if bytes.is_empty() {
+        if bytes.is_empty() || !self.accept(key, meta.ecn, (bytes, flags), now, sink)? {
             return Ok(Taken::Keepalive(index));
         }
-        let Some(opened) = self.accept(key, meta.ecn, bytes, flags, now)? else {
-            self.peers.owe_acknowledgement(key, now);
-            return Ok(Taken::Keepalive(index));
-        };
-        self.tell_flows(sink);
-        self.peers.owe_acknowledgement(key, now);
-        sink.packet(opened).map_err(|_| DropReason::SinkFull)?;
         Ok(Taken::Opened(index))
     }
 
@@ -132,16 +125,17 @@ impl Tunnel {
     }
 
     /// The checks between an authentic record and the device: a well-formed packet, from an address of the peer that
-    /// sealed it, to this pod. `None`: it waits for the peer to prove that address.
+    /// sealed it, to this pod. It goes to the sink from here: a value of its size is not passed through results. False:
+    /// it waits for the peer to prove that address.
     #[inline]
     fn accept<'b>(
         &mut self,
         key: PeerKey,
         outer_ecn: u8,
-        bytes: &'b mut [u8],
-        flags: u8,
+        (bytes, flags): (&'b mut [u8], u8),
         now: Instant,
-    ) -> Result<Option<Opened<'b>>, DropReason> {
+        sink: &mut impl PacketSink<'b>,
+    ) -> Result<bool, DropReason> {
         let partial = flags & FLAG_CSUM_PARTIAL != 0;
         let inner = IpPacket::parse(&*bytes).map_err(|_| DropReason::InnerMalformed)?;
         let (source, destination, inner_ecn) = (inner.source(), inner.destination(), inner.ecn());
@@ -159,11 +153,15 @@ impl Tunnel {
             let admitted = self.admit(key, &mut IpPacket::known(&mut *bytes, layout), partial, now);
             self.collect_flow_updates();
             if admitted == Err(DropReason::InnerSource) && self.wait(key, source, (&mut *bytes, vnet), now) {
-                return Ok(None);
+                self.peers.owe_acknowledgement(key, now);
+                return Ok(false);
             }
             admitted?;
         }
-        Ok(Some(Opened::new(bytes, layout, vnet)))
+        self.tell_flows(sink);
+        self.peers.owe_acknowledgement(key, now);
+        sink.packet(Opened::new(bytes, layout, vnet)).map_err(|_| DropReason::SinkFull)?;
+        Ok(true)
     }
 
     /// Judges source and destination of a well-formed packet, and rewrites what a VIP has a part in: neither layout nor

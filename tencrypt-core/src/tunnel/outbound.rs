@@ -16,7 +16,7 @@ use crate::{
     directory::{Finding, Standing},
     nat::{NatOutcome, Service},
     offload::GsoType,
-    packet::{IpPacket, IpVersion, is_tunnel_address},
+    packet::{IpPacket, is_tunnel_address},
     record::{DATA_OVERHEAD, FLAG_CSUM_PARTIAL},
     sink::{DatagramSink, Train, TrainSlot},
     stats::DropReason,
@@ -272,17 +272,16 @@ impl Tunnel {
         now: Instant,
         sink: &mut S,
     ) -> Outbound {
-        if self.peers.find(key).is_some_and(|peer| peer.is_waited_for()) {
-            // CONF and packets held for this peer leave by poll_output: nothing may overtake them.
-            return self.queue_behind(packet, key);
-        }
-        let Ok(layout) = packet.layout() else { return self.refuse(DropReason::Malformed) };
-        let inner_is_v4 = layout.version() == IpVersion::V4;
         let max_record = self.policy.config().max_datagram;
-        let Toward { session, to, finish } = match self.peers.toward(key, inner_is_v4, now) {
+        let Toward { session, to, finish, is_waited_for } = match self.peers.toward(key, packet.is_v4(), now)
+        {
             Ok(toward) => toward,
             Err(reason) => return self.refuse(reason),
         };
+        if is_waited_for {
+            // CONF and packets held for this peer leave by poll_output: nothing may overtake them.
+            return self.queue_behind(packet, key);
+        }
         let way = Way { to, finish, max_record };
         let sealed = match packet.vnet.gso_type {
             GsoType::None => seal_lone(session, packet, &way, sink),

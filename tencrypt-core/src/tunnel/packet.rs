@@ -54,6 +54,12 @@ impl<'a> TunPacket<'a> {
         self.bytes
     }
 
+    /// Tells if the version field says IPv4.
+    #[inline]
+    pub(super) fn is_v4(&self) -> bool {
+        is_v4(self.bytes)
+    }
+
     /// Its offload state.
     #[must_use]
     pub fn vnet(&self) -> VnetHdr {
@@ -137,7 +143,7 @@ impl HeldPacket {
     }
 
     pub(super) fn is_v4(&self) -> bool {
-        self.bytes.first().is_some_and(|first| first >> 4 == 4)
+        is_v4(&self.bytes)
     }
 
     /// The next piece of it that becomes a record, the record's flags, and whether more pieces follow. With `finish`
@@ -170,4 +176,9 @@ impl fmt::Debug for HeldPacket {
             .field("len", &self.bytes.len())
             .finish_non_exhaustive()
     }
+}
+
+#[inline]
+fn is_v4(packet: &[u8]) -> bool {
+    packet.first().is_some_and(|first| first >> 4 == 4)
 }

@@ -108,7 +108,7 @@ fn seal_piece(
     buf: &mut [u8],
     now: Instant,
 ) -> Result<Piece, DropReason> {
-    let Toward { session, to, finish } = toward;
+    let Toward { session, to, finish, .. } = toward;
     let (piece, flags, more) = packet.next_piece(finish).ok_or(DropReason::Malformed)?;
     let transmit = session.seal_one(piece, flags, to, buf)?;
     Ok(Piece { transmit, more, rekey: session.wants_rekey(now) })

@@ -100,9 +100,9 @@ impl Peers {
     ) -> Result<Toward<'_>, DropReason> {
         let peer = self.find_mut(key).ok_or(DropReason::UnknownDestination)?;
         let to = peer.endpoint(inner_is_v4).ok_or(DropReason::UnknownDestination)?;
-        let finish = !peer.vnet;
+        let (finish, is_waited_for) = (!peer.vnet, peer.queued > 0);
         let session = peer.sending_mut(now).ok_or(DropReason::Expired)?;
-        Ok(Toward { session, to, finish })
+        Ok(Toward { session, to, finish, is_waited_for })
     }
 
     /// Notes that packets of `bytes` bytes in all were sealed for a peer.

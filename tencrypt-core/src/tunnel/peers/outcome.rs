@@ -40,6 +40,8 @@ pub(in crate::tunnel) struct Toward<'p> {
     pub(in crate::tunnel) to: SocketAddr,
     /// The other side's device takes no unfinished checksums.
     pub(in crate::tunnel) finish: bool,
+    /// Packets for it wait in the outbox, which nothing may overtake.
+    pub(in crate::tunnel) is_waited_for: bool,
 }
 
 /// Result of a look at what is due of a peer.

@@ -104,11 +104,6 @@ impl Peer {
         self.asserted.contains(&address)
     }
 
-    /// Tells if packets for it wait in the outbox, which nothing may overtake.
-    pub(in crate::tunnel) fn is_waited_for(&self) -> bool {
-        self.queued > 0
-    }
-
     /// Destination of a packet of this family.
     #[inline]
     pub(in crate::tunnel) fn endpoint(&self, inner_is_v4: bool) -> Option<SocketAddr> {
