@@ -353,6 +353,12 @@ pub(crate) struct NamesReport {
     pub foreign_name: Option<String>,
     /// Its address; absent: the answer could not be read.
     pub foreign_address: Option<IpAddr>,
+    /// Addresses of the pod at which queries are taken.
+    pub listening: Vec<IpAddr>,
+    /// The reason why queries of another address are not; tried again each second. Absent: there is none.
+    pub problem: Option<String>,
+    /// Nameservers of the link that applications ask themselves: their answers are not looked at.
+    pub unseen: Vec<IpAddr>,
 }
 
 /// System calls that moved packets, since the start: beside the packets they tell how long trains are.

@@ -20,9 +20,10 @@
 //! An answer that gives a name of the project's own an address that is neither protected nor exempt is withheld: the
 //! application gets SERVFAIL, since nothing but DNS says that its data may leave in plain.
 //!
-//! A forged reply is kept out as far as plain DNS allows: it must come from the address and port that was asked to a
-//! port that was opened for this one query, carry its id, and repeat its question bit by bit. What one that passes all
-//! this can do is the directory's concern, which never lets DNS make an internal address external.
+//! Whatever libc would take passes: names that are repeated in another case, errors without a question, zone transfers in
+//! as many messages as they have. A forged reply is kept out as far as plain DNS allows: it must come from the address
+//! and port that was asked to a port that was opened for few queries, carry its id, and repeat its question. What one
+//! that passes all this can do is the directory's concern, which never lets DNS make an internal address external.
 //!
 //! [`Fact`]: tencrypt::directory::Fact
 #![forbid(unsafe_code)]

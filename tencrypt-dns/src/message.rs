@@ -9,8 +9,12 @@
 //! can use, see [`Reply::records`]) and long runs of pointers to pointers, which cost a walk for every name that uses
 //! them (see [`MAX_POINTER_RUN`]).
 
+mod header;
+
 use std::net::IpAddr;
 
+use header::{FLAG_RESPONSE, Header, OPCODE_MASK, Section};
+pub use header::{FORMERR, HEADER, NOTIMP, REFUSED, SERVFAIL};
 use hickory_proto::{
     op::{Message, OpCode},
     rr::{
@@ -23,8 +27,6 @@ use thiserror::Error;
 
 use crate::Name;
 
-/// Header of every message, in bytes (RFC 1035 section 4.1.1).
-pub const HEADER: usize = 12;
 /// Longest message, in bytes: TCP's length field has 16 bits (RFC 1035 section 4.2.2).
 pub const MAX_MESSAGE: usize = 65_535;
 /// Longest run of pointers that lead to nothing but another pointer. Encoders write runs of one; some that compress
@@ -46,16 +48,16 @@ pub mod record_type {
     pub const SVCB: u16 = 64;
     /// The same for HTTPS (RFC 9460).
     pub const HTTPS: u16 = 65;
+    /// The changes of a zone, in a question (RFC 1995).
+    pub const IXFR: u16 = 251;
+    /// A whole zone, in a question (RFC 5936).
+    pub const AXFR: u16 = 252;
     /// Any type, in a question.
     pub const ANY: u16 = 255;
 }
 
 /// Class IN (RFC 1035 section 3.2.4).
 pub const CLASS_IN: u16 = 1;
-/// Response code SERVFAIL (RFC 1035 section 4.1.1).
-pub const SERVFAIL: u8 = 2;
-/// Response code REFUSED (RFC 1035 section 4.1.1).
-pub const REFUSED: u8 = 5;
 
 /// Reason for which bytes are not taken for a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -94,7 +96,7 @@ pub enum Mismatch {
     /// Another kind of operation.
     #[error("other opcode")]
     Opcode,
-    /// The question is missing, is not the only one, or differs in any bit, the case of its letters included.
+    /// The question is missing, is not the only one, or is another one.
     #[error("other question")]
     Question,
 }
@@ -104,6 +106,16 @@ pub enum Mismatch {
 pub struct Query {
     bytes: Box<[u8]>,
     question: Option<Question>,
+    letters: Letters,
+}
+
+/// Demand on the letters of the name that a reply repeats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Letters {
+    /// The same in either case (RFC 4343), as libc has it: some servers answer in lower case.
+    AnyCase,
+    /// The same in the same case, which was chosen at random: a forger has to guess it.
+    SameCase,
 }
 
 /// The question of a query.
@@ -134,7 +146,7 @@ impl Query {
         let question = (header.opcode() == OPCODE_QUERY && header.questions() == 1)
             .then(|| read_question(bytes).ok_or(MessageError::Question))
             .transpose()?;
-        Ok(Self { bytes: bytes.into(), question })
+        Ok(Self { bytes: bytes.into(), question, letters: Letters::AnyCase })
     }
 
     /// A query of our own, class IN, recursion desired. The bits of `case` decide which letters of the name are
@@ -156,7 +168,8 @@ impl Query {
         }));
         bytes.extend(record_type.to_be_bytes());
         bytes.extend(CLASS_IN.to_be_bytes());
-        Self { bytes: bytes.into(), question: Some(Question { name, record_type, class: CLASS_IN }) }
+        let question = Some(Question { name, record_type, class: CLASS_IN });
+        Self { bytes: bytes.into(), question, letters: Letters::SameCase }
     }
 
     /// The query as it came.
@@ -171,12 +184,48 @@ impl Query {
         self.question.as_ref()
     }
 
+    /// Tells if this asks for a zone or its changes: the reply by TCP is then as many messages as it takes.
+    #[must_use]
+    pub fn is_transfer(&self) -> bool {
+        use record_type::{AXFR, IXFR};
+        self.question().is_some_and(|question| [AXFR, IXFR].contains(&question.record_type))
+    }
+
     /// Takes `bytes` for the reply to this query: a response with its id, its opcode and, where there is one, its
-    /// question bit by bit. Nothing behind the question is looked at.
+    /// question. Names compare without case (RFC 4343), except for that of [`new`](Self::new), whose case is random.
+    /// Nothing behind the question is looked at.
+    ///
+    /// FORMERR, SERVFAIL, NOTIMP and REFUSED need no question if they have no records either: servers that do not read
+    /// a query do not repeat it.
     ///
     /// # Errors
     /// The first thing that differs.
     pub fn verify<'a>(&'a self, bytes: &'a [u8]) -> Result<Reply<'a>, Mismatch> {
+        let header = self.verify_header(bytes)?;
+        let question = self.question_bytes();
+        if self.repeats_question(header, bytes) {
+            return Ok(Reply { query: self, bytes, header, records_at: HEADER + question.len() });
+        }
+        if header.is_bare_error() {
+            return Ok(Reply { query: self, bytes, header, records_at: HEADER });
+        }
+        Err(Mismatch::Question)
+    }
+
+    /// Takes `bytes` for a further message of the reply to a [transfer](Self::is_transfer): as
+    /// [`verify`](Self::verify), but that the question may be left out (RFC 5936 section 2.2.1).
+    ///
+    /// # Errors
+    /// The first thing that differs.
+    pub fn verify_further<'a>(&'a self, bytes: &'a [u8]) -> Result<Reply<'a>, Mismatch> {
+        let header = self.verify_header(bytes)?;
+        if header.questions() == 0 {
+            return Ok(Reply { query: self, bytes, header, records_at: HEADER });
+        }
+        self.verify(bytes)
+    }
+
+    fn verify_header(&self, bytes: &[u8]) -> Result<Header, Mismatch> {
         let header = Header::of(bytes).ok_or(Mismatch::Short)?;
         let asked = self.header();
         if !header.is_response() {
@@ -185,17 +234,22 @@ impl Query {
         if header.id() != asked.id() {
             return Err(Mismatch::Id);
         }
-        if header.opcode() != asked.opcode() {
-            return Err(Mismatch::Opcode);
-        }
-        if self.question.is_some() {
-            let question = self.question_bytes();
-            // An empty question section would repeat any question.
-            if header.questions() != 1 || !bytes[HEADER..].starts_with(question) {
-                return Err(Mismatch::Question);
-            }
-        }
-        Ok(Reply { query: self, bytes, header })
+        if header.opcode() != asked.opcode() { Err(Mismatch::Opcode) } else { Ok(header) }
+    }
+
+    /// Tells if a message has this query's question and no other; of any, if it has none itself.
+    fn repeats_question(&self, header: Header, bytes: &[u8]) -> bool {
+        let question = self.question_bytes();
+        let Some((name, tail)) = question.split_last_chunk::<QUESTION_TAIL>() else { return true };
+        let Some(repeated) = bytes.get(HEADER..HEADER + question.len()) else { return false };
+        let (repeated_name, repeated_tail) = repeated.split_at(name.len());
+        let is_same_name = match self.letters {
+            // Length bytes are no letters: at most 63.
+            Letters::AnyCase => repeated_name.eq_ignore_ascii_case(name),
+            Letters::SameCase => repeated_name == name,
+        };
+        // An empty question section would repeat any question.
+        header.questions() == 1 && is_same_name && repeated_tail == tail
     }
 
     /// A reply that says SERVFAIL: header with id, opcode, RD and CD of the query, and its question (RFC 6895
@@ -226,6 +280,8 @@ pub struct Reply<'a> {
     query: &'a Query,
     bytes: &'a [u8],
     header: Header,
+    /// Start of the records, behind the question if there is one.
+    records_at: usize,
 }
 
 /// A record of class IN.
@@ -279,7 +335,7 @@ impl<'a> Reply<'a> {
     /// The response code of the header, without the upper bits that OPT may add.
     #[must_use]
     pub const fn response_code(&self) -> u8 {
-        self.header.0[3] & 0x0f
+        self.header.response_code()
     }
 
     /// Tells if TC is set: there is more, by TCP.
@@ -307,8 +363,7 @@ impl<'a> Reply<'a> {
         }
         let copy = with_unusable_header(self.bytes);
         let mut decoder = BinDecoder::new(&copy);
-        let skipped = HEADER + self.query.question_bytes().len();
-        decoder.read_slice(skipped).map_err(|_| MessageError::Records)?;
+        decoder.read_slice(self.records_at).map_err(|_| MessageError::Records)?;
         let mut read = |count, is_additional| {
             Message::read_records(&mut decoder, usize::from(count), is_additional, OpCode::Query)
                 .map(|(records, ..)| records)
@@ -324,48 +379,9 @@ impl<'a> Reply<'a> {
 /// Type and class behind the name of a question, in bytes.
 const QUESTION_TAIL: usize = 4;
 const OPCODE_QUERY: u8 = 0;
-const OPCODE_MASK: u8 = 0x78;
-const FLAG_RESPONSE: u8 = 0x80;
 const FLAG_TRUNCATED: u8 = 0x02;
 const FLAG_RECURSION_DESIRED: u8 = 0x01;
 const FLAG_CHECKING_DISABLED: u8 = 0x10;
-
-#[derive(Debug, Clone, Copy)]
-struct Header([u8; HEADER]);
-
-#[derive(Debug, Clone, Copy)]
-enum Section {
-    Answer = 6,
-    Authority = 8,
-    Additional = 10,
-}
-
-impl Header {
-    fn of(bytes: &[u8]) -> Option<Self> {
-        bytes.first_chunk().copied().map(Self)
-    }
-
-    const fn id(&self) -> [u8; 2] {
-        [self.0[0], self.0[1]]
-    }
-
-    const fn is_response(&self) -> bool {
-        self.0[2] & FLAG_RESPONSE != 0
-    }
-
-    const fn opcode(&self) -> u8 {
-        (self.0[2] & OPCODE_MASK) >> 3
-    }
-
-    const fn questions(&self) -> u16 {
-        u16::from_be_bytes([self.0[4], self.0[5]])
-    }
-
-    const fn count(&self, section: Section) -> u16 {
-        let at = section as usize;
-        u16::from_be_bytes([self.0[at], self.0[at + 1]])
-    }
-}
 
 /// The one question behind the header; `None` if it is malformed or compressed (there is nothing to point to).
 fn read_question(bytes: &[u8]) -> Option<Question> {

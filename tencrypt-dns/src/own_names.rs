@@ -58,7 +58,7 @@ pub struct ForeignAddress {
 /// Where such a name was asked for, or is anywhere among the owners and targets of the answer section, no address in that
 /// section may be foreign, whoever's it is: what an application makes of records that are no chain is its own affair. In the
 /// other sections that holds for the addresses of such names. A reply that cannot be read counts as one with a foreign
-/// address if the question was for addresses of such a name.
+/// address if the question was for addresses of such a name, or for a zone that may hold some.
 pub(crate) fn foreign_address(
     reply: &Reply<'_>,
     sections: Result<&Sections, MessageError>,
@@ -69,8 +69,11 @@ pub(crate) fn foreign_address(
     let is_own = |name: &Name| project.class_of(name) == Class::Internal;
     let asked = Some(&question.name).filter(|name| is_own(name));
     let Ok(sections) = sections else {
-        let name = asked.filter(|_| asks_for_addresses(question))?.clone();
-        return Some(ForeignAddress { name, address: None });
+        let may_hold_any = match reply.query().is_transfer() {
+            true => project.has_names_in(&question.name),
+            false => asked.is_some() && asks_for_addresses(question),
+        };
+        return may_hold_any.then(|| ForeignAddress { name: question.name.clone(), address: None });
     };
     let foreign = |record: &Record| address_of(record).filter(|at| ranges.place(*at) == Place::Outside);
     let own = asked.or_else(|| sections.answers.iter().flat_map(names_of).find(|name| is_own(name)));

@@ -114,6 +114,12 @@ impl Project {
             Class::External
         }
     }
+
+    /// Tells if `zone` may hold names of the project.
+    pub(crate) fn has_names_in(&self, zone: &Name) -> bool {
+        let holds = |own: &Name| own == zone || own.is_below(zone) || zone.is_below(own);
+        holds(&self.services) || holds(&self.pods)
+    }
 }
 
 impl fmt::Display for Project {

@@ -1,12 +1,13 @@
 //! The proxy on loopback, between clients and toy nameservers of the test's own.
 #![cfg(feature = "proxy")]
 
+#[path = "common/running.rs"]
+mod running;
 #[path = "common/wire.rs"]
 #[expect(dead_code, reason = "shared with the unit tests, which use all of it")]
 mod wire;
 
 use std::{
-    future::Future,
     io,
     net::SocketAddr,
     os::fd::OwnedFd,
@@ -17,170 +18,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tencrypt::directory::{Class, Fact};
+use tencrypt::directory::Class;
 use tencrypt_dns::{
-    Name, Project, Ranges,
-    interceptor::{Config, Stats},
     message::Query,
-    proxy::{FactSink, Handle, Listeners, MAX_CONNECTIONS, PlainSockets, Proxy, ProxyError, UpstreamSockets},
+    proxy::{Listeners, PlainSockets, Proxy, ProxyError, UpstreamSockets},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream, UdpSocket},
-    sync::Semaphore,
-    task::JoinHandle,
+    net::{TcpStream, UdpSocket},
     time::{sleep, timeout},
 };
 
-const INTERNAL: &str = "web.shop.svc.cluster.local";
+use running::*;
+
 const EXTERNAL: &str = "www.example.com";
-/// More than any exchange on loopback takes, on a busy machine.
-const LONG: Duration = Duration::from_secs(20);
-
-/// Keeps facts, one permit each time it may return.
-#[derive(Debug, Clone)]
-struct Sink {
-    facts: Arc<Mutex<Vec<Fact>>>,
-    permits: Arc<Semaphore>,
-}
-
-impl Sink {
-    fn with_permits(permits: usize) -> Self {
-        Self { facts: Arc::default(), permits: Arc::new(Semaphore::new(permits)) }
-    }
-
-    fn told(&self) -> Vec<(String, Class)> {
-        let facts = self.facts.lock().unwrap();
-        facts.iter().map(|fact| (fact.prefix.addr().to_string(), fact.class)).collect()
-    }
-}
-
-impl FactSink for Sink {
-    async fn apply(&self, facts: Vec<Fact>) {
-        self.permits.acquire().await.unwrap().forget();
-        self.facts.lock().unwrap().extend(facts);
-    }
-}
-
-/// A running proxy with one UDP and one TCP listener on 127.0.0.1.
-struct Running {
-    udp: SocketAddr,
-    tcp: SocketAddr,
-    sink: Sink,
-    handle: Handle,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-fn config(upstreams: &[SocketAddr]) -> Config {
-    let project = Project::new("shop", Name::from_text("cluster.local").unwrap()).unwrap();
-    let ranges = Ranges { protected: vec!["10.0.0.0/8".parse().unwrap()], exempt: vec![] };
-    let mut config = Config::new(project, vec!["127.0.0.1".parse().unwrap()], ranges);
-    config.upstreams = upstreams.to_vec();
-    config
-}
-
-fn start_with(config: Config, sockets: impl UpstreamSockets, sink: Sink) -> Running {
-    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let (udp_address, tcp_address) = (udp.local_addr().unwrap(), tcp.local_addr().unwrap());
-    let listeners = Listeners { udp: vec![udp], tcp: vec![tcp] };
-    let proxy = Proxy::new(config, listeners, sockets, sink.clone()).unwrap();
-    let handle = proxy.handle();
-    let task = tokio::spawn(async move {
-        let Err(error) = proxy.run().await;
-        panic!("{error}");
-    });
-    Running { udp: udp_address, tcp: tcp_address, sink, handle, task }
-}
-
-fn start(upstreams: &[SocketAddr]) -> Running {
-    start_with(config(upstreams), PlainSockets, Sink::with_permits(1_000_000))
-}
-
-/// A nameserver that answers queries by `answer`; `None` is silence.
-async fn udp_server(answer: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + 'static) -> SocketAddr {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = socket.local_addr().unwrap();
-    tokio::spawn(async move {
-        let mut buffer = vec![0; 65_535];
-        loop {
-            let (length, from) = socket.recv_from(&mut buffer).await.unwrap();
-            if let Some(answer) = answer(&buffer[..length]) {
-                socket.send_to(&answer, from).await.unwrap();
-            }
-        }
-    });
-    address
-}
-
-/// The same by TCP. The answer goes out one byte a write, and connections stay open.
-async fn tcp_server(answer: impl Fn(&[u8]) -> Vec<u8> + Clone + Send + 'static) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            stream.set_nodelay(true).unwrap();
-            let answer = answer.clone();
-            tokio::spawn(async move {
-                while let Ok(query) = read_message(&mut stream).await {
-                    for byte in framed(&answer(&query)) {
-                        stream.write_all(&[byte]).await.unwrap();
-                    }
-                }
-            });
-        }
-    });
-    address
-}
-
-fn framed(message: &[u8]) -> Vec<u8> {
-    [&(message.len() as u16).to_be_bytes()[..], message].concat()
-}
-
-async fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
-    let mut message = vec![0; stream.read_u16().await?.into()];
-    stream.read_exact(&mut message).await?;
-    Ok(message)
-}
-
-/// A client's socket, connected to the proxy.
-async fn client(to: SocketAddr) -> UdpSocket {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    socket.connect(to).await.unwrap();
-    socket
-}
-
-async fn receive(socket: &UdpSocket) -> Vec<u8> {
-    let mut buffer = vec![0; 65_535];
-    let length = soon(socket.recv(&mut buffer)).await.unwrap();
-    buffer[..length].to_vec()
-}
-
-async fn exchange(to: SocketAddr, query: &[u8]) -> Vec<u8> {
-    let socket = client(to).await;
-    socket.send(query).await.unwrap();
-    receive(&socket).await
-}
-
-async fn soon<T>(future: impl Future<Output = T>) -> T {
-    timeout(LONG, future).await.expect("in time")
-}
-
-/// Waits until the counters say so.
-async fn until(handle: &Handle, condition: impl Fn(&Stats) -> bool) {
-    let end = Instant::now() + LONG;
-    while !condition(&handle.stats()) {
-        assert!(Instant::now() < end, "{:?}", handle.stats());
-        sleep(Duration::from_millis(2)).await;
-    }
-}
 
 /// An answer with everything that an encoder of our own would write otherwise: odd case, odd flags, an unknown EDNS
 /// option, bytes behind the end.
@@ -192,10 +43,6 @@ fn odd_answer(query: &[u8]) -> Vec<u8> {
     reply[3] |= 0x60;
     reply.extend(b"behind the end");
     reply
-}
-
-fn internal_answer(query: &[u8]) -> Vec<u8> {
-    wire::reply(query, &[wire::address(INTERNAL, 60, "10.96.7.7")])
 }
 
 #[tokio::test]
@@ -357,7 +204,7 @@ async fn d12_a_thousand_idle_connections_are_bounded_and_harm_nobody() {
     for count in 0..1_000_usize {
         idle.push(TcpStream::connect(proxy.tcp).await.unwrap());
         // Not more files than a process may have: those the proxy has closed are dropped here too.
-        if count >= MAX_CONNECTIONS {
+        if count >= config(&[]).max_connections {
             let mut oldest = idle.remove(0);
             assert_eq!(soon(oldest.read(&mut [0; 1])).await.unwrap_or(0), 0, "still open after {count} more");
         }
@@ -532,7 +379,7 @@ async fn d05_forged_replies_are_ignored_in_any_number() {
         guess[..2].copy_from_slice(&id.to_be_bytes());
         elsewhere.send_to(&guess, port).await.unwrap();
     }
-    // From the server's address and port, with every id but the right one, the other case, another question.
+    // From the server's address and port, with every id but the right one, another type, another name.
     for id in (0..=u16::MAX).filter(|id| *id != 0x1c2b) {
         let mut guess = forged.clone();
         guess[..2].copy_from_slice(&id.to_be_bytes());
@@ -541,9 +388,9 @@ async fn d05_forged_replies_are_ignored_in_any_number() {
             tokio::task::yield_now().await;
         }
     }
-    let upper = wire::query(0x1c2b, &INTERNAL.to_uppercase(), wire::A);
+    let other_type = wire::query(0x1c2b, INTERNAL, wire::AAAA);
     let other = wire::query(0x1c2b, "db.shop.svc.cluster.local", wire::A);
-    for question in [upper, other] {
+    for question in [other_type, other] {
         let reply = wire::reply(&question, &[wire::address(INTERNAL, 60, "192.0.2.66")]);
         server.send_to(&reply, port).await.unwrap();
     }

@@ -8,9 +8,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use zeroize::Zeroizing;
 
-use crate::{failure::Exit, os::secret_memory::SecretBytes};
+use crate::{
+    failure::Exit,
+    os::{secret_memory::SecretBytes, sys},
+};
 
 /// A file that was not read. Its path is in the error that wraps this one.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +37,12 @@ pub enum ReadError {
     Exposed {
         /// Its permission bits.
         mode: u32,
+    },
+    /// Of a user who is neither root nor the caller: who owns a file decides on its content.
+    #[error("belongs to user {uid}; root or the user of this program must own it")]
+    Owner {
+        /// Its owner.
+        uid: u32,
     },
     /// Not UTF-8.
     #[error("is not text")]
@@ -79,12 +89,19 @@ pub(crate) enum Access {
 }
 
 impl Access {
-    /// Refuses a file whose mode gives access to more users than these.
+    /// Refuses a file whose mode gives access to more users than these, and one of a stranger's.
     ///
     /// # Errors
-    /// [`ReadError::Exposed`].
+    /// [`ReadError::Owner`], [`ReadError::Exposed`].
     pub(crate) fn check(self, metadata: &Metadata) -> Result<(), ReadError> {
-        match metadata.mode() & 0o7777 {
+        self.check_as(sys::effective_uid(), metadata.uid(), metadata.mode())
+    }
+
+    fn check_as(self, caller: u32, uid: u32, mode: u32) -> Result<(), ReadError> {
+        if uid != 0 && uid != caller {
+            return Err(ReadError::Owner { uid });
+        }
+        match mode & 0o7777 {
             mode if self == Self::OwnerAlone && mode & 0o077 != 0 => Err(ReadError::Exposed { mode }),
             _ => Ok(()),
         }
@@ -238,12 +255,39 @@ impl Stamp {
     }
 }
 
+/// Reads a regular file of at most `limit` bytes, whoever owns it. With `root` the path is one within that directory, as
+/// for a process whose root it is: no link and no `..` on the way leads out of it (openat2(2), since Linux 5.6).
+///
+/// # Errors
+/// See [`ReadError`].
+pub(crate) fn read_in(root: Option<&Path>, path: &Path, limit: u64) -> Result<Vec<u8>, ReadError> {
+    let file = match root {
+        Some(root) => open_within(root, path)?,
+        None => open_regular(path)?,
+    };
+    let len = file.metadata()?.len();
+    read_limited(file, len, limit)
+}
+
 /// Opens a regular file for reading.
 ///
 /// # Errors
 /// See [`ReadError`].
 pub(crate) fn open_regular(path: &Path) -> Result<File, ReadError> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    regular(OpenOptions::new().read(true).custom_flags(flags).open(path)?)
+}
+
+fn open_within(root: &Path, path: &Path) -> Result<File, ReadError> {
+    let root = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(root)?;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    // A process's links below /proc lead anywhere.
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let opened = openat2(root, path, flags, Mode::empty(), resolve);
+    regular(opened.map_err(io::Error::from)?.into())
+}
+
+fn regular(file: File) -> Result<File, ReadError> {
     if file.metadata()?.is_file() { Ok(file) } else { Err(ReadError::NotRegular) }
 }
 
@@ -265,5 +309,28 @@ impl From<io::Error> for ReadError {
             Some(libc::ENXIO | libc::EISDIR) => Self::NotRegular,
             _ => Self::Io(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_another_user_than_root_or_the_caller_is_refused_whatever_its_mode() {
+        for access in [Access::Anyone, Access::OwnerAlone] {
+            for (caller, owner, counts) in
+                [(0, 0, true), (1000, 0, true), (1000, 1000, true), (0, 1000, false), (1000, 1001, false)]
+            {
+                let checked = access.check_as(caller, owner, 0o100_600);
+                assert_eq!(checked.is_ok(), counts, "{access:?}: {caller}, {owner}");
+                assert!(checked.is_ok() || matches!(checked, Err(ReadError::Owner { uid }) if uid == owner));
+            }
+        }
+        assert!(Access::Anyone.check_as(0, 0, 0o100_644).is_ok());
+        assert!(matches!(
+            Access::OwnerAlone.check_as(0, 0, 0o100_640),
+            Err(ReadError::Exposed { mode: 0o640 })
+        ));
     }
 }

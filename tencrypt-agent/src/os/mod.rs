@@ -3,6 +3,7 @@
 pub(crate) mod files;
 pub(crate) mod followed;
 pub(crate) mod hardening;
+pub(crate) mod limits;
 pub(crate) mod notify;
 pub(crate) mod rundir;
 pub(crate) mod secret_memory;

@@ -1,12 +1,10 @@
 //! The pod's DNS: its resolv.conf, the proxy's sockets in its namespace, and the way of facts into the lane.
 
 use std::{
-    collections::HashMap,
-    fs,
-    io::{self, Read as _},
-    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    collections::{BTreeSet, HashMap},
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     os::fd::OwnedFd,
-    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -18,6 +16,7 @@ use tencrypt_dns::{
     Project, Ranges, ResolvConf,
     interceptor::Config as ProxyConfig,
     proxy::{FactSink, Listeners, Proxy, ProxyError, UpstreamSockets},
+    resolv_conf::Nameserver,
 };
 use tencrypt_tun::{InterfaceName, NetNs, bind_to_interface, mark_socket};
 
@@ -28,11 +27,8 @@ use crate::{
         channel::{Command, Lanes},
         events::Events,
     },
-    supervisor::fact_base::FactBase,
+    supervisor::{fact_base::FactBase, resolv_conf::ResolvConfFile},
 };
-
-/// Longest resolv.conf that is read, in bytes. glibc reads lines of any length; real files have a few hundred bytes.
-const LIMIT: u64 = 1 << 20;
 
 /// Ports that are tried for one that is free at every address, over UDP and TCP.
 const PORT_TRIES: u32 = 32;
@@ -44,6 +40,9 @@ pub(crate) struct Names {
     pub project: Option<Project>,
     /// Nameservers whose port 53 is captured; empty if DNS is not.
     pub nameservers: Vec<IpAddr>,
+    /// Nameservers of the interface's link, `fe80::1%eth0`: no route leads their packets anywhere but to the link, so
+    /// applications ask them themselves, and nobody sees the answers.
+    pub unseen: Vec<Ipv6Addr>,
     /// The servers that queries go to; empty: the nameserver that was asked.
     pub upstreams: Vec<SocketAddr>,
     /// Most queries a second.
@@ -58,26 +57,25 @@ impl Names {
     /// # Errors
     /// DNS is to be captured and it cannot be said whose: no project, no nameserver, or one that cannot be captured.
     pub(crate) fn find(config: &Config, namespace: &NetNs) -> Result<Self, Failure> {
-        let path = config.dns.resolv_conf.clone().unwrap_or_else(|| locate(namespace));
+        let file = ResolvConfFile::of(config.dns.resolv_conf.as_deref(), namespace);
         let usage = |reason: String| Failure::new(Exit::Usage, reason);
-        let resolv_conf = match read(&path) {
-            Ok(bytes) => {
-                ResolvConf::parse(&bytes).map_err(|error| usage(format!("{}: {error}", path.display())))?
-            }
+        let resolv_conf = match file.read() {
+            Ok(bytes) => ResolvConf::parse(&bytes).map_err(|error| usage(format!("{file}: {error}")))?,
             Err(_) if !config.dns.capture => {
                 ResolvConf::parse(b"").map_err(|error| usage(error.to_string()))?
             }
-            Err(error) => return Err(usage(format!("{}: {error}", path.display()))),
+            Err(error) => return Err(usage(format!("{file}: {error}"))),
         };
+        let unseen = unseen(&resolv_conf);
         let project = config.tenant.project_among(&resolv_conf.search);
         let (rate, external_names) = (config.dns.rate, config.dns.external_names);
         if !config.dns.capture {
             let (nameservers, upstreams) = (Vec::new(), Vec::new());
-            return Ok(Self { project: project.ok(), nameservers, upstreams, rate, external_names });
+            return Ok(Self { project: project.ok(), nameservers, unseen, upstreams, rate, external_names });
         }
         let project = project.map_err(|error| {
             let others = "name another file by `resolv_conf` of [dns], or set `capture = false` there";
-            usage(format!("{}: {error}; or {others}", path.display()))
+            usage(format!("{file}: {error}; or {others}"))
         })?;
         let mut nameservers = resolv_conf.capturable();
         let upstreams = config.dns.upstream.clone();
@@ -87,82 +85,127 @@ impl Names {
         }
         if nameservers.is_empty() {
             return Err(usage(format!(
-                "{}: no nameserver that routing can capture; name the real ones in `upstream` of [dns]",
-                path.display()
+                "{file}: no nameserver that routing can capture; name the real ones in `upstream` of [dns]"
             )));
         }
-        Ok(Self { project: Some(project), nameservers, upstreams, rate, external_names })
+        Ok(Self { project: Some(project), nameservers, unseen, upstreams, rate, external_names })
     }
+}
+
+/// The nameservers that are reached on their own link alone, each once.
+fn unseen(resolv_conf: &ResolvConf) -> Vec<Ipv6Addr> {
+    let scoped = resolv_conf.nameservers.iter().filter_map(|server| match server {
+        Nameserver::Scoped { address, .. } if address.is_unicast_link_local() => Some(*address),
+        _ => None,
+    });
+    scoped.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// The proxy of a pod.
 pub(super) type PodProxy = Proxy<MarkedSockets, LaneSink>;
 
+/// The proxy's port, kept for it while it listens nowhere.
+#[derive(Debug)]
+pub(crate) struct Port {
+    number: u16,
+    device: InterfaceName,
+    /// At the loopback address, on the device: nobody reaches them, and nobody else is given the port.
+    _held: [Socket; 2],
+}
+
+impl Port {
+    fn reserve(device: InterfaceName) -> io::Result<Self> {
+        let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let udp = bound(SocketAddr::new(loopback, 0), Type::DGRAM, device)?;
+        let number = udp.local_addr()?.as_socket().map_or(0, |address| address.port());
+        let tcp = bound(SocketAddr::new(loopback, number), Type::STREAM, device)?;
+        Ok(Self { number, device, _held: [udp, tcp] })
+    }
+
+    /// Returns the port's number.
+    pub(crate) const fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// Listens at `address` on this port, on the device only: nobody on the network can reach it.
+    ///
+    /// # Errors
+    /// The port is taken there, or the kernel refuses a socket.
+    pub(super) fn listen(&self, address: IpAddr) -> io::Result<Listeners> {
+        let at = SocketAddr::new(address, self.number);
+        let udp = bound(at, Type::DGRAM, self.device)?;
+        let tcp = bound(at, Type::STREAM, self.device)?;
+        tcp.listen(128)?;
+        Ok(Listeners { udp: vec![udp.into()], tcp: vec![tcp.into()] })
+    }
+}
+
 /// The proxy's listeners and the port they share.
 #[derive(Debug)]
 pub(crate) struct Sockets {
-    listeners: Listeners,
+    pub(super) listeners: Listeners,
     /// The port.
-    pub port: u16,
+    pub(crate) port: Port,
 }
 
 impl Sockets {
-    /// Listens at each of `addresses` on one port, on the device only: nobody on the network can reach it. `preferred`
-    /// is taken if it is free; 0 leaves the choice to the kernel, so that no application's port is taken.
+    /// Listens at each of `addresses` on one port of the kernel's choice, so that no application's is taken.
     ///
     /// # Errors
     /// No port is free at every address, or the kernel refuses a socket.
-    pub(crate) fn listen(addresses: &[IpAddr], device: InterfaceName, preferred: u16) -> io::Result<Self> {
+    pub(crate) fn listen(addresses: &[IpAddr], device: InterfaceName) -> io::Result<Self> {
         let mut last = io::Error::from(io::ErrorKind::AddrInUse);
-        for attempt in 0..PORT_TRIES {
-            let wanted = if attempt == 0 { preferred } else { 0 };
-            match Self::listen_at(addresses, device, wanted) {
-                Ok(sockets) => return Ok(sockets),
+        for _ in 0..PORT_TRIES {
+            match Port::reserve(device).and_then(|port| Self::listen_on(port, addresses)) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = error,
-                Err(error) => return Err(error),
+                outcome => return outcome,
             }
         }
         Err(last)
     }
 
-    fn listen_at(addresses: &[IpAddr], device: InterfaceName, mut port: u16) -> io::Result<Self> {
+    fn listen_on(port: Port, addresses: &[IpAddr]) -> io::Result<Self> {
         let mut listeners = Listeners::default();
         for address in addresses {
-            let udp = socket(*address, Type::DGRAM, Protocol::UDP, device)?;
-            udp.bind(&SocketAddr::new(*address, port).into())?;
-            let udp = UdpSocket::from(udp);
-            port = udp.local_addr()?.port();
-            let tcp = socket(*address, Type::STREAM, Protocol::TCP, device)?;
-            tcp.bind(&SocketAddr::new(*address, port).into())?;
-            tcp.listen(128)?;
-            listeners.udp.push(udp);
-            listeners.tcp.push(TcpListener::from(tcp));
+            let Listeners { udp, tcp } = port.listen(*address)?;
+            listeners.udp.extend(udp);
+            listeners.tcp.extend(tcp);
         }
         Ok(Self { listeners, port })
     }
+}
 
-    /// Makes the proxy that serves from them. It must be run on a thread in the namespace, within a tokio runtime.
+impl Names {
+    /// Makes the proxy that serves from `listeners`, with limits that `files` more open files allow. It must be run on a
+    /// thread in the namespace, within a tokio runtime.
     ///
     /// # Errors
     /// An upstream server is the proxy itself, or a listener is not bound.
     pub(super) fn proxy(
-        self,
-        names: &Names,
+        &self,
         project: Project,
-        ranges: Ranges,
+        (ranges, files): (Ranges, usize),
+        listeners: Listeners,
         sink: LaneSink,
     ) -> Result<PodProxy, ProxyError> {
-        let mut config = ProxyConfig::new(project, names.nameservers.clone(), ranges);
-        config.upstreams = names.upstreams.clone();
-        config.rate = names.rate;
-        config.external_names = names.external_names;
-        Proxy::new(config, self.listeners, MarkedSockets, sink)
+        let mut config = ProxyConfig::new(project, self.nameservers.clone(), ranges);
+        config.upstreams = self.upstreams.clone();
+        config.rate = self.rate;
+        config.external_names = self.external_names;
+        config.limit_files(files);
+        Proxy::new(config, listeners, MarkedSockets, sink)
     }
 }
 
-fn socket(address: IpAddr, kind: Type, protocol: Protocol, device: InterfaceName) -> io::Result<Socket> {
+fn bound(address: SocketAddr, kind: Type, device: InterfaceName) -> io::Result<Socket> {
+    let socket = socket(address.ip(), kind, device)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn socket(address: IpAddr, kind: Type, device: InterfaceName) -> io::Result<Socket> {
     let domain = if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
-    let socket = Socket::new(domain, kind, Some(protocol))?;
+    let socket = Socket::new(domain, kind, None)?;
     socket.set_nonblocking(true)?;
     if kind == Type::STREAM {
         socket.set_reuse_address(true)?;
@@ -277,29 +320,6 @@ impl FactSink for LaneSink {
     }
 }
 
-/// Finds the pod's resolv.conf: by the process in whose directory below /proc the namespace was opened, by the name that
-/// `ip netns` gave it (ip-netns(8)), or else this host's.
-fn locate(namespace: &NetNs) -> PathBuf {
-    let found = namespace.path().and_then(own_resolv_conf).filter(|path| path.exists());
-    found.unwrap_or_else(|| PathBuf::from("/etc/resolv.conf"))
-}
-
-/// Path of the resolv.conf that belongs to the namespace whose file is at `path`, if it is of a kind that has one.
-fn own_resolv_conf(path: &Path) -> Option<PathBuf> {
-    if let Ok(below) = path.strip_prefix("/proc") {
-        let (process, _) = below.to_str()?.split_once("/ns/")?;
-        return Some(Path::new("/proc").join(process).join("root/etc/resolv.conf"));
-    }
-    let name = path.strip_prefix("/run/netns").or_else(|_| path.strip_prefix("/var/run/netns")).ok()?;
-    Some(Path::new("/etc/netns").join(name).join("resolv.conf"))
-}
-
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.take(LIMIT).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use tencrypt::directory::FactSource;
@@ -309,16 +329,6 @@ mod tests {
     fn fact(address: &str, class: Class, expires: Instant) -> Fact {
         let address: IpAddr = address.parse().unwrap();
         Fact::new(address, class, FactSource::Dns("a.test".into()), Some(expires))
-    }
-
-    #[test]
-    fn the_resolv_conf_of_a_namespace_is_known_by_its_process_or_its_name() {
-        let of = |path: &str| own_resolv_conf(Path::new(path)).map(|path| path.display().to_string());
-        assert_eq!(of("/proc/4711/ns/net").as_deref(), Some("/proc/4711/root/etc/resolv.conf"));
-        assert_eq!(of("/proc/self/task/9/ns/net").as_deref(), Some("/proc/self/task/9/root/etc/resolv.conf"));
-        assert_eq!(of("/run/netns/shop-1").as_deref(), Some("/etc/netns/shop-1/resolv.conf"));
-        assert_eq!(of("/var/run/netns/shop-1").as_deref(), Some("/etc/netns/shop-1/resolv.conf"));
-        assert_eq!(of("/tmp/namespace"), None);
     }
 
     #[test]

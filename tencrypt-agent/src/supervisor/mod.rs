@@ -12,6 +12,7 @@ pub(crate) mod namespace;
 mod own_addresses;
 mod plan;
 pub(crate) mod pod_end;
+mod resolv_conf;
 mod rotation;
 mod run;
 mod setup;

@@ -23,6 +23,7 @@ pub(super) fn plan(config: &Config, names: &Names) -> Result<CapturePlan, Failur
     let (underlay, tun) = (interface(&network.interface)?, interface(&network.tun)?);
     let mut plan = CapturePlan::new(underlay, tun, network.port, network.protected.clone());
     plan.exempt = exempt(config);
+    plan.exempt.extend(names.unseen.iter().map(|server| IpNet::from(IpAddr::from(*server))));
     plan.external = of_class(config, Class::External).collect();
     plan.internal = of_class(config, Class::Internal).collect();
     plan.nameservers.clone_from(&names.nameservers);

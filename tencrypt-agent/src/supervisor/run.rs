@@ -185,14 +185,14 @@ impl Supervisor {
     /// Returns how the lanes have ended, if the change means that.
     async fn handle_change(&mut self, change: Change) -> Option<Ended> {
         let next = self.namespace.handle_change(change).await;
-        self.handle_next(next)
+        self.handle_next(next).await
     }
 
-    fn handle_next(&mut self, next: Next) -> Option<Ended> {
+    async fn handle_next(&mut self, next: Next) -> Option<Ended> {
         match next {
             Next::Nothing => None,
             Next::Addresses => {
-                self.dns.restart(self.namespace.addresses());
+                self.dns.follow(self.namespace.addresses()).await;
                 None
             }
             Next::Over => Some(Ended::DeviceGone),
@@ -237,7 +237,7 @@ impl Supervisor {
                 Err(error) => tracing::warn!(%error, "sock_diag"),
             }
         }
-        self.dns.count();
+        self.dns.follow(self.namespace.addresses()).await;
         let ending = if renew { self.facts.internal_ending(now) } else { Vec::new() };
         let in_use = if self.namespace.has_externals() || !ending.is_empty() {
             self.table.destinations().unwrap_or_else(|error| {
@@ -250,7 +250,7 @@ impl Supervisor {
         self.prolong(ending, &in_use, now).await;
         self.namespace.handle_tick(now, renew, &in_use).await;
         let next = self.namespace.look().await;
-        self.handle_next(next)
+        self.handle_next(next).await
     }
 
     /// Prolongs those of `ending`, which DNS has called internal, whose address is `in_use`.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use tencrypt::{KeyRing, Tunnel};
-use tencrypt_tun::{Capture, InterfaceName, Monitor, RawSockets, RouteLookup, SocketTable};
+use tencrypt_tun::{Capture, Monitor, RawSockets, RouteLookup, SocketTable};
 use tencrypt_udp::UdpTransport;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -120,8 +120,8 @@ pub(super) fn set_up(protection: Protection) -> Result<Supervisor, Failure> {
     let changes = monitor_changes(monitor).map_err(|error| io_failure("thread", error))?;
     let sink = LaneSink::new(lanes.clone(), events.clone(), pod.facts.base.clone());
     let ranges = own_ranges(&config, pod.installed.capture().gateways());
-    let mut dns = DnsProxy::new((names, ranges), sink, pod.proxy_port(), pod.tun, asked_names);
-    dns.start(pod.sockets);
+    let mut dns = DnsProxy::new((names, ranges), sink, asked_names);
+    dns.start(pod.sockets, &pod.addresses);
     let own = OwnAddresses::new(pod.addresses, &config, pod.network);
     let key_source = KeySource::new(config.tenant.key_file, keys, key_fault);
     let tasks = Tasks::spawn(control, Asked::new(lanes.clone(), routes), key_source, &lanes);
@@ -183,7 +183,6 @@ impl Resources {
 /// A pod whose traffic is captured, and stays so once set-up has come to its end.
 struct Pod {
     installed: Installed,
-    tun: InterfaceName,
     addresses: Vec<IpAddr>,
     network: Shared<NetworkReport>,
     fit: SuiteFit,
@@ -212,18 +211,18 @@ impl Pod {
         let sockets = match names.nameservers.is_empty() {
             true => None,
             false => {
-                Some(Sockets::listen(&addresses, tun, 0).map_err(|error| io_failure("DNS listener", error))?)
+                Some(Sockets::listen(&addresses, tun).map_err(|error| io_failure("DNS listener", error))?)
             }
         };
         let hash_key = getrandom::u64().map_err(|_| Failure::runtime(NO_RANDOMNESS))?;
         let facts = Facts::new(FactBase::new(static_facts(config, capture.gateways())), hash_key);
         let (network, suite) = (Arc::new(Mutex::new(network)), Arc::new(Mutex::new(suite)));
-        Ok(Self { installed, tun, addresses, network, fit, suite, sockets, facts })
+        Ok(Self { installed, addresses, network, fit, suite, sockets, facts })
     }
 
     /// Returns the port that the pod's queries are redirected to; 0 if they are not.
     fn proxy_port(&self) -> u16 {
-        self.sockets.as_ref().map_or(0, |sockets| sockets.port)
+        self.sockets.as_ref().map_or(0, |sockets| sockets.port.number())
     }
 
     fn tunnels(&self, config: &Config, names: &Names, keys: &Arc<KeyRing>) -> Result<Vec<Tunnel>, Failure> {

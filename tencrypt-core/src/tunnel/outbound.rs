@@ -93,12 +93,14 @@ impl Tunnel {
         let mut until = finding.until;
         let mut peer = None;
         let verdict = match finding.standing {
-            _ if !is_tunnel_address(destination) => Verdict::Drop(DropReason::Policy),
+            _ if !self.policy.is_destination(destination) => Verdict::Drop(DropReason::Policy),
             Standing::External | Standing::Exempt => Verdict::Bypass,
             // Nobody can be asked, so nothing but an authoritative fact lets a packet out.
             _ if self.membership.lacks_certificate() => Verdict::Drop(DropReason::Certificate),
             Standing::Claimed if self.exchanges.awaits_claimed(destination, now) => Verdict::Hold,
             Standing::Claimed => Verdict::Bypass,
+            // A nameserver of this link, inside a protected range: no member can be there.
+            _ if !is_tunnel_address(destination) => Verdict::Drop(DropReason::Policy),
             Standing::Internal | Standing::Unknown => {
                 let owner = self.owner(destination, now);
                 until = until.into_iter().chain(owner.map(|(_, until)| until)).min();
@@ -179,7 +181,7 @@ impl Tunnel {
         }
         let partial = vnet.needs_csum;
         let (source, vip) = (inner.source(), inner.destination());
-        if !self.policy.is_own(source) || !is_tunnel_address(vip) {
+        if !self.policy.is_own(source) || !self.policy.is_destination(vip) {
             return Route::Drop(DropReason::Policy);
         }
         let mut route = self.route_known_flow(&mut inner, partial, now);

@@ -32,8 +32,10 @@ pub struct Config {
     /// that takes 5 s is still heard; libc's own wait of 2 rounds of 5 s is not outlasted.
     pub give_up_after: Duration,
     /// Most attempts in flight, and most queries. Each attempt has a socket. Default 768: below the 1,024 open files
-    /// that a process may usually have. The oldest query gives way.
+    /// that a process may usually have, see [`limit_files`](Self::limit_files). The oldest query gives way.
     pub max_sockets: usize,
+    /// Most client connections of a proxy; the one that was idle longest gives way. Default 256.
+    pub max_connections: usize,
     /// Most bytes of queries and held replies. Default 16 MiB. The oldest query gives way.
     pub max_bytes: usize,
     /// Longest query, in bytes. Default 16 KiB: a signed UPDATE has a few.
@@ -63,10 +65,19 @@ impl Config {
             fallback_after: Duration::from_millis(1_500),
             give_up_after: Duration::from_secs(8),
             max_sockets: 768,
+            max_connections: 256,
             max_bytes: 16 << 20,
             max_query: 16 << 10,
             rate: Self::DEFAULT_RATE,
         }
+    }
+
+    /// Lowers [`max_sockets`](Self::max_sockets) and [`max_connections`](Self::max_connections) so that both together
+    /// take `files` open files at most, a quarter of them for connections; at least one each.
+    pub fn limit_files(&mut self, files: usize) {
+        let connections = self.max_connections.min(files / 4).max(1);
+        self.max_connections = connections;
+        self.max_sockets = self.max_sockets.min(files.saturating_sub(connections)).max(1);
     }
 
     /// The servers for a query that was sent to `asked`, in order.

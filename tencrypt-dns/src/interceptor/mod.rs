@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Every query that [`handle_query`](Interceptor::handle_query) accepts ends in exactly one [`Event::Answer`]: the
-//! reply of a server, or SERVFAIL. A reply that gives a name of the project's own an address outside of
+//! reply of a server, or SERVFAIL; unless its client [has gone](Interceptor::handle_gone). A zone transfer by TCP has
+//! a [`Event::Part`] before for each message but the last, and its end is [`Event::End`] where no last one was seen. A reply that gives a name of the project's own an address outside of
 //! [`Config::ranges`] is withheld, whether it came by UDP or TCP, is truncated, signed or neither; so is one that cannot be
 //! read, if addresses of such a name were asked for. Any other that belongs to its query but cannot be read is forwarded,
 //! since the application would have got it without tencrypt: it leaves no fact.
@@ -50,6 +51,7 @@
 //! # }
 //! ```
 
+mod actions;
 mod client;
 mod config;
 mod pending;
@@ -63,69 +65,17 @@ use std::{
     time::Instant,
 };
 
+pub use actions::{AttemptId, Event, Ticket, Transmit};
 pub use client::{ClientKey, Transport};
 pub use config::Config;
 use pending::Pending;
 use reading::Reading;
 pub use stats::Stats;
-use tencrypt::directory::Fact;
 
 use crate::{
     ForeignAddress,
-    message::{MessageError, Query, REFUSED, SERVFAIL},
+    message::{MessageError, NOTIMP, Query, REFUSED, SERVFAIL},
 };
-
-/// One query sent to one server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AttemptId {
-    query: u64,
-    index: u8,
-}
-
-/// An answer that waits for its facts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(u64);
-
-/// A query to send: from a port that nobody can guess, through a socket connected to `to`. Everything that comes back is
-/// handed to [`Interceptor::handle_reply`] until [`Event::Close`]. A socket may be shared by queries of different ids;
-/// what answers none of them goes to [`Interceptor::handle_stray`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Transmit {
-    /// Names the socket.
-    pub attempt: AttemptId,
-    /// Transport to send by.
-    pub transport: Transport,
-    /// The server.
-    pub to: SocketAddr,
-    /// The message, without a length.
-    pub bytes: Arc<[u8]>,
-}
-
-/// Action for the driver.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Event {
-    /// Make these facts stand, then call [`Interceptor::facts_applied`]: an answer waits for it.
-    Facts {
-        /// Names the answer.
-        ticket: Ticket,
-        /// At least one.
-        facts: Vec<Fact>,
-    },
-    /// Send this message to the client.
-    Answer {
-        /// Client that asked.
-        client: ClientKey,
-        /// The message, without a length.
-        bytes: Arc<[u8]>,
-    },
-    /// The socket of this attempt is no longer needed.
-    Close {
-        /// Names the socket.
-        attempt: AttemptId,
-    },
-}
 
 /// Reason for which a query is dropped without an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -167,6 +117,8 @@ pub struct Interceptor {
     pending: BTreeMap<u64, Pending>,
     /// Time at which each pending query is to be looked at, one entry each.
     deadlines: BTreeSet<(Instant, u64)>,
+    /// Zone transfers of which a part has been passed on.
+    transfers: BTreeSet<(ClientKey, u64)>,
     next_query: u64,
     /// Attempts whose socket is open.
     open: usize,
@@ -189,6 +141,7 @@ impl Interceptor {
             config,
             pending: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            transfers: BTreeSet::new(),
             next_query: 0,
             open: 0,
             held_bytes: 0,
@@ -271,6 +224,15 @@ impl Interceptor {
         if pending.close(attempt.index) {
             self.open -= 1;
             self.go_on(attempt.query, now);
+        }
+    }
+
+    /// The client does not wait any more: its zone transfers end. Its other queries go on, for what their replies tell.
+    pub fn handle_gone(&mut self, client: ClientKey) {
+        let own = self.transfers.range((client, 0)..=(client, u64::MAX)).map(|(_, id)| *id);
+        for id in own.collect::<Vec<_>>() {
+            self.close_attempts(id);
+            self.forget(id);
         }
     }
 
@@ -366,8 +328,10 @@ impl Interceptor {
         if server != from {
             return Err(Unaccepted::Source);
         }
-        let reply = pending.query.verify(bytes).map_err(Unaccepted::Mismatch)?;
-        if matches!(reply.response_code(), SERVFAIL | REFUSED) && pending.has_other(attempt.index) {
+        let is_transfer = pending.transport == Transport::Tcp && pending.query.is_transfer();
+        let reply = pending.verify(bytes).map_err(Unaccepted::Mismatch)?;
+        let is_refused = matches!(reply.response_code(), SERVFAIL | NOTIMP | REFUSED);
+        if is_refused && !pending.is_under_way() && pending.has_other(attempt.index) {
             // Another server may do better; if none does, this is the answer.
             self.held_bytes += pending.keep_refusal(bytes);
             pending.close(attempt.index);
@@ -376,6 +340,7 @@ impl Interceptor {
             self.go_on(id, now);
             return Ok(());
         }
+        let is_error = reply.response_code() != 0;
         let Reading { facts, foreign } = Reading::of(&reply, &self.config, now);
         let facts = facts.unwrap_or_else(|_| {
             self.stats.unreadable += 1;
@@ -391,6 +356,10 @@ impl Interceptor {
             }
             self.stats.external_names += 1;
         }
+        if is_transfer && !is_error {
+            self.pass_part(attempt, bytes, now);
+            return Ok(());
+        }
         let bytes = Arc::from(bytes);
         if facts.is_empty() {
             self.stats.answered += 1;
@@ -404,6 +373,24 @@ impl Interceptor {
         self.reschedule(id);
         self.events.push_back(Event::Facts { ticket: Ticket(id), facts });
         Ok(())
+    }
+
+    /// Passes on a message of a zone transfer, which this server alone answers from now on. No fact is made of it: it is
+    /// no answer about a name that is about to be used.
+    fn pass_part(&mut self, attempt: AttemptId, bytes: &[u8], now: Instant) {
+        let id = attempt.query;
+        let Some(pending) = self.pending.get_mut(&id) else { return };
+        let client = pending.client;
+        if self.transfers.insert((client, id)) {
+            self.stats.answered += 1;
+        }
+        for index in pending.settle_on(attempt.index) {
+            self.open -= 1;
+            self.events.push_back(Event::Close { attempt: AttemptId { query: id, index } });
+        }
+        self.held_bytes -= pending.pass_part(now + self.config.give_up_after);
+        self.reschedule(id);
+        self.events.push_back(Event::Part { client, bytes: bytes.into() });
     }
 
     /// After an attempt ended without an answer: the next server, or the end if there is none and nobody else is awaited.
@@ -423,10 +410,12 @@ impl Interceptor {
         }
         let Some(pending) = self.pending.get_mut(&id) else { return };
         let Some((index, to)) = pending.next_attempt(now + self.config.fallback_after) else { return };
-        let (transport, bytes) = (pending.transport, Arc::from(pending.query.bytes()));
+        let Pending { client, transport, .. } = *pending;
+        let bytes = Arc::from(pending.query.bytes());
         self.open += 1;
         self.stats.fallbacks += u64::from(index > 0);
-        self.transmits.push_back(Transmit { attempt: AttemptId { query: id, index }, transport, to, bytes });
+        let attempt = AttemptId { query: id, index };
+        self.transmits.push_back(Transmit { attempt, client, transport, to, bytes });
         self.reschedule(id);
     }
 
@@ -442,9 +431,16 @@ impl Interceptor {
         }
     }
 
-    /// Ends a query with the best there is: a server's refusal, or SERVFAIL.
+    /// Ends a query with the best there is: a server's refusal, or SERVFAIL; a transfer under way, without a further word.
     fn fail(&mut self, id: u64) {
         let Some(pending) = self.pending.get(&id) else { return };
+        if pending.is_under_way() {
+            let client = pending.client;
+            self.close_attempts(id);
+            self.forget(id);
+            self.events.push_back(Event::End { client });
+            return;
+        }
         let answer = if let Some(refusal) = pending.refusal() {
             self.stats.answered += 1;
             refusal
@@ -457,10 +453,18 @@ impl Interceptor {
 
     fn finish(&mut self, id: u64, answer: Arc<[u8]>) {
         self.close_attempts(id);
-        let Some(pending) = self.pending.remove(&id) else { return };
+        if let Some(client) = self.forget(id) {
+            self.events.push_back(Event::Answer { client, bytes: answer });
+        }
+    }
+
+    /// Forgets a query whose attempts are closed; returns whose it was.
+    fn forget(&mut self, id: u64) -> Option<ClientKey> {
+        let pending = self.pending.remove(&id)?;
         self.deadlines.remove(&(pending.scheduled(), id));
+        self.transfers.remove(&(pending.client, id));
         self.held_bytes -= pending.bytes();
-        self.events.push_back(Event::Answer { client: pending.client, bytes: answer });
+        Some(pending.client)
     }
 
     fn close_attempts(&mut self, id: u64) {
@@ -478,5 +482,7 @@ impl Interceptor {
     }
 }
 
+#[cfg(test)]
+mod lenient_tests;
 #[cfg(test)]
 mod tests;

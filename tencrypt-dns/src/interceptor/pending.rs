@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Instant};
 
 use super::{ClientKey, Transport};
-use crate::message::Query;
+use crate::message::{Mismatch, Query, Reply};
 
 #[derive(Debug)]
 pub(super) struct Pending {
@@ -35,6 +35,8 @@ enum Stage {
     Refused(Arc<[u8]>),
     /// The answer waits for its facts.
     Held(Arc<[u8]>),
+    /// A part of the answer has been passed on.
+    UnderWay,
 }
 
 impl Pending {
@@ -61,7 +63,7 @@ impl Pending {
     /// Bytes that are kept for it.
     pub(super) fn bytes(&self) -> usize {
         let kept = match &self.stage {
-            Stage::Waiting => 0,
+            Stage::Waiting | Stage::UnderWay => 0,
             Stage::Refused(reply) | Stage::Held(reply) => reply.len(),
         };
         self.query.bytes().len() + kept
@@ -130,6 +132,37 @@ impl Pending {
             .filter_map(|(index, attempt)| std::mem::replace(&mut attempt.open, false).then_some(index))
     }
 
+    /// Tells if a part of the answer has been passed on.
+    pub(super) const fn is_under_way(&self) -> bool {
+        matches!(self.stage, Stage::UnderWay)
+    }
+
+    /// Takes `bytes` for the reply, or for a further message of one that is under way.
+    ///
+    /// # Errors
+    /// As [`Query::verify`].
+    pub(super) fn verify<'a>(&'a self, bytes: &'a [u8]) -> Result<Reply<'a>, Mismatch> {
+        if self.is_under_way() { self.query.verify_further(bytes) } else { self.query.verify(bytes) }
+    }
+
+    /// Closes what is open but attempt `index`, and asks nobody else.
+    pub(super) fn settle_on(&mut self, index: u8) -> impl Iterator<Item = u8> {
+        self.servers.clear();
+        self.next_try = None;
+        let others = (0_u8..).zip(&mut self.attempts).filter(move |(at, _)| *at != index);
+        others.filter_map(|(at, attempt)| std::mem::replace(&mut attempt.open, false).then_some(at))
+    }
+
+    /// Notes that a part of the answer is passed on, and until when the next is waited for; returns how many bytes a
+    /// refusal kept before no longer takes.
+    pub(super) fn pass_part(&mut self, give_up: Instant) -> usize {
+        self.give_up = give_up;
+        match std::mem::replace(&mut self.stage, Stage::UnderWay) {
+            Stage::Refused(refusal) => refusal.len(),
+            Stage::Waiting | Stage::Held(_) | Stage::UnderWay => 0,
+        }
+    }
+
     /// Keeps the first refusal; returns by how many bytes more are kept.
     pub(super) fn keep_refusal(&mut self, reply: &[u8]) -> usize {
         match self.stage {
@@ -137,7 +170,7 @@ impl Pending {
                 self.stage = Stage::Refused(reply.into());
                 reply.len()
             }
-            Stage::Refused(_) | Stage::Held(_) => 0,
+            Stage::Refused(_) | Stage::Held(_) | Stage::UnderWay => 0,
         }
     }
 
@@ -145,7 +178,7 @@ impl Pending {
     pub(super) fn refusal(&self) -> Option<Arc<[u8]>> {
         match &self.stage {
             Stage::Refused(reply) => Some(Arc::clone(reply)),
-            Stage::Waiting | Stage::Held(_) => None,
+            Stage::Waiting | Stage::Held(_) | Stage::UnderWay => None,
         }
     }
 
@@ -154,7 +187,7 @@ impl Pending {
         self.next_try = None;
         match std::mem::replace(&mut self.stage, Stage::Held(reply)) {
             Stage::Refused(refusal) => refusal.len(),
-            Stage::Waiting | Stage::Held(_) => 0,
+            Stage::Waiting | Stage::Held(_) | Stage::UnderWay => 0,
         }
     }
 
@@ -162,7 +195,7 @@ impl Pending {
     pub(super) fn held(&self) -> Option<Arc<[u8]>> {
         match &self.stage {
             Stage::Held(reply) => Some(Arc::clone(reply)),
-            Stage::Waiting | Stage::Refused(_) => None,
+            Stage::Waiting | Stage::Refused(_) | Stage::UnderWay => None,
         }
     }
 }

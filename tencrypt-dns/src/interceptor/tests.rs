@@ -7,21 +7,21 @@ use super::*;
 use crate::{Name, Project, Ranges, message::Mismatch, wire};
 
 const INTERNAL: &str = "web.shop.svc.cluster.local";
-const FIRST: &str = "10.96.0.10";
-const SECOND: &str = "10.96.0.11";
+pub(super) const FIRST: &str = "10.96.0.10";
+pub(super) const SECOND: &str = "10.96.0.11";
 
 /// An interceptor with its clock, and what it wanted since last asked.
-struct Bench {
-    interceptor: Interceptor,
-    now: Instant,
+pub(super) struct Bench {
+    pub(super) interceptor: Interceptor,
+    pub(super) now: Instant,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with(|_| {})
     }
 
-    fn with(adapt: impl FnOnce(&mut Config)) -> Self {
+    pub(super) fn with(adapt: impl FnOnce(&mut Config)) -> Self {
         let project = Project::new("shop", Name::from_text("cluster.local").unwrap()).unwrap();
         let ranges = Ranges { protected: vec!["10.96.0.0/12".parse().unwrap()], exempt: vec![] };
         let mut config = Config::new(project, vec![ip(FIRST), ip(SECOND)], ranges);
@@ -29,11 +29,11 @@ impl Bench {
         Self { interceptor: Interceptor::new(config), now: Instant::now() }
     }
 
-    fn ask(&mut self, client: u64, query: &[u8]) -> Result<(), Refusal> {
+    pub(super) fn ask(&mut self, client: u64, query: &[u8]) -> Result<(), Refusal> {
         self.interceptor.handle_query(ClientKey(client), Transport::Udp, ip(FIRST), query, self.now)
     }
 
-    fn reply(&mut self, to: &Transmit, bytes: &[u8]) -> Result<(), Unaccepted> {
+    pub(super) fn reply(&mut self, to: &Transmit, bytes: &[u8]) -> Result<(), Unaccepted> {
         self.interceptor.handle_reply(to.attempt, to.to, bytes, self.now)
     }
 
@@ -41,44 +41,44 @@ impl Bench {
         std::iter::from_fn(|| self.interceptor.poll_transmit()).collect()
     }
 
-    fn transmit(&mut self) -> Transmit {
+    pub(super) fn transmit(&mut self) -> Transmit {
         let mut all = self.transmits();
         assert_eq!(all.len(), 1);
         all.remove(0)
     }
 
-    fn events(&mut self) -> Vec<Event> {
+    pub(super) fn events(&mut self) -> Vec<Event> {
         std::iter::from_fn(|| self.interceptor.poll_event()).collect()
     }
 
     /// Answers so far, with the clients they are for.
-    fn answers(&mut self) -> Vec<(u64, Vec<u8>)> {
+    pub(super) fn answers(&mut self) -> Vec<(u64, Vec<u8>)> {
         let answer = |event| match event {
             Event::Answer { client, bytes } => Some((client.0, bytes.to_vec())),
-            Event::Facts { .. } | Event::Close { .. } => None,
+            Event::Facts { .. } | Event::Part { .. } | Event::End { .. } | Event::Close { .. } => None,
         };
         self.events().into_iter().filter_map(answer).collect()
     }
 
-    fn pass(&mut self, time: Duration) {
+    pub(super) fn pass(&mut self, time: Duration) {
         self.now += time;
         self.interceptor.handle_timeout(self.now);
     }
 }
 
-fn ip(text: &str) -> IpAddr {
+pub(super) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn server(text: &str) -> SocketAddr {
+pub(super) fn server(text: &str) -> SocketAddr {
     (ip(text), 53).into()
 }
 
-fn asked() -> Vec<u8> {
+pub(super) fn asked() -> Vec<u8> {
     wire::query(0x1c2b, INTERNAL, wire::A)
 }
 
-fn answered() -> Vec<u8> {
+pub(super) fn answered() -> Vec<u8> {
     wire::reply(&asked(), &[wire::address(INTERNAL, 30, "10.96.7.7")])
 }
 
@@ -174,6 +174,7 @@ fn exchange(bench: &mut Bench, query: &[u8], reply: &[u8]) -> (Vec<u8>, bool) {
         match event {
             Event::Facts { ticket, .. } => bench.interceptor.facts_applied(ticket),
             Event::Answer { bytes, .. } => answers.push(bytes.to_vec()),
+            Event::Part { .. } | Event::End { .. } => unreachable!("no transfer"),
             Event::Close { .. } => {}
         }
     }
@@ -278,8 +279,8 @@ fn d05_what_is_not_the_reply_is_ignored_and_the_wait_goes_on() {
     };
     assert_eq!(from(&mut bench, server("192.0.2.66")), Err(Unaccepted::Source));
     assert_eq!(from(&mut bench, (ip(FIRST), 54).into()), Err(Unaccepted::Source));
-    let other_case = wire::reply(&asked(), &outside);
-    assert_eq!(bench.reply(&sent, &other_case), Err(Unaccepted::Mismatch(Mismatch::Question)));
+    let other_type = wire::reply(&wire::query(0x1c2b, INTERNAL, wire::AAAA), &outside);
+    assert_eq!(bench.reply(&sent, &other_type), Err(Unaccepted::Mismatch(Mismatch::Question)));
     let other_name = wire::reply(&wire::query(0x1c2b, "web.other.svc.cluster.local", wire::A), &outside);
     assert_eq!(bench.reply(&sent, &other_name), Err(Unaccepted::Mismatch(Mismatch::Question)));
     let no_question = [&forged[..5], &[0; 7]].concat();
@@ -605,6 +606,7 @@ proptest! {
                         tickets.push(ticket);
                     }
                     Event::Answer { .. } => answers += 1,
+                    Event::Part { .. } | Event::End { .. } => prop_assert!(false, "nobody asks for a zone by UDP"),
                     Event::Close { attempt } => prop_assert!(open.remove(&attempt)),
                 }
             }

@@ -3,86 +3,134 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream, UdpSocket},
-    sync::mpsc,
-    task::{AbortHandle, JoinSet},
-    time::{Instant, sleep, sleep_until, timeout},
+    sync::{Semaphore, mpsc},
+    task::{AbortHandle, JoinHandle, JoinSet},
+    time::{Instant, sleep},
 };
 
-use super::{IDLE, Listeners, MAX_CONNECTIONS};
+use super::{
+    Listeners,
+    connection::{Output, Queue, Served},
+    input::ClientInput,
+};
 use crate::{
-    framing::{Framing, frame},
-    interceptor::ClientKey,
+    interceptor::{ClientKey, Config},
     message::MAX_MESSAGE,
 };
 
 /// Messages of clients that wait for the driver. When they are this many, queues in the kernel fill, and then drop.
 const BACKLOG: usize = 256;
-/// Bytes of answers that wait for one connection; one answer always may. A client that does not read loses it.
-const MAX_QUEUED: usize = 256 * 1024;
+/// Connections that are accepted and not served yet. Each is an open file beyond those that the configuration counts.
+const ACCEPTED: usize = 4;
 /// Pause after a listener's error, so that one that lasts (no more files, device gone) costs no processor time.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Marks the keys of connections; the others are of datagrams.
 const CONNECTION: u64 = 1 << 63;
-
-/// Input of clients.
-#[derive(Debug)]
-pub(super) enum ClientInput {
-    Datagram { listener: usize, peer: SocketAddr, bytes: Vec<u8> },
-    Accepted { stream: TcpStream, peer: SocketAddr },
-    Message { client: ClientKey, peer: SocketAddr, bytes: Vec<u8> },
-    Gone { client: ClientKey },
-}
 
 /// All clients: where queries come from and answers go.
 #[derive(Debug)]
 pub(super) struct Clients {
     inputs: mpsc::Receiver<ClientInput>,
     sender: mpsc::Sender<ClientInput>,
-    /// The listeners again, to answer through.
-    udp: Vec<std::net::UdpSocket>,
+    listeners: BTreeMap<usize, Listener>,
+    next_listener: usize,
+    accepted: Arc<Semaphore>,
     datagrams: BTreeMap<ClientKey, (usize, SocketAddr)>,
     connections: BTreeMap<ClientKey, Connection>,
+    /// Connections that were ended here.
+    ended: Vec<ClientKey>,
     next_key: u64,
     max_query: usize,
+    max_connections: usize,
     tasks: JoinSet<()>,
+}
+
+/// A socket that clients reach, and the task that reads from it.
+#[derive(Debug)]
+struct Listener {
+    address: IpAddr,
+    /// A UDP listener again, to answer through.
+    udp: Option<std::net::UdpSocket>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 #[derive(Debug)]
 struct Connection {
-    answers: mpsc::UnboundedSender<Arc<[u8]>>,
-    queued: Arc<AtomicUsize>,
+    outputs: mpsc::UnboundedSender<Output>,
+    queue: Queue,
     last_used: Instant,
     task: AbortHandle,
 }
 
 impl Clients {
-    /// Starts to listen.
-    pub(super) fn start(listeners: Listeners, max_query: usize) -> io::Result<Self> {
+    /// Nobody can be a client before there are [listeners](Self::add).
+    pub(super) fn new(config: &Config) -> Self {
         let (sender, inputs) = mpsc::channel(BACKLOG);
-        let mut tasks = JoinSet::new();
-        let mut udp = Vec::new();
-        for (index, socket) in listeners.udp.into_iter().enumerate() {
+        Self {
+            inputs,
+            sender,
+            listeners: BTreeMap::new(),
+            next_listener: 0,
+            accepted: Arc::new(Semaphore::new(ACCEPTED)),
+            datagrams: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            ended: Vec::new(),
+            next_key: 0,
+            max_query: config.max_query,
+            max_connections: config.max_connections,
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// Obeys another configuration. Must be called within a tokio runtime, as everything here.
+    pub(super) const fn set_config(&mut self, config: &Config) {
+        (self.max_query, self.max_connections) = (config.max_query, config.max_connections);
+    }
+
+    /// Listens at these sockets too, or at none of them.
+    pub(super) fn add(&mut self, listeners: Listeners) -> io::Result<()> {
+        let mut added = Vec::new();
+        for socket in listeners.udp {
             socket.set_nonblocking(true)?;
-            udp.push(socket.try_clone()?);
-            tasks.spawn(receive(index, UdpSocket::from_std(socket)?, sender.clone()));
+            let (address, udp) = (socket.local_addr()?.ip(), socket.try_clone()?);
+            self.next_listener += 1;
+            let received = receive(self.next_listener, UdpSocket::from_std(socket)?, self.sender.clone());
+            let task = tokio::spawn(received);
+            added.push((self.next_listener, Listener { address, udp: Some(udp), task }));
         }
         for listener in listeners.tcp {
             listener.set_nonblocking(true)?;
-            tasks.spawn(accept(TcpListener::from_std(listener)?, sender.clone()));
+            let address = listener.local_addr()?.ip();
+            let listener = TcpListener::from_std(listener)?;
+            let task = tokio::spawn(accept(listener, self.accepted.clone(), self.sender.clone()));
+            self.next_listener += 1;
+            added.push((self.next_listener, Listener { address, udp: None, task }));
         }
-        let (datagrams, connections) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { inputs, sender, udp, datagrams, connections, next_key: 0, max_query, tasks })
+        self.listeners.extend(added);
+        Ok(())
+    }
+
+    /// Closes the listeners at these addresses; they are free when this returns.
+    pub(super) async fn remove(&mut self, addresses: &[IpAddr]) {
+        let gone = self.listeners.extract_if(.., |_, listener| addresses.contains(&listener.address));
+        for (_, mut listener) in gone.collect::<Vec<_>>() {
+            listener.task.abort();
+            // Cancelled, or over already.
+            let _ended = (&mut listener.task).await;
+        }
     }
 
     /// Waits for the next input of a client. Cancel safe.
@@ -113,24 +161,23 @@ impl Clients {
     /// Serves a connection, at the cost of another if there are too many.
     pub(super) fn connect(&mut self, stream: TcpStream, peer: SocketAddr) {
         while self.tasks.try_join_next().is_some() {}
-        if self.connections.len() >= MAX_CONNECTIONS {
+        while self.connections.len() >= self.max_connections.max(1) {
             let idlest = self.connections.iter().min_by_key(|(_, connection)| connection.last_used);
-            if let Some(client) = idlest.map(|(client, _)| *client) {
-                self.disconnect(client);
-            }
+            let Some(client) = idlest.map(|(client, _)| *client) else { break };
+            self.disconnect(client);
         }
         self.next_key += 1;
         let client = ClientKey(self.next_key | CONNECTION);
-        let (answers, receiver) = mpsc::unbounded_channel();
-        let queued = Arc::<AtomicUsize>::default();
-        let served = Served { client, peer, queued: Arc::clone(&queued), max_query: self.max_query };
+        let (outputs, receiver) = mpsc::unbounded_channel();
+        let queue = Queue::default();
+        let served = Served { client, peer, queue: queue.clone(), max_query: self.max_query };
         let sender = self.sender.clone();
         let task = self.tasks.spawn(async move {
             // A connection ends for whatever reason; the client sees that it did.
             let _error: io::Result<()> = served.serve(stream, receiver, &sender).await;
             let _ended = sender.send(ClientInput::Gone { client }).await;
         });
-        self.connections.insert(client, Connection { answers, queued, last_used: Instant::now(), task });
+        self.connections.insert(client, Connection { outputs, queue, last_used: Instant::now(), task });
     }
 
     /// Notes that a connection is in use.
@@ -140,26 +187,50 @@ impl Clients {
         }
     }
 
+    /// Returns what waits for a connection.
+    pub(super) fn queue(&self, client: ClientKey) -> Option<Queue> {
+        self.connections.get(&client).map(|connection| connection.queue.clone())
+    }
+
     /// Ends a connection.
     pub(super) fn disconnect(&mut self, client: ClientKey) {
         if let Some(connection) = self.connections.remove(&client) {
             connection.task.abort();
+            self.ended.push(client);
         }
+    }
+
+    /// Returns a client whose connection was ended here.
+    pub(super) fn next_ended(&mut self) -> Option<ClientKey> {
+        self.ended.pop()
     }
 
     /// Sends an answer; it is lost if the client is gone or does not take it in.
     pub(super) fn answer(&mut self, client: ClientKey, bytes: Arc<[u8]>) {
-        if client.0 & CONNECTION == 0 {
-            let Some((listener, peer)) = self.datagrams.remove(&client) else { return };
-            if let Err(error) = self.udp[listener].send_to(&bytes, peer) {
-                tracing::debug!(%peer, %error, "answer not sent");
-            }
+        if client.0 & CONNECTION != 0 {
+            self.write(client, Output::Last(bytes));
             return;
         }
-        let Some(connection) = self.connections.get(&client) else { return };
-        let queued = connection.queued.fetch_add(bytes.len(), Ordering::Relaxed);
-        let too_slow = queued > 0 && queued + bytes.len() > MAX_QUEUED;
-        if too_slow || connection.answers.send(bytes).is_err() {
+        let Some((listener, peer)) = self.datagrams.remove(&client) else { return };
+        // Gone with its address.
+        let Some(socket) = self.listeners.get(&listener).and_then(|listener| listener.udp.as_ref()) else {
+            return;
+        };
+        if let Err(error) = socket.send_to(&bytes, peer) {
+            tracing::debug!(%peer, %error, "answer not sent");
+        }
+    }
+
+    /// Writes to a connection; a client that does not read loses it.
+    pub(super) fn write(&mut self, client: ClientKey, output: Output) {
+        let Some(connection) = self.connections.get_mut(&client) else { return };
+        connection.last_used = Instant::now();
+        let length = match &output {
+            Output::Last(bytes) | Output::Part(bytes) => bytes.len(),
+            Output::End => 0,
+        };
+        let has_room = connection.queue.push(length);
+        if !has_room || connection.outputs.send(output).is_err() {
             self.disconnect(client);
         }
     }
@@ -183,11 +254,11 @@ async fn receive(listener: usize, socket: UdpSocket, sender: mpsc::Sender<Client
     }
 }
 
-async fn accept(listener: TcpListener, sender: mpsc::Sender<ClientInput>) {
-    loop {
+async fn accept(listener: TcpListener, accepted: Arc<Semaphore>, sender: mpsc::Sender<ClientInput>) {
+    while let Ok(permit) = accepted.clone().acquire_owned().await {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                if sender.send(ClientInput::Accepted { stream, peer }).await.is_err() {
+                if sender.send(ClientInput::Accepted { stream, peer, _permit: permit }).await.is_err() {
                     return;
                 }
             }
@@ -196,56 +267,5 @@ async fn accept(listener: TcpListener, sender: mpsc::Sender<ClientInput>) {
                 sleep(PAUSE).await;
             }
         }
-    }
-}
-
-/// One connection, on its own task.
-struct Served {
-    client: ClientKey,
-    peer: SocketAddr,
-    queued: Arc<AtomicUsize>,
-    max_query: usize,
-}
-
-impl Served {
-    /// Passes on queries and writes answers, in whatever order they come (RFC 7766 section 6.2.1.1), until the client
-    /// is done, idle, or sends what is no message.
-    async fn serve(
-        &self,
-        mut stream: TcpStream,
-        mut answers: mpsc::UnboundedReceiver<Arc<[u8]>>,
-        sender: &mpsc::Sender<ClientInput>,
-    ) -> io::Result<()> {
-        stream.set_nodelay(true)?;
-        let (mut reader, mut writer) = stream.split();
-        let mut framing = Framing::new(self.max_query);
-        let mut part = [0; 4096];
-        let (mut unanswered, mut at_end) = (0_usize, false);
-        let mut idle_at = Instant::now() + IDLE;
-        while !at_end || unanswered > 0 {
-            tokio::select! {
-                length = reader.read(&mut part), if !at_end => {
-                    let length = length?;
-                    at_end = length == 0;
-                    framing.push(&part[..length]);
-                    while let Some(bytes) = framing.next_message().map_err(|_| io::ErrorKind::InvalidData)? {
-                        let message = ClientInput::Message { client: self.client, peer: self.peer, bytes };
-                        sender.send(message).await.map_err(|_| io::ErrorKind::BrokenPipe)?;
-                        unanswered += 1;
-                        idle_at = Instant::now() + IDLE;
-                    }
-                }
-                answer = answers.recv() => {
-                    let Some(answer) = answer else { return Ok(()) };
-                    let framed = frame(&answer).ok_or(io::ErrorKind::InvalidData)?;
-                    timeout(IDLE, writer.write_all(&framed)).await??;
-                    self.queued.fetch_sub(answer.len(), Ordering::Relaxed);
-                    unanswered = unanswered.saturating_sub(1);
-                    idle_at = Instant::now() + IDLE;
-                }
-                () = sleep_until(idle_at) => return Ok(()),
-            }
-        }
-        Ok(())
     }
 }

@@ -3,20 +3,24 @@
 use std::{
     collections::BTreeMap,
     convert::Infallible,
+    io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
 
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::{AbortHandle, JoinSet},
     time::sleep_until,
 };
 
 use super::{
-    FactSink, ProxyError,
-    client::{ClientInput, Clients},
+    FactSink, Listeners, ProxyError,
+    client::Clients,
+    connection::Output,
+    input::ClientInput,
+    order::Order,
     pool::Pool,
     told::Told,
     upstream::{self, Progress, UpstreamSockets},
@@ -41,6 +45,8 @@ pub(super) struct Driver<U, S> {
     progressed: mpsc::Receiver<Progress>,
     attempt_tasks: JoinSet<()>,
     applying: JoinSet<Vec<Ticket>>,
+    /// Told when what was taken in last is done.
+    waiting: Vec<oneshot::Sender<()>>,
     told: Arc<Mutex<Told>>,
 }
 
@@ -64,13 +70,14 @@ impl<U: UpstreamSockets, S: FactSink> Driver<U, S> {
             progressed,
             attempt_tasks: JoinSet::new(),
             applying: JoinSet::new(),
+            waiting: Vec::new(),
             told,
         }
     }
 
     /// Runs until the end. Work under way comes before what is new, so that a flood of queries delays no answer for
     /// good.
-    pub(super) async fn run(mut self, mut configs: mpsc::Receiver<Config>) -> Result<Infallible, ProxyError> {
+    pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>) -> Result<Infallible, ProxyError> {
         let mut handles_left = true;
         loop {
             let due = self.interceptor.poll_timeout();
@@ -82,8 +89,8 @@ impl<U: UpstreamSockets, S: FactSink> Driver<U, S> {
             };
             tokio::select! {
                 biased;
-                config = configs.recv(), if handles_left => match config {
-                    Some(config) => self.interceptor.set_config(config),
+                order = orders.recv(), if handles_left => match order {
+                    Some(order) => self.obey(order).await,
                     None => handles_left = false,
                 },
                 () = timer => self.interceptor.handle_timeout(Instant::now()),
@@ -96,6 +103,31 @@ impl<U: UpstreamSockets, S: FactSink> Driver<U, S> {
             }
             self.take_more();
             self.drain();
+        }
+    }
+
+    async fn obey(&mut self, order: Order) {
+        // Who gave the order may have gone.
+        match order {
+            Order::Config(config) => {
+                self.clients.set_config(&config);
+                self.interceptor.set_config(config);
+            }
+            Order::Add { listeners, done } => {
+                let _ = done.send(self.add(listeners));
+            }
+            Order::Remove { addresses, done } => {
+                self.clients.remove(&addresses).await;
+                let _ = done.send(());
+            }
+        }
+    }
+
+    fn add(&mut self, listeners: Listeners) -> Result<(), ProxyError> {
+        let added = listeners.addresses()?;
+        match self.interceptor.config().upstreams.iter().find(|server| added.contains(server)) {
+            Some(server) => Err(ProxyError::Loop(*server)),
+            None => Ok(self.clients.add(listeners)?),
         }
     }
 
@@ -115,7 +147,8 @@ impl<U: UpstreamSockets, S: FactSink> Driver<U, S> {
     fn handle_progress(&mut self, progress: Progress) {
         let now = Instant::now();
         match progress {
-            Progress::Reply { attempt, from, bytes } => {
+            Progress::Reply { attempt, from, bytes, taken } => {
+                self.waiting.push(taken);
                 if let Err(reason) = self.interceptor.handle_reply(attempt, from, &bytes, now) {
                     tracing::debug!(%from, ?reason, "not a reply");
                 }
@@ -155,7 +188,7 @@ impl<U: UpstreamSockets, S: FactSink> Driver<U, S> {
                     self.clients.disconnect(client);
                 }
             }
-            ClientInput::Accepted { stream, peer } => self.clients.connect(stream, peer),
+            ClientInput::Accepted { stream, peer, .. } => self.clients.connect(stream, peer),
             ClientInput::Gone { client } => self.clients.disconnect(client),
         }
     }
@@ -176,6 +209,9 @@ impl<U: UpstreamSockets, S: FactSink> Driver<U, S> {
     fn drain(&mut self) {
         let (mut tickets, mut learnt) = (Vec::new(), Vec::new());
         loop {
+            while let Some(client) = self.clients.next_ended() {
+                self.interceptor.handle_gone(client);
+            }
             while let Some(transmit) = self.interceptor.poll_transmit() {
                 self.start_attempt(transmit);
             }
@@ -183,6 +219,8 @@ impl<U: UpstreamSockets, S: FactSink> Driver<U, S> {
             let Some(event) = self.interceptor.poll_event() else { break };
             match event {
                 Event::Answer { client, bytes } => self.clients.answer(client, bytes),
+                Event::Part { client, bytes } => self.clients.write(client, Output::Part(bytes)),
+                Event::End { client } => self.clients.write(client, Output::End),
                 Event::Close { attempt } => match self.attempts.remove(&attempt) {
                     Some(task) => task.abort(),
                     None => self.pool.close(attempt),
@@ -205,6 +243,7 @@ impl<U: UpstreamSockets, S: FactSink> Driver<U, S> {
             });
         }
         while self.attempt_tasks.try_join_next().is_some() {}
+        self.waiting.clear();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.stats = *self.interceptor.stats();
         if told.foreign_address.as_ref() != self.interceptor.foreign_address() {
@@ -214,17 +253,25 @@ impl<U: UpstreamSockets, S: FactSink> Driver<U, S> {
 
     fn start_attempt(&mut self, transmit: Transmit) {
         let (attempt, to) = (transmit.attempt, transmit.to);
+        if self.pool.len() + self.attempts.len() >= self.interceptor.config().max_sockets {
+            self.pool.close_idle();
+        }
         let started = match transmit.transport {
             Transport::Udp => self.pool.send(&self.upstream, &transmit),
-            Transport::Tcp => upstream::open(&self.upstream, &transmit).map(|socket| {
-                let task =
-                    self.attempt_tasks.spawn(upstream::attempt(socket, transmit, self.progress.clone()));
-                self.attempts.insert(attempt, task);
-            }),
+            Transport::Tcp => self.start_tcp(transmit),
         };
         if let Err(error) = started {
             tracing::debug!(%to, %error, "query not sent to a nameserver");
             self.interceptor.handle_failure(attempt, Instant::now());
         }
+    }
+
+    fn start_tcp(&mut self, transmit: Transmit) -> io::Result<()> {
+        let socket = upstream::open(&self.upstream, &transmit)?;
+        let queue = self.clients.queue(transmit.client).unwrap_or_default();
+        let attempt = transmit.attempt;
+        let running = upstream::attempt(socket, transmit, queue, self.progress.clone());
+        self.attempts.insert(attempt, self.attempt_tasks.spawn(running));
+        Ok(())
     }
 }

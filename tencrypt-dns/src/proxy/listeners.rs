@@ -2,8 +2,6 @@
 
 use std::net::{TcpListener, UdpSocket};
 
-/// Most client connections; the one that was idle longest gives way.
-pub const MAX_CONNECTIONS: usize = 256;
 /// Time that a client's connection may be idle, or take to deliver one message or take one answer in (RFC 7766
 /// section 6.2.3 asks for a few seconds). Above the default of [`Config::give_up_after`](crate::interceptor::Config::give_up_after).
 pub const IDLE: std::time::Duration = std::time::Duration::from_secs(10);

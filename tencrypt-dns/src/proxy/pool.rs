@@ -92,26 +92,48 @@ impl Pool {
         let id = *transmit.bytes.first_chunk().ok_or(io::ErrorKind::InvalidInput)?;
         // The kernel's each time: nothing is kept from which the next choice follows, or that a cloned machine repeats.
         let start = getrandom::u32().map_err(io::Error::from)? as usize;
-        let chosen = match self.choose(transmit.to, id, start, now) {
-            Some(chosen) => chosen,
-            None => self.open(makes, transmit.to, now)?,
-        };
-        let Some(shared) = self.sockets.get_mut(&chosen) else { return Err(io::ErrorKind::NotFound.into()) };
+        if let Some(chosen) = self.choose(transmit.to, id, start, now) {
+            match self.send_by(chosen, id, transmit) {
+                Ok(()) => return Ok(()),
+                // It may be an earlier query's error, or the socket's address is gone: another socket has neither.
+                Err(error) => tracing::debug!(to = %transmit.to, %error, "a socket is of no more use"),
+            }
+        }
+        let opened = self.open(makes, transmit.to, now)?;
+        self.send_by(opened, id, transmit)
+    }
+
+    fn send_by(&mut self, socket: SocketId, id: MessageId, transmit: &Transmit) -> io::Result<()> {
+        let Some(shared) = self.sockets.get_mut(&socket) else { return Err(io::ErrorKind::NotFound.into()) };
         shared.queries_left = shared.queries_left.saturating_sub(1);
         // Not through tokio: it would have a new socket wait for the word that it can be written to.
-        let sent = SockRef::from(&*shared.socket).send(&transmit.bytes);
-        if let Err(error) = sent {
+        if let Err(error) = SockRef::from(&*shared.socket).send(&transmit.bytes) {
             if shared.waiting.is_empty() {
-                self.forget(chosen);
-                return Err(error);
+                self.forget(socket);
+            } else {
+                self.leave(socket);
+                let _full = self.progress.try_send(Progress::Broken { socket });
             }
-            // It may be an earlier query's error, which its task did not see in time.
-            let _full = self.progress.try_send(Progress::Broken { socket: chosen });
             return Err(error);
         }
         shared.waiting.insert(id, transmit.attempt);
-        self.attempts.insert(transmit.attempt, (chosen, id));
+        self.attempts.insert(transmit.attempt, (socket, id));
         Ok(())
+    }
+
+    /// Returns the number of open sockets.
+    pub(super) fn len(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// Closes the sockets on which no query waits.
+    pub(super) fn close_idle(&mut self) {
+        self.sockets.retain(|_, shared| !shared.waiting.is_empty());
+        let open = &self.sockets;
+        for place in self.servers.values_mut().flatten() {
+            place.take_if(|socket| !open.contains_key(socket));
+        }
+        self.servers.retain(|_, places| places.iter().any(Option::is_some));
     }
 
     /// The query that a message may answer, which came to `socket`.
@@ -191,6 +213,11 @@ impl Pool {
 
     fn forget(&mut self, socket: SocketId) {
         self.sockets.remove(&socket);
+        self.leave(socket);
+    }
+
+    /// Takes a socket from its place: it gets no more queries.
+    fn leave(&mut self, socket: SocketId) {
         for place in self.servers.values_mut().flatten() {
             if *place == Some(socket) {
                 *place = None;

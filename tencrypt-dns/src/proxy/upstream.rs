@@ -10,9 +10,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpSocket,
-    sync::mpsc,
+    sync::{mpsc, oneshot},
 };
 
+use super::connection::Queue;
 use crate::{
     framing::{Framing, frame},
     interceptor::{AttemptId, Transmit},
@@ -66,6 +67,8 @@ pub(super) enum Progress {
         attempt: AttemptId,
         from: SocketAddr,
         bytes: Vec<u8>,
+        /// Dropped when all that follows from it is done.
+        taken: oneshot::Sender<()>,
     },
     Failed {
         attempt: AttemptId,
@@ -90,19 +93,25 @@ pub(super) fn open(sockets: &impl UpstreamSockets, transmit: &Transmit) -> io::R
     Ok(TcpSocket::from_std_stream(socket))
 }
 
-/// Sends the query by TCP and passes on what comes back, until told to stop by being dropped.
-pub(super) async fn attempt(socket: TcpSocket, transmit: Transmit, progress: mpsc::Sender<Progress>) {
+/// Sends the query by TCP and passes on what comes back, as fast as the client whose `queue` it is takes it in, until
+/// told to stop by being dropped.
+pub(super) async fn attempt(
+    socket: TcpSocket,
+    transmit: Transmit,
+    queue: Queue,
+    progress: mpsc::Sender<Progress>,
+) {
     let Transmit { attempt, to, bytes, .. } = transmit;
     // It returns only when the socket is of no more use; why does not matter.
-    let _error: io::Result<()> = by_tcp(socket, to, attempt, &bytes, &progress).await;
+    let _error: io::Result<()> = by_tcp(socket, (to, attempt), &bytes, &queue, &progress).await;
     let _ended = progress.send(Progress::Failed { attempt }).await;
 }
 
 async fn by_tcp(
     socket: TcpSocket,
-    to: SocketAddr,
-    attempt: AttemptId,
+    (to, attempt): (SocketAddr, AttemptId),
     bytes: &[u8],
+    queue: &Queue,
     progress: &mpsc::Sender<Progress>,
 ) -> io::Result<()> {
     let mut stream = socket.connect(to).await?;
@@ -113,9 +122,14 @@ async fn by_tcp(
     let mut part = [0; 4096];
     loop {
         while let Some(message) = framing.next_message().map_err(|_| io::ErrorKind::InvalidData)? {
-            if progress.send(Progress::Reply { attempt, from: to, bytes: message }).await.is_err() {
+            let (taken, done) = oneshot::channel();
+            let reply = Progress::Reply { attempt, from: to, bytes: message, taken };
+            if progress.send(reply).await.is_err() {
                 return Ok(());
             }
+            // Dropped without a word.
+            let _dropped = done.await;
+            queue.room().await;
         }
         match stream.read(&mut part).await? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),

@@ -151,6 +151,13 @@ fn names(report: &NamesReport) -> Vec<Row> {
     let NamesReport { queries, answered, unanswered, withheld, external, .. } = report;
     let mut rows =
         vec![row("names", format!("queries {queries}, answered {answered}, unanswered {unanswered}"))];
+    if let Some(problem) = &report.problem {
+        rows.push(row("", format!("NOT answered: {problem}")));
+    }
+    if !report.unseen.is_empty() {
+        let servers: Vec<String> = report.unseen.iter().map(ToString::to_string).collect();
+        rows.push(row("", format!("NOT seen: answers of {}", servers.join(", "))));
+    }
     let found = match (&report.foreign_name, report.foreign_address) {
         (Some(name), Some(address)) => format!(": {name} has the address {address}"),
         (Some(name), None) => format!(": {name}"),

@@ -155,6 +155,10 @@ fn status_says_which_name_led_outside_and_how_often_that_was_withheld() {
     let with = |names| status(&StatusReport { names: Some(names), ..report() }, false);
     let names = NamesReport { queries: 9, answered: 8, unanswered: 1, ..NamesReport::default() };
     assert!(with(names.clone()).contains("names     queries 9, answered 8, unanswered 1\n"));
+    let problem = Some("10.0.0.1 port 5: in use".to_owned());
+    let text = with(NamesReport { problem, unseen: vec!["fe80::1".parse().unwrap()], ..names.clone() });
+    assert!(text.contains("NOT answered: 10.0.0.1 port 5: in use\n"), "{text}");
+    assert!(text.contains("NOT seen: answers of fe80::1\n"), "{text}");
     let names = NamesReport {
         withheld: 2,
         foreign_name: Some("web.shop.svc.cluster.local".into()),

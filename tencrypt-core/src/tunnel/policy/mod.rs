@@ -21,6 +21,7 @@ use super::{
 use crate::{
     config::{TunnelConfig, UnansweredPolicy},
     directory::{Class, Delta, Directory, FactChange, Finding, PeerId, Standing, View},
+    packet::is_tunnel_address,
 };
 
 /// The owner of everything that a decision about an address rests on, but for peers. Whatever changes it makes the
@@ -74,6 +75,13 @@ impl Policy {
 
     pub(super) fn is_own(&self, address: IpAddr) -> bool {
         self.addresses.contains(&address)
+    }
+
+    /// Tells if packets of this pod may go to `address`: to whoever may be reached through a tunnel or beside it, or to a
+    /// nameserver, which may be of this link alone.
+    pub(super) fn is_destination(&self, address: IpAddr) -> bool {
+        let is_nameserver = || self.config.dns.as_ref().is_some_and(|dns| dns.nameservers.contains(&address));
+        is_tunnel_address(address) || is_nameserver()
     }
 
     /// This pod's first address of the family of `address`.

@@ -11,6 +11,7 @@ use crate::{
     config::UnansweredPolicy,
     crypto::Rng,
     directory::{Class, Fact, FactChange, FactSource},
+    nat::DnsHairpin,
     offload::VnetHdr,
     packet::samples::Sample,
     sink::bytes::DatagramQueue,
@@ -32,6 +33,34 @@ fn lone(unknown: UnansweredPolicy) -> Tunnel {
     config.unknown = unknown;
     let identity = Identity::generate(Seed::from_bytes([1; 32]), &[address(0)]);
     Tunnel::builder(config, ring(9), identity).build(Seed::from_bytes([2; 32]), start()).unwrap()
+}
+
+#[test]
+fn a_nameserver_of_this_link_is_one_like_others_and_its_neighbours_are_not() {
+    let nameservers = ["169.254.20.10", "169.254.169.253", "10.96.0.10"].map(|text| text.parse().unwrap());
+    let mut config = TunnelConfig::new(["10.0.0.0/8".parse().unwrap()]);
+    config.dns = Some(DnsHairpin::new(nameservers.to_vec(), 5_300));
+    let identity = Identity::generate(Seed::from_bytes([1; 32]), &[address(0)]);
+    let built = Tunnel::builder(config, ring(9), identity).build(Seed::from_bytes([2; 32]), start());
+    let (mut tunnel, now) = (built.unwrap(), start());
+    let mut offer = |to: &str, port| {
+        let mut packet = Sample::udp(ADDRESSES[0], to, (5_000, port));
+        let mut packet = TunPacket::new(VnetHdr::default(), &mut packet);
+        tunnel.handle_packet(&mut packet, now, &mut DatagramQueue::new(0))
+    };
+    for nameserver in nameservers {
+        assert!(matches!(offer(&nameserver.to_string(), 53), Outbound::Hairpin), "{nameserver}");
+    }
+    // Its other ports are outside of the protected ranges.
+    assert!(matches!(offer("169.254.20.10", 9_253), Outbound::Bypass));
+    for to in ["169.254.20.11", "224.0.0.251"] {
+        for port in [53, 9_253] {
+            assert!(matches!(offer(to, port), Outbound::Dropped(DropReason::Policy)), "{to}");
+        }
+    }
+    let verdict = |to: &str| tunnel.explain(ADDRESSES[0].parse().unwrap(), to.parse().unwrap(), now).verdict;
+    assert_eq!(verdict("169.254.20.10"), Verdict::Bypass);
+    assert_eq!(verdict("169.254.20.11"), Verdict::Drop(DropReason::Policy));
 }
 
 fn offer(tunnel: &mut Tunnel, to: IpAddr, now: Instant) -> Outbound {
