@@ -47,7 +47,7 @@ pub(crate) struct StatusReport {
     pub unknown: String,
     /// True if nftables hold what routes alone do not, and were seen to at the last look.
     pub enforce: bool,
-    /// What the program keeps in the namespace, and what somebody else has changed of it.
+    /// The state that the program keeps in the namespace, and the changes that somebody else has made to it.
     #[serde(default)]
     pub namespace: NamespaceReport,
     /// Rights that the program has given up.

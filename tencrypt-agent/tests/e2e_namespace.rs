@@ -1,5 +1,5 @@
-//! What somebody else changes in a protected namespace is put back and told, and nothing leaves in plain meanwhile; and the
-//! end of the pod is that of the program.
+//! Changes that somebody else makes in a protected namespace are put back and told, and nothing leaves in plain meanwhile;
+//! and the end of the pod is that of the program.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! What somebody else changes of a capture is put back, told, and left closed where that does not help.
+//! Changes that somebody else makes to a capture are undone, told, and left closed where that does not help.
 //!
 //! `TENCRYPT_RESTORE_TIMES=50 cargo test -p tencrypt-tun --test restore -- --nocapture` prints the time from change to
 //! repair of each kind: the median and the worst of 50.

@@ -49,7 +49,7 @@ use crate::{
         hardening::{self, Memory},
         notify::ServiceManager,
     },
-    report::{ChainsReport, NamesReport, NamespaceReport, NetworkReport, SuiteReport},
+    report::{IdentityReport, NetworkReport, RenewalReport, SuiteReport},
 };
 
 /// Everything that is known before anything is touched.
@@ -90,27 +90,13 @@ pub(super) fn set_up(protection: Protection) -> Result<Supervisor, Failure> {
     let tunnels = pod.tunnels(&config, &names, &keys)?;
     let tunnels = present(tunnels, &mut credentials, tenant);
     let guard = CloneGuard::new(uevents);
-    let key_fault = KeyFault::default();
-    let (chains, parts) = (Shared::<ChainsReport>::default(), Shared::<NamespaceReport>::default());
     let end = PodEnd::new(place).map_err(|error| io_failure("socket", error))?;
-    let asked_names = Shared::<Option<NamesReport>>::default();
+    let status = pod.status(&config, &names, (credentials.report(), guard.report()), memory);
+    let reports = (status.chains.clone(), status.namespace.clone());
+    let (asked_names, key_fault) = (status.names.clone(), status.key_fault.clone());
     let common = Common {
         offload: config.network.offload,
-        status: PodStatus {
-            since: Instant::now(),
-            network: pod.network.clone(),
-            project: project_name(&config, &names),
-            suite: pod.suite.clone(),
-            chains: chains.clone(),
-            names: asked_names.clone(),
-            identity: credentials.report(),
-            key_fault: key_fault.clone(),
-            renewal: guard.report(),
-            unknown: config.policy.unknown.name(),
-            enforce: config.policy.enforce,
-            namespace: parts.clone(),
-            hardening: hardening::keep_network(memory),
-        },
+        status,
         addresses: pod.addresses.clone(),
         freshness: guard.freshness(),
     };
@@ -126,7 +112,6 @@ pub(super) fn set_up(protection: Protection) -> Result<Supervisor, Failure> {
     let key_source = KeySource::new(config.tenant.key_file, keys, key_fault);
     let tasks = Tasks::spawn(control, Asked::new(lanes.clone(), routes), key_source, &lanes);
     let lanes_and_events = (lanes.clone(), events);
-    let reports = (chains, parts);
     let fit = (pod.fit, pod.suite);
     let namespace = Namespace::new(pod.installed.keep(), lanes_and_events, own, fit, reports, end);
     Ok(Supervisor {
@@ -218,6 +203,31 @@ impl Pod {
         let facts = Facts::new(FactBase::new(static_facts(config, capture.gateways())), hash_key);
         let (network, suite) = (Arc::new(Mutex::new(network)), Arc::new(Mutex::new(suite)));
         Ok(Self { installed, addresses, network, fit, suite, sockets, facts })
+    }
+
+    /// Returns what `status` says that no lane counts, to be kept up to date from here on.
+    fn status(
+        &self,
+        config: &Config,
+        names: &Names,
+        (identity, renewal): (Shared<IdentityReport>, Shared<RenewalReport>),
+        memory: Memory,
+    ) -> PodStatus {
+        PodStatus {
+            since: Instant::now(),
+            network: self.network.clone(),
+            project: project_name(config, names),
+            suite: self.suite.clone(),
+            chains: Shared::default(),
+            names: Shared::default(),
+            identity,
+            key_fault: KeyFault::default(),
+            renewal,
+            unknown: config.policy.unknown.name(),
+            enforce: config.policy.enforce,
+            namespace: Shared::default(),
+            hardening: hardening::keep_network(memory),
+        }
     }
 
     /// Returns the port that the pod's queries are redirected to; 0 if they are not.
