@@ -320,8 +320,7 @@ pub(crate) struct PartReport {
     pub last_s: Option<u64>,
     /// Change that was found then.
     pub found: Option<String>,
-    /// Reason why it does not stand now; absent: it was seen to stand.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Reason why it does not stand now; null: it was seen to stand.
     pub problem: Option<String>,
 }
 

@@ -9,8 +9,8 @@ use super::{
     *,
 };
 use crate::report::{
-    BoundServerReport, FactReport, IdentityReport, KeysReport, NamesReport, NetworkReport, RenewalReason,
-    RenewalReport,
+    BoundServerReport, FactReport, IdentityReport, KeysReport, NamesReport, NamespaceReport, NetworkReport,
+    PartReport, RenewalReason, RenewalReport,
     checked::{Checked, Finding, Verdict},
     listed::{Listed, State, Summary, Tunnel},
 };
@@ -123,8 +123,21 @@ fn full() -> StatusReport {
         names: Some(NamesReport {
             foreign_name: text(),
             foreign_address: Some("203.0.113.1".parse().unwrap()),
+            listening: vec!["10.244.2.7".parse().unwrap()],
+            problem: text(),
+            unseen: vec!["fe80::1".parse().unwrap()],
             ..NamesReport::default()
         }),
+        namespace: NamespaceReport {
+            closed: true,
+            parts: vec![PartReport {
+                part: "chains".into(),
+                restored: 1,
+                last_s: Some(2),
+                found: text(),
+                problem: text(),
+            }],
+        },
         ..report()
     }
 }
@@ -133,7 +146,9 @@ fn full() -> StatusReport {
 fn bare() -> StatusReport {
     let peer = PeerReport { address: None, generation: None, last_handshake_s: None, ..peer() };
     let identity = IdentityReport::default();
-    StatusReport { project: None, identity, names: None, peers: vec![peer], ..report() }
+    let part = PartReport { part: "chains".into(), restored: 0, last_s: None, found: None, problem: None };
+    let namespace = NamespaceReport { closed: false, parts: vec![part] };
+    StatusReport { project: None, identity, names: None, namespace, peers: vec![peer], ..report() }
 }
 
 #[test]

@@ -216,7 +216,7 @@ fn copies_of_what_was_sent_to_a_service_wait_for_the_next_pod_behind_it() {
     tunnel.peers.keep_copy(key, at(SERVICE), packet);
     tunnel.died(key, now);
     assert!(tunnel.exchanges.is_asked(at(SERVICE)));
-    assert_eq!(tunnel.exchanges.take_held(at(SERVICE)).len(), 1);
+    assert_eq!(tunnel.peers.copied_to(key), [at(SERVICE)]);
 }
 
 #[test]
