@@ -123,12 +123,39 @@ matrix() {
     sed 's/^/@log-b /' /run/b.log
 }
 
+# Runs until the machine is ended: traffic both ways, a connection that has to live on, and what both pods say.
+clone() {
+    pods
+    up 1 || say error "a pod is not ready"
+    within 30 in_pod a ping -c 1 -W 2 10.244.0.2 >/dev/null || say error "no answer"
+    # The kernel's log on the wire: its word of the copy has its place among the pods' frames.
+    ip link set eth2 up
+    ip addr add 192.0.2.1/24 dev eth2
+    arp -s 192.0.2.2 02:00:00:00:00:01
+    syslogd -R 192.0.2.2 -O /dev/null
+    klogd
+    in_pod a ping -i 0.05 10.244.0.2 >/dev/null &
+    in_pod b ping -i 0.05 10.244.0.1 >/dev/null &
+    in_pod b nc -ll -p 7 -e cat &
+    sleep 1
+    while :; do
+        echo tick
+        sleep 0.2
+    done | in_pod a nc 10.244.0.2 7 >/run/echoed &
+    while :; do
+        status a
+        status b
+        say echoed "$(wc -l </run/echoed)"
+        say log "$(dmesg | grep -c 'crng reseeded due to virtual machine fork')"
+        sleep 2
+    done
+}
+
+say kernel "$(uname -r)"
+say driver "$(ls -d /sys/bus/*/drivers/vmgenid/*:* 2>/dev/null | wc -l)"
 case $mode in
-matrix)
-    say kernel "$(uname -r)"
-    say driver "$(ls -d /sys/bus/*/drivers/vmgenid/*:* 2>/dev/null | wc -l)"
-    matrix
-    ;;
+matrix) matrix ;;
+clone) clone ;;
 *) say error "unknown mode $mode" ;;
 esac
 say end

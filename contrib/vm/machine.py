@@ -9,7 +9,8 @@ from pathlib import Path
 
 
 class Machine:
-    """A machine that runs, and is killed at the end of the `with`. Both of its cards are on one hub, recorded as pcap."""
+    """A machine that runs, and is killed at the end of the `with`. Its cards are on one hub, recorded as pcap: one for
+    each pod, and the third for the kernel's log."""
 
     def __init__(self, folder: Path, image: Path, initramfs: Path, mode: str, generation: str, state: Path | None = None):
         self.folder = folder
@@ -28,6 +29,7 @@ class Machine:
             "-device", f"vmgenid,guid={generation}",
             "-netdev", "hubport,id=hub0,hubid=0", "-device", f"{card},netdev=hub0,mac=52:54:00:00:00:01",
             "-netdev", "hubport,id=hub1,hubid=0", "-device", f"{card},netdev=hub1,mac=52:54:00:00:00:02",
+            "-netdev", "hubport,id=hub2,hubid=0", "-device", f"{card},netdev=hub2,mac=52:54:00:00:00:03",
             "-object", f"filter-dump,id=frames,netdev=hub0,file={self.capture}",
         ]
         if state:

@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 
 import frames
+from clone import ORIGINAL, Copies
 from debian import Archive
 from initramfs import build
 from machine import Machine
 
 SERIES = ["5.10", "6.1", "6.12", "6.18", "7.3"]
-GENERATION = "11111111-1111-4111-8111-111111111111"
 # Seconds for a whole matrix run of one kernel: its processor is emulated.
 LIMIT = 600
 
@@ -60,12 +60,12 @@ def lanes(text: str, capture: Path) -> bool:
     return all(outcomes)
 
 
-def matrix(kernel, arguments) -> list[str]:
-    """Runs demo and two lanes; returns the kernel's row."""
+def matrix(kernel: tuple[Path, Path, Path], limit: float) -> tuple[bool, list[str]]:
+    """Runs demo and two lanes; returns true if both passed, and the kernel's row."""
     image, initramfs, folder = kernel
-    with Machine(folder, image, initramfs, "matrix", GENERATION) as machine:
+    with Machine(folder, image, initramfs, "matrix", ORIGINAL) as machine:
         try:
-            text = machine.until(r"^@end", arguments.limit)
+            text = machine.until(r"^@end", limit)
         except TimeoutError as error:
             text = machine.serial.read_text(errors="replace")
             verdict("end", False, str(error))
@@ -76,11 +76,7 @@ def matrix(kernel, arguments) -> list[str]:
     status = [json.loads(line) for line in said(text, "status-a") if line.startswith("{")]
     differs = features(text, status[-1]) if status else ["?"]
     release = (said(text, "kernel") or ["?"])[-1]
-    matrix.failed |= not (demo_passed and lanes_passed)
-    return [release, observed, "pass" if lanes_passed else "FAIL", *differs]
-
-
-matrix.failed = False
+    return demo_passed and lanes_passed, [release, observed, "pass" if lanes_passed else "FAIL", *differs]
 
 
 def features(text: str, status: dict) -> list[str]:
@@ -89,13 +85,13 @@ def features(text: str, status: dict) -> list[str]:
     return [
         "yes" if status["hardening"]["secret_memory"] else "no",
         "yes" if driver != "0" else "no",
-        str(status["renewal"]),
+        ", ".join(status["renewal"]["signs"]),
     ]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["matrix"])
+    parser.add_argument("command", choices=["matrix", "clone"])
     parser.add_argument("series", nargs="*", default=SERIES, help="of kernels, as 6.12")
     parser.add_argument("--program", type=Path, default=Path("target/debug/tencrypt"), help="the program tencrypt")
     parser.add_argument("--busybox", type=Path, help="static; default: Debian's busybox-static, fetched")
@@ -110,18 +106,24 @@ def main():
     archive = Archive(folder / "apt", arguments.mirror)
     archive.update()
     busybox = arguments.busybox or archive.unpack("busybox-static") / "usr/bin/busybox"
-    rows = []
+    rows, failed = [], False
     for series in arguments.series:
         package = archive.kernel(series)
         print(f"\n{package}", flush=True)
         of_kernel = folder / series
         of_kernel.mkdir(parents=True, exist_ok=True)
         image, _ = build(archive.unpack(package), arguments.program, busybox, of_kernel / "initramfs")
-        rows.append(matrix((image, of_kernel / "initramfs", of_kernel), arguments))
+        if arguments.command == "matrix":
+            passed, row = matrix((image, of_kernel / "initramfs", of_kernel), arguments.limit)
+        else:
+            copies = Copies(of_kernel, image, of_kernel / "initramfs", arguments.limit)
+            passed, row = copies.check(verdict), copies.row()
+        failed |= not passed
+        rows.append(row)
     print()
     for row in rows:
         print("| " + " | ".join(row) + " |")
-    sys.exit(matrix.failed)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":
