@@ -442,8 +442,18 @@ pub(crate) struct RenewalReport {
     pub count: u64,
     /// The reason of the last one.
     pub reason: Option<RenewalReason>,
-    /// True if the kernel tells here that a virtual machine was cloned. Without it the boot clock alone is looked at.
-    pub clones_told: bool,
+    /// The signs that are looked for, each of which was seen to come.
+    pub signs: Vec<CloneSign>,
+}
+
+/// A sign that the machine was cloned, restored or stood still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum CloneSign {
+    /// The boot clock went on while nobody looked.
+    BootClock,
+    /// The kernel logs that its virtual machine has another generation id.
+    KernelLog,
 }
 
 /// A reason to make keys anew.
@@ -465,7 +475,7 @@ impl RenewalReason {
         match self {
             Self::Clone => "the machine was cloned or restored",
             Self::Pause => "the machine or the program stood still for more than 60 s",
-            Self::Unknown => "events of the kernel were lost, perhaps that the machine was cloned",
+            Self::Unknown => "words of the kernel were lost, perhaps that the machine was cloned",
         }
     }
 }

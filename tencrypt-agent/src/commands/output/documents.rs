@@ -9,8 +9,8 @@ use super::{
     *,
 };
 use crate::report::{
-    BoundServerReport, FactReport, IdentityReport, KeysReport, NamesReport, NamespaceReport, NetworkReport,
-    PartReport, RenewalReason, RenewalReport,
+    BoundServerReport, CloneSign, FactReport, IdentityReport, KeysReport, NamesReport, NamespaceReport,
+    NetworkReport, PartReport, RenewalReason, RenewalReport,
     checked::{Checked, Finding, Verdict},
     listed::{Listed, State, Summary, Tunnel},
 };
@@ -113,7 +113,11 @@ fn full() -> StatusReport {
             revocation_problem: text(),
             ..IdentityReport::default()
         },
-        renewal: RenewalReport { reason: Some(RenewalReason::Clone), ..RenewalReport::default() },
+        renewal: RenewalReport {
+            reason: Some(RenewalReason::Clone),
+            signs: vec![CloneSign::BootClock],
+            ..RenewalReport::default()
+        },
         keys: KeysReport {
             send: 1,
             accept: vec![1],
