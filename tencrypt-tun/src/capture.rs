@@ -17,7 +17,7 @@ use crate::{
     error::{At as _, CaptureError, Occupied, Step},
     link,
     name::InterfaceName,
-    nat::Ports,
+    nat::{Ports, Synced},
     neighbours,
     netlink::Netlink,
     netns::NetNs,
@@ -441,7 +441,7 @@ impl Capture {
     }
 
     /// Keeps the tunnel's own packets out of the address translation of others in the namespace.
-    pub(crate) fn sync_nat(&mut self) -> Result<bool, CaptureError> {
+    pub(crate) fn sync_nat(&mut self) -> Result<Synced, CaptureError> {
         let ports = Ports { first: self.plan.port, count: self.devices.len() as u8 };
         let nft = &mut self.nft;
         self.namespace.within(|| nft.sync_nat(ports))?.at(Step::Chains, self.plan.interface)

@@ -23,20 +23,17 @@ use tencrypt::IpNet;
 
 use crate::{
     name::InterfaceName,
-    nat::{self, Ports},
+    nat::{self, Ports, Synced},
     netlink::{BatchItem, Netlink},
     nft,
     ranges::{Range, Ranges, paint},
     ruleset::{self, Features, Policy},
     table::{LEAK, LOOP, PLAIN_IN, Set, TABLE},
-    table_state::{Content, TableState, generation},
+    table_state::{Content, TableState},
 };
 
 /// Ranges in one message: an IPv6 range takes about 100 bytes and an attribute holds 65,535.
 const RANGES_A_MESSAGE: usize = 256;
-
-/// Times that a table is installed again since somebody else changed the ruleset at the same time.
-const ATTEMPTS: usize = 8;
 
 /// An element that is about to time out may be gone, or there still.
 const SOON: Duration = Duration::from_secs(1);
@@ -84,12 +81,14 @@ pub struct Counters {
 #[derive(Debug)]
 pub(crate) struct Enforcement {
     netlink: Netlink,
+    /// The table for address translation as it was installed; none: there is none.
+    nat: Option<TableState>,
 }
 
 impl Enforcement {
     /// Opens a connection in the calling thread's namespace.
     pub(crate) fn open() -> io::Result<Self> {
-        Ok(Self { netlink: Netlink::open(NETLINK_NETFILTER)? })
+        Ok(Self { netlink: Netlink::open(NETLINK_NETFILTER)?, nat: None })
     }
 
     /// Returns what an earlier table says is to be restored. Outer `None`: there is no table.
@@ -118,7 +117,7 @@ impl Enforcement {
 
     /// Reads the table as it is; nothing where there is none.
     pub(crate) fn state(&mut self) -> io::Result<Option<TableState>> {
-        TableState::read(&mut self.netlink).map(|(_, state)| state)
+        TableState::read(&mut self.netlink, TABLE, &Set::ALL).map(|(_, state)| state)
     }
 
     /// Puts the table in place, replacing an earlier one without a moment in between. Without a `policy` the table
@@ -128,41 +127,27 @@ impl Enforcement {
         saved: &Saved,
         policy: Option<(&Policy, &Prefixes<'_>, Singles<'_>)>,
     ) -> io::Result<(Features, TableState)> {
-        for _ in 0..ATTEMPTS {
-            let (before, features) = self.install_once(saved, policy)?;
-            let (after, state) = TableState::read(&mut self.netlink)?;
-            if let Some(state) = state.filter(|_| after == next_generation(before)) {
-                return Ok((features, state));
+        TableState::after(&mut self.netlink, (TABLE, &Set::ALL), |netlink| {
+            let mut result = Err(io::Error::from_raw_os_error(libc::ENOENT));
+            for features in Features::FROM_BEST {
+                result = netlink.batch(table_items(saved, policy, features)).map(|()| features);
+                // A missing expression is ENOENT (nft_expr_type_get); so is nothing else in a batch that makes its own
+                // table, sets and counters.
+                if !matches!(&result, Err(error) if error.raw_os_error() == Some(libc::ENOENT)) {
+                    break;
+                }
             }
-        }
-        Err(io::Error::from(io::ErrorKind::Interrupted))
-    }
-
-    fn install_once(
-        &mut self,
-        saved: &Saved,
-        policy: Option<(&Policy, &Prefixes<'_>, Singles<'_>)>,
-    ) -> io::Result<(u32, Features)> {
-        let mut result = Err(io::Error::from_raw_os_error(libc::ENOENT));
-        for features in Features::FROM_BEST {
-            let before = generation(&mut self.netlink)?;
-            result = self.netlink.batch(table_items(saved, policy, features)).map(|()| (before, features));
-            // A missing expression is ENOENT (nft_expr_type_get); so is nothing else in a batch that makes its own
-            // table, sets and counters.
-            if !matches!(&result, Err(error) if error.raw_os_error() == Some(libc::ENOENT)) {
-                break;
-            }
-        }
-        result
+            result
+        })
     }
 
     /// Keeps the tunnel's own packets out of the address translation of others. It must be called on a thread in the
     /// namespace.
-    pub(crate) fn sync_nat(&mut self, ports: Ports) -> io::Result<bool> {
-        match nat::sync(&mut self.netlink, ports, true) {
+    pub(crate) fn sync_nat(&mut self, ports: Ports) -> io::Result<Synced> {
+        match nat::sync(&mut self.netlink, ports, true, &mut self.nat) {
             // No `socket` expression, or no NAT in this family: by ports, or not at all.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-                nat::sync(&mut self.netlink, ports, false)
+                nat::sync(&mut self.netlink, ports, false, &mut self.nat)
             }
             result => result,
         }
@@ -318,11 +303,6 @@ fn single_items(set: Set, ranges: &Ranges, singles: Singles<'_>) -> Vec<BatchIte
             .collect(),
         _ => Vec::new(),
     }
-}
-
-/// The number after a generation's: 0 is left out (`nf_tables_commit`).
-fn next_generation(generation: u32) -> u32 {
-    generation.wrapping_add(1).max(1)
 }
 
 /// Elements that the sets of a table with these ranges have to have, and may have.

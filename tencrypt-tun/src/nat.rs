@@ -5,7 +5,7 @@
 //! are. Not `notrack`: a firewall of the pod that lets established connections pass would no longer know them. A NAT chain
 //! switches connection tracking on, so there are none where nobody else has one.
 
-use std::{fs, io};
+use std::{collections::BTreeMap, fs, io};
 
 use netlink_packet_core::{NLA_F_NESTED, NLM_F_APPEND, NLM_F_CREATE, NlasIterator};
 use netlink_packet_netfilter::{
@@ -17,6 +17,7 @@ use crate::{
     MARK,
     netlink::{BatchItem, Netlink},
     nft::{self, Base, ChainType, Expression, Nat, chain_of, equal, meta, nat, payload, rule, socket_mark},
+    table_state::{TableFault, TableState},
 };
 
 /// The table's name; its family is `inet`.
@@ -60,32 +61,60 @@ pub(crate) struct Ports {
 struct Found {
     /// Somebody else's NAT chain.
     foreign: bool,
-    /// Chains of [`TABLE`].
-    own: usize,
+    /// A chain of [`TABLE`].
+    own: bool,
 }
 
-/// Brings the chains in line with what others have. Returns true if anything had to be changed. It must be called on a thread
-/// in the namespace.
-pub(crate) fn sync(nft: &mut Netlink, ports: Ports, has_socket: bool) -> io::Result<bool> {
+/// Work that was needed to bring the chains in line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Synced {
+    Nothing,
+    /// What others have has changed.
+    Followed,
+    /// Somebody had changed the table itself.
+    Restored(TableFault),
+}
+
+/// Brings the chains in line with what others have; `installed` is the table as it was installed last. It must be called on a
+/// thread in the namespace.
+pub(crate) fn sync(
+    nft: &mut Netlink,
+    ports: Ports,
+    has_socket: bool,
+    installed: &mut Option<TableState>,
+) -> io::Result<Synced> {
     let found = look(nft)?;
-    let wanted = chains(ports, has_socket);
-    let chain_count = wanted.iter().filter(|message| matches!(message, NfTablesMessage::NewChain(_))).count();
     if !found.foreign {
-        return if found.own == 0 { Ok(false) } else { remove(nft) };
+        *installed = None;
+        return Ok(if found.own && remove(nft)? { Synced::Followed } else { Synced::Nothing });
     }
-    if found.own == chain_count {
-        return Ok(false);
+    let mut fault = None;
+    if let Some(table) = installed {
+        let (_, seen) = TableState::read(nft, TABLE, &[])?;
+        fault = table.fault(&BTreeMap::new(), seen.as_ref());
+        if fault.is_none() {
+            return Ok(Synced::Nothing);
+        }
     }
+    let install = |nft: &mut Netlink| nft.batch(items(ports, has_socket));
+    let ((), table) = TableState::after(nft, (TABLE, &[]), install)?;
+    forget(nft, ports)?;
+    *installed = Some(table);
+    Ok(fault.map_or(Synced::Followed, Synced::Restored))
+}
+
+/// The batch that makes the table.
+fn items(ports: Ports, has_socket: bool) -> Vec<BatchItem<NetfilterMessage>> {
     let mut items = vec![
         // Deleting needs a table to delete.
         item(NfTablesMessage::NewTable(nft::table(TABLE, None)), NLM_F_CREATE),
         item(NfTablesMessage::DeleteTable(nft::table(TABLE, None)), 0),
         item(NfTablesMessage::NewTable(nft::table(TABLE, None)), NLM_F_CREATE),
     ];
-    items.extend(wanted.into_iter().map(|message| item(message, NLM_F_CREATE | NLM_F_APPEND)));
-    nft.batch(items)?;
-    forget(nft, ports)?;
-    Ok(true)
+    items.extend(
+        chains(ports, has_socket).into_iter().map(|message| item(message, NLM_F_CREATE | NLM_F_APPEND)),
+    );
+    items
 }
 
 /// Removes the chains; false: there were none.
@@ -102,13 +131,13 @@ fn item(message: NfTablesMessage, flags: u16) -> BatchItem<NetfilterMessage> {
 }
 
 fn look(nft: &mut Netlink) -> io::Result<Found> {
-    let mut found = Found { foreign: has_legacy_nat(), own: 0 };
+    let mut found = Found { foreign: has_legacy_nat(), own: false };
     let query = NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() });
     for chain in nft.dump(nft::any_family(query))?.into_iter().filter_map(nft::inner) {
         let NfTablesMessage::NewChain(chain) = chain else { continue };
         let is = |wanted: &ChainAttribute| chain.attributes.contains(wanted);
         if is(&ChainAttribute::Table(TABLE.to_owned())) {
-            found.own += 1;
+            found.own = true;
         } else {
             found.foreign |= is(&ChainAttribute::Type("nat".to_owned()));
         }

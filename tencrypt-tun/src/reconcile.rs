@@ -8,6 +8,7 @@ use crate::{
     enforce::{Singles, contents},
     error::{At as _, CaptureError, Step},
     monitor::Change,
+    nat::Synced,
     routing,
     rules::{self, Rules},
     sysctl,
@@ -98,10 +99,8 @@ impl Capture {
         if parts.contains(&Part::Device) {
             changed |= self.put_back_addresses();
         }
-        if parts.contains(&Part::Chains)
-            && let Err(error) = self.sync_nat()
-        {
-            self.standing.failed(Part::Chains, said(&error), Instant::now());
+        if parts.contains(&Part::Chains) {
+            changed |= self.put_back_nat();
         }
         if self.closed != self.standing.has_problem() {
             self.closed = !self.closed;
@@ -210,6 +209,25 @@ impl Capture {
             }
             Err(error) => {
                 self.standing.failed(Part::Device, said(&error), now);
+                true
+            }
+        }
+    }
+
+    /// Brings the chains for address translation in line. Returns true if somebody had changed them.
+    fn put_back_nat(&mut self) -> bool {
+        let now = Instant::now();
+        if self.standing.is_pausing(Part::Chains, now) {
+            return false;
+        }
+        match self.sync_nat() {
+            Ok(Synced::Nothing | Synced::Followed) => false,
+            Ok(Synced::Restored(fault)) => {
+                self.standing.restored(Part::Chains, fault.to_string(), now);
+                true
+            }
+            Err(error) => {
+                self.standing.failed(Part::Chains, said(&error), now);
                 true
             }
         }
