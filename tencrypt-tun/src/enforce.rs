@@ -22,10 +22,12 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use tencrypt::IpNet;
 
 use crate::{
+    filtered::{self, Filtered, Kind},
     name::InterfaceName,
-    nat::{self, Ports, Synced},
+    nat::{self, Found, Ports, Synced},
     netlink::{BatchItem, Netlink},
     nft,
+    others::{self, Others},
     ranges::{Range, Ranges, paint},
     ruleset::{self, Features, Policy},
     table::{LEAK, LOOP, PLAIN_IN, Set, TABLE},
@@ -75,6 +77,8 @@ pub struct Counters {
     pub leak: u64,
     /// The tunnel's own packets that a route or rule of somebody else's led into its device.
     pub looped: u64,
+    /// Packets that others' chains have dropped on their way in.
+    pub filtered: Filtered,
 }
 
 /// A connection to nftables in one namespace.
@@ -141,13 +145,17 @@ impl Enforcement {
         })
     }
 
-    /// Keeps the tunnel's own packets out of the address translation of others. It must be called on a thread in the
-    /// namespace.
-    pub(crate) fn sync_nat(&mut self, ports: Ports) -> io::Result<Synced> {
-        match nat::sync(&mut self.netlink, ports, true, &mut self.nat) {
+    /// Looks at what others have. It must be called on a thread in the namespace.
+    pub(crate) fn others(&mut self) -> io::Result<Others> {
+        others::look(&mut self.netlink)
+    }
+
+    /// Keeps the tunnel's own packets out of the address translation of others.
+    pub(crate) fn sync_nat(&mut self, found: Found, ports: Ports) -> io::Result<Synced> {
+        match nat::sync(&mut self.netlink, found, ports, true, &mut self.nat) {
             // No `socket` expression, or no NAT in this family: by ports, or not at all.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-                nat::sync(&mut self.netlink, ports, false, &mut self.nat)
+                nat::sync(&mut self.netlink, found, ports, false, &mut self.nat)
             }
             result => result,
         }
@@ -192,7 +200,20 @@ impl Enforcement {
             plain_in: self.counter(PLAIN_IN)?,
             leak: self.counter(LEAK)?,
             looped: self.counter(LOOP)?,
+            filtered: Filtered::default(),
         })
+    }
+
+    /// Reads how many packets of each kind are missing behind the chains of others. Those that came in are read first: what
+    /// comes while this reads makes the difference smaller, never larger.
+    pub(crate) fn missing(&mut self) -> io::Result<[u64; Kind::ALL.len()]> {
+        let [mut before, mut behind] = [[0; Kind::ALL.len()]; 2];
+        for (end, counts) in [&mut before, &mut behind].into_iter().enumerate() {
+            for (count, kind) in counts.iter_mut().zip(Kind::ALL) {
+                *count = self.counter(kind.counters()[end])?;
+            }
+        }
+        Ok(std::array::from_fn(|kind| before[kind].saturating_sub(behind[kind])))
     }
 
     fn counter(&mut self, name: &str) -> io::Result<u64> {
@@ -244,7 +265,8 @@ fn table_items(
         item(NfTablesMessage::NewTable(nft::table(TABLE, Some(saved.encode()))), NLM_F_CREATE),
     ];
     let Some((policy, prefixes, singles)) = policy else { return items };
-    for name in [PLAIN_IN, LEAK, LOOP] {
+    let filtered = Kind::ALL.iter().filter(|_| policy.is_filtered).flat_map(|kind| kind.counters());
+    for name in [PLAIN_IN, LEAK, LOOP].into_iter().chain(filtered) {
         items.push(item(nft::counter(TABLE, name), NLM_F_CREATE));
     }
     let mut id = 0;
@@ -259,9 +281,11 @@ fn table_items(
         items.extend(element_items(set, &ranges));
         items.extend(single_items(set, &ranges, singles));
     }
+    let filtered = policy.is_filtered.then(|| filtered::chains(policy));
     items.extend(
         ruleset::chains(policy, features)
             .into_iter()
+            .chain(filtered.into_iter().flatten())
             .map(|message| item(message, NLM_F_CREATE | NLM_F_APPEND)),
     );
     items

@@ -5,12 +5,12 @@
 //! are. Not `notrack`: a firewall of the pod that lets established connections pass would no longer know them. A NAT chain
 //! switches connection tracking on, so there are none where nobody else has one.
 
-use std::{collections::BTreeMap, fs, io};
+use std::{collections::BTreeMap, io};
 
 use netlink_packet_core::{NLA_F_NESTED, NLM_F_APPEND, NLM_F_CREATE, NlasIterator};
 use netlink_packet_netfilter::{
     NetfilterMessage,
-    nftables::{ChainAttribute, ChainMessage, InetHookNumber, MetaKey, NfTablesMessage},
+    nftables::{InetHookNumber, MetaKey, NfTablesMessage},
 };
 
 use crate::{
@@ -27,9 +27,6 @@ pub(crate) const TABLE: &str = "tencrypt_nat";
 /// (`nf_tables_api.c`).
 const PRIORITY_DESTINATION: i32 = -150;
 const PRIORITY_SOURCE: i32 = 50;
-
-/// Tables of iptables-legacy in the namespace of the thread that reads them.
-const LEGACY: [&str; 2] = ["/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names"];
 
 /// Family, place and length of the addresses in a header (RFC 791, RFC 8200).
 const FAMILIES: [(u8, u32, u32, u32); 2] = [(2, 12, 16, 4), (10, 8, 24, 16)];
@@ -56,13 +53,13 @@ pub(crate) struct Ports {
     pub(crate) count: u8,
 }
 
-/// Chains that a look at the tables of the namespace found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Found {
-    /// Somebody else's NAT chain.
-    foreign: bool,
-    /// A chain of [`TABLE`].
-    own: bool,
+/// NAT chains in the namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// Somebody else's.
+    pub(crate) foreign: bool,
+    /// One of [`TABLE`].
+    pub(crate) own: bool,
 }
 
 /// Work that was needed to bring the chains in line.
@@ -75,15 +72,14 @@ pub(crate) enum Synced {
     Restored(TableFault),
 }
 
-/// Brings the chains in line with what others have; `installed` is the table as it was installed last. It must be called on a
-/// thread in the namespace.
+/// Brings the chains in line with what others have; `installed` is the table as it was installed last.
 pub(crate) fn sync(
     nft: &mut Netlink,
+    found: Found,
     ports: Ports,
     has_socket: bool,
     installed: &mut Option<TableState>,
 ) -> io::Result<Synced> {
-    let found = look(nft)?;
     if !found.foreign {
         *installed = None;
         return Ok(if found.own && remove(nft)? { Synced::Followed } else { Synced::Nothing });
@@ -128,28 +124,6 @@ pub(crate) fn remove(nft: &mut Netlink) -> io::Result<bool> {
 
 fn item(message: NfTablesMessage, flags: u16) -> BatchItem<NetfilterMessage> {
     BatchItem { message: nft::inet(message), flags }
-}
-
-fn look(nft: &mut Netlink) -> io::Result<Found> {
-    let mut found = Found { foreign: has_legacy_nat(), own: false };
-    let query = NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() });
-    for chain in nft.dump(nft::any_family(query))?.into_iter().filter_map(nft::inner) {
-        let NfTablesMessage::NewChain(chain) = chain else { continue };
-        let is = |wanted: &ChainAttribute| chain.attributes.contains(wanted);
-        if is(&ChainAttribute::Table(TABLE.to_owned())) {
-            found.own = true;
-        } else {
-            found.foreign |= is(&ChainAttribute::Type("nat".to_owned()));
-        }
-    }
-    Ok(found)
-}
-
-/// Tells if iptables-legacy has its NAT table here. The files are not there without it.
-fn has_legacy_nat() -> bool {
-    LEGACY
-        .iter()
-        .any(|path| fs::read_to_string(path).is_ok_and(|tables| tables.lines().any(|table| table == "nat")))
 }
 
 /// The chains with their rules, in order.

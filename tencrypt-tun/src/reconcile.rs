@@ -9,6 +9,7 @@ use crate::{
     error::{At as _, CaptureError, Step},
     monitor::Change,
     nat::Synced,
+    others::Others,
     routing,
     rules::{self, Rules},
     sysctl,
@@ -95,12 +96,13 @@ impl Capture {
             }
             Refreshed::Present { changed: false } => {}
         }
+        let others = parts.contains(&Part::Chains).then(|| self.look_at_others());
         changed |= self.put_back(&parts);
         if parts.contains(&Part::Device) {
             changed |= self.put_back_addresses();
         }
-        if parts.contains(&Part::Chains) {
-            changed |= self.put_back_nat();
+        if let Some(others) = others {
+            changed |= self.put_back_nat(others);
         }
         if self.closed != self.standing.has_problem() {
             self.closed = !self.closed;
@@ -214,13 +216,13 @@ impl Capture {
         }
     }
 
-    /// Brings the chains for address translation in line. Returns true if somebody had changed them.
-    fn put_back_nat(&mut self) -> bool {
+    /// Brings the chains for address translation in line with those of others. Returns true if somebody had changed them.
+    fn put_back_nat(&mut self, others: Result<Others, CaptureError>) -> bool {
         let now = Instant::now();
         if self.standing.is_pausing(Part::Chains, now) {
             return false;
         }
-        match self.sync_nat() {
+        match others.and_then(|others| self.sync_nat(others.nat)) {
             Ok(Synced::Nothing | Synced::Followed) => false,
             Ok(Synced::Restored(fault)) => {
                 self.standing.restored(Part::Chains, fault.to_string(), now);
