@@ -13,8 +13,10 @@ use crate::{
     table::{Set, TABLE},
 };
 
-/// Bytes of the longest packet that counts: IPv6's least MTU, so that what was put together is longer.
+/// Bytes of the longest packet out of the device that counts: IPv6's least MTU, so that what was put together is longer.
 const SMALL: u16 = 1280;
+/// The same of a datagram to the tunnel. A handshake message is one packet always, of up to 1,420 bytes.
+const DATAGRAM: u16 = 1500;
 
 /// Packets that somebody else's rules have dropped on their way in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -77,10 +79,10 @@ fn rules(family: &Family, policy: &Policy, end: usize) -> [Vec<Expression>; 3] {
         at_least(&policy.port.to_be_bytes()),
         at_most(&last.to_be_bytes()),
     ];
-    let whole = || family.whole_up_to(SMALL);
+    let small = || family.whole_up_to(SMALL);
     [
-        [whole(), from_tunnel(), family.source_among(Set::Nameserver), counted(Kind::Names)].concat(),
-        [whole(), from_tunnel(), counted(Kind::Packets)].concat(),
-        [whole(), to_tunnel, counted(Kind::Datagrams)].concat(),
+        [small(), from_tunnel(), family.source_among(Set::Nameserver), counted(Kind::Names)].concat(),
+        [small(), from_tunnel(), counted(Kind::Packets)].concat(),
+        [family.whole_up_to(DATAGRAM), to_tunnel, counted(Kind::Datagrams)].concat(),
     ]
 }

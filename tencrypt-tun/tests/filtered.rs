@@ -79,7 +79,8 @@ fn node_says(wire: &Wire, own: &str, ports: &[u16]) {
         let any = if own.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let socket = UdpSocket::bind(any).expect("binds");
         for port in ports {
-            socket.send_to(b"INIT", SocketAddr::new(own, *port)).expect("sends");
+            // As long as the longest INIT.
+            socket.send_to(&[1; 1372], SocketAddr::new(own, *port)).expect("sends");
         }
     });
 }
