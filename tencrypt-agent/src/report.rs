@@ -105,6 +105,9 @@ pub(crate) struct NetworkReport {
     pub unprotected: Vec<IpAddr>,
     /// Servers that are bound to the interface: what comes through the tunnel does not reach them.
     pub bound_servers: Vec<BoundServerReport>,
+    /// Packets of the tunnel that a firewall of the pod's own has dropped lately.
+    #[serde(default)]
+    pub filtered: Vec<FilteredReport>,
 }
 
 /// A server that is bound to the interface, in `status --json`.
@@ -114,6 +117,21 @@ pub(crate) struct BoundServerReport {
     pub protocol: String,
     /// The address and port that it listens at.
     pub address: SocketAddr,
+}
+
+/// A kind of packets that a firewall of the pod's own drops, in `status --json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FilteredReport {
+    /// `datagrams`: of other pods to the tunnel's ports; `names`: of captured DNS; `packets`: others out of the device.
+    pub kind: String,
+    /// Packets of the kind that were dropped since the start.
+    pub count: u64,
+    /// Seconds since the last one.
+    pub last_s: u64,
+    /// The packets, in words.
+    pub what: String,
+    /// The rule that is missing, in words.
+    pub cure: String,
 }
 
 /// Returns the fingerprint of each epoch's key, in hex.

@@ -7,6 +7,7 @@ mod dns_proxy;
 mod errors;
 pub(crate) mod externals;
 pub(crate) mod fact_base;
+mod firewall;
 mod installed;
 mod kernel_log;
 pub(crate) mod namespace;

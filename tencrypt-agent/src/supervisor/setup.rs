@@ -20,6 +20,7 @@ use super::{
     dns_proxy::DnsProxy,
     errors::io_failure,
     fact_base::FactBase,
+    firewall::Firewall,
     installed::Installed,
     namespace::{Namespace, monitor_changes},
     own_addresses::OwnAddresses,
@@ -107,12 +108,14 @@ pub(super) fn set_up(protection: Protection) -> Result<Supervisor, Failure> {
     let ranges = own_ranges(&config, pod.installed.capture().gateways());
     let mut dns = DnsProxy::new((names, ranges), sink, asked_names);
     dns.start(pod.sockets, &pod.addresses);
+    let firewall = Firewall::new(&config.network, pod.network.clone());
     let own = OwnAddresses::new(pod.addresses, &config, pod.network);
     let key_source = KeySource::new(config.tenant.key_file, keys, key_fault);
     let tasks = Tasks::spawn(control, Asked::new(lanes.clone(), routes), key_source, &lanes);
     let lanes_and_events = (lanes.clone(), events);
     let fit = (pod.fit, pod.suite);
-    let namespace = Namespace::new(pod.installed.keep(), lanes_and_events, own, fit, reports, end);
+    let namespace =
+        Namespace::new(pod.installed.keep(), lanes_and_events, (own, firewall), fit, reports, end);
     Ok(Supervisor {
         signals,
         threads,
@@ -301,6 +304,7 @@ fn network_report(config: &Config, netns: String, addresses: &[IpAddr]) -> Netwo
         protected: network.protected.iter().map(ToString::to_string).collect(),
         unprotected: config.unprotected(addresses),
         bound_servers: Vec::new(),
+        filtered: Vec::new(),
     }
 }
 

@@ -9,8 +9,8 @@ use super::{
     *,
 };
 use crate::report::{
-    BoundServerReport, CloneSign, FactReport, IdentityReport, KeysReport, NamesReport, NamespaceReport,
-    NetworkReport, PartReport, RenewalReason, RenewalReport,
+    BoundServerReport, CloneSign, FactReport, FilteredReport, IdentityReport, KeysReport, NamesReport,
+    NamespaceReport, NetworkReport, PartReport, RenewalReason, RenewalReport,
     checked::{Checked, Finding, Verdict},
     listed::{Listed, State, Summary, Tunnel},
 };
@@ -103,6 +103,13 @@ fn full() -> StatusReport {
             bound_servers: vec![BoundServerReport {
                 protocol: "tcp".into(),
                 address: "0.0.0.0:80".parse().unwrap(),
+            }],
+            filtered: vec![FilteredReport {
+                kind: "names".into(),
+                count: 3,
+                last_s: 2,
+                what: "packets".into(),
+                cure: "let them in".into(),
             }],
         },
         suite_problem: text(),
