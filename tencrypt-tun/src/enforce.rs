@@ -28,6 +28,7 @@ use crate::{
     nft,
     ranges::{Range, Ranges, paint},
     ruleset::{self, Features, Policy},
+    stand_in::{STAND_IN, stand_in},
     table::{LEAK, LOOP, PLAIN_IN, Set, TABLE},
     table_state::{Content, TableState, generation},
 };
@@ -128,6 +129,20 @@ impl Enforcement {
         saved: &Saved,
         policy: Option<(&Policy, &Prefixes<'_>, Singles<'_>)>,
     ) -> io::Result<(Features, TableState)> {
+        if policy.is_some() && self.saved()?.is_some() {
+            self.of_best_features(|features| stand_in(table_items(saved, policy, features)))?;
+        }
+        let installed = self.replace(saved, policy);
+        // One that was left by a program that died meanwhile goes too.
+        self.remove_stand_in()?;
+        installed
+    }
+
+    fn replace(
+        &mut self,
+        saved: &Saved,
+        policy: Option<(&Policy, &Prefixes<'_>, Singles<'_>)>,
+    ) -> io::Result<(Features, TableState)> {
         for _ in 0..ATTEMPTS {
             let (before, features) = self.install_once(saved, policy)?;
             let (after, state) = TableState::read(&mut self.netlink)?;
@@ -143,10 +158,18 @@ impl Enforcement {
         saved: &Saved,
         policy: Option<(&Policy, &Prefixes<'_>, Singles<'_>)>,
     ) -> io::Result<(u32, Features)> {
+        self.of_best_features(|features| table_items(saved, policy, features))
+    }
+
+    /// Makes a table of as many features as the kernel has; returns the generation before, and the features.
+    fn of_best_features(
+        &mut self,
+        items: impl Fn(Features) -> Vec<BatchItem<NetfilterMessage>>,
+    ) -> io::Result<(u32, Features)> {
         let mut result = Err(io::Error::from_raw_os_error(libc::ENOENT));
         for features in Features::FROM_BEST {
             let before = generation(&mut self.netlink)?;
-            result = self.netlink.batch(table_items(saved, policy, features)).map(|()| (before, features));
+            result = self.netlink.batch(items(features)).map(|()| (before, features));
             // A missing expression is ENOENT (nft_expr_type_get); so is nothing else in a batch that makes its own
             // table, sets and counters.
             if !matches!(&result, Err(error) if error.raw_os_error() == Some(libc::ENOENT)) {
@@ -154,6 +177,11 @@ impl Enforcement {
             }
         }
         result
+    }
+
+    fn remove_stand_in(&mut self) -> io::Result<bool> {
+        let delete = NfTablesMessage::DeleteTable(nft::table(STAND_IN, None));
+        absent_is_false(self.netlink.batch(vec![item(delete, 0)]))
     }
 
     /// Keeps the tunnel's own packets out of the address translation of others. It must be called on a thread in the
@@ -171,6 +199,7 @@ impl Enforcement {
     /// Removes the table with all that is in it, and the one for address translation; false: there was none.
     pub(crate) fn remove(&mut self) -> io::Result<bool> {
         nat::remove(&mut self.netlink)?;
+        self.remove_stand_in()?;
         let delete = NfTablesMessage::DeleteTable(nft::table(TABLE, None));
         absent_is_false(self.netlink.batch(vec![item(delete, 0)]))
     }

@@ -47,6 +47,7 @@ mod rules;
 mod ruleset;
 mod sock_diag;
 mod sockets;
+mod stand_in;
 mod standing;
 mod steering;
 mod survey;
