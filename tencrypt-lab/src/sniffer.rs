@@ -1,12 +1,12 @@
 //! The leak probe: sees every frame that enters a namespace, counts those that show a tenant's content.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use memchr::memmem::Finder;
 
@@ -131,6 +131,9 @@ pub struct Report {
     pub leaks: u64,
     /// The different ones among them, at most 32.
     pub leaked: Vec<Frame>,
+    /// The time at which the kernel took in the last frame that had the canary in it or was a leak, by the Ethernet address of
+    /// its sender.
+    pub last_plain: BTreeMap<Mac, SystemTime>,
     /// Frames the sniffer was too slow for. A report with lost frames proves no absence.
     pub lost: u64,
     /// The first frames between tenant addresses, as far as [`Keep`] says.
@@ -265,7 +268,11 @@ fn note(report: &mut Report, watch: &Watch, raw: &RingFrame<'_>, shows_canary: b
             report.kept.push(raw.bytes[..raw.bytes.len().min(watch.keep.bytes)].to_vec());
         }
     }
-    if watch.is_leak(&frame) {
+    let leaks = watch.is_leak(&frame);
+    if leaks || shows_canary {
+        report.last_plain.insert(frame.from_mac, raw.at);
+    }
+    if leaks {
         report.leaks += 1;
         if report.leaked.len() < LEAKS_LISTED && !report.leaked.contains(&frame) {
             report.leaked.push(frame);
