@@ -8,7 +8,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::Value;
 use tencrypt_lab as lab;
@@ -300,10 +300,16 @@ pub(crate) struct Probe {
 impl Probe {
     /// Frames seen since the last [`Probe::reset`], once the network is silent; frames on two nodes count twice.
     pub(crate) fn report(&self) -> Report {
-        let mut sum = Report::default();
         for sniffer in &self.sniffers {
             assert!(sniffer.settle(Duration::from_millis(100), LIMIT), "frames without end");
-            let report = sniffer.report();
+        }
+        self.so_far()
+    }
+
+    /// [`Probe::report`] while the network is not silent: of the frames that have been looked at.
+    pub(crate) fn so_far(&self) -> Report {
+        let mut sum = Report::default();
+        for report in self.sniffers.iter().map(Sniffer::report) {
             sum.frames += report.frames;
             sum.bytes += report.bytes;
             sum.canary += report.canary;
@@ -311,6 +317,10 @@ impl Probe {
             sum.leaks += report.leaks;
             sum.lost += report.lost;
             sum.leaked.extend(report.leaked);
+            for (sender, at) in report.last_plain {
+                let last = sum.last_plain.entry(sender).or_insert(at);
+                *last = (*last).max(at);
+            }
             sum.kept.extend(report.kept);
         }
         sum
@@ -332,6 +342,44 @@ impl Probe {
 /// Lanes of every pod whose test says nothing else.
 pub(crate) fn lanes() -> u8 {
     std::env::var("TENCRYPT_TEST_LANES").ok().and_then(|lanes| lanes.parse().ok()).unwrap_or(1)
+}
+
+/// Number of rounds of a test: `default`, or what the variable says.
+pub(crate) fn rounds(variable: &str, default: usize) -> usize {
+    std::env::var(variable).ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(default)
+}
+
+/// Random numbers that a seed repeats: SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators",
+/// 2014).
+pub(crate) struct Random(u64);
+
+impl Random {
+    /// From `TENCRYPT_TEST_SEED`, else from the clock; prints the seed, which a failed test shows.
+    pub(crate) fn seeded() -> Self {
+        let said = std::env::var("TENCRYPT_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+        let clock = || UNIX_EPOCH.elapsed().map_or(0, |since| since.as_micros() as u64);
+        let seed = said.unwrap_or_else(clock);
+        println!("TENCRYPT_TEST_SEED={seed}");
+        Self(seed)
+    }
+
+    /// A number less than `bound`, which is not 0.
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) % bound as u64) as usize
+    }
+
+    /// One of them, all as likely.
+    pub(crate) fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len())]
+    }
+
+    /// Any time up to `limit`, to the microsecond.
+    pub(crate) fn up_to(&mut self, limit: Duration) -> Duration {
+        Duration::from_micros(self.below(limit.as_micros() as usize + 1) as u64)
+    }
 }
 
 fn near_node() -> Node {
