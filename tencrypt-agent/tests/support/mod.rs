@@ -3,16 +3,18 @@
 
 #![expect(dead_code, reason = "each test binary uses a part")]
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, UNIX_EPOCH};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use tencrypt_lab as lab;
-use tencrypt_lab::{Finished, HttpServer, Node, Pod, Ports, Program, Report, Signal, Sniffer, Watch};
+use tencrypt_lab::{Finished, HttpServer, Mac, Node, Pod, Ports, Program, Report, Signal, Sniffer, Watch};
 
 /// The program.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_tencrypt");
@@ -41,6 +43,7 @@ pub(crate) struct Cluster {
     pub(crate) key_file: PathBuf,
     /// A directory of this cluster's own.
     pub(crate) directory: PathBuf,
+    guard: Mutex<Option<Guard>>,
     _http: HttpServer,
 }
 
@@ -79,8 +82,10 @@ impl Cluster {
         let a = pod(&nodes[0], 21, mtu);
         let b = pod(&nodes[nodes.len() - 1], 22, mtu);
         let http = HttpServer::start(&b, HTTP, format!("Set-Cookie: {CANARY}")).unwrap();
-        let cluster = Self { a, b, nodes, mtu, key_file, directory, _http: http };
+        let guard = Mutex::default();
+        let cluster = Self { a, b, nodes, mtu, key_file, directory, guard, _http: http };
         cluster.genkey("tenant.key");
+        cluster.start_guard();
         cluster
     }
 
@@ -121,6 +126,7 @@ impl Cluster {
         if let Err(error) = running.program.wait_ready(LIMIT) {
             panic!("not ready: {error}\n{}", running.log());
         }
+        self.expect_silence(pod);
         running
     }
 
@@ -172,6 +178,10 @@ impl Cluster {
 
     /// Runs the program to its end with these arguments.
     pub(crate) fn tencrypt(&self, arguments: impl IntoIterator<Item = OsString>) -> Finished {
+        let arguments: Vec<OsString> = arguments.into_iter().collect();
+        if arguments.first().is_some_and(|command| command == "down") {
+            self.judge();
+        }
         run(self.variable(), arguments)
     }
 
@@ -197,6 +207,11 @@ impl Cluster {
 
     /// [`Cluster::probe`] for what `watch` says.
     pub(crate) fn probe_with(&self, watch: Watch) -> Probe {
+        self.excuse();
+        self.sniff(watch)
+    }
+
+    fn sniff(&self, watch: Watch) -> Probe {
         let start = |node: &Node| Sniffer::start(node.netns(), watch.clone()).unwrap();
         Probe { sniffers: self.nodes.iter().map(start).collect() }
     }
@@ -218,6 +233,53 @@ impl Cluster {
         }
     }
 
+    /// Starts the leak probe that a test has without a word, unless it starts one of its own: whatever a pod sends to the other
+    /// from the `ready` of [`Cluster::up`] until `tencrypt down`, or the end of the test, is encrypted. Before, it is seen.
+    fn start_guard(&self) {
+        let watch = Watch::new([&self.a, &self.b], b"").lanes(lanes());
+        let guard = Guard { probe: self.sniff(watch), since: BTreeMap::new() };
+        self.say_canary(self.b.v4());
+        let report = guard.probe.report();
+        for pod in [&self.a, &self.b] {
+            assert!(report.last_plain.contains_key(&pod.mac()), "the guard is blind: {report}");
+        }
+        *self.guard() = Some(guard);
+    }
+
+    fn guard(&self) -> MutexGuard<'_, Option<Guard>> {
+        self.guard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the guard: the test has a probe of its own, or is one in which a pod has to speak in plain.
+    pub(crate) fn excuse(&self) {
+        *self.guard() = None;
+    }
+
+    /// From now on the pod sends nothing in plain to the other.
+    pub(crate) fn expect_silence(&self, pod: &Pod) {
+        if let Some(guard) = &mut *self.guard() {
+            guard.since.entry(pod.mac()).or_insert_with(SystemTime::now);
+        }
+    }
+
+    /// Panics if a pod has sent something in plain while it was protected, which it is no longer.
+    pub(crate) fn judge(&self) {
+        let Some(guard) = &mut *self.guard() else { return };
+        let since = std::mem::take(&mut guard.since);
+        if since.is_empty() {
+            return;
+        }
+        let report = guard.probe.report();
+        assert_eq!(report.lost, 0, "the guard was too slow: {report}");
+        for (sender, ready) in since {
+            let last = report.last_plain.get(&sender);
+            assert!(
+                last.is_none_or(|last| *last < ready),
+                "in plain since `ready`, by {sender:02x?}: {report}"
+            );
+        }
+    }
+
     /// The run directory, as env(1) takes it.
     fn variable(&self) -> OsString {
         let mut variable = OsString::from("TENCRYPT_RUN_DIR=");
@@ -230,7 +292,17 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         // Nothing depends on it any more.
         let _ = fs::remove_dir_all(&self.directory);
+        if !std::thread::panicking() {
+            self.judge();
+        }
     }
+}
+
+/// The leak probe of a test that has none of its own.
+struct Guard {
+    probe: Probe,
+    /// The pods that are protected, by their Ethernet addresses, and from when on.
+    since: BTreeMap<Mac, SystemTime>,
 }
 
 /// A `tencrypt up`; killed when dropped.
