@@ -37,7 +37,7 @@ const TABLE: u32 = 8362;
 /// A rule that comes before the tunnel's.
 const BEFORE: u32 = 100;
 
-/// What a pod or its program is about when it is struck.
+/// The moment at which a pod or its program is struck.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Moment {
     Start,
@@ -58,7 +58,7 @@ enum Change {
     RpFilter,
 }
 
-/// What strikes.
+/// The event that strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Blow {
     End(Signal),
@@ -130,12 +130,12 @@ struct Caller {
     socket: UdpSocket,
     /// Bound to the interface.
     evading: Socket,
-    /// When the requests of late answers were made, when those came, and in which turn.
+    /// Of late answers: the times of their requests, their own, and the turns in which they came.
     answers: Mutex<VecDeque<(Duration, Duration, u32)>>,
     turns: AtomicU32,
 }
 
-/// What all callers go by.
+/// The state that all callers share.
 struct Traffic {
     begun: Instant,
     over: AtomicBool,
@@ -217,7 +217,7 @@ impl Caller {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When the first answer came whose request was made after `then`, and in which turn.
+    /// Returns the time and the turn of the first answer to a request made after `then`.
     fn answered_after(&self, then: Duration) -> Option<(Duration, u32)> {
         self.answers().iter().find(|(asked, ..)| *asked > then).map(|(_, came, turn)| (*came, *turn))
     }
@@ -447,7 +447,7 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// What is to be known when it fails.
+    /// Tells all that is to be known when it fails.
     fn told(&self, what: &str) -> String {
         let ago = |caller: &Caller| {
             let last = caller.answers().back().map(|(_, came, _)| *came);

@@ -25,7 +25,7 @@ const TCP: u16 = 7002;
 /// Between two rounds of an application.
 const PAUSE: Duration = Duration::from_micros(500);
 
-/// Where the application of a pod sends to: the other pod, and addresses that nobody has yet, in both families.
+/// Destinations of the application of a pod: the other pod, and addresses that nobody has yet, in both families.
 struct Destinations {
     other: [IpAddr; 2],
     absent: [IpAddr; 2],

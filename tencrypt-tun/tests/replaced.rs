@@ -1,4 +1,4 @@
-//! What is replaced or put back counts at once: for packets that are just on their way, and for sockets that have a route.
+//! A table that is replaced and routes that are put back count at once: for packets on their way, and for sockets that have a route.
 
 mod support;
 
