@@ -8,6 +8,7 @@ use std::{
     io::{BufRead as _, BufReader},
     net::{IpAddr, SocketAddr, TcpListener},
     os::unix::net::UnixDatagram,
+    panic::{self, AssertUnwindSafe},
     path::Path,
     process::{Command, Stdio},
     thread,
@@ -380,6 +381,22 @@ fn sleep() -> Command {
     let mut command = Command::new("/bin/sleep");
     command.arg("600");
     command
+}
+
+#[test]
+fn the_fixtures_own_probe_sees_what_a_protected_pod_says_in_plain() {
+    test("the_fixtures_own_probe_sees_what_a_protected_pod_says_in_plain", || {
+        let cluster = Cluster::on_one_node();
+        cluster.judge();
+        // As if its program were ready.
+        cluster.expect_silence(&cluster.a);
+        cluster.judge();
+        cluster.expect_silence(&cluster.a);
+        cluster.say_canary(cluster.b.v6());
+        let judged = panic::catch_unwind(AssertUnwindSafe(|| cluster.judge()));
+        let said = judged.expect_err("it is seen");
+        assert!(said.downcast_ref::<String>().is_some_and(|said| said.contains("in plain since `ready`")));
+    });
 }
 
 /// The ranges of the fixture hold the pods' own addresses, in both families: else every test here would say nothing.

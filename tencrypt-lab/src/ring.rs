@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -22,6 +23,8 @@ pub(crate) struct RingFrame<'a> {
     pub(crate) bytes: &'a [u8],
     /// Bytes it had on the device.
     pub(crate) length: usize,
+    /// The time at which the kernel took it in.
+    pub(crate) at: SystemTime,
 }
 
 /// Receives every frame that any device of a namespace takes in. Frames that devices send are not seen: whatever a
@@ -85,22 +88,24 @@ impl Ring {
 /// struct tpacket_block_desc and, for each frame, struct tpacket3_hdr.
 fn walk(block: &[u8], mut each: impl FnMut(RingFrame<'_>)) {
     let frames = word(block, 12).unwrap_or(0);
-    let mut at = word(block, 16).unwrap_or(0);
+    let mut offset = word(block, 16).unwrap_or(0);
     for _ in 0..frames {
-        let Some(frame) = block.get(at..) else { return };
-        let (Some(next), Some(kept), Some(length)) = (word(frame, 0), word(frame, 12), word(frame, 16))
+        let Some(frame) = block.get(offset..) else { return };
+        let [Some(next), Some(seconds), Some(nanoseconds), Some(kept), Some(length)] =
+            [0, 4, 8, 12, 16].map(|field| word(frame, field))
         else {
             return;
         };
+        let at = UNIX_EPOCH + Duration::from_secs(seconds as u64) + Duration::from_nanos(nanoseconds as u64);
         let Some(start) = frame.get(24..).and_then(|rest| rest.first_chunk()) else { return };
         let start = usize::from(u16::from_ne_bytes(*start));
         if let Some(bytes) = frame.get(start..start + kept) {
-            each(RingFrame { bytes, length });
+            each(RingFrame { bytes, length, at });
         }
         if next == 0 {
             return;
         }
-        at += next;
+        offset += next;
     }
 }
 

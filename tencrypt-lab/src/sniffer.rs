@@ -1,12 +1,12 @@
 //! The leak probe: sees every frame that enters a namespace, counts those that show a tenant's content.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use memchr::memmem::Finder;
 
@@ -86,7 +86,7 @@ impl Watch {
     /// The leak rule. Between two addresses of the tenant, only UDP from or to port 8362 may be on the wire, or between
     /// ports of [`Watch::lanes`]. To
     /// multicast, broadcast and link-local destinations a tenant's pod sends only what the network itself needs:
-    /// ARP, neighbour and router discovery, multicast membership, DHCP. Traffic to others is not judged.
+    /// ARP, neighbour and router discovery, multicast membership, DHCP; and to link-local ones what is the tunnel's. Traffic to others is not judged.
     pub fn is_leak(&self, frame: &Frame) -> bool {
         if matches!(frame.content, Content::Arp | Content::NeighbourDiscovery) {
             return false;
@@ -99,7 +99,11 @@ impl Watch {
         }
         if from_tenant && frame.is_local_or_group() {
             let dhcp = matches!(frame.content, Content::Udp { destination: 67 | 547, .. });
-            return !dhcp && frame.content != Content::Membership;
+            // Where a pod has lost its other addresses.
+            let unicast =
+                frame.addresses.is_some_and(|(_, to)| !to.is_multicast()) && frame.to_mac[0] & 1 == 0;
+            let tunnel = unicast && self.is_tunnel(frame.content);
+            return !dhcp && !tunnel && frame.content != Content::Membership;
         }
         let both_macs = self.macs.contains(&frame.from_mac) && self.macs.contains(&frame.to_mac);
         both_macs && frame.addresses.is_none()
@@ -131,6 +135,9 @@ pub struct Report {
     pub leaks: u64,
     /// The different ones among them, at most 32.
     pub leaked: Vec<Frame>,
+    /// The time at which the kernel took in the last frame that had the canary in it or was a leak, by the Ethernet address of
+    /// its sender.
+    pub last_plain: BTreeMap<Mac, SystemTime>,
     /// Frames the sniffer was too slow for. A report with lost frames proves no absence.
     pub lost: u64,
     /// The first frames between tenant addresses, as far as [`Keep`] says.
@@ -265,7 +272,11 @@ fn note(report: &mut Report, watch: &Watch, raw: &RingFrame<'_>, shows_canary: b
             report.kept.push(raw.bytes[..raw.bytes.len().min(watch.keep.bytes)].to_vec());
         }
     }
-    if watch.is_leak(&frame) {
+    let leaks = watch.is_leak(&frame);
+    if leaks || shows_canary {
+        report.last_plain.insert(frame.from_mac, raw.at);
+    }
+    if leaks {
         report.leaks += 1;
         if report.leaked.len() < LEAKS_LISTED && !report.leaked.contains(&frame) {
             report.leaked.push(frame);
@@ -338,6 +349,9 @@ mod tests {
         assert!(watch().is_leak(&frame("10.128.0.21", "224.0.0.9", udp)));
         assert!(watch().is_leak(&frame("10.128.0.21", "255.255.255.255", udp)));
         assert!(watch().is_leak(&frame("fe80::1", "fe80::2", udp)));
+        let tunnel = Content::Udp { source: 8362, destination: 8362 };
+        assert!(!watch().is_leak(&frame("fe80::1", "fe80::2", tunnel)));
+        assert!(watch().is_leak(&frame("fe80::1", "ff02::fb", tunnel)));
         assert!(!watch().is_leak(&frame("fe80::1", "ff02::16", Content::Membership)));
         let mut subnet_broadcast = frame("10.128.0.21", "10.128.255.255", udp);
         subnet_broadcast.to_mac = [0xff; 6];

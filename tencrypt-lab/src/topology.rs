@@ -155,6 +155,14 @@ impl Node {
         self.netns.run(|| link::delete_route(to))
     }
 
+    /// Sets the port of a pod of this node in `br0` up or down; down is as a cable that was pulled.
+    ///
+    /// # Errors
+    /// [`Error::Os`](crate::Error::Os) if it is a pod of another node.
+    pub fn set_port_up(&self, pod: &Pod, up: bool) -> Result<()> {
+        self.netns.run(|| link::set_up(pod.port(), up))
+    }
+
     /// The node's namespace.
     pub fn netns(&self) -> &NetNs {
         &self.netns

@@ -201,6 +201,7 @@ impl Capture {
         for repair in rules.repairs() {
             rules::put(&mut self.netlink, repair).at(Step::Rule, interface)?;
         }
+        rules::look_up_anew(&mut self.netlink).at(Step::Rule, interface)?;
         self.drop_waiting()
     }
 

@@ -12,6 +12,7 @@ use crate::{
     error::{At as _, CaptureError, Step},
     plan::Planned,
     routing::{self, Kind, Route},
+    rules,
     table::Set,
 };
 
@@ -83,7 +84,11 @@ impl Capture {
     /// # Errors
     /// [`CaptureError::Failed`] or [`CaptureError::Permission`], where a set or a route cannot be changed.
     pub fn add_internal(&mut self, address: IpAddr) -> Result<(), CaptureError> {
+        let was_external = self.external.contains_key(&address);
         self.deny_external(address)?;
+        if was_external && address.is_ipv6() {
+            rules::look_up_anew(&mut self.netlink).at(Step::Rule, self.plan.interface)?;
+        }
         self.proven.insert(address);
         if self.plan.enforce && self.plan.class(address, &self.underlay.gateways) != Some(Set::Internal) {
             self.nft.add(Set::Internal, address.into(), None).at(Step::SetElement, self.plan.interface)?;

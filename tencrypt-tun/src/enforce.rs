@@ -30,6 +30,7 @@ use crate::{
     others::{self, Others},
     ranges::{Range, Ranges, paint},
     ruleset::{self, Features, Policy},
+    stand_in::{STAND_IN, stand_in},
     table::{LEAK, LOOP, PLAIN_IN, Set, TABLE},
     table_state::{Content, TableState},
 };
@@ -131,18 +132,20 @@ impl Enforcement {
         saved: &Saved,
         policy: Option<(&Policy, &Prefixes<'_>, Singles<'_>)>,
     ) -> io::Result<(Features, TableState)> {
-        TableState::after(&mut self.netlink, (TABLE, &Set::ALL), |netlink| {
-            let mut result = Err(io::Error::from_raw_os_error(libc::ENOENT));
-            for features in Features::FROM_BEST {
-                result = netlink.batch(table_items(saved, policy, features)).map(|()| features);
-                // A missing expression is ENOENT (nft_expr_type_get); so is nothing else in a batch that makes its own
-                // table, sets and counters.
-                if !matches!(&result, Err(error) if error.raw_os_error() == Some(libc::ENOENT)) {
-                    break;
-                }
-            }
-            result
-        })
+        if policy.is_some() && self.saved()?.is_some() {
+            of_best_features(&mut self.netlink, |features| stand_in(table_items(saved, policy, features)))?;
+        }
+        let installed = TableState::after(&mut self.netlink, (TABLE, &Set::ALL), |netlink| {
+            of_best_features(netlink, |features| table_items(saved, policy, features))
+        });
+        // One that was left by a program that died meanwhile goes too.
+        self.remove_stand_in()?;
+        installed
+    }
+
+    fn remove_stand_in(&mut self) -> io::Result<bool> {
+        let delete = NfTablesMessage::DeleteTable(nft::table(STAND_IN, None));
+        absent_is_false(self.netlink.batch(vec![item(delete, 0)]))
     }
 
     /// Looks at what others have. It must be called on a thread in the namespace.
@@ -164,6 +167,7 @@ impl Enforcement {
     /// Removes the table with all that is in it, and the one for address translation; false: there was none.
     pub(crate) fn remove(&mut self) -> io::Result<bool> {
         nat::remove(&mut self.netlink)?;
+        self.remove_stand_in()?;
         let delete = NfTablesMessage::DeleteTable(nft::table(TABLE, None));
         absent_is_false(self.netlink.batch(vec![item(delete, 0)]))
     }
@@ -221,6 +225,23 @@ impl Enforcement {
         let counted = answers.into_iter().filter_map(nft::inner).find_map(|message| nft::counted(&message));
         counted.map(|counted| counted.packets).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
     }
+}
+
+/// Makes a table of as many features as the kernel has, and returns them.
+fn of_best_features(
+    netlink: &mut Netlink,
+    items: impl Fn(Features) -> Vec<BatchItem<NetfilterMessage>>,
+) -> io::Result<Features> {
+    let mut result = Err(io::Error::from_raw_os_error(libc::ENOENT));
+    for features in Features::FROM_BEST {
+        result = netlink.batch(items(features)).map(|()| features);
+        // A missing expression is ENOENT (nft_expr_type_get); so is nothing else in a batch that makes its own
+        // table, sets and counters.
+        if !matches!(&result, Err(error) if error.raw_os_error() == Some(libc::ENOENT)) {
+            break;
+        }
+    }
+    result
 }
 
 impl Saved {

@@ -50,6 +50,7 @@ mod rules;
 mod ruleset;
 mod sock_diag;
 mod sockets;
+mod stand_in;
 mod standing;
 mod steering;
 mod survey;

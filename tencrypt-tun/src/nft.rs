@@ -388,8 +388,13 @@ fn other(expression_type: &str, attributes: Vec<DefaultNla>) -> Expression {
     Expressions::Other { expression_type: expression_type.to_owned(), attributes }.into()
 }
 
+/// The table in the message of a named counter.
+pub(crate) fn object_table(table: &str) -> DefaultNla {
+    text(NFTA_OBJ_TABLE, table)
+}
+
 fn counter_name(table: &str, name: &str) -> Vec<DefaultNla> {
-    vec![text(NFTA_OBJ_TABLE, table), text(NFTA_OBJ_NAME, name), number(NFTA_OBJ_TYPE, NFT_OBJECT_COUNTER)]
+    vec![object_table(table), text(NFTA_OBJ_NAME, name), number(NFTA_OBJ_TYPE, NFT_OBJECT_COUNTER)]
 }
 
 /// nftables attributes are in network byte order.

@@ -10,6 +10,7 @@ use crate::{
     nat::{self, Found},
     netlink::Netlink,
     nft,
+    stand_in::STAND_IN,
     table::TABLE,
 };
 
@@ -38,7 +39,7 @@ pub(crate) fn look(nft: &mut Netlink) -> io::Result<Others> {
         let is_of = |table: &str| chain.attributes.contains(&ChainAttribute::Table(table.to_owned()));
         if is_of(nat::TABLE) {
             others.nat.own = true;
-        } else if !is_of(TABLE) {
+        } else if !is_of(TABLE) && !is_of(STAND_IN) {
             others.nat.foreign |= chain.attributes.contains(&ChainAttribute::Type("nat".to_owned()));
             let is_filter = chain.attributes.contains(&ChainAttribute::Type("filter".to_owned()));
             others.filter |= is_filter && chain.attributes.iter().any(lets_in);

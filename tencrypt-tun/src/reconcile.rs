@@ -312,10 +312,11 @@ impl Capture {
             }
             Repair::Routes { .. } => {
                 let is_same = self.routed == self.wanted_routes();
-                Ok(match self.sync_routes()? {
-                    false => Repaired::Nothing,
-                    true => followed(!is_same),
-                })
+                if !self.sync_routes()? {
+                    return Ok(Repaired::Nothing);
+                }
+                rules::look_up_anew(&mut self.netlink).at(Step::Rule, self.plan.interface)?;
+                Ok(followed(!is_same))
             }
             Repair::Rule(repair) => {
                 rules::put(&mut self.netlink, *repair).at(Step::Rule, self.plan.interface)?;

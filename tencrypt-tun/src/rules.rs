@@ -137,6 +137,23 @@ pub(crate) fn put(netlink: &mut Netlink, repair: RuleRepair) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes the kernel look up anew the routes of IPv6 sockets that are connected.
+///
+/// Such a socket keeps the route that it has found for as long as that one's table does not change
+/// (`ip6_dst_check`, net/ipv6/route.c): one that found none in this crate's table, and so one in the main table, would not go
+/// over to a route that comes later. A change of the rules has all of them look (`fib6_rule_flush_cache`,
+/// net/ipv6/fib6_rules.c). IPv4 does so with every change of a route.
+pub(crate) fn look_up_anew(netlink: &mut Netlink) -> io::Result<()> {
+    // Right behind the one that is always there, which says the same: it decides nothing.
+    let twin = rule(AddressFamily::Inet6, PREFERENCE + 1);
+    match netlink.request(RouteNetlinkMessage::NewRule(twin.clone()), NLM_F_CREATE | NLM_F_EXCL) {
+        Err(error) if is_unsupported(&error) => return Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+        result => drop(result?),
+    }
+    netlink.request(RouteNetlinkMessage::DelRule(twin), 0).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::{RuleKind::*, *};

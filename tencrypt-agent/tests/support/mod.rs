@@ -3,17 +3,19 @@
 
 #![expect(dead_code, reason = "each test binary uses a part")]
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::thread::{CapabilitySet, capability_is_in_bounding_set, remove_capability_from_bounding_set};
 use serde_json::Value;
 use tencrypt_lab as lab;
-use tencrypt_lab::{Finished, HttpServer, Node, Pod, Ports, Program, Report, Signal, Sniffer, Watch};
+use tencrypt_lab::{Finished, HttpServer, Mac, Node, Pod, Ports, Program, Report, Signal, Sniffer, Watch};
 
 /// The program.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_tencrypt");
@@ -42,6 +44,7 @@ pub(crate) struct Cluster {
     pub(crate) key_file: PathBuf,
     /// A directory of this cluster's own.
     pub(crate) directory: PathBuf,
+    guard: Mutex<Option<Guard>>,
     _http: HttpServer,
 }
 
@@ -80,8 +83,10 @@ impl Cluster {
         let a = pod(&nodes[0], 21, mtu);
         let b = pod(&nodes[nodes.len() - 1], 22, mtu);
         let http = HttpServer::start(&b, HTTP, format!("Set-Cookie: {CANARY}")).unwrap();
-        let cluster = Self { a, b, nodes, mtu, key_file, directory, _http: http };
+        let guard = Mutex::default();
+        let cluster = Self { a, b, nodes, mtu, key_file, directory, guard, _http: http };
         cluster.genkey("tenant.key");
+        cluster.start_guard();
         cluster
     }
 
@@ -122,6 +127,7 @@ impl Cluster {
         if let Err(error) = running.program.wait_ready(LIMIT) {
             panic!("not ready: {error}\n{}", running.log());
         }
+        self.expect_silence(pod);
         running
     }
 
@@ -173,6 +179,10 @@ impl Cluster {
 
     /// Runs the program to its end with these arguments.
     pub(crate) fn tencrypt(&self, arguments: impl IntoIterator<Item = OsString>) -> Finished {
+        let arguments: Vec<OsString> = arguments.into_iter().collect();
+        if arguments.first().is_some_and(|command| command == "down") {
+            self.judge();
+        }
         run(self.variable(), arguments)
     }
 
@@ -198,6 +208,11 @@ impl Cluster {
 
     /// [`Cluster::probe`] for what `watch` says.
     pub(crate) fn probe_with(&self, watch: Watch) -> Probe {
+        self.excuse();
+        self.sniff(watch)
+    }
+
+    fn sniff(&self, watch: Watch) -> Probe {
         let start = |node: &Node| Sniffer::start(node.netns(), watch.clone()).unwrap();
         Probe { sniffers: self.nodes.iter().map(start).collect() }
     }
@@ -219,6 +234,53 @@ impl Cluster {
         }
     }
 
+    /// Starts the leak probe that a test has without a word, unless it starts one of its own: whatever a pod sends to the other
+    /// from the `ready` of [`Cluster::up`] until `tencrypt down`, or the end of the test, is encrypted. Before, it is seen.
+    fn start_guard(&self) {
+        let watch = Watch::new([&self.a, &self.b], b"").lanes(lanes());
+        let guard = Guard { probe: self.sniff(watch), since: BTreeMap::new() };
+        self.say_canary(self.b.v4());
+        let report = guard.probe.report();
+        for pod in [&self.a, &self.b] {
+            assert!(report.last_plain.contains_key(&pod.mac()), "the guard is blind: {report}");
+        }
+        *self.guard() = Some(guard);
+    }
+
+    fn guard(&self) -> MutexGuard<'_, Option<Guard>> {
+        self.guard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the guard: the test has a probe of its own, or is one in which a pod has to speak in plain.
+    pub(crate) fn excuse(&self) {
+        *self.guard() = None;
+    }
+
+    /// From now on the pod sends nothing in plain to the other.
+    pub(crate) fn expect_silence(&self, pod: &Pod) {
+        if let Some(guard) = &mut *self.guard() {
+            guard.since.entry(pod.mac()).or_insert_with(SystemTime::now);
+        }
+    }
+
+    /// Panics if a pod has sent something in plain while it was protected, which it is no longer.
+    pub(crate) fn judge(&self) {
+        let Some(guard) = &mut *self.guard() else { return };
+        let since = std::mem::take(&mut guard.since);
+        if since.is_empty() {
+            return;
+        }
+        let report = guard.probe.report();
+        assert_eq!(report.lost, 0, "the guard was too slow: {report}");
+        for (sender, ready) in since {
+            let last = report.last_plain.get(&sender);
+            assert!(
+                last.is_none_or(|last| *last < ready),
+                "in plain since `ready`, by {sender:02x?}: {report}"
+            );
+        }
+    }
+
     /// The run directory, as env(1) takes it.
     fn variable(&self) -> OsString {
         let mut variable = OsString::from("TENCRYPT_RUN_DIR=");
@@ -231,7 +293,17 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         // Nothing depends on it any more.
         let _ = fs::remove_dir_all(&self.directory);
+        if !std::thread::panicking() {
+            self.judge();
+        }
     }
+}
+
+/// The leak probe of a test that has none of its own.
+struct Guard {
+    probe: Probe,
+    /// The pods that are protected, by their Ethernet addresses, and from when on.
+    since: BTreeMap<Mac, SystemTime>,
 }
 
 /// A `tencrypt up`; killed when dropped.
@@ -301,10 +373,16 @@ pub(crate) struct Probe {
 impl Probe {
     /// Frames seen since the last [`Probe::reset`], once the network is silent; frames on two nodes count twice.
     pub(crate) fn report(&self) -> Report {
-        let mut sum = Report::default();
         for sniffer in &self.sniffers {
             assert!(sniffer.settle(Duration::from_millis(100), LIMIT), "frames without end");
-            let report = sniffer.report();
+        }
+        self.so_far()
+    }
+
+    /// [`Probe::report`] while the network is not silent: of the frames that have been looked at.
+    pub(crate) fn so_far(&self) -> Report {
+        let mut sum = Report::default();
+        for report in self.sniffers.iter().map(Sniffer::report) {
             sum.frames += report.frames;
             sum.bytes += report.bytes;
             sum.canary += report.canary;
@@ -312,6 +390,10 @@ impl Probe {
             sum.leaks += report.leaks;
             sum.lost += report.lost;
             sum.leaked.extend(report.leaked);
+            for (sender, at) in report.last_plain {
+                let last = sum.last_plain.entry(sender).or_insert(at);
+                *last = (*last).max(at);
+            }
             sum.kept.extend(report.kept);
         }
         sum
@@ -333,6 +415,44 @@ impl Probe {
 /// Lanes of every pod whose test says nothing else.
 pub(crate) fn lanes() -> u8 {
     std::env::var("TENCRYPT_TEST_LANES").ok().and_then(|lanes| lanes.parse().ok()).unwrap_or(1)
+}
+
+/// Number of rounds of a test: `default`, or what the variable says.
+pub(crate) fn rounds(variable: &str, default: usize) -> usize {
+    std::env::var(variable).ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(default)
+}
+
+/// Random numbers that a seed repeats: SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators",
+/// 2014).
+pub(crate) struct Random(u64);
+
+impl Random {
+    /// From `TENCRYPT_TEST_SEED`, else from the clock; prints the seed, which a failed test shows.
+    pub(crate) fn seeded() -> Self {
+        let said = std::env::var("TENCRYPT_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+        let clock = || UNIX_EPOCH.elapsed().map_or(0, |since| since.as_micros() as u64);
+        let seed = said.unwrap_or_else(clock);
+        println!("TENCRYPT_TEST_SEED={seed}");
+        Self(seed)
+    }
+
+    /// A number less than `bound`, which is not 0.
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) % bound as u64) as usize
+    }
+
+    /// One of them, all as likely.
+    pub(crate) fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len())]
+    }
+
+    /// Any time up to `limit`, to the microsecond.
+    pub(crate) fn up_to(&mut self, limit: Duration) -> Duration {
+        Duration::from_micros(self.below(limit.as_micros() as usize + 1) as u64)
+    }
 }
 
 fn near_node() -> Node {
