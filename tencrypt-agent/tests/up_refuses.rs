@@ -162,6 +162,12 @@ fn a_refused_up_leaves_a_closed_namespace_closed() {
             cluster.a.netns().run(|| TunDevice::create(TunOptions::new("tenc0".parse().unwrap()))).unwrap();
         assert_up_refused(&cluster, &cluster.a, "", RUNTIME, "device named tenc0 exists already");
         drop(device);
+        // Its own ranges would be closed instead, and the tenant's open.
+        let others = "[network]\nprotected = [\"192.0.2.0/24\", \"2001:db8::/32\"]\n";
+        assert_up_refused(&cluster, &cluster.a, others, USAGE, "10.128.0.21");
+        cluster.a.set_mtu(1300).unwrap();
+        assert_up_refused(&cluster, &cluster.a, "", USAGE, "need an MTU of");
+        cluster.a.set_mtu(cluster.mtu).unwrap();
         let to = SocketAddr::new(cluster.b.v4(), HTTP);
         lab::send_bound(cluster.a.netns(), Binding::Device, "eth0", to, CANARY.as_bytes()).unwrap_err();
         lab::send_bound(cluster.a.netns(), Binding::Routes, "eth0", to, CANARY.as_bytes()).unwrap_err();
