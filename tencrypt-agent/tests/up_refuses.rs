@@ -162,9 +162,41 @@ fn a_refused_up_leaves_a_closed_namespace_closed() {
             cluster.a.netns().run(|| TunDevice::create(TunOptions::new("tenc0".parse().unwrap()))).unwrap();
         assert_up_refused(&cluster, &cluster.a, "", RUNTIME, "device named tenc0 exists already");
         drop(device);
+        // Its own ranges would be closed instead, and the tenant's open.
+        let others = "[network]\nprotected = [\"192.0.2.0/24\", \"2001:db8::/32\"]\n";
+        assert_up_refused(&cluster, &cluster.a, others, USAGE, "10.128.0.21");
+        cluster.a.set_mtu(1300).unwrap();
+        assert_up_refused(&cluster, &cluster.a, "", USAGE, "need an MTU of");
+        cluster.a.set_mtu(cluster.mtu).unwrap();
         let to = SocketAddr::new(cluster.b.v4(), HTTP);
         lab::send_bound(cluster.a.netns(), Binding::Device, "eth0", to, CANARY.as_bytes()).unwrap_err();
         lab::send_bound(cluster.a.netns(), Binding::Routes, "eth0", to, CANARY.as_bytes()).unwrap_err();
+        let report = probe.report();
+        assert!(report.is_clean(), "{report}");
+    });
+}
+
+#[test]
+fn a_failure_after_a_take_over_leaves_the_namespace_closed() {
+    lab::test("a_failure_after_a_take_over_leaves_the_namespace_closed", || {
+        let cluster = Cluster::on_one_node();
+        let probe = cluster.probe();
+        cluster.control(&probe, [cluster.b.v4()]);
+        let mut killed = cluster.up(&cluster.a, "");
+        killed.program.signal(Signal::Kill).unwrap();
+        killed.program.wait(LIMIT).unwrap();
+        // There is no port for the DNS proxy, which is looked for when the capture stands.
+        let netns = cluster.a.netns();
+        netns.set_sysctl("ipv4/ip_local_port_range", "40000 40000").unwrap();
+        let _holder = netns.run(|| UdpSocket::bind("[::]:40000")).unwrap();
+        let resolv_conf = cluster.directory.join("resolv.conf");
+        fs::write(&resolv_conf, "nameserver 172.30.0.53\nsearch shop.svc.k8s.corp\n").unwrap();
+        let dns = format!("[dns]\nresolv_conf = \"{}\"\n", resolv_conf.display());
+        let finished = cluster.start(&cluster.a, &dns).program.wait(LIMIT).unwrap();
+        assert_refused(&finished, RUNTIME, "DNS listener");
+        let to = SocketAddr::new(cluster.b.v4(), HTTP);
+        lab::send_bound(netns, Binding::Device, "eth0", to, CANARY.as_bytes()).unwrap_err();
+        lab::send_bound(netns, Binding::Routes, "eth0", to, CANARY.as_bytes()).unwrap_err();
         let report = probe.report();
         assert!(report.is_clean(), "{report}");
     });

@@ -219,6 +219,7 @@ const KINDS: &[(&str, Part, Act)] = &[
         net.remove_address("tenc0", "fd00:128:1::5/128")
     }),
     ("address added to the device", Part::Device, |net| net.address("tenc0", "10.128.99.1/32")),
+    ("rp_filter of the device", Part::Device, |_| set_sysctl("ipv4", "tenc0", "rp_filter", "1")),
     ("rp_filter of the interface", Part::ReversePathFilter, |_| set_sysctl("ipv4", "eth0", "rp_filter", "1")),
 ];
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use tencrypt::{KeyRing, Tunnel};
-use tencrypt_tun::{Capture, Monitor, RawSockets, RouteLookup, SocketTable};
+use tencrypt_tun::{Capture, Monitor, Mtu, RawSockets, RouteLookup, SocketTable, Survey, Surveyed};
 use tencrypt_udp::UdpTransport;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -183,18 +183,18 @@ impl Pod {
     fn capture(config: &Config, names: &Names, netns: String) -> Result<Self, Failure> {
         let plan = plan(config, names)?;
         let tun = plan.tun;
+        // Before anything is touched: where a program that died left the namespace closed, the ranges of a configuration
+        // that is refused must not take the place of those that are closed. What cannot be looked at, installing names.
+        if let Ok(Survey { interface: Some(Surveyed { addresses, mtu, .. }), .. }) =
+            Survey::take(plan.interface, tun)
+        {
+            check_addresses(config, &addresses, mtu)?;
+        }
         let installed = Installed::new(plan)?;
         let capture: &Capture = installed.capture();
         let addresses = capture.addresses();
         let network = network_report(config, netns, &addresses);
-        if !network.unprotected.is_empty() && !config.policy.unprotected_addresses {
-            return Err(Failure::new(Exit::Usage, unprotected_reason(&network.unprotected)));
-        }
-        let fit = SuiteFit::new(config.tenant.suite, &config.network.interface, capture.mtu());
-        let suite = fit.report(&addresses);
-        if let Some(reason) = suite.problem {
-            return Err(Failure::new(Exit::Usage, reason));
-        }
+        let (fit, suite) = check_addresses(config, &addresses, capture.mtu())?;
         let sockets = match names.nameservers.is_empty() {
             true => None,
             false => {
@@ -286,6 +286,24 @@ fn present(
         }
     }
     tunnels
+}
+
+/// Checks that the configuration is one for a pod with these addresses at an interface of this MTU. Returns the suite's fit.
+fn check_addresses(
+    config: &Config,
+    addresses: &[IpAddr],
+    mtu: Mtu,
+) -> Result<(SuiteFit, SuiteReport), Failure> {
+    let unprotected = config.unprotected(addresses);
+    if !unprotected.is_empty() && !config.policy.unprotected_addresses {
+        return Err(Failure::new(Exit::Usage, unprotected_reason(&unprotected)));
+    }
+    let fit = SuiteFit::new(config.tenant.suite, &config.network.interface, mtu);
+    let suite = fit.report(addresses);
+    match suite.problem {
+        Some(reason) => Err(Failure::new(Exit::Usage, reason)),
+        None => Ok((fit, suite)),
+    }
 }
 
 /// Returns the project's name, where the configuration or resolv.conf says it.
