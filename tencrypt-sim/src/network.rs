@@ -31,6 +31,9 @@ impl Weather {
 /// Ports that a connection tracker gives.
 const FIRST_OUTSIDE: u16 = 50_000;
 
+/// Tells if a datagram from here to there is lost.
+pub(crate) type Lost = Box<dyn Fn(SocketAddr, SocketAddr, &[u8]) -> bool>;
+
 /// A datagram under way.
 #[derive(Debug, Clone)]
 pub(crate) struct Datagram {

@@ -110,12 +110,14 @@ fn read_ip(packet: &[u8], protocol: IpNextHeaderProtocol) -> Option<(IpAddr, IpA
             let header = Ipv4Packet::new(packet)?;
             let is_sound = usize::from(header.get_header_length()) * 4 == V4_HEADER
                 && header.get_next_level_protocol() == protocol
+                && usize::from(header.get_total_length()) == packet.len()
                 && util::checksum(&packet[..V4_HEADER], V4_HEADER) == 0;
             is_sound.then(|| (header.get_source().into(), header.get_destination().into(), V4_HEADER))?
         }
         6 => {
             let header = Ipv6Packet::new(packet)?;
-            let is_sound = header.get_next_header() == protocol;
+            let is_sound = header.get_next_header() == protocol
+                && usize::from(header.get_payload_length()) + V6_HEADER == packet.len();
             is_sound.then(|| (header.get_source().into(), header.get_destination().into(), V6_HEADER))?
         }
         _ => return None,
@@ -205,7 +207,7 @@ mod tests {
                 let at = changed.index(packet.len());
                 packet[at] ^= 1 << bit;
                 // IPv6 has no checksum of its own; addresses and next header are covered by that of UDP or TCP, or looked at.
-                let is_covered = v4 || at >= 8 || at == 6 || (at == 0 && bit >= 4);
+                let is_covered = v4 || at >= 8 || (4..7).contains(&at) || (at == 0 && bit >= 4);
                 prop_assert_eq!(read(&packet).is_none(), is_covered);
             }
         }

@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use tencrypt::{CipherSuite, UnansweredPolicy, directory::Fact};
+use tencrypt::{CipherSuite, Event, Tunnel, UnansweredPolicy, directory::Fact};
+
+use crate::tenant::Tenant;
 
 /// A pod of the world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,4 +38,14 @@ impl PodOptions {
             lanes: 1,
         }
     }
+}
+
+/// A pod as the world keeps it.
+pub(crate) struct Pod {
+    pub(crate) tenant: Tenant,
+    pub(crate) options: PodOptions,
+    /// Its lanes.
+    pub(crate) tunnels: Vec<Tunnel>,
+    pub(crate) events: Vec<Event>,
+    pub(crate) bypassed: Vec<Vec<u8>>,
 }

@@ -15,9 +15,9 @@ use tencrypt::{
 use crate::{
     liar_host::Wired,
     model::Model,
-    network::{Datagram, Network, Weather},
+    network::{Datagram, Lost, Network, Weather},
     packets::{Endpoint, read, tcp, udp},
-    pod::{PodId, PodOptions},
+    pod::{Pod, PodId, PodOptions},
     random::Random,
     tenant::Tenant,
     transport::{Inbox, ROOM},
@@ -25,15 +25,6 @@ use crate::{
 
 /// Every payload carries this, so that plaintext on the wire is noticed.
 const CANARY: &[u8] = b"canary-in-the-tunnel";
-
-struct Pod {
-    tenant: Tenant,
-    options: PodOptions,
-    /// Its lanes.
-    tunnels: Vec<Tunnel>,
-    events: Vec<Event>,
-    bypassed: Vec<Vec<u8>>,
-}
 
 /// Everything.
 pub struct World {
@@ -53,9 +44,6 @@ pub struct World {
     /// Addresses with a program of the test's own, and what has come there.
     strangers: BTreeMap<IpAddr, Vec<Wired>>,
 }
-
-/// Tells if a datagram from here to there is lost.
-type Lost = Box<dyn Fn(SocketAddr, SocketAddr, &[u8]) -> bool>;
 
 impl World {
     /// An empty world in this weather.
@@ -224,43 +212,36 @@ impl World {
 
     /// The same between any two ports: the kernel sends each flow through one lane.
     pub fn send_flow(&mut self, from: PodId, source: Endpoint, to: Endpoint, payload: usize) -> u64 {
-        self.send_packet(from, to.0, payload, |content| udp(source, to, content))
+        let content = self.content(payload);
+        self.send_packet(from, to.0, udp(source, to, &content))
     }
 
-    /// The same as a TCP segment with these flags.
-    pub fn send_segment(
-        &mut self,
-        from: PodId,
-        source: Endpoint,
-        to: Endpoint,
-        flags: u8,
-        payload: usize,
-    ) -> u64 {
-        self.send_packet(from, to.0, payload, |content| tcp(source, to, flags, content))
+    /// The same as a TCP segment with these flags and 28 bytes.
+    pub fn send_segment(&mut self, from: PodId, [source, to]: [Endpoint; 2], flags: u8) -> u64 {
+        let content = self.content(0);
+        self.send_packet(from, to.0, tcp(source, to, flags, &content))
     }
 
-    fn send_packet(
-        &mut self,
-        from: PodId,
-        to: IpAddr,
-        payload: usize,
-        packet: impl FnOnce(&[u8]) -> Vec<u8>,
-    ) -> u64 {
+    /// Content of the next packet: its number, and what must not be seen on the wire.
+    fn content(&mut self, payload: usize) -> Vec<u8> {
         self.numbered += 1;
-        let number = self.numbered;
-        let mut content = number.to_be_bytes().to_vec();
+        let mut content = self.numbered.to_be_bytes().to_vec();
         content.extend(CANARY);
         while content.len() < payload {
             content.push(self.random.bits() as u8);
         }
-        let mut packet = packet(&content);
+        content
+    }
+
+    /// Sends a packet with the content that was made last.
+    fn send_packet(&mut self, from: PodId, to: IpAddr, mut packet: Vec<u8>) -> u64 {
         let homes = match self.network.backends(to) {
             [] => self.homes.get(&to).copied().into_iter().collect(),
             backends => backends.iter().filter_map(|backend| self.homes.get(backend).copied()).collect(),
         };
-        self.model.send(number, from, homes, to, packet.clone());
+        self.model.send(self.numbered, from, homes, to, packet.clone());
         self.outbound(from, &mut packet);
-        number
+        self.numbered
     }
 
     /// Runs until `duration` has passed.

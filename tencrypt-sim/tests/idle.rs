@@ -1,7 +1,7 @@
 //! Connections to a service that nobody says anything on for two hours: they go on, whoever speaks first, with the pod that
 //! they were with.
 //!
-//! `TENCRYPT_TEST_IDLE` says how many seeds each case has (3); `TENCRYPT_SIM_SEED` replays one.
+//! `TENCRYPT_TEST_IDLE` says how many seeds each case has (2); `TENCRYPT_SIM_SEED` replays one.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -101,7 +101,7 @@ impl Scene {
     }
 
     fn connect(&mut self, port: u16) {
-        let syn = self.world.send_segment(self.client, (CLIENT, port), (VIP, 80), SYN, 40);
+        let syn = self.world.send_segment(self.client, [(CLIENT, port), (VIP, 80)], SYN);
         self.world.run_for(PATIENCE);
         let (pod, source, own) = self.world.model().came_out(syn).expect("the service answers");
         assert_eq!(source, CLIENT);
@@ -116,8 +116,8 @@ impl Scene {
         let Connection { port, pod, own } = self.connections[connection];
         let (client, service): (Endpoint, Endpoint) = ((CLIENT, port), (VIP, 80));
         match first {
-            First::Client => self.world.send_segment(self.client, client, service, flags, 40),
-            First::Server => self.world.send_segment(pod, (own, 80), client, flags, 40),
+            First::Client => self.world.send_segment(self.client, [client, service], flags),
+            First::Server => self.world.send_segment(pod, [(own, 80), client], flags),
             First::Both => unreachable!("one of both"),
         }
     }
@@ -169,7 +169,7 @@ const FIRST: [First; 3] = [First::Client, First::Server, First::Both];
 fn go_on(silences: &[Duration]) {
     let count = std::env::var("TENCRYPT_TEST_IDLE")
         .ok()
-        .map_or(3, |count| count.replace('_', "").parse().expect("TENCRYPT_TEST_IDLE is a number"));
+        .map_or(2, |count| count.replace('_', "").parse().expect("TENCRYPT_TEST_IDLE is a number"));
     for seed in seeds(count) {
         for case in Case::all() {
             for first in FIRST {
