@@ -33,7 +33,8 @@ def verdict(name: str, passed: bool, detail: str = "") -> bool:
 
 def demo(text: str) -> tuple[bool, str]:
     """What `tencrypt demo` observed in the guest."""
-    between = text.partition("@demo-begins")[2].partition("@demo-ends")[0]
+    between = text.rpartition("@demo-begins")[2].partition("@demo-ends")[0]
+    tries = between[:3].strip()
     begins = between.find("{")
     if begins < 0:
         return verdict("demo", False, between.strip()[:200]), "failed"
@@ -42,7 +43,8 @@ def demo(text: str) -> tuple[bool, str]:
         verdict(observed["observation"], True, observed["detail"][:90])
     if not report["ok"]:
         verdict("demo", False, str(report["failure"]))
-    return report["ok"], f"{len(report['observed'])} of 7"
+    again = f", try {tries}" if tries != "1" else ""
+    return report["ok"], f"{len(report['observed'])} of 7{again}"
 
 
 def lanes(text: str, capture: Path) -> bool:
