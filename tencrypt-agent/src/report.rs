@@ -105,6 +105,9 @@ pub(crate) struct NetworkReport {
     pub unprotected: Vec<IpAddr>,
     /// Servers that are bound to the interface: what comes through the tunnel does not reach them.
     pub bound_servers: Vec<BoundServerReport>,
+    /// Packets of the tunnel that a firewall of the pod's own has dropped lately.
+    #[serde(default)]
+    pub filtered: Vec<FilteredReport>,
 }
 
 /// A server that is bound to the interface, in `status --json`.
@@ -114,6 +117,21 @@ pub(crate) struct BoundServerReport {
     pub protocol: String,
     /// The address and port that it listens at.
     pub address: SocketAddr,
+}
+
+/// A kind of packets that a firewall of the pod's own drops, in `status --json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FilteredReport {
+    /// `datagrams`: of other pods to the tunnel's ports; `names`: of captured DNS; `packets`: others out of the device.
+    pub kind: String,
+    /// Packets of the kind that were dropped since the start.
+    pub count: u64,
+    /// Seconds since the last one.
+    pub last_s: u64,
+    /// The packets, in words.
+    pub what: String,
+    /// The rule that is missing, in words.
+    pub cure: String,
 }
 
 /// Returns the fingerprint of each epoch's key, in hex.
@@ -442,8 +460,18 @@ pub(crate) struct RenewalReport {
     pub count: u64,
     /// The reason of the last one.
     pub reason: Option<RenewalReason>,
-    /// True if the kernel tells here that a virtual machine was cloned. Without it the boot clock alone is looked at.
-    pub clones_told: bool,
+    /// The signs that are looked for, each of which was seen to come.
+    pub signs: Vec<CloneSign>,
+}
+
+/// A sign that the machine was cloned, restored or stood still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum CloneSign {
+    /// The boot clock went on while nobody looked.
+    BootClock,
+    /// The kernel logs that its virtual machine has another generation id.
+    KernelLog,
 }
 
 /// A reason to make keys anew.
@@ -465,7 +493,7 @@ impl RenewalReason {
         match self {
             Self::Clone => "the machine was cloned or restored",
             Self::Pause => "the machine or the program stood still for more than 60 s",
-            Self::Unknown => "events of the kernel were lost, perhaps that the machine was cloned",
+            Self::Unknown => "words of the kernel were lost, perhaps that the machine was cloned",
         }
     }
 }

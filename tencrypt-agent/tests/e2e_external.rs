@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use support::{CANARY, Cluster, LIMIT, Running};
 use tencrypt_lab::{
     Asked, DNS_PORT, DnsReply, DnsServer, Pod, Signal, Snapshot, TcpServer, UdpEcho, Zone, dns_over_udp,
-    dns_query, test, throughput, udp_echo,
+    dns_query, test, test_within, throughput, udp_echo,
 };
 
 const UDP: u16 = 9001;
@@ -23,7 +23,7 @@ struct Named {
     cluster: Cluster,
     other: Pod,
     dns: Pod,
-    _server: DnsServer,
+    server: DnsServer,
     _echo: UdpEcho,
     _tcp: TcpServer,
 }
@@ -36,17 +36,24 @@ impl Named {
         let zone = Zone::new().ttl(ttl).address(NAME, other.v4()).address(NAME, other.v6());
         let server = DnsServer::start(&dns, zone).unwrap();
         let (echo, tcp) = (UdpEcho::start(&other, UDP).unwrap(), TcpServer::start(&other, TCP).unwrap());
-        Self { cluster, other, dns, _server: server, _echo: echo, _tcp: tcp }
+        Self { cluster, other, dns, server, _echo: echo, _tcp: tcp }
     }
 
     /// Protects `a`, with its DNS captured and its project read from resolv.conf.
     fn up(&self) -> Running {
+        self.up_with("")
+    }
+
+    /// The same with more configuration.
+    fn up_with(&self, more: &str) -> Running {
         let resolv_conf = self.cluster.directory.join("resolv.conf");
         let search = "search shop.svc.k8s.corp svc.k8s.corp k8s.corp";
         fs::write(&resolv_conf, format!("nameserver {}\n{search}\n", self.dns.v4())).unwrap();
         let key = self.cluster.key_file.display();
-        let extra =
-            format!("[tenant]\nkey_file = \"{key}\"\n[dns]\nresolv_conf = \"{}\"\n", resolv_conf.display());
+        let extra = format!(
+            "[tenant]\nkey_file = \"{key}\"\n[dns]\nresolv_conf = \"{}\"\n{more}",
+            resolv_conf.display()
+        );
         self.cluster.up(&self.cluster.a, &extra)
     }
 
@@ -198,4 +205,53 @@ fn the_way_around_the_tunnel_closes_by_itself_when_the_program_is_dead() {
             assert!(net.is_echoed(address, LIMIT), "{address}: it was the chains");
         }
     });
+}
+
+/// The time from the first datagram to its echo, of destinations that are not the tenant's: those that a name leads to, and
+/// those that nobody says anything of and that do not answer, where these are spoken to in plain.
+/// `TENCRYPT_TEST_FIRST_PACKETS` of each, 5 without it.
+#[test]
+fn first_packets_to_external_and_to_silent_destinations_arrive() {
+    let limit = Duration::from_secs(180);
+    test_within("first_packets_to_external_and_to_silent_destinations_arrive", limit, || {
+        let count = std::env::var("TENCRYPT_TEST_FIRST_PACKETS").map_or(5, |count| count.parse().unwrap());
+        let net = Named::new(60);
+        let pods: Vec<(Pod, String)> = (0..2 * count)
+            .map(|number| (net.cluster.pod(100 + number), format!("n{number}.other.svc.k8s.corp")))
+            .collect();
+        let _echoes: Vec<_> = pods.iter().map(|(pod, _)| UdpEcho::start(pod, UDP).unwrap()).collect();
+        let named = pods.iter().fold(Zone::new().ttl(60), |zone, (pod, name)| zone.address(name, pod.v4()));
+        net.server.set_zone(named);
+        let _a = net.up_with("[policy]\nunknown = \"plain\"\n");
+        let (external, silent) = pods.split_at(count.into());
+        let first = |pod: &Pod| {
+            let sent = Instant::now();
+            assert!(net.is_echoed(pod.v4(), LIMIT), "{}", pod.v4());
+            sent.elapsed()
+        };
+        let ask = |name: &str| {
+            let query = dns_query(7, name, Asked::A, None);
+            dns_over_udp(net.cluster.a.netns(), SocketAddr::new(net.dns.v4(), DNS_PORT), &query, LIMIT)
+                .unwrap();
+        };
+        let external = external.iter().map(|(pod, name)| {
+            ask(name);
+            first(pod)
+        });
+        say("external", external.collect());
+        say("silent", silent.iter().map(|(pod, _)| first(pod)).collect());
+    });
+}
+
+/// Prints median, 99th percentile and longest of these times.
+fn say(destinations: &str, mut times: Vec<Duration>) {
+    times.sort();
+    let at = |percent: usize| times[(times.len() * percent).div_ceil(100) - 1];
+    println!(
+        "{destinations}: median {:.1?}, p99 {:.1?}, longest {:.1?} of {}",
+        at(50),
+        at(99),
+        at(100),
+        times.len()
+    );
 }

@@ -170,11 +170,16 @@ fn a_member_that_pings_a_service_with_every_identifier_leaves_the_flows_of_other
         let session = member.session_by(cluster.b.v4(), vip, [third.v4(); 2]);
         // b may ask the liar for its address.
         member.hear(Duration::from_millis(200));
-        // As many as its table has places, twice: some may be lost.
-        for id in (0..32_768_u16).cycle().take(65_536) {
-            member.send(session, third.v4(), cluster.b.v4(), &echo_request(v4(third.v4()), v4(vip), id));
-            if id % 128 == 0 {
-                member.hear(Duration::from_millis(2));
+        // More than its table has places: some are lost, the more the busier the machine is.
+        for _ in 0..8 {
+            for id in 0..32_768_u16 {
+                member.send(session, third.v4(), cluster.b.v4(), &echo_request(v4(third.v4()), v4(vip), id));
+                if id % 128 == 0 {
+                    member.hear(Duration::from_millis(2));
+                }
+            }
+            if b.packets("decrypted") > 40_000 {
+                break;
             }
         }
         assert!(b.packets("decrypted") > 40_000, "{}", b.status());

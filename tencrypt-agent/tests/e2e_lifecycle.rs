@@ -3,14 +3,14 @@
 
 mod support;
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write as _};
+use std::fs;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
-use std::os::unix::fs::symlink;
-use std::process::Command;
+use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use support::{CANARY, Cluster, HTTP, LIMIT};
+use support::{CANARY, Cluster, HTTP, LIMIT, Running};
 use tencrypt_lab::{Finished, Ping, Pod, Signal, Snapshot, test};
 
 /// `tencrypt --help`: nothing runs in that namespace.
@@ -79,18 +79,28 @@ fn a_program_that_was_killed_leaves_the_namespace_closed_until_down() {
 fn a_name_that_comes_to_mean_another_namespace_while_up_starts_changes_nothing() {
     test("a_name_that_comes_to_mean_another_namespace_while_up_starts_changes_nothing", || {
         let cluster = Cluster::on_one_node();
-        let [name, pipe] = ["shop-a", "resolv.conf"].map(|name| cluster.directory.join(name));
-        symlink(cluster.a.netns().path(), &name).unwrap();
-        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let name = cluster.directory.join("shop-a");
         let before = [&cluster.a, &cluster.b].map(|pod| Snapshot::take(pod.netns()).unwrap());
-        // It has opened the namespace when it opens resolv.conf, and goes on when it has read that to its end.
-        let extra = format!("[dns]\ncapture = false\nresolv_conf = \"{}\"\n", pipe.display());
-        let running = cluster.start_named(&cluster.a, &name, &extra);
-        let mut writer = File::options().write(true).open(&pipe).unwrap();
-        fs::remove_file(&name).unwrap();
-        symlink(cluster.b.netns().path(), &name).unwrap();
-        writer.write_all(b"nameserver 172.30.0.53\n").unwrap();
-        drop(writer);
+        // It is held still as soon as it has opened the namespace, long before it changes anything there.
+        let mut running = (0..20)
+            .find_map(|_| {
+                point(&name, &cluster.a);
+                let mut running = cluster.start_named(&cluster.a, &name, "[dns]\ncapture = false\n");
+                while !has_open(&running, &cluster.a) {
+                    assert!(running.program.is_running(), "{}", running.log());
+                }
+                running.program.signal(Signal::Stop).unwrap();
+                let untouched = before[0].difference(&Snapshot::take(cluster.a.netns()).unwrap()).is_empty();
+                if !untouched {
+                    running.program.signal(Signal::Continue).unwrap();
+                    running.program.wait_ready(LIMIT).unwrap();
+                    assert_done(&cluster.down(&cluster.a));
+                }
+                untouched.then_some(running)
+            })
+            .expect("it is caught in time once");
+        point(&name, &cluster.b);
+        running.program.signal(Signal::Continue).unwrap();
         running.program.wait_ready(LIMIT).unwrap_or_else(|error| panic!("{error}\n{}", running.log()));
 
         // Device, rules and lock are where the name led when it was opened, and nothing is where it leads now.
@@ -102,6 +112,21 @@ fn a_name_that_comes_to_mean_another_namespace_while_up_starts_changes_nothing()
         assert_done(&cluster.down(&cluster.a));
         assert_as_it_was(&cluster.a, &before[0]);
     });
+}
+
+/// Has this name lead to the pod's namespace.
+fn point(name: &Path, pod: &Pod) {
+    let _ = fs::remove_file(name);
+    symlink(pod.netns().path(), name).unwrap();
+}
+
+/// Returns true if the program has the pod's namespace among its descriptors.
+fn has_open(running: &Running, pod: &Pod) -> bool {
+    let namespace = format!("net:[{}]", fs::metadata(pod.netns().path()).unwrap().ino());
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", running.program.id())).into_iter().flatten();
+    descriptors
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .any(|target| target.as_os_str() == namespace.as_str())
 }
 
 fn closed_until_down(signal: Signal) {

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::thread::CapabilitySet;
 use serde_json::Value;
 use support::{CANARY, Cluster, LIMIT, Running};
 use tencrypt_lab::{Binding, Pod, Snapshot, send_bound, test};
@@ -192,6 +193,36 @@ fn it_runs_where_settings_are_read_only_and_relaxes_a_strict_rp_filter_and_puts_
         thread::sleep(6 * SECOND);
         let status = a.status();
         assert_eq!(restored(&a, "device"), 0, "settings that cannot be written are no change: {status}");
+        assert!(cluster.down(&cluster.a).status.success());
+        let changes = before.difference(&Snapshot::take(cluster.a.netns()).unwrap());
+        assert!(changes.is_empty(), "the namespace is not as it was:\n{}", changes.join("\n"));
+    });
+}
+
+/// The capabilities of a container that is not privileged and protects the pods of its node, `/proc/sys` being read-only in it.
+#[test]
+fn it_runs_with_the_capabilities_of_a_container_that_is_not_privileged() {
+    test("it_runs_with_the_capabilities_of_a_container_that_is_not_privileged", || {
+        let cluster = Cluster::on_one_node();
+        let probe = cluster.probe();
+        cluster.control(&probe, cluster.b.addresses());
+        make_settings_read_only();
+        let before = Snapshot::take(cluster.a.netns()).unwrap();
+        support::leave_to_programs(
+            CapabilitySet::SYS_ADMIN
+                | CapabilitySet::NET_ADMIN
+                | CapabilitySet::NET_RAW
+                | CapabilitySet::SYS_PTRACE
+                | CapabilitySet::DAC_OVERRIDE,
+        );
+        let (a, b) = (cluster.up(&cluster.a, ""), cluster.up(&cluster.b, ""));
+        for to in cluster.b.addresses() {
+            cluster.say_canary(to);
+        }
+        probe.assert_only_encrypted();
+        for running in [&a, &b] {
+            assert_eq!(running.status()["enforce"], true, "{}", running.log());
+        }
         assert!(cluster.down(&cluster.a).status.success());
         let changes = before.difference(&Snapshot::take(cluster.a.netns()).unwrap());
         assert!(changes.is_empty(), "the namespace is not as it was:\n{}", changes.join("\n"));

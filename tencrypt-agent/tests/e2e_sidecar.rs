@@ -89,6 +89,29 @@ fn redirects_of_all_that_a_pod_sends_and_gets_do_not_catch_the_program() {
 }
 
 #[test]
+fn redirects_that_come_while_the_program_runs_do_not_catch_it() {
+    test("redirects_that_come_while_the_program_runs_do_not_catch_it", || {
+        let cluster = Cluster::on_one_node();
+        let probe = cluster.probe();
+        cluster.control(&probe, cluster.b.addresses());
+        let [a, b] = [&cluster.a, &cluster.b].map(|pod| cluster.up(pod, ""));
+        probe.reset();
+        cluster.b.addresses().into_iter().for_each(|to| cluster.say_canary(to));
+        cluster.a.redirect(Side::Out, UDP, None, NOBODY).unwrap();
+        cluster.b.redirect(Side::In, UDP, None, NOBODY).unwrap();
+        cluster.b.addresses().into_iter().for_each(|to| cluster.say_canary(to));
+        // New handshakes as well as sessions of before.
+        b.stop();
+        let _b = cluster.up(&cluster.b, "");
+        cluster.b.addresses().into_iter().for_each(|to| cluster.say_canary(to));
+        a.stop();
+        let _a = cluster.up(&cluster.a, "");
+        cluster.b.addresses().into_iter().for_each(|to| cluster.say_canary(to));
+        probe.assert_only_encrypted();
+    });
+}
+
+#[test]
 fn a_gateway_without_a_device_leads_nothing_into_the_tunnel_that_is_its_own() {
     test("a_gateway_without_a_device_leads_nothing_into_the_tunnel_that_is_its_own", || {
         let cluster = Cluster::on_one_node();

@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::thread::{CapabilitySet, capability_is_in_bounding_set, remove_capability_from_bounding_set};
+use rustix::thread::CapabilitySet;
 use support::{CANARY, Cluster, HTTP, LIMIT, PROGRAM, PROTECTED};
 use tencrypt_lab as lab;
 use tencrypt_lab::{Binding, Finished, Pod, Signal, Snapshot};
@@ -251,13 +251,7 @@ fn up_arguments(run: &Path, netns: &OsString, config: &OsString) -> [OsString; 7
 /// Runs `command` as the user that the test is, with `rights` for its only capabilities.
 fn with_only(rights: CapabilitySet, mut command: Command) -> Output {
     let run = move || {
-        // What execve(2) gives to uid 0 is what the thread's bounding set has (capabilities(7)).
-        for number in 0..u64::BITS {
-            let capability = CapabilitySet::from_bits_retain(1 << number);
-            if !rights.contains(capability) && capability_is_in_bounding_set(capability) == Ok(true) {
-                remove_capability_from_bounding_set(capability).unwrap();
-            }
-        }
+        support::leave_to_programs(rights);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let end = Instant::now() + LIMIT;
         while child.try_wait().unwrap().is_none() && Instant::now() < end {

@@ -15,6 +15,7 @@ use crate::netlink::{Netlink, Request};
 const TABLE: &str = "lab-services";
 const SERVICES: &str = "services";
 const RETURN_PATH: &str = "return-path";
+const INPUT: &str = "input";
 
 /// The packets to a service address that are forwarded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,25 +116,38 @@ pub(crate) fn redirect(side: Side, protocol: u8, port: Option<u16>, to: u16) -> 
 
 /// Drops what comes in and is of no connection that this namespace began, but for loopback and ICMPv6.
 pub(crate) fn firewall() -> Result<()> {
-    const INPUT: &str = "input";
     const NFTA_CHAIN_POLICY: u16 = 5;
-    const NFTA_CHAIN_TYPE: u16 = 7;
     for family in [Family::V4, Family::V6] {
         let chain = family
-            .message(NFT_MSG_NEWCHAIN, NEW)
-            .text(1, TABLE)
-            .text(3, INPUT)
-            .nest(4, |inner| {
-                inner.attr(1, &(libc::NF_INET_LOCAL_IN as u32).to_be_bytes()).attr(2, &0_i32.to_be_bytes())
-            })
-            .attr(NFTA_CHAIN_POLICY, &(libc::NF_DROP as u32).to_be_bytes())
-            .text(NFTA_CHAIN_TYPE, "filter");
+            .filter(INPUT, libc::NF_INET_LOCAL_IN as u32, libc::NF_IP_PRI_FILTER)
+            .attr(NFTA_CHAIN_POLICY, &(libc::NF_DROP as u32).to_be_bytes());
         commit(&[
             family.message(NFT_MSG_NEWTABLE, NEW).text(1, TABLE),
             chain,
             Rule::new(family, INPUT).established().accept().request(),
             Rule::new(family, INPUT).on_loopback().accept().request(),
             Rule::new(family, INPUT).protocol(libc::IPPROTO_ICMPV6 as u8).accept().request(),
+        ])?;
+    }
+    Ok(())
+}
+
+/// Has the firewall accept what comes in for this port.
+pub(crate) fn let_in(protocol: u8, port: u16) -> Result<()> {
+    commit(
+        &[Family::V4, Family::V6]
+            .map(|family| Rule::new(family, INPUT).port(protocol, port).accept().request()),
+    )
+}
+
+/// Drops what comes in at a device, before it is known to be for this namespace.
+pub(crate) fn drop_at(device: &str) -> Result<()> {
+    const DROPPED: &str = "dropped";
+    for family in [Family::V4, Family::V6] {
+        commit(&[
+            family.message(NFT_MSG_NEWTABLE, NEW).text(1, TABLE),
+            family.filter(DROPPED, libc::NF_INET_PRE_ROUTING as u32, libc::NF_IP_PRI_MANGLE),
+            Rule::new(family, DROPPED).at_device(device).drop().request(),
         ])?;
     }
     Ok(())
@@ -182,12 +196,20 @@ impl Family {
     }
 
     fn chain(self, name: &str, hook: u32, priority: i32) -> Request {
+        self.chain_of("nat", name, hook, priority)
+    }
+
+    fn filter(self, name: &str, hook: u32, priority: i32) -> Request {
+        self.chain_of("filter", name, hook, priority)
+    }
+
+    fn chain_of(self, kind: &str, name: &str, hook: u32, priority: i32) -> Request {
         const NFTA_CHAIN_TYPE: u16 = 7;
         self.message(NFT_MSG_NEWCHAIN, NEW)
             .text(1, TABLE)
             .text(3, name)
             .nest(4, |inner| inner.attr(1, &hook.to_be_bytes()).attr(2, &priority.to_be_bytes()))
-            .text(NFTA_CHAIN_TYPE, "nat")
+            .text(NFTA_CHAIN_TYPE, kind)
     }
 }
 
@@ -282,11 +304,26 @@ impl Rule {
             .compare(1, &0u32.to_ne_bytes())
     }
 
+    fn at_device(self, name: &str) -> Self {
+        const NFT_META_IIFNAME: u32 = 6;
+        let mut padded = name.as_bytes().to_vec();
+        padded.resize(libc::IFNAMSIZ, 0);
+        self.meta(NFT_META_IIFNAME).compare(0, &padded)
+    }
+
     fn accept(self) -> Self {
-        let accept = (libc::NF_ACCEPT as u32).to_be_bytes();
+        self.verdict(libc::NF_ACCEPT)
+    }
+
+    fn drop(self) -> Self {
+        self.verdict(libc::NF_DROP)
+    }
+
+    fn verdict(self, code: i32) -> Self {
+        let code = (code as u32).to_be_bytes();
         // Register 0 is the verdict's; data attribute 2 is a verdict, whose attribute 1 is its code.
         self.with("immediate", |e| {
-            e.attr(1, &0u32.to_be_bytes()).nest(2, |data| data.nest(2, |verdict| verdict.attr(1, &accept)))
+            e.attr(1, &0u32.to_be_bytes()).nest(2, |data| data.nest(2, |verdict| verdict.attr(1, &code)))
         })
     }
 

@@ -299,6 +299,22 @@ impl Pod {
         self.netns.run(nat::firewall)
     }
 
+    /// Has the pod's [`firewall`](Self::firewall) accept what comes in for this port, at any device.
+    ///
+    /// # Errors
+    /// [`Error::Os`](crate::Error::Os) if there is no firewall.
+    pub fn let_in(&self, protocol: u8, port: u16) -> Result<()> {
+        self.netns.run(|| nat::let_in(protocol, port))
+    }
+
+    /// Drops what comes into the pod at a device, long before a firewall would.
+    ///
+    /// # Errors
+    /// [`Error::Os`](crate::Error::Os) if the kernel refuses.
+    pub fn drop_at(&self, device: &str) -> Result<()> {
+        self.netns.run(|| nat::drop_at(device))
+    }
+
     /// Replaces the default route of the gateway's family by one that names the gateway alone, and no device.
     ///
     /// # Errors

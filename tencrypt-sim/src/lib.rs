@@ -20,7 +20,7 @@ pub use liar::{Heard, Liar};
 pub use liar_host::{LiarHost, Wired};
 pub use model::{Model, Violation};
 pub use network::Weather;
-pub use packets::{Endpoint, echo_request, read_udp, udp};
+pub use packets::{Endpoint, echo_request, read_udp, tcp, udp};
 pub use pod::{PodId, PodOptions};
 pub use random::Random;
 pub use tenant::Tenant;

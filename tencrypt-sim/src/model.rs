@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, time::Instant};
 
-use crate::{packets::read_udp, pod::PodId};
+use crate::{packets::read, pod::PodId};
 
 /// A packet as it was sent.
 #[derive(Debug, Clone)]
@@ -73,7 +73,7 @@ impl Model {
         leads: impl Fn(IpAddr, IpAddr) -> bool,
         bytes: &[u8],
     ) {
-        let Some((source, destination, payload)) = read_udp(bytes) else {
+        let Some((source, destination, payload)) = read(bytes) else {
             self.violations.push(Violation::Invented(at));
             return;
         };
@@ -96,7 +96,7 @@ impl Model {
         sent.came_out = Some((at, source.0, destination.0));
         // The destination may have been a VIP that the receiver turned into its own address, and the source have become
         // the VIP that the packet answers.
-        let before = read_udp(&sent.bytes);
+        let before = read(&sent.bytes);
         let same = before.is_some_and(|(from, to, before)| {
             (from.0 == source.0 || leads(source.0, from.0))
                 && (from.1, to.1) == (source.1, destination.1)

@@ -16,7 +16,7 @@ use crate::{
     liar_host::Wired,
     model::Model,
     network::{Datagram, Network, Weather},
-    packets::{Endpoint, read_udp, udp},
+    packets::{Endpoint, read, tcp, udp},
     pod::{PodId, PodOptions},
     random::Random,
     tenant::Tenant,
@@ -224,6 +224,28 @@ impl World {
 
     /// The same between any two ports: the kernel sends each flow through one lane.
     pub fn send_flow(&mut self, from: PodId, source: Endpoint, to: Endpoint, payload: usize) -> u64 {
+        self.send_packet(from, to.0, payload, |content| udp(source, to, content))
+    }
+
+    /// The same as a TCP segment with these flags.
+    pub fn send_segment(
+        &mut self,
+        from: PodId,
+        source: Endpoint,
+        to: Endpoint,
+        flags: u8,
+        payload: usize,
+    ) -> u64 {
+        self.send_packet(from, to.0, payload, |content| tcp(source, to, flags, content))
+    }
+
+    fn send_packet(
+        &mut self,
+        from: PodId,
+        to: IpAddr,
+        payload: usize,
+        packet: impl FnOnce(&[u8]) -> Vec<u8>,
+    ) -> u64 {
         self.numbered += 1;
         let number = self.numbered;
         let mut content = number.to_be_bytes().to_vec();
@@ -231,12 +253,12 @@ impl World {
         while content.len() < payload {
             content.push(self.random.bits() as u8);
         }
-        let mut packet = udp(source, to, &content);
-        let homes = match self.network.backends(to.0) {
-            [] => self.homes.get(&to.0).copied().into_iter().collect(),
+        let mut packet = packet(&content);
+        let homes = match self.network.backends(to) {
+            [] => self.homes.get(&to).copied().into_iter().collect(),
             backends => backends.iter().filter_map(|backend| self.homes.get(backend).copied()).collect(),
         };
-        self.model.send(number, from, homes, to.0, packet.clone());
+        self.model.send(number, from, homes, to, packet.clone());
         self.outbound(from, &mut packet);
         number
     }
@@ -402,7 +424,7 @@ impl World {
     fn outbound(&mut self, id: PodId, packet: &mut [u8]) {
         let mut outbox = DatagramQueue::new(ROOM);
         let now = self.now;
-        let lane = read_udp(packet).map_or(0, |(from, to, _)| self.lane_of(id, from, to));
+        let lane = read(packet).map_or(0, |(from, to, _)| self.lane_of(id, from, to));
         let pod = &mut self.pods[id.0];
         let outcome = pod.tunnels[lane].handle_packet(
             &mut TunPacket::new(VnetHdr::default(), packet),

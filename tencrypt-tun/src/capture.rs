@@ -12,15 +12,17 @@ use tencrypt::IpNet;
 
 use crate::{
     addresses,
+    counting::Counting,
     device::{DeviceError, DeviceOffload, TunDevice, TunOptions},
-    enforce::{Counters, Enforcement, Saved, Singles},
+    enforce::{Enforcement, Saved, Singles},
     error::{At as _, CaptureError, Occupied, Step},
     link,
     name::InterfaceName,
-    nat::Ports,
+    nat::{Found, Ports, Synced},
     neighbours,
     netlink::Netlink,
     netns::NetNs,
+    others::Others,
     plan::CapturePlan,
     routing::{self, Kind, Purpose, Route, Via},
     rules::{self, Rules},
@@ -92,8 +94,9 @@ pub struct Capture {
     pub(crate) saved: Saved,
     /// The table as it was installed; none: it has to be installed anew.
     pub(crate) table: Option<TableState>,
-    /// Of tables that were replaced, and of this one as it was read last.
-    counted: [Counters; 2],
+    pub(crate) counting: Counting,
+    /// True if somebody else has chains that may drop what comes in.
+    pub(crate) is_filtered: bool,
     /// The routes of the table as they were wanted last, and the device's size.
     pub(crate) routed: BTreeSet<Route>,
     pub(crate) sized: u32,
@@ -153,7 +156,8 @@ impl Capture {
             proven: BTreeSet::new(),
             saved: Saved { interface, rp_filter: None },
             table: None,
-            counted: Default::default(),
+            counting: Counting::default(),
+            is_filtered: false,
             routed: BTreeSet::new(),
             sized: 0,
             copied: None,
@@ -180,6 +184,7 @@ impl Capture {
         let strict = sysctl::strict_rp_filter(interface).at(Step::ReversePathFilter, interface)?;
         let before = remains.filter(|saved| saved.interface == interface).and_then(|saved| saved.rp_filter);
         self.saved.rp_filter = before.or(strict);
+        let others = self.look_at_others()?;
         self.install_table()?;
         if strict.is_some() {
             self.relax_rp_filter()?;
@@ -191,7 +196,7 @@ impl Capture {
         self.configure()?;
         self.sync_routes()?;
         self.sync_addresses()?;
-        self.sync_nat()?;
+        self.sync_nat(others.nat)?;
         let rules = Rules::read(&mut self.netlink).at(Step::Rule, interface)?;
         for repair in rules.repairs() {
             rules::put(&mut self.netlink, repair).at(Step::Rule, interface)?;
@@ -202,6 +207,11 @@ impl Capture {
 
     /// Installs the table, or installs it anew without a moment in between.
     pub(crate) fn install_table(&mut self) -> Result<(), CaptureError> {
+        let is_new = self.table.is_none();
+        if !is_new {
+            // What cannot be read is lost with the table.
+            let _ = self.read_counters();
+        }
         let exempt = self.plan.exempt_with(&self.underlay.gateways);
         let plan = &self.plan;
         let policy = Policy {
@@ -210,22 +220,15 @@ impl Capture {
             port: plan.port,
             lanes: self.devices.len() as u8,
             unknown: plan.unknown,
+            is_filtered: self.is_filtered,
         };
         let nameservers = plan.nameserver_prefixes();
         let prefixes = plan.prefixes(&exempt, &nameservers);
         let singles = Singles { leased: &self.external, proven: &self.proven };
         let enforced = plan.enforce.then_some((&policy, &prefixes, singles));
-        let is_new = self.table.is_none();
-        if let Some(now) = self.nft.counters().ok().filter(|_| !is_new) {
-            self.counted[1] = now;
-        }
         let (features, table) = self.nft.install(&self.saved, enforced).at(Step::Chains, plan.interface)?;
         self.table = Some(table);
-        let [before, last] = &mut self.counted;
-        before.plain_in += last.plain_in;
-        before.leak += last.leak;
-        before.looped += last.looped;
-        *last = Counters::default();
+        self.counting.begin_anew();
         if is_new && !(features.socket && features.fib) {
             tracing::warn!(?features, "the kernel lacks parts of nftables; enforcement is coarser");
         }
@@ -303,27 +306,6 @@ impl Capture {
     #[must_use]
     pub fn ipv6(&self) -> bool {
         self.underlay.mtu.ipv6().is_some() && self.underlay.source(false).is_some() && self.deferred == 0
-    }
-
-    /// Packets the chains have dropped; zero without enforcement.
-    ///
-    /// # Errors
-    /// [`CaptureError`] at [`Step::Counters`].
-    pub fn counters(&mut self) -> Result<Counters, CaptureError> {
-        if !self.plan.enforce {
-            return Ok(Counters::default());
-        }
-        match self.nft.counters() {
-            // Somebody has removed the table; it is put back, and then counts on.
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-            now => self.counted[1] = now.at(Step::Counters, self.plan.interface)?,
-        }
-        let [before, now] = self.counted;
-        Ok(Counters {
-            plain_in: before.plain_in + now.plain_in,
-            leak: before.leak + now.leak,
-            looped: before.looped + now.looped,
-        })
     }
 
     /// Returns the addresses of the sockets with which the capture changes routes and rules, and nftables, for
@@ -442,10 +424,23 @@ impl Capture {
     }
 
     /// Keeps the tunnel's own packets out of the address translation of others in the namespace.
-    pub(crate) fn sync_nat(&mut self) -> Result<bool, CaptureError> {
+    pub(crate) fn sync_nat(&mut self, found: Found) -> Result<Synced, CaptureError> {
         let ports = Ports { first: self.plan.port, count: self.devices.len() as u8 };
+        self.nft.sync_nat(found, ports).at(Step::Chains, self.plan.interface)
+    }
+
+    /// Looks at the chains of others. Where there are some now that may drop what comes in, or are none any more, the table
+    /// has to be installed anew.
+    pub(crate) fn look_at_others(&mut self) -> Result<Others, CaptureError> {
         let nft = &mut self.nft;
-        self.namespace.within(|| nft.sync_nat(ports))?.at(Step::Chains, self.plan.interface)
+        let others = self.namespace.within(|| nft.others())?.at(Step::Chains, self.plan.interface)?;
+        if others.filter != self.is_filtered {
+            if self.plan.enforce && self.table.take().is_some() {
+                let _ = self.read_counters();
+            }
+            self.is_filtered = others.filter;
+        }
+        Ok(others)
     }
 
     /// Drops what was sent before the capture stood and waits for a neighbour.

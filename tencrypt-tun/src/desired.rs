@@ -11,6 +11,7 @@ use crate::{
     name::InterfaceName,
     routing::Route,
     rules::{RuleFault, RuleRepair, Rules},
+    table::TABLE,
     table_state::{Content, TableFault, TableState},
 };
 
@@ -147,7 +148,7 @@ impl Desired<'_> {
         if let Some(seen) = &seen.table {
             let fault = match self.table {
                 Some(table) => table.fault(&self.contents, seen.as_ref()),
-                None => Some(TableFault::Objects),
+                None => Some(TableFault::Objects(TABLE)),
             };
             repairs.extend(fault.map(Repair::Table));
         }

@@ -22,22 +22,21 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use tencrypt::IpNet;
 
 use crate::{
+    filtered::{self, Filtered, Kind},
     name::InterfaceName,
-    nat::{self, Ports},
+    nat::{self, Found, Ports, Synced},
     netlink::{BatchItem, Netlink},
     nft,
+    others::{self, Others},
     ranges::{Range, Ranges, paint},
     ruleset::{self, Features, Policy},
     stand_in::{STAND_IN, stand_in},
     table::{LEAK, LOOP, PLAIN_IN, Set, TABLE},
-    table_state::{Content, TableState, generation},
+    table_state::{Content, TableState},
 };
 
 /// Ranges in one message: an IPv6 range takes about 100 bytes and an attribute holds 65,535.
 const RANGES_A_MESSAGE: usize = 256;
-
-/// Times that a table is installed again since somebody else changed the ruleset at the same time.
-const ATTEMPTS: usize = 8;
 
 /// An element that is about to time out may be gone, or there still.
 const SOON: Duration = Duration::from_secs(1);
@@ -79,18 +78,22 @@ pub struct Counters {
     pub leak: u64,
     /// The tunnel's own packets that a route or rule of somebody else's led into its device.
     pub looped: u64,
+    /// Packets that others' chains have dropped on their way in.
+    pub filtered: Filtered,
 }
 
 /// A connection to nftables in one namespace.
 #[derive(Debug)]
 pub(crate) struct Enforcement {
     netlink: Netlink,
+    /// The table for address translation as it was installed; none: there is none.
+    nat: Option<TableState>,
 }
 
 impl Enforcement {
     /// Opens a connection in the calling thread's namespace.
     pub(crate) fn open() -> io::Result<Self> {
-        Ok(Self { netlink: Netlink::open(NETLINK_NETFILTER)? })
+        Ok(Self { netlink: Netlink::open(NETLINK_NETFILTER)?, nat: None })
     }
 
     /// Returns what an earlier table says is to be restored. Outer `None`: there is no table.
@@ -119,7 +122,7 @@ impl Enforcement {
 
     /// Reads the table as it is; nothing where there is none.
     pub(crate) fn state(&mut self) -> io::Result<Option<TableState>> {
-        TableState::read(&mut self.netlink).map(|(_, state)| state)
+        TableState::read(&mut self.netlink, TABLE, &Set::ALL).map(|(_, state)| state)
     }
 
     /// Puts the table in place, replacing an earlier one without a moment in between. Without a `policy` the table
@@ -130,53 +133,14 @@ impl Enforcement {
         policy: Option<(&Policy, &Prefixes<'_>, Singles<'_>)>,
     ) -> io::Result<(Features, TableState)> {
         if policy.is_some() && self.saved()?.is_some() {
-            self.of_best_features(|features| stand_in(table_items(saved, policy, features)))?;
+            of_best_features(&mut self.netlink, |features| stand_in(table_items(saved, policy, features)))?;
         }
-        let installed = self.replace(saved, policy);
+        let installed = TableState::after(&mut self.netlink, (TABLE, &Set::ALL), |netlink| {
+            of_best_features(netlink, |features| table_items(saved, policy, features))
+        });
         // One that was left by a program that died meanwhile goes too.
         self.remove_stand_in()?;
         installed
-    }
-
-    fn replace(
-        &mut self,
-        saved: &Saved,
-        policy: Option<(&Policy, &Prefixes<'_>, Singles<'_>)>,
-    ) -> io::Result<(Features, TableState)> {
-        for _ in 0..ATTEMPTS {
-            let (before, features) = self.install_once(saved, policy)?;
-            let (after, state) = TableState::read(&mut self.netlink)?;
-            if let Some(state) = state.filter(|_| after == next_generation(before)) {
-                return Ok((features, state));
-            }
-        }
-        Err(io::Error::from(io::ErrorKind::Interrupted))
-    }
-
-    fn install_once(
-        &mut self,
-        saved: &Saved,
-        policy: Option<(&Policy, &Prefixes<'_>, Singles<'_>)>,
-    ) -> io::Result<(u32, Features)> {
-        self.of_best_features(|features| table_items(saved, policy, features))
-    }
-
-    /// Makes a table of as many features as the kernel has; returns the generation before, and the features.
-    fn of_best_features(
-        &mut self,
-        items: impl Fn(Features) -> Vec<BatchItem<NetfilterMessage>>,
-    ) -> io::Result<(u32, Features)> {
-        let mut result = Err(io::Error::from_raw_os_error(libc::ENOENT));
-        for features in Features::FROM_BEST {
-            let before = generation(&mut self.netlink)?;
-            result = self.netlink.batch(items(features)).map(|()| (before, features));
-            // A missing expression is ENOENT (nft_expr_type_get); so is nothing else in a batch that makes its own
-            // table, sets and counters.
-            if !matches!(&result, Err(error) if error.raw_os_error() == Some(libc::ENOENT)) {
-                break;
-            }
-        }
-        result
     }
 
     fn remove_stand_in(&mut self) -> io::Result<bool> {
@@ -184,13 +148,17 @@ impl Enforcement {
         absent_is_false(self.netlink.batch(vec![item(delete, 0)]))
     }
 
-    /// Keeps the tunnel's own packets out of the address translation of others. It must be called on a thread in the
-    /// namespace.
-    pub(crate) fn sync_nat(&mut self, ports: Ports) -> io::Result<bool> {
-        match nat::sync(&mut self.netlink, ports, true) {
+    /// Looks at what others have. It must be called on a thread in the namespace.
+    pub(crate) fn others(&mut self) -> io::Result<Others> {
+        others::look(&mut self.netlink)
+    }
+
+    /// Keeps the tunnel's own packets out of the address translation of others.
+    pub(crate) fn sync_nat(&mut self, found: Found, ports: Ports) -> io::Result<Synced> {
+        match nat::sync(&mut self.netlink, found, ports, true, &mut self.nat) {
             // No `socket` expression, or no NAT in this family: by ports, or not at all.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-                nat::sync(&mut self.netlink, ports, false)
+                nat::sync(&mut self.netlink, found, ports, false, &mut self.nat)
             }
             result => result,
         }
@@ -236,7 +204,20 @@ impl Enforcement {
             plain_in: self.counter(PLAIN_IN)?,
             leak: self.counter(LEAK)?,
             looped: self.counter(LOOP)?,
+            filtered: Filtered::default(),
         })
+    }
+
+    /// Reads how many packets of each kind are missing behind the chains of others. Those that came in are read first: what
+    /// comes while this reads makes the difference smaller, never larger.
+    pub(crate) fn missing(&mut self) -> io::Result<[u64; Kind::ALL.len()]> {
+        let [mut before, mut behind] = [[0; Kind::ALL.len()]; 2];
+        for (end, counts) in [&mut before, &mut behind].into_iter().enumerate() {
+            for (count, kind) in counts.iter_mut().zip(Kind::ALL) {
+                *count = self.counter(kind.counters()[end])?;
+            }
+        }
+        Ok(std::array::from_fn(|kind| before[kind].saturating_sub(behind[kind])))
     }
 
     fn counter(&mut self, name: &str) -> io::Result<u64> {
@@ -275,6 +256,23 @@ impl Saved {
     }
 }
 
+/// Makes a table of as many features as the kernel has, and returns these.
+fn of_best_features(
+    netlink: &mut Netlink,
+    items: impl Fn(Features) -> Vec<BatchItem<NetfilterMessage>>,
+) -> io::Result<Features> {
+    let mut result = Err(io::Error::from_raw_os_error(libc::ENOENT));
+    for features in Features::FROM_BEST {
+        result = netlink.batch(items(features)).map(|()| features);
+        // A missing expression is ENOENT (nft_expr_type_get); so is nothing else in a batch that makes its own table, sets
+        // and counters.
+        if !matches!(&result, Err(error) if error.raw_os_error() == Some(libc::ENOENT)) {
+            break;
+        }
+    }
+    result
+}
+
 /// The batch that makes the table.
 fn table_items(
     saved: &Saved,
@@ -288,7 +286,8 @@ fn table_items(
         item(NfTablesMessage::NewTable(nft::table(TABLE, Some(saved.encode()))), NLM_F_CREATE),
     ];
     let Some((policy, prefixes, singles)) = policy else { return items };
-    for name in [PLAIN_IN, LEAK, LOOP] {
+    let filtered = Kind::ALL.iter().filter(|_| policy.is_filtered).flat_map(|kind| kind.counters());
+    for name in [PLAIN_IN, LEAK, LOOP].into_iter().chain(filtered) {
         items.push(item(nft::counter(TABLE, name), NLM_F_CREATE));
     }
     let mut id = 0;
@@ -303,9 +302,11 @@ fn table_items(
         items.extend(element_items(set, &ranges));
         items.extend(single_items(set, &ranges, singles));
     }
+    let filtered = policy.is_filtered.then(|| filtered::chains(policy));
     items.extend(
         ruleset::chains(policy, features)
             .into_iter()
+            .chain(filtered.into_iter().flatten())
             .map(|message| item(message, NLM_F_CREATE | NLM_F_APPEND)),
     );
     items
@@ -347,11 +348,6 @@ fn single_items(set: Set, ranges: &Ranges, singles: Singles<'_>) -> Vec<BatchIte
             .collect(),
         _ => Vec::new(),
     }
-}
-
-/// The number after a generation's: 0 is left out (`nf_tables_commit`).
-fn next_generation(generation: u32) -> u32 {
-    generation.wrapping_add(1).max(1)
 }
 
 /// Elements that the sets of a table with these ranges have to have, and may have.

@@ -5,18 +5,19 @@
 //! are. Not `notrack`: a firewall of the pod that lets established connections pass would no longer know them. A NAT chain
 //! switches connection tracking on, so there are none where nobody else has one.
 
-use std::{fs, io};
+use std::{collections::BTreeMap, io};
 
 use netlink_packet_core::{NLA_F_NESTED, NLM_F_APPEND, NLM_F_CREATE, NlasIterator};
 use netlink_packet_netfilter::{
     NetfilterMessage,
-    nftables::{ChainAttribute, ChainMessage, InetHookNumber, MetaKey, NfTablesMessage},
+    nftables::{InetHookNumber, MetaKey, NfTablesMessage},
 };
 
 use crate::{
     MARK,
     netlink::{BatchItem, Netlink},
     nft::{self, Base, ChainType, Expression, Nat, chain_of, equal, meta, nat, payload, rule, socket_mark},
+    table_state::{TableFault, TableState},
 };
 
 /// The table's name; its family is `inet`.
@@ -26,9 +27,6 @@ pub(crate) const TABLE: &str = "tencrypt_nat";
 /// (`nf_tables_api.c`).
 const PRIORITY_DESTINATION: i32 = -150;
 const PRIORITY_SOURCE: i32 = 50;
-
-/// Tables of iptables-legacy in the namespace of the thread that reads them.
-const LEGACY: [&str; 2] = ["/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names"];
 
 /// Family, place and length of the addresses in a header (RFC 791, RFC 8200).
 const FAMILIES: [(u8, u32, u32, u32); 2] = [(2, 12, 16, 4), (10, 8, 24, 16)];
@@ -55,37 +53,64 @@ pub(crate) struct Ports {
     pub(crate) count: u8,
 }
 
-/// Chains that a look at the tables of the namespace found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Found {
-    /// Somebody else's NAT chain.
-    foreign: bool,
-    /// Chains of [`TABLE`].
-    own: usize,
+/// NAT chains in the namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// Somebody else's.
+    pub(crate) foreign: bool,
+    /// One of [`TABLE`].
+    pub(crate) own: bool,
 }
 
-/// Brings the chains in line with what others have. Returns true if anything had to be changed. It must be called on a thread
-/// in the namespace.
-pub(crate) fn sync(nft: &mut Netlink, ports: Ports, has_socket: bool) -> io::Result<bool> {
-    let found = look(nft)?;
-    let wanted = chains(ports, has_socket);
-    let chain_count = wanted.iter().filter(|message| matches!(message, NfTablesMessage::NewChain(_))).count();
+/// Work that was needed to bring the chains in line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Synced {
+    Nothing,
+    /// What others have has changed.
+    Followed,
+    /// Somebody had changed the table itself.
+    Restored(TableFault),
+}
+
+/// Brings the chains in line with what others have; `installed` is the table as it was installed last.
+pub(crate) fn sync(
+    nft: &mut Netlink,
+    found: Found,
+    ports: Ports,
+    has_socket: bool,
+    installed: &mut Option<TableState>,
+) -> io::Result<Synced> {
     if !found.foreign {
-        return if found.own == 0 { Ok(false) } else { remove(nft) };
+        *installed = None;
+        return Ok(if found.own && remove(nft)? { Synced::Followed } else { Synced::Nothing });
     }
-    if found.own == chain_count {
-        return Ok(false);
+    let mut fault = None;
+    if let Some(table) = installed {
+        let (_, seen) = TableState::read(nft, TABLE, &[])?;
+        fault = table.fault(&BTreeMap::new(), seen.as_ref());
+        if fault.is_none() {
+            return Ok(Synced::Nothing);
+        }
     }
+    let install = |nft: &mut Netlink| nft.batch(items(ports, has_socket));
+    let ((), table) = TableState::after(nft, (TABLE, &[]), install)?;
+    forget(nft, ports)?;
+    *installed = Some(table);
+    Ok(fault.map_or(Synced::Followed, Synced::Restored))
+}
+
+/// The batch that makes the table.
+fn items(ports: Ports, has_socket: bool) -> Vec<BatchItem<NetfilterMessage>> {
     let mut items = vec![
         // Deleting needs a table to delete.
         item(NfTablesMessage::NewTable(nft::table(TABLE, None)), NLM_F_CREATE),
         item(NfTablesMessage::DeleteTable(nft::table(TABLE, None)), 0),
         item(NfTablesMessage::NewTable(nft::table(TABLE, None)), NLM_F_CREATE),
     ];
-    items.extend(wanted.into_iter().map(|message| item(message, NLM_F_CREATE | NLM_F_APPEND)));
-    nft.batch(items)?;
-    forget(nft, ports)?;
-    Ok(true)
+    items.extend(
+        chains(ports, has_socket).into_iter().map(|message| item(message, NLM_F_CREATE | NLM_F_APPEND)),
+    );
+    items
 }
 
 /// Removes the chains; false: there were none.
@@ -99,28 +124,6 @@ pub(crate) fn remove(nft: &mut Netlink) -> io::Result<bool> {
 
 fn item(message: NfTablesMessage, flags: u16) -> BatchItem<NetfilterMessage> {
     BatchItem { message: nft::inet(message), flags }
-}
-
-fn look(nft: &mut Netlink) -> io::Result<Found> {
-    let mut found = Found { foreign: has_legacy_nat(), own: 0 };
-    let query = NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() });
-    for chain in nft.dump(nft::any_family(query))?.into_iter().filter_map(nft::inner) {
-        let NfTablesMessage::NewChain(chain) = chain else { continue };
-        let is = |wanted: &ChainAttribute| chain.attributes.contains(wanted);
-        if is(&ChainAttribute::Table(TABLE.to_owned())) {
-            found.own += 1;
-        } else {
-            found.foreign |= is(&ChainAttribute::Type("nat".to_owned()));
-        }
-    }
-    Ok(found)
-}
-
-/// Tells if iptables-legacy has its NAT table here. The files are not there without it.
-fn has_legacy_nat() -> bool {
-    LEGACY
-        .iter()
-        .any(|path| fs::read_to_string(path).is_ok_and(|tables| tables.lines().any(|table| table == "nat")))
 }
 
 /// The chains with their rules, in order.

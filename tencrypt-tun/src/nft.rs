@@ -279,6 +279,11 @@ pub(crate) fn at_most(data: &[u8]) -> Expression {
     compare(Operator::LessThanEqual, data)
 }
 
+/// Goes on where register 1 is not below `data`, both being big-endian numbers.
+pub(crate) fn at_least(data: &[u8]) -> Expression {
+    compare(Operator::GreatherThanEqual, data)
+}
+
 /// Goes on where register 1 lies in the set.
 pub(crate) fn in_set(name: &str) -> Expression {
     Expressions::Lookup(vec![Lookup::Set(name.to_owned()), Lookup::SourceRegister(Register::Reg1)]).into()

@@ -8,6 +8,8 @@ use crate::{
     enforce::{Singles, contents},
     error::{At as _, CaptureError, Step},
     monitor::Change,
+    nat::Synced,
+    others::Others,
     routing,
     rules::{self, Rules},
     sysctl,
@@ -94,14 +96,13 @@ impl Capture {
             }
             Refreshed::Present { changed: false } => {}
         }
+        let others = parts.contains(&Part::Chains).then(|| self.look_at_others());
         changed |= self.put_back(&parts);
         if parts.contains(&Part::Device) {
             changed |= self.put_back_addresses();
         }
-        if parts.contains(&Part::Chains)
-            && let Err(error) = self.sync_nat()
-        {
-            self.standing.failed(Part::Chains, said(&error), Instant::now());
+        if let Some(others) = others {
+            changed |= self.put_back_nat(others);
         }
         if self.closed != self.standing.has_problem() {
             self.closed = !self.closed;
@@ -210,6 +211,25 @@ impl Capture {
             }
             Err(error) => {
                 self.standing.failed(Part::Device, said(&error), now);
+                true
+            }
+        }
+    }
+
+    /// Brings the chains for address translation in line with those of others. Returns true if somebody had changed them.
+    fn put_back_nat(&mut self, others: Result<Others, CaptureError>) -> bool {
+        let now = Instant::now();
+        if self.standing.is_pausing(Part::Chains, now) {
+            return false;
+        }
+        match others.and_then(|others| self.sync_nat(others.nat)) {
+            Ok(Synced::Nothing | Synced::Followed) => false,
+            Ok(Synced::Restored(fault)) => {
+                self.standing.restored(Part::Chains, fault.to_string(), now);
+                true
+            }
+            Err(error) => {
+                self.standing.failed(Part::Chains, said(&error), now);
                 true
             }
         }

@@ -24,7 +24,7 @@ const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
 
 const IGMP: u8 = 2;
-const UDP: u8 = 17;
+pub(crate) const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 
 /// ICMPv6 types: RFC 4443 (too big), RFC 2710 (MLD), RFC 4861 (neighbour discovery), RFC 3810 (MLDv2 report).
@@ -71,6 +71,8 @@ pub(crate) struct Policy {
     pub(crate) port: u16,
     pub(crate) lanes: u8,
     pub(crate) unknown: UnansweredPolicy,
+    /// True if somebody else has chains that may drop what comes in: then what they drop is counted.
+    pub(crate) is_filtered: bool,
 }
 
 /// Optional parts of nftables the kernel has.
@@ -183,7 +185,7 @@ fn outbound(policy: &Policy, features: Features) -> Vec<Vec<Expression>> {
 }
 
 /// Places of the addresses in a family's header (RFC 791, RFC 8200).
-struct Family {
+pub(crate) struct Family {
     nfproto: u8,
     source: u32,
     destination: u32,
@@ -192,7 +194,7 @@ struct Family {
 
 const V4: Family = Family { nfproto: NFPROTO_IPV4, source: 12, destination: 16, bytes: 4 };
 const V6: Family = Family { nfproto: NFPROTO_IPV6, source: 8, destination: 24, bytes: 16 };
-const FAMILIES: [&Family; 2] = [&V4, &V6];
+pub(crate) const FAMILIES: [&Family; 2] = [&V4, &V6];
 
 impl Family {
     fn only(&self) -> Vec<Expression> {
@@ -208,8 +210,39 @@ impl Family {
     }
 
     fn address_in(&self, offset: u32, set: Set, then: Vec<Expression>) -> Vec<Expression> {
+        [self.only(), self.among(offset, set), then].concat()
+    }
+
+    fn among(&self, offset: u32, set: Set) -> Vec<Expression> {
         let name = set.name(self.nfproto == NFPROTO_IPV4);
-        [self.only(), vec![payload(Base::Network, offset, self.bytes), in_set(name)], then].concat()
+        vec![payload(Base::Network, offset, self.bytes), in_set(name)]
+    }
+
+    /// The source of a packet of this family is in the set.
+    pub(crate) fn source_among(&self, set: Set) -> Vec<Expression> {
+        self.among(self.source, set)
+    }
+
+    /// The packet is of this family, no fragment, and has so many bytes at most.
+    pub(crate) fn whole_up_to(&self, bytes: u16) -> Vec<Expression> {
+        let steps = match self.nfproto {
+            // Total length; more fragments, and offset.
+            NFPROTO_IPV4 => vec![
+                payload(Base::Network, 2, 2),
+                at_most(&bytes.to_be_bytes()),
+                payload(Base::Network, 6, 2),
+                masked(&[0x3f, 0xff]),
+                equal(&[0, 0]),
+            ],
+            // The length behind the header of 40 bytes.
+            _ => vec![
+                payload(Base::Network, 4, 2),
+                at_most(&(bytes - 40).to_be_bytes()),
+                has_extension_header(FRAGMENT_HEADER),
+                equal(&[0]),
+            ],
+        };
+        [self.only(), steps].concat()
     }
 
     /// The packet is a fragment that is not the first of its datagram.
@@ -229,7 +262,7 @@ impl Family {
     }
 }
 
-fn accept() -> Expression {
+pub(crate) fn accept() -> Expression {
     verdict(Fate::Accept)
 }
 
@@ -297,7 +330,14 @@ mod tests {
 
     fn shown(features: Features) -> String {
         let [interface, tun] = ["eth0", "tenc0"].map(|name| name.parse().expect("name"));
-        let policy = Policy { interface, tun, port: 8362, lanes: 2, unknown: UnansweredPolicy::Drop };
+        let policy = Policy {
+            interface,
+            tun,
+            port: 8362,
+            lanes: 2,
+            unknown: UnansweredPolicy::Drop,
+            is_filtered: false,
+        };
         format!("{:?}", chains(&policy, features))
     }
 

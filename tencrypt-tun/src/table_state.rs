@@ -16,7 +16,7 @@ use crate::{
     netlink::Netlink,
     nft,
     ranges::{Range, previous},
-    table::{Set, TABLE},
+    table::Set,
 };
 
 /// `NFNL_SUBSYS_NFTABLES << 8` (include/uapi/linux/netfilter/nfnetlink.h), to which the number of a message is added.
@@ -58,12 +58,13 @@ const LISTED: [Listed; 5] = [
 ];
 const GET_ELEMENTS: u16 = 13;
 
-/// Times that the table is read again since somebody changes the ruleset meanwhile.
+/// Times that a table is read or installed again since somebody changes the ruleset meanwhile.
 const ATTEMPTS: usize = 8;
 
 /// A table with all that is in it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct TableState {
+    name: &'static str,
     /// Table, chains, rules, sets and counters, in the kernel's order.
     objects: Vec<Vec<u8>>,
     elements: BTreeMap<&'static str, BTreeSet<Range>>,
@@ -79,28 +80,35 @@ pub(crate) struct Content {
 /// A way in which a table differs from what it has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TableFault {
-    Absent,
-    /// Its flags, chains, rules, sets or counters.
-    Objects,
+    /// The table of this name.
+    Absent(&'static str),
+    /// The flags, chains, rules, sets or counters of the table of this name.
+    Objects(&'static str),
+    /// The set of this name.
     Elements(&'static str),
 }
 
 impl fmt::Display for TableFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Absent => f.write_str("table inet tencrypt is gone"),
-            Self::Objects => f.write_str("table inet tencrypt was edited"),
+            Self::Absent(table) => write!(f, "table inet {table} is gone"),
+            Self::Objects(table) => write!(f, "table inet {table} was edited"),
             Self::Elements(set) => write!(f, "set {set} was edited"),
         }
     }
 }
 
 impl TableState {
-    /// Reads the table, all of one generation, and returns that; nothing where there is no table.
-    pub(crate) fn read(netlink: &mut Netlink) -> io::Result<(u32, Option<Self>)> {
+    /// Reads the table `name` with those of `sets` that it has, all of one generation, and returns that; nothing where there is
+    /// no table.
+    pub(crate) fn read(
+        netlink: &mut Netlink,
+        name: &'static str,
+        sets: &[Set],
+    ) -> io::Result<(u32, Option<Self>)> {
         for _ in 0..ATTEMPTS {
             let before = generation(netlink)?;
-            let state = Self::read_once(netlink);
+            let state = Self::read_once(netlink, name, sets);
             if generation(netlink)? == before {
                 return Ok((before, state?));
             }
@@ -108,20 +116,38 @@ impl TableState {
         Err(io::Error::from(io::ErrorKind::Interrupted))
     }
 
-    fn read_once(netlink: &mut Netlink) -> io::Result<Option<Self>> {
+    /// Makes changes that `install` has the kernel make in one transaction, until nobody else has changed anything between
+    /// that and reading the table. Returns what `install` did, and the table.
+    pub(crate) fn after<T>(
+        netlink: &mut Netlink,
+        (name, sets): (&'static str, &[Set]),
+        mut install: impl FnMut(&mut Netlink) -> io::Result<T>,
+    ) -> io::Result<(T, Self)> {
+        for _ in 0..ATTEMPTS {
+            let before = generation(netlink)?;
+            let done = install(netlink)?;
+            let (after, state) = Self::read(netlink, name, sets)?;
+            if let Some(state) = state.filter(|_| after == next_generation(before)) {
+                return Ok((done, state));
+            }
+        }
+        Err(io::Error::from(io::ErrorKind::Interrupted))
+    }
+
+    fn read_once(netlink: &mut Netlink, table: &'static str, sets: &[Set]) -> io::Result<Option<Self>> {
         let mut objects = Vec::new();
         for (place, listed) in LISTED.iter().enumerate() {
             netlink.dump_raw(NFTABLES | listed.get, &INET, |_, message| {
-                objects.extend(object(listed, message));
+                objects.extend(object(listed, table, message));
             })?;
             if place == 0 && objects.is_empty() {
                 return Ok(None);
             }
         }
         let mut elements = BTreeMap::new();
-        for name in Set::ALL.into_iter().flat_map(|set| [set.name(true), set.name(false)]) {
+        for name in sets.iter().flat_map(|set| [set.name(true), set.name(false)]) {
             let mut edges = Vec::new();
-            let query = [&INET[..], &text(ELEMENTS_TABLE, TABLE), &text(ELEMENTS_SET, name)].concat();
+            let query = [&INET[..], &text(ELEMENTS_TABLE, table), &text(ELEMENTS_SET, name)].concat();
             match netlink.dump_raw(NFTABLES | GET_ELEMENTS, &query, |_, message| {
                 edges.extend(message.get(INET.len()..).map(edges_of).unwrap_or_default());
             }) {
@@ -129,7 +155,7 @@ impl TableState {
                 result => drop(elements.insert(name, result.map(|()| ranges_of(edges))?)),
             }
         }
-        Ok(Some(Self { objects, elements }))
+        Ok(Some(Self { name: table, objects, elements }))
     }
 
     /// Returns what differs in `seen` from this table, whose sets have to have `contents`.
@@ -138,9 +164,9 @@ impl TableState {
         contents: &BTreeMap<&'static str, Content>,
         seen: Option<&Self>,
     ) -> Option<TableFault> {
-        let Some(seen) = seen else { return Some(TableFault::Absent) };
+        let Some(seen) = seen else { return Some(TableFault::Absent(self.name)) };
         if seen.objects != self.objects || !seen.elements.keys().eq(self.elements.keys()) {
-            return Some(TableFault::Objects);
+            return Some(TableFault::Objects(self.name));
         }
         let differs = |(name, ranges): (&&'static str, &BTreeSet<Range>)| {
             let none = Content::default();
@@ -168,8 +194,13 @@ pub(crate) fn generation(netlink: &mut Netlink) -> io::Result<u32> {
     id.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
 
+/// The number after a generation's: 0 is left out (`nf_tables_commit`).
+fn next_generation(generation: u32) -> u32 {
+    generation.wrapping_add(1).max(1)
+}
+
 /// Returns what a message says of an object of the table, if it is of the table.
-fn object(listed: &Listed, message: &[u8]) -> Option<Vec<u8>> {
+fn object(listed: &Listed, table: &str, message: &[u8]) -> Option<Vec<u8>> {
     let attributes = message.get(INET.len()..)?;
     if message.first() != INET.first() {
         return None;
@@ -178,7 +209,7 @@ fn object(listed: &Listed, message: &[u8]) -> Option<Vec<u8>> {
     let mut kept = listed.get.to_ne_bytes().to_vec();
     for attribute in NlasIterator::new(attributes) {
         let attribute = attribute.ok()?;
-        is_ours |= attribute.kind() == listed.table && attribute.value() == [TABLE.as_bytes(), &[0]].concat();
+        is_ours |= attribute.kind() == listed.table && attribute.value() == [table.as_bytes(), &[0]].concat();
         if listed.kept.contains(&attribute.kind()) {
             kept.extend(attribute.kind().to_ne_bytes());
             kept.extend((attribute.value().len() as u32).to_ne_bytes());
@@ -260,6 +291,7 @@ mod tests {
 
     fn table(objects: &[&str], elements: &[Range]) -> TableState {
         TableState {
+            name: "t",
             objects: objects.iter().map(|object| object.as_bytes().to_vec()).collect(),
             elements: BTreeMap::from([("external4", elements.iter().copied().collect())]),
         }
@@ -284,11 +316,11 @@ mod tests {
         let content = Content { required: [must].into(), allowed: [must, may].into() };
         let contents = BTreeMap::from([("external4", content)]);
         let fault = |seen: Option<TableState>| installed.fault(&contents, seen.as_ref());
-        assert_eq!(fault(None), Some(TableFault::Absent));
+        assert_eq!(fault(None), Some(TableFault::Absent("t")));
         assert_eq!(fault(Some(table(&["in", "out"], &[must]))), None);
         assert_eq!(fault(Some(table(&["in", "out"], &[must, may]))), None);
         for objects in [&["in"][..], &["out", "in"], &["in", "out", "more"]] {
-            assert_eq!(fault(Some(table(objects, &[must]))), Some(TableFault::Objects), "{objects:?}");
+            assert_eq!(fault(Some(table(objects, &[must]))), Some(TableFault::Objects("t")), "{objects:?}");
         }
         let elements = Some(TableFault::Elements("external4"));
         assert_eq!(fault(Some(table(&["in", "out"], &[may]))), elements, "one is missing");
@@ -296,7 +328,7 @@ mod tests {
         assert_eq!(fault(Some(table(&["in", "out"], &[must, more]))), elements, "a hole");
         assert_eq!(
             fault(Some(TableState { elements: BTreeMap::new(), ..installed.clone() })),
-            Some(TableFault::Objects)
+            Some(TableFault::Objects("t"))
         );
     }
 }

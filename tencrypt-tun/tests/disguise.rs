@@ -169,6 +169,50 @@ fn a_router_that_only_advertised_itself_is_not_exempt() {
     });
 }
 
+/// Sends an ICMPv6 message of this type with the canary behind its eight bytes, in a packet of this hop limit.
+fn icmpv6(from: &str, to: &str, kind: u8, hops: u32) -> std::io::Result<usize> {
+    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6)).expect("raw socket");
+    socket.set_unicast_hops_v6(hops).expect("hop limit");
+    let [from, to] = [from, to].map(|address| SocketAddr::new(address.parse().unwrap(), 0));
+    socket.bind(&from.into()).expect("binds");
+    bind_to_interface(&socket, plan().interface)?;
+    socket.send_to(&[&[kind, 0, 0, 0, 0, 0, 0, 0], CANARY].concat(), &to.into())
+}
+
+#[test]
+fn what_neighbours_say_passes_only_if_it_is_of_the_link() {
+    isolated("what_neighbours_say_passes_only_if_it_is_of_the_link", || {
+        let (own, other) = ("fd00:128:1::5", "fd00:128:1::9");
+        let net = Net::new();
+        let wire = net.pod();
+        wire.on_node(|net| net.quick_address("eth0", "fd00:128:1::9/64"));
+        let mut capture = Capture::install(plan()).expect("installs");
+        let counts = |capture: &mut Capture| {
+            std::thread::sleep(Duration::from_millis(20));
+            let now = capture.counters().expect("counts");
+            (now.plain_in, now.leak)
+        };
+        // In: solicitation, advertisement, and a router's.
+        for kind in [135, 136, 134] {
+            for (hops, dropped) in [(255, 0), (254, 1), (64, 1)] {
+                let before = counts(&mut capture);
+                wire.on_node(|_| icmpv6(other, own, kind, hops)).expect("sends");
+                let after = counts(&mut capture);
+                assert_eq!(after.0 - before.0, dropped, "type {kind}, hop limit {hops}");
+            }
+        }
+        // Out: an advertisement and both solicitations.
+        for kind in [136, 135, 133] {
+            icmpv6(own, other, kind, 255).expect("sends");
+            eventually("it is on the wire", || wire.carried(CANARY));
+            let before = counts(&mut capture);
+            assert!(icmpv6(own, other, kind, 64).is_err(), "type {kind}");
+            assert!(!wire.carried(CANARY), "type {kind}");
+            assert_eq!(counts(&mut capture).1, before.1 + 1);
+        }
+    });
+}
+
 /// Sends a datagram that does not fit one packet, from the node under this address.
 fn node_says_at_length(wire: &Wire, source: &str, to: SocketAddr) {
     let prefix = if to.is_ipv4() { "/32" } else { "/128" };

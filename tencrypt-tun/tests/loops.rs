@@ -8,8 +8,8 @@ use std::{
 };
 
 use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, Hook, HookNumber, InetHookNumber, NfTablesMessage, TableAttribute,
-    TableMessage,
+    ChainAttribute, ChainMessage, Hook, HookNumber, InetHookNumber, NfTablesMessage, RuleAttribute,
+    RuleMessage, TableAttribute, TableMessage,
 };
 use netlink_packet_route::{AddressFamily, route::RouteAttribute};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -17,10 +17,10 @@ use support::{
     isolated,
     net::Net,
     plan,
-    state::{assert_same, dump_routes, nft_batch, nftables, snapshot},
+    state::{assert_same, dump_routes, nft_batch, nft_batch_with, nftables, snapshot},
 };
 use tencrypt::offload::VnetHdr;
-use tencrypt_tun::{Capture, Change, Received, bind_to_interface, mark_socket};
+use tencrypt_tun::{Capture, Change, Part, Received, bind_to_interface, mark_socket};
 
 const CANARY: &[u8] = b"the canary sings in plain";
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 128, 7, 7));
@@ -208,5 +208,70 @@ fn address_translation_is_there_only_while_others_have_one() {
         Capture::clean(plan().interface, plan().tun).expect("cleans");
         nft_batch(vec![NfTablesMessage::DeleteTable(table)]);
         assert_same(&snapshot(&net), &before);
+    });
+}
+
+/// Chains and rules of the table for address translation, without the numbers that the kernel gives them.
+fn own_nat() -> Vec<String> {
+    let of_table = |message: NfTablesMessage| match message {
+        NfTablesMessage::NewChain(ChainMessage { attributes }) => {
+            let is_ours = attributes.contains(&ChainAttribute::Table("tencrypt_nat".into()));
+            let kept = |attribute: &ChainAttribute| {
+                matches!(
+                    attribute,
+                    ChainAttribute::Name(_) | ChainAttribute::Hook(_) | ChainAttribute::Policy(_)
+                )
+            };
+            is_ours.then(|| format!("{:?}", attributes.into_iter().filter(kept).collect::<Vec<_>>()))
+        }
+        NfTablesMessage::NewRule(RuleMessage { attributes }) => {
+            let is_ours = attributes.contains(&RuleAttribute::Table("tencrypt_nat".into()));
+            let kept = |attribute: &RuleAttribute| {
+                matches!(attribute, RuleAttribute::Chain(_) | RuleAttribute::Expressions(_))
+            };
+            is_ours.then(|| format!("{:?}", attributes.into_iter().filter(kept).collect::<Vec<_>>()))
+        }
+        _ => None,
+    };
+    nftables().into_iter().filter_map(of_table).collect()
+}
+
+#[test]
+fn address_translation_that_somebody_edits_is_put_back_whole() {
+    isolated("address_translation_that_somebody_edits_is_put_back_whole", || {
+        let net = Net::new();
+        let _wire = net.pod();
+        let (table, chain) = foreign_nat();
+        nft_batch(vec![NfTablesMessage::NewTable(table), chain]);
+        let mut capture = Capture::install(plan()).expect("installs");
+        let standing = own_nat();
+        assert_eq!(standing.len(), 3 + 6, "{standing:#?}");
+        let name = || RuleAttribute::Table("tencrypt_nat".into());
+        let without_rules = |chain: &str| {
+            let attributes = vec![name(), RuleAttribute::Chain(chain.into())];
+            (NfTablesMessage::DeleteRule(RuleMessage { attributes }), 0)
+        };
+        let rule_before = |chain: &str| {
+            let rule = vec![name(), RuleAttribute::Chain(chain.into()), RuleAttribute::Expressions(vec![])];
+            (NfTablesMessage::NewRule(RuleMessage { attributes: rule }), 0x400)
+        };
+        let table = || TableMessage { attributes: vec![TableAttribute::Name("tencrypt_nat".into())] };
+        let edits = [
+            without_rules("out"),
+            without_rules("in"),
+            without_rules("post"),
+            rule_before("out"),
+            (NfTablesMessage::DeleteTable(table()), 0),
+        ];
+        for (restored, edit) in (1..).zip(edits) {
+            nft_batch_with(vec![edit]);
+            assert_ne!(own_nat(), standing);
+            capture.follow(Change::Chains).expect("follows");
+            assert_eq!(own_nat(), standing, "edit {restored}");
+            let chains = capture.parts().into_iter().find(|state| state.part == Part::Chains).expect("there");
+            assert_eq!((chains.restored, &chains.problem), (restored, &None));
+            assert!(chains.found.is_some_and(|found| found.contains("tencrypt_nat")));
+        }
+        assert!(!capture.is_closed());
     });
 }

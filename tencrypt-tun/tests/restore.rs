@@ -27,7 +27,9 @@ use support::{
     plan,
     state::{elements, nft_batch_with, routes_8362, rules_8362, snapshot},
 };
-use tencrypt_tun::{Capture, Followed, Monitor, Part, PartState, bind_to_interface};
+use tencrypt_tun::{
+    Capture, CaptureError, CapturePlan, Followed, Monitor, Part, PartState, Step, bind_to_interface,
+};
 
 const CANARY: &[u8] = b"the canary sings in plain";
 const SECOND: Duration = Duration::from_secs(1);
@@ -306,6 +308,64 @@ fn a_table_that_comes_back_stops_what_it_stopped_before() {
         }
         let now = capture.counters().expect("counts").leak;
         assert!(now >= counted + 4, "{now} after {counted}: what was counted is not lost");
+    });
+}
+
+/// A capture that fails on its way: no kernel takes a queue of so many packets.
+fn failing() -> CapturePlan {
+    let mut failing = plan();
+    failing.queue_len = u32::MAX;
+    failing
+}
+
+#[test]
+fn a_take_over_that_fails_leaves_the_namespace_closed() {
+    isolated("a_take_over_that_fails_leaves_the_namespace_closed", || {
+        let net = Net::new();
+        let wire = net.pod();
+        let before = snapshot(&net);
+        let error = Capture::install(failing()).expect_err("too long a queue");
+        let (CaptureError::Failed { step, .. } | CaptureError::Permission { step, .. }) = error else {
+            panic!("{error:?}")
+        };
+        assert_eq!(step, Step::ConfigureDevice);
+        assert_eq!(snapshot(&net), before, "the first one's failure leaves nothing");
+
+        drop(Capture::install(plan()).expect("installs"));
+        let closed = |net: &Net| {
+            assert!(routes_8362(net).iter().any(|line| line.starts_with("unreachable 10.128.0.0/16")));
+            assert!(!say_bound("10.128.1.9") && !wire.carried(CANARY), "a bound socket");
+        };
+        closed(&net);
+        Capture::install(failing()).expect_err("too long a queue");
+        closed(&net);
+        assert_eq!(rules_8362(&net).len(), 2);
+        assert!(!wire.carried(CANARY));
+    });
+}
+
+#[test]
+fn what_stops_plaintext_is_installed_before_what_leads_packets_anywhere() {
+    isolated("what_stops_plaintext_is_installed_before_what_leads_packets_anywhere", || {
+        let net = Net::new();
+        let wire = net.pod();
+        drop(Capture::install(plan()).expect("installs"));
+        // What is left of it is the table alone, and that stops nothing. A take-over is not undone where it fails, and so
+        // shows how far it came: not to the device.
+        for version in [IpVersion::V4, IpVersion::V6] {
+            delete_rule(&net, version);
+        }
+        flush_routes(&net, AddressFamily::Inet);
+        flush_routes(&net, AddressFamily::Inet6);
+        flush_chain("out");
+        assert!(say_bound("10.128.1.1") && wire.carried(CANARY), "the probe is blind");
+        Capture::install(failing()).expect_err("too long a queue");
+        assert!(!say_bound("10.128.1.9") && !wire.carried(CANARY), "chains come first");
+        let routes = routes_8362(&net);
+        for protected in ["unreachable 10.128.0.0/16", "unreachable fd00:128::/32"] {
+            assert!(routes.iter().any(|line| line.starts_with(protected)), "{routes:?}");
+        }
+        assert_eq!(rules_8362(&net), [], "the rule comes last");
     });
 }
 

@@ -20,9 +20,9 @@ use crate::{
     os::hardening::{self, Memory},
     os::notify::{SOCKET_VARIABLE, ServiceManager},
     os::rundir::{Hold, RunDir, RunDirError},
+    supervisor::clone_guard::KernelWords,
     supervisor::dns::Names,
     supervisor::pod_end::Place,
-    supervisor::uevents::Uevents,
     supervisor::{self as protect, Protection},
 };
 
@@ -98,8 +98,7 @@ fn prepare(namespace: &Namespace, config: &Path) -> Result<Prepared, Failure> {
     let config = Config::read(config)?;
     let keys: KeyRing = keyfile::read(&config.tenant.key_file)?;
     let credentials = Credentials::read(&config.identity)?;
-    // Here and not in the pod's namespace, which the kernel does not tell.
-    let uevents = Uevents::open().inspect_err(|error| tracing::warn!(%error, "events of the kernel")).ok();
+    let words = KernelWords::open();
     // Opened once: lock, socket, names and capture are of this namespace, whatever the name comes to mean.
     let namespace = namespace.open()?;
     refuse_host(&namespace)?;
@@ -117,7 +116,7 @@ fn prepare(namespace: &Namespace, config: &Path) -> Result<Prepared, Failure> {
     let place = Place::of(&namespace);
     let netns = namespace.name().to_owned();
     let protection =
-        Protection { config, keys, credentials, names, control, memory, uevents, place, netns, manager };
+        Protection { config, keys, credentials, names, control, memory, words, place, netns, manager };
     Ok(Prepared { protection, namespace, hold })
 }
 

@@ -4,10 +4,11 @@ use std::{
     env,
     fs::{self, File, OpenOptions, TryLockError},
     io,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
+use rustix::fs::{Mode, OFlags};
 use tencrypt_tun::NetNsId;
 
 use crate::{
@@ -76,18 +77,25 @@ pub(crate) struct Hold {
 }
 
 impl RunDir {
-    /// The directory of this user, made if it is absent.
+    /// The directory of this user, made if it is absent, and closed to others if they may only read it: kubelet makes the
+    /// directory of a hostPath volume so.
     ///
     /// # Errors
     /// It cannot be made, or others may write to it.
     pub(crate) fn create() -> Result<Self, RunDirError> {
-        let path = locate();
+        Self::create_at(locate())
+    }
+
+    fn create_at(path: PathBuf) -> Result<Self, RunDirError> {
         let mut builder = fs::DirBuilder::new();
         match builder.mode(0o700).create(&path) {
-            Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(RunDirError::Io { path, source });
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                if let Err(source) = close_to_readers(&path) {
+                    return Err(RunDirError::Io { path, source });
+                }
             }
-            _ => {}
+            Err(source) => return Err(RunDirError::Io { path, source }),
         }
         Self::at(path)
     }
@@ -216,6 +224,20 @@ fn outer_uid(map: &str, uid: u32) -> u32 {
     uid
 }
 
+/// Takes from others the right to read and enter a directory of this user's to which they may not write.
+fn close_to_readers(path: &Path) -> io::Result<()> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // Of what is no directory the caller says so.
+    let Ok(directory) = rustix::fs::open(path, flags, Mode::empty()) else { return Ok(()) };
+    let directory = File::from(directory);
+    let metadata = directory.metadata()?;
+    let others = metadata.mode() & 0o077;
+    if metadata.uid() == sys::effective_uid() && others != 0 && others & 0o022 == 0 {
+        directory.set_permissions(fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -255,7 +277,6 @@ mod tests {
 
     #[test]
     fn a_directory_open_to_others_is_refused() {
-        use std::os::unix::fs::PermissionsExt as _;
         let path = directory("open").path;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o711)).unwrap();
         assert!(matches!(RunDir::at(path.clone()), Err(RunDirError::Unsafe { .. })));
@@ -263,6 +284,26 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
         std::os::unix::fs::symlink(&path, &link).unwrap();
         assert!(matches!(RunDir::at(link.clone()), Err(RunDirError::Unsafe { .. })));
+        fs::remove_file(link).unwrap();
+        fs::remove_dir(path).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_others_may_only_read_is_closed_to_them_and_one_that_they_may_write_to_is_refused() {
+        let path = directory("kubelet").path;
+        let mode = || fs::metadata(&path).unwrap().mode() & 0o777;
+        for (others, then) in [(0o755, Some(0o700)), (0o711, Some(0o700)), (0o775, None), (0o777, None)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(others)).unwrap();
+            let created = RunDir::create_at(path.clone());
+            assert_eq!(created.is_ok(), then.is_some(), "{others:o}");
+            assert_eq!(mode(), then.unwrap_or(others));
+        }
+        // Not through a link, behind which is somebody else's choice.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let link = path.with_extension("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(matches!(RunDir::create_at(link.clone()), Err(RunDirError::Unsafe { .. })));
+        assert_eq!(mode(), 0o755);
         fs::remove_file(link).unwrap();
         fs::remove_dir(path).unwrap();
     }

@@ -1,6 +1,14 @@
 //! The problems of a pod, in words.
 
-use super::StatusReport;
+use super::{FilteredReport, StatusReport};
+
+impl FilteredReport {
+    /// Returns it as a sentence.
+    pub(crate) fn problem(&self) -> String {
+        let Self { count, last_s, what, cure, .. } = self;
+        format!("NOT let in by a firewall of the pod's own: {count} {what}, the last {last_s} s ago; {cure}")
+    }
+}
 
 impl StatusReport {
     /// Returns everything that is not as it ought to be, a sentence each, the worst first.
@@ -18,6 +26,8 @@ impl StatusReport {
             let (protocol, address) = (&server.protocol, server.address);
             format!("NOT reached through the tunnel: the {protocol} server at {address}, which is bound to the interface")
         });
-        unprotected.chain([suite, certificate, revocation].into_iter().flatten()).chain(bound).collect()
+        let filtered = self.network.filtered.iter().map(FilteredReport::problem);
+        let ill = [suite, certificate, revocation].into_iter().flatten();
+        unprotected.chain(ill).chain(filtered).chain(bound).collect()
     }
 }

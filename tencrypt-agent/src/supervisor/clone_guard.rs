@@ -6,6 +6,7 @@
 //! control plane has seen one, or that the boot clock shows a gap, they move no packet until they have new keys.
 
 use std::{
+    io,
     net::IpAddr,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, PoisonError},
@@ -17,7 +18,11 @@ use tokio::{
     time::{Interval, MissedTickBehavior},
 };
 
-use super::uevents::{self, Notice, Uevents};
+use super::{
+    kernel_log::{self, KernelLog},
+    notice::Notice,
+    uevents::{self, Uevents},
+};
 use crate::{
     failure::Failure,
     lane::{
@@ -26,7 +31,7 @@ use crate::{
         pod_status::Shared,
     },
     os::sys,
-    report::{RenewalReason, RenewalReport},
+    report::{CloneSign, RenewalReason, RenewalReport},
 };
 
 /// A sign that keys are to be made anew: their generation, and the reason.
@@ -36,25 +41,58 @@ pub(super) struct Sign {
     reason: RenewalReason,
 }
 
+/// The kernel's words, as far as they could be opened.
+#[derive(Debug, Default)]
+pub(crate) struct KernelWords {
+    uevents: Option<Uevents>,
+    log: Option<KernelLog>,
+}
+
+impl KernelWords {
+    /// Opens what is to be had. To be called outside of the pod's network namespace, which the kernel tells no events, and
+    /// before capabilities are given up, which the log may ask for.
+    pub(crate) fn open() -> Self {
+        let uevents =
+            Uevents::open().inspect_err(|error| tracing::warn!(%error, "events of the kernel")).ok();
+        // Where an ordinary user may not read it, `status` says so.
+        let log = KernelLog::open().inspect_err(|error| tracing::info!(%error, "log of the kernel")).ok();
+        Self { uevents, log }
+    }
+}
+
+/// A source of notices: its descriptor, and how it is read.
+struct Source {
+    descriptor: AsyncFd<OwnedFd>,
+    read: fn(&OwnedFd) -> io::Result<Option<Notice>>,
+}
+
 /// Watches for signs, and replaces the pod's identity at each.
 pub(super) struct CloneGuard {
     freshness: Arc<Freshness>,
-    uevents: Option<AsyncFd<OwnedFd>>,
+    uevents: Option<Source>,
+    log: Option<Source>,
     look: Interval,
     report: Shared<RenewalReport>,
 }
 
 impl CloneGuard {
-    /// Makes a guard that hears the kernel's events, if there is a socket of them. Must be called within a tokio runtime.
-    pub(crate) fn new(uevents: Option<Uevents>) -> Self {
-        let told = uevents.is_some() && Uevents::are_delivered_here();
-        let uevents = uevents.and_then(|uevents| sys::watch_readable(uevents.into_fd()).ok());
-        let clones_told = told && uevents.is_some();
-        let report = RenewalReport { clones_told, ..RenewalReport::default() };
+    /// Makes a guard that hears these words of the kernel. Must be called within a tokio runtime.
+    pub(crate) fn new(words: KernelWords) -> Self {
+        let watch = |descriptor, read| {
+            let descriptor = sys::watch_readable(descriptor).ok()?;
+            Some(Source { descriptor, read })
+        };
+        let uevents = words.uevents.and_then(|uevents| watch(uevents.into_fd(), uevents::read));
+        let log = words.log.and_then(|log| watch(log.into_fd(), kernel_log::read));
+        let mut signs = vec![CloneSign::BootClock];
+        if log.is_some() && KernelLog::tells_of_clones() {
+            signs.push(CloneSign::KernelLog);
+        }
+        let report = RenewalReport { signs, ..RenewalReport::default() };
         let mut look = tokio::time::interval(LOOK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let freshness = Arc::new(Freshness::new(boot_clock()));
-        Self { freshness, uevents, look, report: Arc::new(Mutex::new(report)) }
+        Self { freshness, uevents, log, look, report: Arc::new(Mutex::new(report)) }
     }
 
     /// Returns the generation that the lanes look at.
@@ -70,25 +108,34 @@ impl CloneGuard {
     /// Waits for a sign. From its return on no lane seals anything until [`Self::replace_identity`] is called with it. May
     /// be cancelled.
     pub(super) async fn next_sign(&mut self) -> Sign {
-        let demanded = |freshness: &Freshness, reason| Sign { generation: freshness.want(), reason };
         loop {
-            // In turns: events without end must not keep the clock from being looked at.
-            tokio::select! {
-                notice = next_notice(self.uevents.as_ref()) => match notice {
-                    Some(Notice::Cloned) => return demanded(&self.freshness, RenewalReason::Clone),
-                    Some(Notice::Lost) => return demanded(&self.freshness, RenewalReason::Unknown),
-                    Some(Notice::Nothing) => {}
-                    None => {
+            // In turns: words without end must not keep the clock from being looked at.
+            let notice = tokio::select! {
+                notice = next_notice(self.uevents.as_ref()) => {
+                    if notice.is_none() {
                         self.uevents = None;
-                        self.report.lock().unwrap_or_else(PoisonError::into_inner).clones_told = false;
                     }
-                },
-                _ = self.look.tick() => {
-                    if let Some(generation) = self.freshness.look(boot_clock()) {
-                        return Sign { generation, reason: RenewalReason::Pause };
-                    }
+                    notice
                 }
-            }
+                notice = next_notice(self.log.as_ref()) => {
+                    if notice.is_none() {
+                        self.log = None;
+                        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+                        report.signs.retain(|sign| *sign != CloneSign::KernelLog);
+                    }
+                    notice
+                }
+                _ = self.look.tick() => match self.freshness.look(boot_clock()) {
+                    Some(generation) => return Sign { generation, reason: RenewalReason::Pause },
+                    None => continue,
+                },
+            };
+            let reason = match notice {
+                Some(Notice::Cloned) => RenewalReason::Clone,
+                Some(Notice::Lost) => RenewalReason::Unknown,
+                Some(Notice::Nothing) | None => continue,
+            };
+            return Sign { generation: self.freshness.want(), reason };
         }
     }
 
@@ -120,16 +167,16 @@ impl CloneGuard {
     }
 }
 
-/// Waits for the kernel's next notice, for ever without a socket; `None`: it cannot be heard any more.
-async fn next_notice(uevents: Option<&AsyncFd<OwnedFd>>) -> Option<Notice> {
-    let Some(uevents) = uevents else { return std::future::pending().await };
+/// Waits for the next notice of a source, for ever without one; `None`: it cannot be heard any more.
+async fn next_notice(source: Option<&Source>) -> Option<Notice> {
+    let Some(Source { descriptor, read }) = source else { return std::future::pending().await };
     loop {
-        let mut ready = uevents.readable().await.ok()?;
-        match uevents::read(uevents.get_ref()) {
+        let mut ready = descriptor.readable().await.ok()?;
+        match read(descriptor.get_ref()) {
             Ok(Some(notice)) => return Some(notice),
             Ok(None) => ready.clear_ready(),
             Err(error) => {
-                tracing::warn!(%error, "events of the kernel; clones of the machine are not noticed any more");
+                tracing::warn!(%error, "words of the kernel; clones of the machine may not be noticed any more");
                 return None;
             }
         }
@@ -157,7 +204,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let (handles, inboxes): (Vec<_>, Vec<_>) = (0..3).map(|_| channel().unwrap()).unzip();
-            let guard = CloneGuard::new(None);
+            let guard = CloneGuard::new(KernelWords::default());
             let address = IpAddr::from([10, 0, 0, 1]);
             let generation = guard.freshness().want();
             let lanes = Lanes::new(handles);
@@ -177,10 +224,8 @@ mod tests {
             }
             assert!(seeds[0] != seeds[1] && seeds[1] != seeds[2] && seeds[0] != seeds[2], "{seeds:?}");
             let report = guard.report().lock().unwrap().clone();
-            assert_eq!(
-                (report.count, report.reason, report.clones_told),
-                (1, Some(RenewalReason::Clone), false)
-            );
+            assert_eq!((report.count, report.reason), (1, Some(RenewalReason::Clone)));
+            assert_eq!(report.signs, [CloneSign::BootClock], "nothing else could be opened");
             let again = Sign { generation: guard.freshness().want(), reason: RenewalReason::Pause };
             assert_ne!(guard.replace_identity(again, &[address], &lanes).await.unwrap(), own);
         });

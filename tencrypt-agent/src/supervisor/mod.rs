@@ -7,8 +7,11 @@ mod dns_proxy;
 mod errors;
 pub(crate) mod externals;
 pub(crate) mod fact_base;
+mod firewall;
 mod installed;
+mod kernel_log;
 pub(crate) mod namespace;
+mod notice;
 mod own_addresses;
 mod plan;
 pub(crate) mod pod_end;
@@ -18,7 +21,7 @@ mod run;
 mod setup;
 pub(crate) mod suite_fit;
 mod tunnels;
-pub(crate) mod uevents;
+mod uevents;
 
 use std::{fs::OpenOptions, io};
 

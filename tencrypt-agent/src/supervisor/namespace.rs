@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 
 use super::{
     externals::{Due, Externals},
+    firewall::Firewall,
     own_addresses::OwnAddresses,
     pod_end::PodEnd,
     suite_fit::SuiteFit,
@@ -48,6 +49,7 @@ pub(super) struct Namespace {
     events: Events,
     externals: Externals,
     own: OwnAddresses,
+    firewall: Firewall,
     fit: SuiteFit,
     suite: Shared<SuiteReport>,
     chains: Shared<ChainsReport>,
@@ -72,13 +74,14 @@ impl Namespace {
     pub(super) fn new(
         capture: Capture,
         (lanes, events): (Lanes, Events),
-        own: OwnAddresses,
+        (own, firewall): (OwnAddresses, Firewall),
         (fit, suite): (SuiteFit, Shared<SuiteReport>),
         (chains, report): (Shared<ChainsReport>, Shared<NamespaceReport>),
         end: PodEnd,
     ) -> Self {
         let externals = Externals::default();
-        let namespace = Self { capture, lanes, events, externals, own, fit, suite, chains, report, end };
+        let namespace =
+            Self { capture, lanes, events, externals, own, firewall, fit, suite, chains, report, end };
         namespace.tell_parts();
         namespace
     }
@@ -237,7 +240,8 @@ impl Namespace {
     fn count(&mut self) {
         match self.capture.counters() {
             Ok(counters) => {
-                let Counters { plain_in, leak, looped, .. } = counters;
+                let Counters { plain_in, leak, looped, filtered, .. } = counters;
+                self.firewall.note(filtered, Instant::now());
                 let now = ChainsReport { plain_in, leak, looped };
                 *self.chains.lock().unwrap_or_else(PoisonError::into_inner) = now;
             }

@@ -15,11 +15,12 @@ use tencrypt_udp::UdpTransport;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
-    clone_guard::{CloneGuard, NO_RANDOMNESS},
+    clone_guard::{CloneGuard, KernelWords, NO_RANDOMNESS},
     dns::{LaneSink, Names, Sockets},
     dns_proxy::DnsProxy,
     errors::io_failure,
     fact_base::FactBase,
+    firewall::Firewall,
     installed::Installed,
     namespace::{Namespace, monitor_changes},
     own_addresses::OwnAddresses,
@@ -28,7 +29,6 @@ use super::{
     run::{Facts, Signals, Supervisor, Tasks},
     suite_fit::SuiteFit,
     tunnels::{tunnel_config, tunnels},
-    uevents::Uevents,
 };
 use crate::{
     config::{Config, unprotected_reason},
@@ -66,8 +66,8 @@ pub(crate) struct Protection {
     pub control: PathBuf,
     /// The memory's protection, from before the keys came into it.
     pub memory: Memory,
-    /// The kernel's events, where it tells them.
-    pub(crate) uevents: Option<Uevents>,
+    /// The kernel's words of clones, where it tells them.
+    pub(crate) words: KernelWords,
     /// The namespace's file, and which namespace it is of.
     pub(crate) place: Place,
     /// The namespace, as it is called.
@@ -81,7 +81,7 @@ pub(crate) struct Protection {
 /// # Errors
 /// A [`Failure`]; what was done is undone. A namespace that a program which died had left closed stays closed.
 pub(super) fn set_up(protection: Protection) -> Result<Supervisor, Failure> {
-    let Protection { config, keys, mut credentials, names, control, memory, uevents, place, netns, manager } =
+    let Protection { config, keys, mut credentials, names, control, memory, words, place, netns, manager } =
         protection;
     let tenant = *keys.tenant_id();
     let keys = Arc::new(keys);
@@ -89,7 +89,7 @@ pub(super) fn set_up(protection: Protection) -> Result<Supervisor, Failure> {
     let pod = Pod::capture(&config, &names, netns)?;
     let tunnels = pod.tunnels(&config, &names, &keys)?;
     let tunnels = present(tunnels, &mut credentials, tenant);
-    let guard = CloneGuard::new(uevents);
+    let guard = CloneGuard::new(words);
     let end = PodEnd::new(place).map_err(|error| io_failure("socket", error))?;
     let status = pod.status(&config, &names, (credentials.report(), guard.report()), memory);
     let reports = (status.chains.clone(), status.namespace.clone());
@@ -108,12 +108,14 @@ pub(super) fn set_up(protection: Protection) -> Result<Supervisor, Failure> {
     let ranges = own_ranges(&config, pod.installed.capture().gateways());
     let mut dns = DnsProxy::new((names, ranges), sink, asked_names);
     dns.start(pod.sockets, &pod.addresses);
+    let firewall = Firewall::new(&config.network, pod.network.clone());
     let own = OwnAddresses::new(pod.addresses, &config, pod.network);
     let key_source = KeySource::new(config.tenant.key_file, keys, key_fault);
     let tasks = Tasks::spawn(control, Asked::new(lanes.clone(), routes), key_source, &lanes);
     let lanes_and_events = (lanes.clone(), events);
     let fit = (pod.fit, pod.suite);
-    let namespace = Namespace::new(pod.installed.keep(), lanes_and_events, own, fit, reports, end);
+    let namespace =
+        Namespace::new(pod.installed.keep(), lanes_and_events, (own, firewall), fit, reports, end);
     Ok(Supervisor {
         signals,
         threads,
@@ -302,6 +304,7 @@ fn network_report(config: &Config, netns: String, addresses: &[IpAddr]) -> Netwo
         protected: network.protected.iter().map(ToString::to_string).collect(),
         unprotected: config.unprotected(addresses),
         bound_servers: Vec::new(),
+        filtered: Vec::new(),
     }
 }
 

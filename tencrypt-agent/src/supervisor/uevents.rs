@@ -1,4 +1,5 @@
-//! The kernel's word that this machine was cloned: the uevent `NEW_VMGENID=1` (drivers/virt/vmgenid.c).
+//! The kernel's word that this machine was cloned: the uevent `NEW_VMGENID=1` (drivers/virt/vmgenid.c). Linux 6.8 alone
+//! sends it; it was taken back in 6.9. So it is heard and never promised.
 //!
 //! The kernel tells its own events to the network namespaces of the initial user namespace alone
 //! (lib/kobject_uevent.c, `uevent_net_init`), so the socket is opened where the program is started, not in the pod's.
@@ -7,7 +8,7 @@
 //! own port id; who has the kernel pass an event on (CAP_SYS_ADMIN in the user namespace that owns the network
 //! namespace, `uevent_net_rcv_skb`) is the host's root, and would cost the pod a handshake with each peer.
 
-use std::{fs, io, os::fd::OwnedFd, os::unix::fs::MetadataExt as _};
+use std::{io, os::fd::OwnedFd};
 
 use rustix::{
     io::Errno,
@@ -17,6 +18,8 @@ use rustix::{
         recvfrom, socket_with, sockopt,
     },
 };
+
+use super::notice::Notice;
 
 /// The group of the kernel's events; udev's own are in group 2.
 const KERNEL: u32 = 1;
@@ -30,20 +33,6 @@ const ROOM: usize = 4 << 20;
 
 /// Events taken in one go.
 const BURST: usize = 64;
-
-/// Number of the initial user namespace (include/linux/proc_ns.h, `PROC_USER_INIT_INO`).
-const INITIAL: u64 = 0xEFFF_FFFD;
-
-/// The meaning of the events that waited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Notice {
-    /// Nothing of this machine's having been cloned.
-    Nothing,
-    /// It was cloned.
-    Cloned,
-    /// Events were lost: nobody knows.
-    Lost,
-}
 
 /// The socket.
 #[derive(Debug)]
@@ -64,11 +53,6 @@ impl Uevents {
         Ok(Self(socket))
     }
 
-    /// Returns true if the kernel tells its own events to namespaces like the caller's.
-    pub(crate) fn are_delivered_here() -> bool {
-        fs::metadata("/proc/self/ns/user").is_ok_and(|namespace| namespace.ino() == INITIAL)
-    }
-
     /// The descriptor, readable when events wait.
     pub(crate) fn into_fd(self) -> OwnedFd {
         self.0
@@ -79,7 +63,7 @@ impl Uevents {
 ///
 /// # Errors
 /// The socket fails, other than by lost events.
-pub(crate) fn read(socket: &OwnedFd) -> io::Result<Option<Notice>> {
+pub(super) fn read(socket: &OwnedFd) -> io::Result<Option<Notice>> {
     let mut notice = None;
     for _ in 0..BURST {
         let mut event = [0; LONGEST];

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustix::thread::{CapabilitySet, capability_is_in_bounding_set, remove_capability_from_bounding_set};
 use serde_json::Value;
 use tencrypt_lab as lab;
 use tencrypt_lab::{Finished, HttpServer, Mac, Node, Pod, Ports, Program, Report, Signal, Sniffer, Watch};
@@ -471,4 +472,15 @@ fn run(variable: OsString, arguments: impl IntoIterator<Item = OsString>) -> Fin
 /// Arguments of env(1), which becomes the program: one process throughout.
 fn command(variable: OsString, arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     [variable, PROGRAM.into()].into_iter().chain(arguments).collect()
+}
+
+/// Leaves these capabilities alone to the programs that this thread starts from now on, root's or not: what execve(2) gives to
+/// uid 0 is what the thread's bounding set has (capabilities(7)).
+pub(crate) fn leave_to_programs(rights: CapabilitySet) {
+    for number in 0..u64::BITS {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        if !rights.contains(capability) && capability_is_in_bounding_set(capability) == Ok(true) {
+            remove_capability_from_bounding_set(capability).unwrap();
+        }
+    }
 }

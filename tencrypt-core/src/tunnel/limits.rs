@@ -31,8 +31,11 @@ pub(super) const SUSPECT_MOST: Duration = Duration::from_secs(15);
 pub(super) const DEAD_AFTER: Duration = Duration::from_millis(2_500);
 /// An address or port that a translation on the way stands for is kept for 30 s at least (Linux `nf_conntrack_udp_timeout`)
 /// after the last datagram sent there: a peer with such an endpoint that nothing was sent to for almost as long is asked at
-/// its own address with the next packet, while that goes the old way.
+/// its own address first.
 pub(super) const TRANSLATION_KEPT: Duration = Duration::from_secs(25);
+/// A packet to such a peer waits this long for the answer before it goes the old way: until INIT is repeated
+/// ([`RETRY_FIRST`]).
+pub(super) const WAY_WAIT: Duration = RETRY_FIRST;
 /// Copies kept of packets to a service behind a peer that is asked if it lives: as many as are held for a destination.
 pub(super) const MAX_COPIES: usize = HELD_PACKETS;
 /// A service's address stays with a pod behind it for this long after the last packet of theirs: as long as a server's NAT

@@ -8,6 +8,7 @@ use std::{
 use super::{
     HeldPacket, Outbound, TunPacket, Tunnel, Verdict,
     exchanges::{Purpose, Question},
+    limits::{CLAIMED_WAIT, WAY_WAIT},
     peer_key::PeerKey,
     peers::{Session, Toward},
     policy::{Direction, Pair},
@@ -164,7 +165,7 @@ impl Tunnel {
         let pair =
             Pair { direction: Direction::Out, source: inner.source(), destination: inner.destination() };
         let key = self.policy.remembered(pair, self.revision(), now)?;
-        self.peers.find(key)?.sending(now).map(|_| key)
+        self.peers.find(key).filter(|peer| !peer.is_way_lost(now))?.sending(now).map(|_| key)
     }
 
     #[inline(never)]
@@ -347,7 +348,9 @@ impl Tunnel {
         let is_claimed = standing == Standing::Claimed;
         let purpose = if is_claimed { Purpose::Background } else { Purpose::Traffic };
         let question = Question::new(destination, purpose, standing == Standing::Internal);
-        let is_resumed = self.resume(destination, now);
+        let is_resumed = self.resume(destination, now).is_some();
+        let old_way = self.has_old_way(destination, now).then_some(WAY_WAIT);
+        let at_most = if is_claimed { Some(CLAIMED_WAIT) } else { old_way };
         let (exchanges, mut cx) = self.exchanging(now);
         let is_asked = if is_resumed {
             exchanges.ask_later(question, &mut cx)
@@ -357,7 +360,7 @@ impl Tunnel {
         if !is_asked {
             return self.refuse(DropReason::HeldFull);
         }
-        let outcome = self.exchanges.hold(destination, packet, is_claimed);
+        let outcome = self.exchanges.hold(destination, packet, at_most);
         self.stats.drop_many(DropReason::HeldFull, outcome.pushed_out);
         if !outcome.held {
             return self.refuse(DropReason::HeldFull);

@@ -20,34 +20,57 @@ impl Tunnel {
     /// The peer to send to, for a member that an address belongs to: one that takes packets to it, as far as is known. A
     /// session that the peer has begun says nothing of services.
     pub(super) fn peer_for(&self, member: PeerId, address: IpAddr, now: Instant) -> Option<PeerKey> {
-        let key = self.peers.pick(member, address.is_ipv4(), now)?;
+        let is_v4 = address.is_ipv4();
+        // A way that may be lost is better than none: nobody answers at the address itself.
+        let old =
+            || self.peers.pick_any(member, is_v4, now).filter(|_| self.exchanges.is_silent(address, now));
+        let key = self.peers.pick(member, is_v4, now).or_else(old)?;
         let peer = self.peers.find(key)?;
         let is_service = self.service_route(address, now).is_some_and(|route| route.member == member);
         (self.may_own(key, address) && (!is_service || peer.is_told(address))).then_some(key)
     }
 
-    /// Has the pod that a service's packets go to asked itself on behalf of that: its sessions are over, or were begun by it.
-    /// True: it is.
-    pub(super) fn resume(&mut self, service: IpAddr, now: Instant) -> bool {
-        let Some(Route { member, .. }) = self.service_route(service, now) else { return false };
+    /// The peer that packets to an address can be sent to where nothing else is left: the way there may be lost, or the peer
+    /// not told of the service.
+    pub(super) fn last_way(&self, address: IpAddr, now: Instant) -> Option<PeerKey> {
+        let (member, _) = self.owner(address, now)?;
+        let is_v4 = address.is_ipv4();
+        let key = self.peers.pick(member, is_v4, now).or_else(|| self.peers.pick_any(member, is_v4, now));
+        key.filter(|key| self.may_own(*key, address))
+    }
+
+    /// Tells if all that there is for packets to an address is a way that may be lost.
+    pub(super) fn has_old_way(&self, address: IpAddr, now: Instant) -> bool {
+        let way = self.last_way(address, now).and_then(|key| self.peers.find(key));
+        way.is_some_and(|peer| peer.is_way_lost(now))
+    }
+
+    /// Has the pod that a service's packets go to asked itself on behalf of that: its sessions are over, or were begun by it,
+    /// or the way to it may be lost. Returns the address that it is asked at, if it is.
+    pub(super) fn resume(&mut self, service: IpAddr, now: Instant) -> Option<IpAddr> {
+        let Route { member, .. } = self.service_route(service, now)?;
         let is_v4 = service.is_ipv4();
-        let to = match self.peers.pick(member, is_v4, now) {
+        let to = match self.peers.pick_any(member, is_v4, now) {
             Some(key) => self.where_to_ask(key, now),
             None if self.peers.any_lane(member).is_some() => None,
             None => self.peers.last_address(member, is_v4),
         };
-        let Some(to) = to.filter(|to| *to != service && to.is_ipv4() == is_v4) else { return false };
+        let to = to.filter(|to| *to != service && to.is_ipv4() == is_v4)?;
         let question = Question { to, named: service, purpose: Purpose::Proof, internal: true };
         let (exchanges, mut cx) = self.exchanging(now);
-        exchanges.ask(question, &mut cx)
+        exchanges.ask(question, &mut cx).then_some(to)
     }
 
-    /// Has a peer that there is a session with now told of the services whose packets wait for it.
+    /// Has a peer that there is a session with now told of the services whose packets wait for it. They need no other pod.
     pub(super) fn tell_services(&mut self, key: PeerKey, now: Instant) {
         let Some(member) = self.peers.find(key).map(|peer| peer.id()) else { return };
         for address in self.routes.routed(member, now) {
-            if self.exchanges.is_waited_for(address) && self.peer_for(member, address, now).is_none() {
-                self.resume(address, now);
+            if self.exchanges.is_waited_for(address)
+                && self.peer_for(member, address, now).is_none()
+                && let Some(to) = self.resume(address, now)
+            {
+                self.exchanges.ask_after_its_own(to, now);
+                self.exchanges.give_way(address, now);
             }
         }
     }
@@ -68,9 +91,8 @@ impl Tunnel {
         held: VecDeque<HeldPacket>,
         now: Instant,
     ) {
-        let routed = self.routes.route(address, now).and_then(|it| self.peer_for(it.member, address, now));
         self.end_telling(address, now);
-        let to = routed.unwrap_or(answered);
+        let to = self.last_way(address, now).unwrap_or(answered);
         let copies = self.peers.take_copies(address, to);
         copies.into_iter().chain(held).for_each(|packet| self.queue_packet(to, packet));
     }

@@ -37,19 +37,27 @@ impl Tunnel {
         }
     }
 
-    /// Repeats INIT, lets go what waited for a destination that only DNS calls external, or gives up.
+    /// Repeats INIT, lets go what waited long enough, or gives up.
     fn attempt_due(&mut self, destination: IpAddr, now: Instant) {
-        if self.exchanges.is_release_due(destination, now)
-            && self.standing(destination, now) == Standing::Claimed
-        {
-            let held = self.exchanges.take_held(destination);
-            self.let_go(destination, held, now);
+        if self.exchanges.is_release_due(destination, now) {
+            self.release_due(destination, now);
         }
         let route = self.routes.route(destination, now);
         let has_session = route.is_some_and(|route| self.peers.is_alive(route.member, now));
         let (exchanges, mut cx) = self.exchanging(now);
         if exchanges.attempt_due(destination, has_session, &mut cx) {
             self.gave_up(destination, now);
+        }
+    }
+
+    /// Lets go what has waited long enough for a destination that there is another way to.
+    fn release_due(&mut self, destination: IpAddr, now: Instant) {
+        if self.standing(destination, now) == Standing::Claimed {
+            let held = self.exchanges.take_held(destination);
+            self.let_go(destination, held, now);
+        } else if let Some(key) = self.last_way(destination, now) {
+            let held = self.exchanges.take_held(destination);
+            held.into_iter().for_each(|packet| self.queue_packet(key, packet));
         }
     }
 

@@ -9,8 +9,8 @@ use super::{
     *,
 };
 use crate::report::{
-    BoundServerReport, FactReport, IdentityReport, KeysReport, NamesReport, NamespaceReport, NetworkReport,
-    PartReport, RenewalReason, RenewalReport,
+    BoundServerReport, CloneSign, FactReport, FilteredReport, IdentityReport, KeysReport, NamesReport,
+    NamespaceReport, NetworkReport, PartReport, RenewalReason, RenewalReport,
     checked::{Checked, Finding, Verdict},
     listed::{Listed, State, Summary, Tunnel},
 };
@@ -104,6 +104,13 @@ fn full() -> StatusReport {
                 protocol: "tcp".into(),
                 address: "0.0.0.0:80".parse().unwrap(),
             }],
+            filtered: vec![FilteredReport {
+                kind: "names".into(),
+                count: 3,
+                last_s: 2,
+                what: "packets".into(),
+                cure: "let them in".into(),
+            }],
         },
         suite_problem: text(),
         identity: IdentityReport {
@@ -113,7 +120,11 @@ fn full() -> StatusReport {
             revocation_problem: text(),
             ..IdentityReport::default()
         },
-        renewal: RenewalReport { reason: Some(RenewalReason::Clone), ..RenewalReport::default() },
+        renewal: RenewalReport {
+            reason: Some(RenewalReason::Clone),
+            signs: vec![CloneSign::BootClock],
+            ..RenewalReport::default()
+        },
         keys: KeysReport {
             send: 1,
             accept: vec![1],

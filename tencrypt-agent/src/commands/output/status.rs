@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr};
 
 use super::table::table;
 use crate::report::{
-    HardeningReport, IdentityReport, KeysReport, NamesReport, NamespaceReport, RenewalReport, StatusReport,
+    CloneSign, HardeningReport, IdentityReport, KeysReport, NamesReport, NamespaceReport, RenewalReport,
+    StatusReport,
 };
 
 /// A name and what there is to say under it; without a name it goes on with the row above.
@@ -195,7 +196,7 @@ fn hardening(report: &HardeningReport) -> String {
 /// say.
 fn renewal(report: &RenewalReport) -> Option<String> {
     let deaf = "clones of the machine are NOT noticed, pauses are";
-    match (report.reason, report.clones_told) {
+    match (report.reason, report.signs.contains(&CloneSign::KernelLog)) {
         (None, true) => None,
         (None, false) => Some(format!("never; {deaf}")),
         (Some(reason), told) => {

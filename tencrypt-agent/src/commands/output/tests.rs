@@ -1,7 +1,7 @@
 use super::*;
 use crate::report::{
-    ChainsReport, HardeningReport, IdentityReport, KeysReport, NamesReport, NamespaceReport, PacketsReport,
-    PartReport, RenewalReason as Reason, RenewalReport,
+    ChainsReport, CloneSign, HardeningReport, IdentityReport, KeysReport, NamesReport, NamespaceReport,
+    PacketsReport, PartReport, RenewalReason as Reason, RenewalReport,
 };
 
 pub(super) fn peer() -> PeerReport {
@@ -47,7 +47,7 @@ pub(super) fn report() -> StatusReport {
             capabilities: vec!["net_admin".to_owned()],
             ..HardeningReport::default()
         },
-        renewal: RenewalReport { clones_told: true, ..RenewalReport::default() },
+        renewal: RenewalReport { signs: vec![CloneSign::KernelLog], ..RenewalReport::default() },
         keys: KeysReport { send: 1, accept: vec![1, 2], ..KeysReport::default() },
         peers: vec![peer()],
         chains: ChainsReport { plain_in: 4, leak: 0, looped: 0 },
@@ -141,12 +141,14 @@ fn status_says_how_often_keys_were_made_anew_and_what_would_not_be_noticed() {
     let with = |renewal| StatusReport { renewal, ..report() };
     let text = status(&with(RenewalReport::default()), false);
     assert!(text.contains("renewed   never; clones of the machine are NOT noticed, pauses are\n"), "{text}");
-    let renewed = with(RenewalReport { count: 2, reason: Some(Reason::Pause), clones_told: true });
+    const SIGNS: [CloneSign; 2] = [CloneSign::BootClock, CloneSign::KernelLog];
+    let renewed = with(RenewalReport { count: 2, reason: Some(Reason::Pause), signs: SIGNS.to_vec() });
     let text = status(&renewed, false);
     let line = "renewed   2 times, last because the machine or the program stood still for more than 60 s\n";
     assert!(text.contains(line), "{text}");
     let value: serde_json::Value = serde_json::from_str(&status(&renewed, true)).unwrap();
-    let expected = serde_json::json!({ "count": 2, "reason": "pause", "clones_told": true });
+    let expected =
+        serde_json::json!({ "count": 2, "reason": "pause", "signs": ["boot_clock", "kernel_log"] });
     assert_eq!(value["renewal"], expected);
 }
 

@@ -170,16 +170,25 @@ impl Exchanges {
         }
     }
 
-    /// Has a packet wait for the answer of a destination that is being asked; if only DNS says that it is external, not
-    /// for long.
+    /// Repeats INIT at once if that was put off for the destination's own, which has led to a session: of two that crossed it
+    /// may have dropped this side's, and can answer now.
+    pub(in crate::tunnel) fn ask_after_its_own(&mut self, destination: IpAddr, now: Instant) {
+        if let Some(attempt) = self.attempts.find_mut(destination).filter(|attempt| attempt.gave_way) {
+            attempt.send_at = now;
+            self.timers.arm(Due::Attempt(destination), now);
+        }
+    }
+
+    /// Has a packet wait for the answer of a destination that is being asked; where there is another way for it, for so long
+    /// only.
     pub(in crate::tunnel) fn hold(
         &mut self,
         destination: IpAddr,
         packet: &TunPacket<'_>,
-        is_claimed: bool,
+        at_most: Option<Duration>,
     ) -> HoldOutcome {
-        if is_claimed && let Some(attempt) = self.attempts.find_mut(destination) {
-            attempt.release_at = Some(attempt.claimed_until());
+        if let Some((attempt, wait)) = self.attempts.find_mut(destination).zip(at_most) {
+            attempt.release_at = Some(attempt.started + wait);
             self.arm(destination);
         }
         self.attempts.hold(destination, packet)
@@ -196,7 +205,7 @@ impl Exchanges {
         !self.is_silent(destination, now) && asked.is_none_or(|attempt| now < attempt.claimed_until())
     }
 
-    /// Tells, once, if it is time that packets to such a destination leave.
+    /// Tells, once, if it is time that packets which wait for a destination leave by another way.
     pub(in crate::tunnel) fn is_release_due(&mut self, destination: IpAddr, now: Instant) -> bool {
         let attempt = self.attempts.find_mut(destination);
         attempt.and_then(|attempt| attempt.release_at.take_if(|at| *at <= now)).is_some()
@@ -286,7 +295,7 @@ impl Exchanges {
     }
 
     /// Puts the next repetition of INIT off, once: the destination's own INIT was answered, and may lead to a session.
-    pub(super) fn give_way(&mut self, destination: IpAddr, now: Instant) {
+    pub(in crate::tunnel) fn give_way(&mut self, destination: IpAddr, now: Instant) {
         if let Some(attempt) = self.attempts.find_mut(destination).filter(|attempt| !attempt.gave_way) {
             attempt.gave_way = true;
             attempt.send_at = attempt.send_at.max(now + GIVE_WAY);

@@ -16,7 +16,7 @@ use crate::{
     record::{Data, SessionIndex},
     stats::DropReason,
     tunnel::{
-        limits::{DEAD_AFTER, KEEPALIVE, MAX_SERVED, REPEAT_INTERVAL, RESET_TAKEN, TRANSLATION_KEPT},
+        limits::{DEAD_AFTER, KEEPALIVE, MAX_SERVED, REPEAT_INTERVAL, RESET_TAKEN},
         outbox::Outbox,
         packet::HeldPacket,
         peer_key::PeerKey,
@@ -111,9 +111,9 @@ impl Peers {
         peer.tx_bytes += bytes as u64;
         peer.unacknowledged_since = None;
         peer.active = now;
-        let before = std::mem::replace(&mut peer.sent, now);
+        let is_lost = peer.is_way_lost(now);
+        peer.sent = now;
         if let Some(at) = peer.life.sent(now) {
-            let is_lost = peer.is_translated && now.saturating_duration_since(before) >= TRANSLATION_KEPT;
             let at = if is_lost { peer.life.doubt(now) } else { at };
             if peer.is_earlier(at) {
                 self.timers.arm(key, at);

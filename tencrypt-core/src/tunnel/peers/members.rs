@@ -9,13 +9,29 @@ use crate::{
 };
 
 impl Peers {
-    /// The lane of this member to send to in this family: one that lives, and of those the one that this side's INIT leads
-    /// to, which both know to be in use.
+    /// The lane of this member to send to in this family: one that lives and that there is a way to, and of those the one
+    /// that this side's INIT leads to, which both know to be in use.
     #[inline]
     pub(in crate::tunnel) fn pick(&self, member: PeerId, is_v4: bool, now: Instant) -> Option<PeerKey> {
+        self.pick_if(member, is_v4, |peer| !peer.is_way_lost(now), now)
+    }
+
+    /// The same, though the way there may be lost.
+    pub(in crate::tunnel) fn pick_any(&self, member: PeerId, is_v4: bool, now: Instant) -> Option<PeerKey> {
+        self.pick_if(member, is_v4, |_| true, now)
+    }
+
+    #[inline]
+    fn pick_if(
+        &self,
+        member: PeerId,
+        is_v4: bool,
+        fits: impl Fn(&Peer) -> bool,
+        now: Instant,
+    ) -> Option<PeerKey> {
         let is_ready = |key: &PeerKey| {
             self.find(*key).is_some_and(|peer| {
-                !peer.is_dead() && peer.endpoint(is_v4).is_some() && peer.sending(now).is_some()
+                !peer.is_dead() && peer.endpoint(is_v4).is_some() && peer.sending(now).is_some() && fits(peer)
             })
         };
         let preferred = self.preferred.get(&member).copied().filter(is_ready);

@@ -14,7 +14,7 @@ use crate::{
     event::PeerInfo,
     record::SessionIndex,
     trust::Certificate,
-    tunnel::limits::{KEEPALIVE, MAX_SERVED, SIMULTANEOUS},
+    tunnel::limits::{KEEPALIVE, MAX_SERVED, SIMULTANEOUS, TRANSLATION_KEPT},
 };
 
 /// One lane of one member of the tenant. Its lanes share identity and addresses; each has sessions and a port of its own.
@@ -135,6 +135,12 @@ impl Peer {
         let (first, other) =
             if is_v4 { (self.endpoint_v4, self.endpoint_v6) } else { (self.endpoint_v6, self.endpoint_v4) };
         own(first).or_else(|| own(other))
+    }
+
+    /// Tells if a translation on the way that its records go to may be over.
+    #[inline]
+    pub(in crate::tunnel) fn is_way_lost(&self, now: Instant) -> bool {
+        self.is_translated && now.saturating_duration_since(self.sent) >= TRANSLATION_KEPT
     }
 
     /// Tells if its records go to this address.

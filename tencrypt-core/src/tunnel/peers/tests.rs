@@ -37,11 +37,16 @@ impl World {
 
     /// A session that the peer with this number asked for, from its lane 0; under the epoch `second`.
     fn add(&mut self, number: u8, second: u64) -> (PeerKey, SessionIndex) {
+        self.add_lane((number, 0), second)
+    }
+
+    /// The same from this lane of the peer.
+    fn add_lane(&mut self, (number, lane): (u8, u8), second: u64) -> (PeerKey, SessionIndex) {
         let now = start() + Duration::from_secs(second);
         let mut local = self.indices.take(0, IndexUse::HalfOpen, &mut self.rng, now).unwrap();
         let (index, suite) = (local.get(), CipherSuite::ChaCha20Poly1305);
         let keys = DirectionKeys::derive(suite.aead(), &[1; 32], &[2; 32]);
-        let remote_index = SessionIndex::from_parts(0, 1 + second as u32).unwrap();
+        let remote_index = SessionIndex::from_parts(lane, 1 + second as u32).unwrap();
         let established = Established {
             peer: PeerId::from_bytes([number; 32]),
             identity: PeerIdentity { vnet: true, addresses: vec![], certificate: None },
@@ -69,6 +74,24 @@ impl World {
     fn sessions(&self, key: PeerKey) -> Vec<SessionIndex> {
         self.peers.find(key).unwrap().sessions.iter().map(Session::index).collect()
     }
+}
+
+/// Another lane of the same pod has a way of its own, which may not be lost.
+#[test]
+fn a_lane_that_the_way_to_may_be_lost_is_sent_to_where_there_is_no_other() {
+    let mut world = World::new();
+    let (first, _) = world.add(2, 0);
+    let (second, _) = world.add_lane((2, 1), 1);
+    let peer = PeerId::from_bytes([2; 32]);
+    let at = |seconds| start() + Duration::from_secs(seconds);
+    world.peers.find_mut(first).unwrap().is_translated = true;
+    assert_eq!(world.peers.pick(peer, true, at(24)), Some(first));
+    assert_eq!(world.peers.pick(peer, true, at(25)), Some(second));
+    world.peers.find_mut(second).unwrap().is_translated = true;
+    assert_eq!(world.peers.pick(peer, true, at(26)), None);
+    assert_eq!(world.peers.pick_any(peer, true, at(26)), Some(first));
+    world.peers.note_sent(second, 100, at(26));
+    assert_eq!(world.peers.pick(peer, true, at(50)), Some(second));
 }
 
 fn address(last: u8) -> IpAddr {

@@ -13,5 +13,6 @@ mod proofs;
 mod questions;
 mod redaction;
 mod resets;
+mod resumed;
 pub(crate) mod twin;
 mod work;

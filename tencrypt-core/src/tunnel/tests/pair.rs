@@ -28,6 +28,10 @@ pub(in crate::tunnel) struct Pair {
     pub(in crate::tunnel) tunnels: [Tunnel; 2],
     /// The wire carries.
     pub(in crate::tunnel) connected: bool,
+    /// Type of datagrams that the wire loses.
+    pub(in crate::tunnel) lost: Option<u8>,
+    /// Port that datagrams come from.
+    pub(in crate::tunnel) port: u16,
     /// Datagrams that each side has sent, with what was lost.
     pub(in crate::tunnel) sent: [Vec<Vec<u8>>; 2],
     /// Packets that came out at each side.
@@ -65,6 +69,8 @@ impl Pair {
             now,
             tunnels,
             connected: true,
+            lost: None,
+            port: 8_362,
             sent: Default::default(),
             delivered: [0; 2],
             under_way: VecDeque::new(),
@@ -115,7 +121,7 @@ impl Pair {
 
     fn carry(&mut self, from: usize, datagram: Vec<u8>) {
         self.sent[from].push(datagram.clone());
-        if self.connected {
+        if self.connected && self.lost != datagram.first().copied() {
             self.under_way.push_back((1 - from, datagram));
         }
     }
@@ -126,7 +132,7 @@ impl Pair {
             self.tend(side);
         }
         while let Some((side, mut datagram)) = self.under_way.pop_front() {
-            let from = SocketAddr::new(address(1 - side), 8_362);
+            let from = SocketAddr::new(address(1 - side), self.port);
             let meta = RecvMeta::new(from, datagram.len() as u16);
             let mut inbox = PacketQueue::new(1);
             let _ = self.tunnels[side].handle_datagrams(&meta, &mut datagram, self.now, &mut inbox);
