@@ -273,6 +273,23 @@ impl Saved {
     }
 }
 
+/// Makes a table of as many features as the kernel has, and returns these.
+fn of_best_features(
+    netlink: &mut Netlink,
+    items: impl Fn(Features) -> Vec<BatchItem<NetfilterMessage>>,
+) -> io::Result<Features> {
+    let mut result = Err(io::Error::from_raw_os_error(libc::ENOENT));
+    for features in Features::FROM_BEST {
+        result = netlink.batch(items(features)).map(|()| features);
+        // A missing expression is ENOENT (nft_expr_type_get); so is nothing else in a batch that makes its own table, sets
+        // and counters.
+        if !matches!(&result, Err(error) if error.raw_os_error() == Some(libc::ENOENT)) {
+            break;
+        }
+    }
+    result
+}
+
 /// The batch that makes the table.
 fn table_items(
     saved: &Saved,
