@@ -227,23 +227,6 @@ impl Enforcement {
     }
 }
 
-/// Makes a table of as many features as the kernel has, and returns them.
-fn of_best_features(
-    netlink: &mut Netlink,
-    items: impl Fn(Features) -> Vec<BatchItem<NetfilterMessage>>,
-) -> io::Result<Features> {
-    let mut result = Err(io::Error::from_raw_os_error(libc::ENOENT));
-    for features in Features::FROM_BEST {
-        result = netlink.batch(items(features)).map(|()| features);
-        // A missing expression is ENOENT (nft_expr_type_get); so is nothing else in a batch that makes its own
-        // table, sets and counters.
-        if !matches!(&result, Err(error) if error.raw_os_error() == Some(libc::ENOENT)) {
-            break;
-        }
-    }
-    result
-}
-
 impl Saved {
     /// Type of a table's comment in nft's user data (libnftnl, `NFTNL_UDATA_TABLE_COMMENT`): `nft list` shows it.
     const COMMENT: u8 = 0;
