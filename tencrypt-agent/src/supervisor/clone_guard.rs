@@ -127,7 +127,8 @@ impl CloneGuard {
                 }
                 _ = self.look.tick() => match self.freshness.look(boot_clock()) {
                     Some(generation) => return Sign { generation, reason: RenewalReason::Pause },
-                    None => continue,
+                    // The log may wake its readers before they can read the record, and not again after.
+                    None => self.log.as_ref().and_then(|log| (log.read)(log.descriptor.get_ref()).ok().flatten()),
                 },
             };
             let reason = match notice {
