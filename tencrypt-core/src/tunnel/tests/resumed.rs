@@ -37,7 +37,7 @@ fn rested() -> Pair {
     pair
 }
 
-/// Where the pod's own INIT crosses the one that names the service, and goes before it, the service is told at once after it,
+/// A service whose pod sends an INIT of its own that crosses the one which names it, and goes before it, is told at once after it,
 /// and not first asked itself, where another pod may answer.
 #[test]
 fn a_pod_that_speaks_at_the_same_moment_is_told_of_the_service_before_that_is_asked() {
