@@ -14,9 +14,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tencrypt::{KeyRing, Stats, trust::CertificateFile};
 
-pub(crate) use self::explained::ExplainReport;
 #[cfg(test)]
 pub(crate) use self::explained::FactReport;
+pub(crate) use self::{explained::ExplainReport, problems::FilteredReport};
 use crate::hex::to_hex;
 
 /// `tencrypt status --json`.
@@ -117,21 +117,6 @@ pub(crate) struct BoundServerReport {
     pub protocol: String,
     /// The address and port that it listens at.
     pub address: SocketAddr,
-}
-
-/// A kind of packets that a firewall of the pod's own drops, in `status --json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct FilteredReport {
-    /// `datagrams`: of other pods to the tunnel's ports; `names`: of captured DNS; `packets`: others out of the device.
-    pub kind: String,
-    /// Packets of the kind that were dropped since the start.
-    pub count: u64,
-    /// Seconds since the last one.
-    pub last_s: u64,
-    /// The packets, in words.
-    pub what: String,
-    /// The rule that is missing, in words.
-    pub cure: String,
 }
 
 /// Returns the fingerprint of each epoch's key, in hex.

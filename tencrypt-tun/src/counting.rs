@@ -3,9 +3,7 @@
 use std::io;
 
 use crate::{
-    capture::Capture,
     enforce::{Counters, Enforcement},
-    error::{At as _, CaptureError, Step},
     filtered::{Filtered, Kind},
 };
 
@@ -36,7 +34,7 @@ impl Gap {
 
 impl Counting {
     /// Reads the counters; those at both ends only where the table has them.
-    fn read(&mut self, nft: &mut Enforcement, is_filtered: bool) -> io::Result<()> {
+    pub(crate) fn read(&mut self, nft: &mut Enforcement, is_filtered: bool) -> io::Result<()> {
         self.last = nft.counters()?;
         if is_filtered {
             let now = nft.missing()?;
@@ -51,7 +49,7 @@ impl Counting {
         self.gaps = Default::default();
     }
 
-    fn total(&self) -> Counters {
+    pub(crate) fn total(&self) -> Counters {
         let [datagrams, names, packets] = self.gaps.map(|gap| gap.dropped);
         let (before, last) = (&self.before, &self.last);
         Counters {
@@ -64,29 +62,6 @@ impl Counting {
                 packets: before.filtered.packets + packets,
             },
         }
-    }
-}
-
-impl Capture {
-    /// Packets that the chains have dropped, and those that others have; zero without enforcement. What others drop is among
-    /// them from the second call on, for which it must be missing twice.
-    ///
-    /// # Errors
-    /// [`CaptureError`] at [`Step::Counters`].
-    pub fn counters(&mut self) -> Result<Counters, CaptureError> {
-        if !self.plan.enforce {
-            return Ok(Counters::default());
-        }
-        match self.read_counters() {
-            // Somebody has removed the table; it is put back, and then counts on.
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-            read => read.at(Step::Counters, self.plan.interface)?,
-        }
-        Ok(self.counting.total())
-    }
-
-    pub(crate) fn read_counters(&mut self) -> io::Result<()> {
-        self.counting.read(&mut self.nft, self.is_filtered)
     }
 }
 

@@ -66,7 +66,7 @@ pub(crate) struct Found {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Synced {
     Nothing,
-    /// What others have has changed.
+    /// Others' chains have come or gone.
     Followed,
     /// Somebody had changed the table itself.
     Restored(TableFault),

@@ -1,11 +1,11 @@
 //! Keeping a capture in line with the kernel: after each change that the kernel tells of, and by looking.
 
-use std::time::Instant;
+use std::{io, time::Instant};
 
 use crate::{
     capture::{Capture, Followed},
     desired::{Desired, DeviceState, Observed, Part, Repair},
-    enforce::{Singles, contents},
+    enforce::{Counters, Singles, contents},
     error::{At as _, CaptureError, Step},
     monitor::Change,
     nat::Synced,
@@ -326,6 +326,29 @@ impl Capture {
                 }
             }
         }
+    }
+}
+
+impl Capture {
+    /// Packets that the chains have dropped, and those that others have; zero without enforcement. What others drop is among
+    /// them from the second call on, for which it must be missing twice.
+    ///
+    /// # Errors
+    /// [`CaptureError`] at [`Step::Counters`].
+    pub fn counters(&mut self) -> Result<Counters, CaptureError> {
+        if !self.plan.enforce {
+            return Ok(Counters::default());
+        }
+        match self.read_counters() {
+            // Somebody has removed the table; it is put back, and then counts on.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            read => read.at(Step::Counters, self.plan.interface)?,
+        }
+        Ok(self.counting.total())
+    }
+
+    pub(crate) fn read_counters(&mut self) -> io::Result<()> {
+        self.counting.read(&mut self.nft, self.is_filtered)
     }
 }
 

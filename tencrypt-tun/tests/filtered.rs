@@ -1,4 +1,4 @@
-//! What a firewall of the pod's own drops of the tunnel is counted, by kind, wherever it drops.
+//! Packets of the tunnel that a firewall of the pod's own drops are counted, by kind, wherever it drops.
 
 mod support;
 

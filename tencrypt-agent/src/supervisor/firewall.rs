@@ -1,4 +1,4 @@
-//! What a firewall of the pod's own drops of the tunnel: told when it begins, and by `status`.
+//! Packets of the tunnel that a firewall of the pod's own drops: told when it begins, and by `status`.
 
 use std::{
     sync::PoisonError,
