@@ -188,12 +188,14 @@ fn a_failure_after_a_take_over_leaves_the_namespace_closed() {
         // There is no port for the DNS proxy, which is looked for when the capture stands.
         let netns = cluster.a.netns();
         netns.set_sysctl("ipv4/ip_local_port_range", "40000 40000").unwrap();
-        let _holder = netns.run(|| UdpSocket::bind("[::]:40000")).unwrap();
+        let holder = netns.run(|| UdpSocket::bind("[::]:40000")).unwrap();
         let resolv_conf = cluster.directory.join("resolv.conf");
         fs::write(&resolv_conf, "nameserver 172.30.0.53\nsearch shop.svc.k8s.corp\n").unwrap();
         let dns = format!("[dns]\nresolv_conf = \"{}\"\n", resolv_conf.display());
         let finished = cluster.start(&cluster.a, &dns).program.wait(LIMIT).unwrap();
         assert_refused(&finished, RUNTIME, "DNS listener");
+        drop(holder);
+        netns.set_sysctl("ipv4/ip_local_port_range", "32768 60999").unwrap();
         let to = SocketAddr::new(cluster.b.v4(), HTTP);
         lab::send_bound(netns, Binding::Device, "eth0", to, CANARY.as_bytes()).unwrap_err();
         lab::send_bound(netns, Binding::Routes, "eth0", to, CANARY.as_bytes()).unwrap_err();
