@@ -7,11 +7,11 @@ use std::{
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// The interval at which the control plane looks at the boot clock, and a lane whose keys may not be used for new ones.
-pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// The interval at which a lane whose keys may not be used looks for new ones.
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A control plane that has not looked for longer than this stood still, and everything with it: the machine was
-/// suspended, the program was stopped, or a virtual machine paused. It looks four times a second.
+/// suspended, the program was stopped, or a virtual machine paused. It looks each second.
 pub(crate) const GAP: Duration = Duration::from_secs(60);
 
 /// The time when the control plane looked last, and the generation of keys that may be used.

@@ -12,20 +12,36 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{
-    net::unix::pipe::Receiver,
-    time::{Interval, MissedTickBehavior},
-};
+use rustix::fs::statfs;
+use tokio::net::unix::pipe::Receiver;
 
 use crate::os::{
+    clock::{Clock, SECOND},
     files::{self, Stamp},
     sys,
 };
 
-/// Interval at which files are looked at without an event: a link that leads to another directory and a network file
-/// system give none. Documentation promises that a revocation or a new key takes effect within a second, the work of the
-/// lanes included.
-const INTERVAL: Duration = Duration::from_millis(250);
+/// Interval at which files are looked at whose changes give no event, such as those behind a link to another directory, and
+/// on a network file system. Documentation promises that a revocation or a new key takes effect within a second, the work of
+/// the lanes included.
+const UNTOLD: Duration = Duration::from_millis(250);
+
+/// Interval for the others: an event may be missed all the same where a directory is exchanged for another one.
+const TOLD: Duration = SECOND;
+
+/// File systems on which other machines' changes give no event: magic numbers of statfs(2), by include/uapi/linux/magic.h and
+/// the file systems' own headers.
+const REMOTE: [u32; 9] = [
+    0x6969,      // NFS
+    0xFF53_4D42, // CIFS
+    0xFE53_4D42, // SMB2
+    0x517B,      // SMB
+    0x6573_5546, // FUSE
+    0x0102_1997, // 9P
+    0x00C3_6400, // Ceph
+    0x5346_414F, // AFS
+    0x0BD0_0BD0, // Lustre
+];
 
 /// Pause after an event, so that a busy directory costs little: at most a hundred looks a second.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -93,7 +109,8 @@ impl FollowedFile {
 #[derive(Debug)]
 pub(crate) struct Changes {
     events: Option<Receiver>,
-    clock: Interval,
+    /// None: there is nothing to look at.
+    clock: Option<Clock>,
     pause: Option<Instant>,
 }
 
@@ -101,10 +118,11 @@ impl Changes {
     /// Watches the directories of the files at `paths`. One that cannot be watched is left to the clock. Must be called
     /// within a tokio runtime.
     pub(crate) fn of<'p>(paths: impl IntoIterator<Item = &'p Path>) -> Self {
-        let mut clock = tokio::time::interval(INTERVAL);
-        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let paths: Vec<&Path> = paths.into_iter().collect();
+        let interval = if paths.iter().all(|path| is_told(path)) { TOLD } else { UNTOLD };
+        let clock = (!paths.is_empty()).then(|| Clock::each(interval));
         // As with a pipe: read what there is, or wait.
-        let events = watch(paths).and_then(Receiver::from_file_unchecked);
+        let events = watch(&paths).and_then(Receiver::from_file_unchecked);
         let events = events.inspect_err(|error| tracing::debug!(%error, "watching directories")).ok();
         Self { events, clock, pause: None }
     }
@@ -113,7 +131,7 @@ impl Changes {
     pub(crate) async fn next(&mut self) {
         if self.pause.is_none() {
             tokio::select! {
-                _ = self.clock.tick() => return,
+                () = tick(self.clock.as_mut()) => return,
                 () = event(self.events.as_ref()) => self.pause = Some(Instant::now() + PAUSE),
             }
         }
@@ -125,7 +143,27 @@ impl Changes {
     }
 }
 
-fn watch<'p>(paths: impl IntoIterator<Item = &'p Path>) -> std::io::Result<File> {
+/// Tells if changes of the file give events in the directory of its path: that is where it is, or below, as in a volume of
+/// Kubernetes, whose link `..data` is exchanged.
+fn is_told(path: &Path) -> bool {
+    let Ok(directory) = files::directory(path).canonicalize() else { return false };
+    let is_remote = |magic: u32| REMOTE.contains(&magic);
+    if statfs(&directory).is_ok_and(|found| is_remote(found.f_type as u32)) {
+        return false;
+    }
+    // What is not there yet will come into the directory.
+    path.canonicalize().map_or_else(|_| !path.is_symlink(), |file| file.starts_with(&directory))
+}
+
+/// Waits for the clock, for ever if there is none.
+async fn tick(clock: Option<&mut Clock>) {
+    match clock {
+        Some(clock) => clock.tick().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn watch(paths: &[&Path]) -> std::io::Result<File> {
     let events = sys::directory_events()?;
     for path in paths {
         if let Err(error) = sys::watch_directory(&events, files::directory(path)) {
@@ -242,13 +280,38 @@ mod tests {
         assert!(is_due(&mut file));
     }
 
+    #[test]
+    fn a_file_is_told_of_where_it_is_in_the_directory_of_its_path_or_below() {
+        let (place, elsewhere) = (Place::new("told"), Place::new("elsewhere"));
+        let file = place.write("f", "a");
+        assert!(is_told(&file));
+        assert!(is_told(&place.0.join("not-yet-there")));
+        fs::create_dir(place.0.join("..2026")).unwrap();
+        place.write("..2026/g", "b");
+        symlink("..2026", place.0.join("..data")).unwrap();
+        symlink("..data/g", place.0.join("g")).unwrap();
+        assert!(is_told(&place.0.join("g")), "a volume of Kubernetes");
+        symlink(elsewhere.write("h", "c"), place.0.join("h")).unwrap();
+        assert!(!is_told(&place.0.join("h")), "a link to another directory");
+        symlink("nowhere/else", place.0.join("i")).unwrap();
+        assert!(!is_told(&place.0.join("i")), "a link to what may come anywhere");
+        assert!(!is_told(Path::new("/no/such/directory/f")));
+    }
+
+    #[tokio::test]
+    async fn nothing_to_look_at_wakes_nobody() {
+        let mut changes = Changes::of([]);
+        let waited = tokio::time::timeout(Duration::from_millis(50), changes.next()).await;
+        assert!(waited.is_err());
+    }
+
     #[tokio::test]
     async fn an_event_in_any_of_the_directories_ends_the_wait_and_survives_a_cancelled_one() {
         let (one, other) = (Place::new("one"), Place::new("other"));
         let paths = [one.0.join("f"), other.0.join("g"), PathBuf::from("/no/such/directory/h")];
         let mut changes = Changes::of(paths.iter().map(PathBuf::as_path));
         // The clock is not to be what ends it.
-        changes.clock = tokio::time::interval(Duration::from_secs(3600));
+        changes.clock = Some(Clock::each(Duration::from_secs(3600)));
         let limit = Duration::from_secs(10);
         tokio::time::timeout(limit, changes.next()).await.expect("at once");
         for place in [&one, &other] {

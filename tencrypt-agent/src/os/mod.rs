@@ -1,5 +1,6 @@
 //! The operating system, and nothing of tencrypt: files, memory, privileges.
 
+pub(crate) mod clock;
 pub(crate) mod files;
 pub(crate) mod followed;
 pub(crate) mod hardening;

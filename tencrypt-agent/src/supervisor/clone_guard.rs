@@ -13,10 +13,7 @@ use std::{
 };
 
 use tencrypt::{Identity, Seed, crypto::PeerId};
-use tokio::{
-    io::unix::AsyncFd,
-    time::{Interval, MissedTickBehavior},
-};
+use tokio::io::unix::AsyncFd;
 
 use super::{
     kernel_log::{self, KernelLog},
@@ -27,10 +24,13 @@ use crate::{
     failure::Failure,
     lane::{
         channel::{Command, Lanes, NewIdentity},
-        freshness::{Freshness, LOOK_INTERVAL, boot_clock},
+        freshness::{Freshness, boot_clock},
         pod_status::Shared,
     },
-    os::sys,
+    os::{
+        clock::{Clock, SECOND},
+        sys,
+    },
     report::{CloneSign, RenewalReason, RenewalReport},
 };
 
@@ -71,7 +71,7 @@ pub(super) struct CloneGuard {
     freshness: Arc<Freshness>,
     uevents: Option<Source>,
     log: Option<Source>,
-    look: Interval,
+    look: Clock,
     report: Shared<RenewalReport>,
 }
 
@@ -89,8 +89,7 @@ impl CloneGuard {
             signs.push(CloneSign::KernelLog);
         }
         let report = RenewalReport { signs, ..RenewalReport::default() };
-        let mut look = tokio::time::interval(LOOK_INTERVAL);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let look = Clock::each(SECOND);
         let freshness = Arc::new(Freshness::new(boot_clock()));
         Self { freshness, uevents, log, look, report: Arc::new(Mutex::new(report)) }
     }
@@ -125,7 +124,7 @@ impl CloneGuard {
                     }
                     notice
                 }
-                _ = self.look.tick() => match self.freshness.look(boot_clock()) {
+                () = self.look.tick() => match self.freshness.look(boot_clock()) {
                     Some(generation) => return Sign { generation, reason: RenewalReason::Pause },
                     // The log may wake its readers before they can read the record, and not again after.
                     None => self.log.as_ref().and_then(|log| (log.read)(log.descriptor.get_ref()).ok().flatten()),

@@ -32,13 +32,14 @@ use crate::{
         events::{Events, LaneEvent},
         pod_status::Shared,
     },
+    os::clock,
     report::{BoundServerReport, ChainsReport, NamespaceReport, PartReport, SuiteReport},
 };
 
 /// Changes of the namespace that wait for the supervisor. The others wait in the kernel, which says if it has to drop any.
 const CHANGES: usize = 16;
 /// The interval at which facts are folded, and destinations whose time is over looked for.
-pub(super) const TICK: Duration = Duration::from_secs(1);
+pub(super) const TICK: Duration = clock::SECOND;
 /// Time for which an address at which a member has answered is not spoken to in plain: the core's.
 const PROVED: Duration = Duration::from_secs(600);
 
@@ -299,6 +300,9 @@ fn log(event: &Event) {
     }
 }
 
+/// The longest wait for a change before the thread looks if anybody listens: the program is about to end if nobody does.
+const UNHEARD: Duration = Duration::from_secs(60);
+
 /// Starts a thread that waits for changes of the namespace, and ends when nobody listens.
 ///
 /// # Errors
@@ -307,7 +311,7 @@ pub(super) fn monitor_changes(mut monitor: Monitor) -> io::Result<mpsc::Receiver
     let (sender, receiver) = mpsc::channel(CHANGES);
     thread::Builder::new().name("tencrypt-watch".to_owned()).spawn(move || {
         while !sender.is_closed() {
-            match monitor.wait(TICK) {
+            match monitor.wait(UNHEARD) {
                 Ok(None) => {}
                 Ok(Some(change)) => drop(sender.blocking_send(change)),
                 Err(error) => {

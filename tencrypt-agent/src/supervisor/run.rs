@@ -5,7 +5,7 @@ use std::{
     io::{self, Write as _},
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use tencrypt::{
@@ -13,12 +13,7 @@ use tencrypt::{
     directory::{Directory, Fact, FactChange},
 };
 use tencrypt_tun::{Change, SocketTable};
-use tokio::{
-    signal::unix::Signal,
-    sync::mpsc,
-    task::JoinHandle,
-    time::{Interval, MissedTickBehavior},
-};
+use tokio::{signal::unix::Signal, sync::mpsc, task::JoinHandle};
 
 use super::{
     clone_guard::{CloneGuard, Sign},
@@ -38,7 +33,7 @@ use crate::{
         run::Ended,
         threads::Threads,
     },
-    os::{followed::Changes, notify::ServiceManager},
+    os::{clock::Clock, followed::Changes, notify::ServiceManager},
 };
 
 /// The signals that end the program.
@@ -128,7 +123,7 @@ enum Input {
 
 /// The loop's clocks.
 struct Clocks {
-    tick: Interval,
+    tick: Clock,
     credentials: Changes,
     leases_renewed: Instant,
 }
@@ -141,7 +136,7 @@ impl Supervisor {
     pub(super) async fn run(mut self) -> Result<(), Failure> {
         announce(self.manager.as_ref());
         let mut clocks = Clocks {
-            tick: interval(TICK),
+            tick: Clock::each(TICK),
             credentials: self.credentials.changes(),
             leases_renewed: Instant::now(),
         };
@@ -178,7 +173,7 @@ impl Supervisor {
             Some(change) = self.changes.recv() => Input::Change(change),
             sign = self.guard.next_sign() => Input::Sign(sign),
             () = clocks.credentials.next() => Input::Credentials,
-            _ = clocks.tick.tick() => Input::Tick,
+            () = clocks.tick.tick() => Input::Tick,
         }
     }
 
@@ -300,12 +295,6 @@ fn prolonged(ending: Vec<Fact>, in_use: &BTreeSet<IpAddr>, now: Instant) -> Vec<
     used.map(|fact| Fact::new(fact.prefix, fact.class, fact.source, Some(now + LEASE))).collect()
 }
 
-fn interval(period: Duration) -> Interval {
-    let mut interval = tokio::time::interval(period);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    interval
-}
-
 /// Tells whoever started the program that traffic is protected from now on.
 fn announce(manager: Option<&ServiceManager>) {
     tracing::info!("ready: traffic is protected");
@@ -332,7 +321,7 @@ mod tests {
         let fact = |address: IpAddr, end| {
             Fact::new(address, Class::Internal, FactSource::Dns("web.test".into()), Some(end))
         };
-        let end = start + Duration::from_secs(60);
+        let end = start + 60 * TICK;
         let facts = Facts::new(FactBase::new(Vec::new()), 1);
         facts.learn(&[fact(used, end), fact(unused, end)]);
         // As the leases are renewed: 130 s with a socket to the first address, then none.

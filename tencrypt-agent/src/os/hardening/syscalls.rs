@@ -88,6 +88,8 @@ const ALLOWED: &[libc::c_long] = &[
     // Waiting and the time.
     libc::SYS_clock_gettime,
     libc::SYS_clock_nanosleep,
+    libc::SYS_timerfd_create,
+    libc::SYS_timerfd_settime,
     libc::SYS_epoll_create1,
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_pwait,

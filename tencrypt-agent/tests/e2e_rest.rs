@@ -1,0 +1,66 @@
+//! The work of a program that has nothing to do: how often it is woken, and the processor's time that it takes.
+
+mod support;
+
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use support::{Cluster, Running};
+use tencrypt_lab::{UdpEcho, test_within, udp_echo};
+
+const PORT: u16 = 9001;
+/// What begins with the start is over: addresses that are announced, files that were just written, probes of neighbours.
+const SETTLING: Duration = Duration::from_secs(8);
+
+/// What the kernel has counted of a process since its start.
+#[derive(Debug, Clone, Copy)]
+struct Work {
+    /// Times that one of its threads went to sleep of itself (proc(5), `voluntary_ctxt_switches`).
+    sleeps: u64,
+    /// Nanoseconds on a processor (Documentation/scheduler/sched-stats.rst).
+    nanoseconds: u64,
+}
+
+impl Work {
+    fn of(running: &Running) -> Self {
+        let mut work = Self { sleeps: 0, nanoseconds: 0 };
+        for task in fs::read_dir(format!("/proc/{}/task", running.program.id())).unwrap() {
+            let task = task.unwrap().path();
+            let status = fs::read_to_string(task.join("status")).unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            work.sleeps += line.unwrap().trim().parse::<u64>().unwrap();
+            let times = fs::read_to_string(task.join("schedstat")).unwrap();
+            work.nanoseconds += times.split(' ').next().unwrap().parse::<u64>().unwrap();
+        }
+        work
+    }
+}
+
+/// Of a pod with a session, a captured interface and a key file, nobody of which says anything. `TENCRYPT_TEST_REST` seconds,
+/// 10 without it.
+#[test]
+fn a_pod_at_rest_is_woken_about_once_a_second() {
+    let seconds = std::env::var("TENCRYPT_TEST_REST").map_or(10, |seconds| seconds.parse().unwrap());
+    let limit = Duration::from_secs(60 + seconds);
+    test_within("a_pod_at_rest_is_woken_about_once_a_second", limit, || {
+        let cluster = Cluster::on_one_node();
+        let _echo = UdpEcho::start(&cluster.b, PORT).unwrap();
+        let programs = [cluster.up(&cluster.a, ""), cluster.up(&cluster.b, "")];
+        for to in cluster.b.addresses() {
+            assert!(
+                udp_echo(cluster.a.netns(), (to, PORT).into(), [100], support::LIMIT).unwrap().is_empty()
+            );
+        }
+        thread::sleep(SETTLING);
+        let before = programs.each_ref().map(Work::of);
+        thread::sleep(Duration::from_secs(seconds));
+        for (running, before) in programs.iter().zip(before) {
+            let after = Work::of(running);
+            let sleeps = after.sleeps - before.sleeps;
+            let share = (after.nanoseconds - before.nanoseconds) as f64 / 1e7 / seconds as f64;
+            println!("{:.2} times a second, {share:.4} % of a processor", sleeps as f64 / seconds as f64);
+            assert!(sleeps <= 2 * seconds, "woken {sleeps} times in {seconds} s: {}", running.log());
+        }
+    });
+}
