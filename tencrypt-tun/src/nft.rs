@@ -212,6 +212,17 @@ pub(crate) fn counter_query(table: &str, name: &str) -> NfTablesMessage {
     NfTablesMessage::GetObject(counter_name(table, name))
 }
 
+/// Asks for all named counters of a table, as a dump.
+pub(crate) fn counters_query(table: &str) -> NfTablesMessage {
+    NfTablesMessage::GetObject(vec![object_table(table), number(NFTA_OBJ_TYPE, NFT_OBJECT_COUNTER)])
+}
+
+/// Tells if an answer is about this counter of this table: older kernels dump those of all tables.
+pub(crate) fn is_counter(message: &NfTablesMessage, table: &str, name: &str) -> bool {
+    let NfTablesMessage::NewObject(attributes) = message else { return false };
+    [object_table(table), text(NFTA_OBJ_NAME, name)].iter().all(|wanted| attributes.contains(wanted))
+}
+
 /// Returns what a counter object in an answer has counted.
 pub(crate) fn counted(message: &NfTablesMessage) -> Option<Counted> {
     let NfTablesMessage::NewObject(attributes) = message else { return None };
