@@ -146,8 +146,7 @@ impl Tunnel {
         }
         let pair =
             Pair { direction: Direction::Out, source: inner.source(), destination: inner.destination() };
-        let key = self.policy.remembered(pair, self.revision(), now)?;
-        self.peers.find(key)?.sending(now).map(|_| key)
+        self.policy.remembered(pair, self.revision(), now)
     }
 
     #[inline(never)]
@@ -250,6 +249,8 @@ impl Tunnel {
                 }
                 if self.nat.is_empty() && !self.policy.is_nameserver(destination) {
                     let pair = Pair { direction: Direction::Out, source, destination };
+                    let session = self.peers.find(key).and_then(|peer| peer.sending(now));
+                    let until = until.into_iter().chain(session.map(Session::expires)).min();
                     self.policy.remember(pair, key, self.revision(), until);
                 }
                 Route::Peer(key)
