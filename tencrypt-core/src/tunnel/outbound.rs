@@ -164,8 +164,7 @@ impl Tunnel {
         }
         let pair =
             Pair { direction: Direction::Out, source: inner.source(), destination: inner.destination() };
-        let key = self.policy.remembered(pair, self.revision(), now)?;
-        self.peers.find(key).filter(|peer| !peer.is_way_lost(now))?.sending(now).map(|_| key)
+        self.policy.remembered(pair, self.revision(), now)
     }
 
     #[inline(never)]
@@ -268,6 +267,8 @@ impl Tunnel {
                 }
                 if self.nat.is_empty() && !self.policy.is_nameserver(destination) {
                     let pair = Pair { direction: Direction::Out, source, destination };
+                    let way = self.peers.find(key).and_then(|peer| peer.way_ends(now));
+                    let until = until.into_iter().chain(way).min();
                     self.policy.remember(pair, key, self.revision(), until);
                 }
                 Route::Peer(key)

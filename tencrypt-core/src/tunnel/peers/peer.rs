@@ -143,6 +143,13 @@ impl Peer {
         self.is_translated && now.saturating_duration_since(self.sent) >= TRANSLATION_KEPT
     }
 
+    /// Time from which on a packet may not go the way of the one that is sent now: its session is over, or nothing was sent
+    /// since and a translation on the way may be.
+    pub(in crate::tunnel) fn way_ends(&self, now: Instant) -> Option<Instant> {
+        let translation = self.is_translated.then(|| now + TRANSLATION_KEPT);
+        self.sending(now).map(|session| session.expires()).into_iter().chain(translation).min()
+    }
+
     /// Tells if its records go to this address.
     pub(in crate::tunnel) fn has_endpoint(&self, address: IpAddr) -> bool {
         self.endpoints().any(|to| to == address)

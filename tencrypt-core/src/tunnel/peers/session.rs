@@ -97,6 +97,11 @@ impl Session {
         self.initiated
     }
 
+    /// Time from which on nothing is sealed or opened.
+    pub(in crate::tunnel) fn expires(&self) -> Instant {
+        self.expires
+    }
+
     pub(super) fn is_expired(&self, now: Instant) -> bool {
         now >= self.expires
     }

@@ -10,7 +10,7 @@ use crate::{
     lane_update::{LaneChange, LaneUpdate},
     testing::start,
     trust::{CertificateAuthority, Trust},
-    tunnel::{Outbound, Verdict},
+    tunnel::{Outbound, Verdict, limits::REJECT_AFTER},
 };
 
 /// Two that have talked in both directions often enough for every decision to be remembered.
@@ -37,6 +37,14 @@ fn a_fact_counts_for_the_next_packet() {
     assert_eq!(pair.offer(0), Outbound::Sent { records: 1 });
     pair.tunnels[0].apply_facts(&[fact(Class::Exempt)], now);
     assert_eq!(pair.offer(0), Outbound::Bypass);
+}
+
+/// Nobody called the timer that ends the session: the packet waits for a new one, and is not refused.
+#[test]
+fn a_session_that_is_over_seals_nothing_and_its_peer_is_asked_again() {
+    let mut pair = talking();
+    pair.now += REJECT_AFTER;
+    assert_eq!(pair.offer(0), Outbound::Held);
 }
 
 #[test]
