@@ -101,6 +101,8 @@ pub(crate) fn wipe_stack<const N: usize>() {
         return;
     }
     overwrite::<N>();
+    #[cfg(test)]
+    witness::note_wipe(N);
 }
 
 #[inline(never)]
@@ -127,6 +129,7 @@ pub(crate) mod witness {
     thread_local! {
         static NOTED: RefCell<Option<Vec<Noted>>> = const { RefCell::new(None) };
         static LEAVES_STACK: Cell<bool> = const { Cell::new(false) };
+        static UNWIPED: Cell<usize> = const { Cell::new(0) };
     }
 
     /// From here on this thread's stack is not wiped.
@@ -136,6 +139,17 @@ pub(crate) mod witness {
 
     pub(super) fn leaves_stack() -> bool {
         LEAVES_STACK.get()
+    }
+
+    pub(super) fn note_wipe(depth: usize) {
+        if depth >= super::DEEP {
+            UNWIPED.set(0);
+        }
+    }
+
+    /// Returns the number of secrets that this thread has made since its stack was wiped all the way.
+    pub(crate) fn unwiped() -> usize {
+        UNWIPED.get()
     }
 
     /// From here on this thread's secrets are taken down. No thread does so otherwise.
@@ -151,6 +165,7 @@ pub(crate) mod witness {
     #[track_caller]
     pub(crate) fn note(bytes: &[u8]) {
         let at = Location::caller();
+        UNWIPED.set(UNWIPED.get() + 1);
         NOTED.with_borrow_mut(|noted| {
             if let Some(noted) = noted {
                 noted.push(Noted { bytes: bytes.to_vec(), at });

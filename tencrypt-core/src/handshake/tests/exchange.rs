@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use crate::{
-    crypto::{Rng, Seed},
+    crypto::{Rng, Seed, witness},
     handshake::*,
     record::{CONF_LEN, Conf, DATA_OVERHEAD, IDENTITY_LEN, Init, KEM_CIPHERTEXT_LEN, Message, Resp, parse},
 };
@@ -150,6 +150,41 @@ fn a_handshake_gives_both_sides_one_session() {
         say(&mut initiator, &mut responder, b"there");
         say(&mut responder, &mut initiator, b"and back");
         say(&mut initiator, &mut responder, b"");
+    }
+}
+
+/// A search of the memory sees no difference where something else overwrites the stack by chance, so the wipes are noted.
+#[test]
+fn every_step_of_a_handshake_makes_secrets_and_wipes_the_stack_after_the_last() {
+    for &suite in CipherSuite::ALL {
+        let (one, two) = sides(suite);
+        let wiped = |step: &str, made: bool| {
+            assert_eq!(witness::unwiped(), 0, "{suite:?}: after {step}");
+            let noted = witness::noted().len();
+            witness::begin();
+            assert_eq!(noted > 0, made, "{suite:?}: {step}");
+        };
+        witness::begin();
+        let (mut initiator, init) = one.start();
+        wiped("INIT", true);
+        let (responder, resp) = two.accept(&init).unwrap();
+        wiped("RESP", true);
+        let confirmed = initiator.handle_resp(&as_resp(&resp)).unwrap();
+        wiped("CONF", true);
+        let established = responder.handle_conf(&as_conf(&confirmed.conf)).unwrap();
+        wiped("the end", true);
+        drop((confirmed, established));
+        // A handshake that fails leaves as little.
+        assert!(
+            two.accept(&{
+                let mut forged = init.clone();
+                forged[20] ^= 1;
+                remac(&two.keys, &mut forged);
+                forged
+            })
+            .is_err()
+        );
+        wiped("a forged INIT", true);
     }
 }
 
