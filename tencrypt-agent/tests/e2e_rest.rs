@@ -10,10 +10,10 @@ use support::{Cluster, Running};
 use tencrypt_lab::{UdpEcho, test_within, udp_echo};
 
 const PORT: u16 = 9001;
-/// What begins with the start is over: addresses that are announced, files that were just written, probes of neighbours.
+/// Time until all that begins with the start is over: addresses that are announced, files that were just written, probes of neighbours.
 const SETTLING: Duration = Duration::from_secs(8);
 
-/// What the kernel has counted of a process since its start.
+/// Counts of the kernel for a process, since its start.
 #[derive(Debug, Clone, Copy)]
 struct Work {
     /// Times that one of its threads went to sleep of itself (proc(5), `voluntary_ctxt_switches`).
