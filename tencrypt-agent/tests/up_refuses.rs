@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::thread::CapabilitySet;
-use support::{CANARY, Cluster, HTTP, LIMIT, PROGRAM, PROTECTED};
+use support::{CANARY, Cluster, HTTP, LIMIT, PROGRAM, PROTECTED, Probe};
 use tencrypt_lab as lab;
 use tencrypt_lab::{Binding, Finished, Pod, Signal, Snapshot};
 use tencrypt_tun::{TunDevice, TunOptions};
@@ -146,15 +146,31 @@ fn a_second_up_in_a_namespace_is_refused_and_the_first_runs_on() {
     });
 }
 
+/// Leaves the namespace of pod `a` closed by a program that is killed, and returns a probe that sees.
+fn close(cluster: &Cluster) -> Probe {
+    let probe = cluster.probe();
+    cluster.control(&probe, [cluster.b.v4()]);
+    let mut killed = cluster.up(&cluster.a, "");
+    killed.program.signal(Signal::Kill).unwrap();
+    killed.program.wait(LIMIT).unwrap();
+    probe
+}
+
+/// Pod `a` is refused by the kernel whatever it sends to pod `b`, and nothing was seen of it.
+fn assert_closed(cluster: &Cluster, probe: &Probe) {
+    let to = SocketAddr::new(cluster.b.v4(), HTTP);
+    for binding in [Binding::Device, Binding::Routes] {
+        lab::send_bound(cluster.a.netns(), binding, "eth0", to, CANARY.as_bytes()).unwrap_err();
+    }
+    let report = probe.report();
+    assert!(report.is_clean(), "{report}");
+}
+
 #[test]
 fn a_refused_up_leaves_a_closed_namespace_closed() {
     lab::test("a_refused_up_leaves_a_closed_namespace_closed", || {
         let cluster = Cluster::on_one_node();
-        let probe = cluster.probe();
-        cluster.control(&probe, [cluster.b.v4()]);
-        let mut killed = cluster.up(&cluster.a, "");
-        killed.program.signal(Signal::Kill).unwrap();
-        killed.program.wait(LIMIT).unwrap();
+        let probe = close(&cluster);
         let holder = cluster.a.netns().run(|| UdpSocket::bind("0.0.0.0:8362")).unwrap();
         assert_up_refused(&cluster, &cluster.a, "", RUNTIME, "UDP port 8362 is taken");
         drop(holder);
@@ -168,11 +184,7 @@ fn a_refused_up_leaves_a_closed_namespace_closed() {
         cluster.a.set_mtu(1300).unwrap();
         assert_up_refused(&cluster, &cluster.a, "", USAGE, "need an MTU of");
         cluster.a.set_mtu(cluster.mtu).unwrap();
-        let to = SocketAddr::new(cluster.b.v4(), HTTP);
-        lab::send_bound(cluster.a.netns(), Binding::Device, "eth0", to, CANARY.as_bytes()).unwrap_err();
-        lab::send_bound(cluster.a.netns(), Binding::Routes, "eth0", to, CANARY.as_bytes()).unwrap_err();
-        let report = probe.report();
-        assert!(report.is_clean(), "{report}");
+        assert_closed(&cluster, &probe);
     });
 }
 
@@ -180,11 +192,7 @@ fn a_refused_up_leaves_a_closed_namespace_closed() {
 fn a_failure_after_a_take_over_leaves_the_namespace_closed() {
     lab::test("a_failure_after_a_take_over_leaves_the_namespace_closed", || {
         let cluster = Cluster::on_one_node();
-        let probe = cluster.probe();
-        cluster.control(&probe, [cluster.b.v4()]);
-        let mut killed = cluster.up(&cluster.a, "");
-        killed.program.signal(Signal::Kill).unwrap();
-        killed.program.wait(LIMIT).unwrap();
+        let probe = close(&cluster);
         // There is no port for the DNS proxy, which is looked for when the capture stands.
         let netns = cluster.a.netns();
         netns.set_sysctl("ipv4/ip_local_port_range", "40000 40000").unwrap();
@@ -196,11 +204,7 @@ fn a_failure_after_a_take_over_leaves_the_namespace_closed() {
         assert_refused(&finished, RUNTIME, "DNS listener");
         drop(holder);
         netns.set_sysctl("ipv4/ip_local_port_range", "32768 60999").unwrap();
-        let to = SocketAddr::new(cluster.b.v4(), HTTP);
-        lab::send_bound(netns, Binding::Device, "eth0", to, CANARY.as_bytes()).unwrap_err();
-        lab::send_bound(netns, Binding::Routes, "eth0", to, CANARY.as_bytes()).unwrap_err();
-        let report = probe.report();
-        assert!(report.is_clean(), "{report}");
+        assert_closed(&cluster, &probe);
     });
 }
 
