@@ -5,7 +5,9 @@ use std::{
     time::Duration,
 };
 
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
+
+use crate::os::clock;
 
 /// The interval at which a lane whose keys may not be used looks for new ones.
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -57,11 +59,10 @@ impl Freshness {
     }
 }
 
-/// Reads the boot clock. Costs no system call where the kernel's vDSO has it (lib/vdso/gettimeofday.c).
+/// Reads the boot clock.
 #[must_use]
 pub(crate) fn boot_clock() -> Duration {
-    let now = clock_gettime(ClockId::Boottime);
-    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
+    clock::read(ClockId::Boottime)
 }
 
 fn is_gap(now: u64, looked: u64) -> bool {

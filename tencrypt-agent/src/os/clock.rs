@@ -45,10 +45,11 @@ enum Source {
 impl Clock {
     /// Returns a clock of this period, which is not zero. Must be called within a tokio runtime.
     pub(crate) fn each(period: Duration) -> Self {
-        let (kernel, runtime) = *START.get_or_init(|| (monotonic(), Instant::now()));
+        let (kernel, runtime) = *START.get_or_init(|| (read(ClockId::Monotonic), Instant::now()));
         let source = kernel_timer(kernel, period).map(Source::Kernel).unwrap_or_else(|error| {
             tracing::debug!(%error, "timerfd");
-            let mut interval = interval_at(next_tick(runtime.elapsed(), period, runtime).into(), period);
+            let mut interval =
+                interval_at((Instant::now() + until_next(runtime.elapsed(), period)).into(), period);
             interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
             Source::Runtime(interval)
         });
@@ -77,26 +78,23 @@ impl Clock {
     }
 }
 
-/// Returns the first multiple of `period` that has not passed `since` the start.
-fn next_tick(since: Duration, period: Duration, start: Instant) -> Instant {
-    start + until_next(since, period) + since
-}
-
 /// Returns the time from now, which is `since` the start, until the next multiple of `period`.
 fn until_next(since: Duration, period: Duration) -> Duration {
     let into = since.as_nanos() % period.as_nanos().max(1);
     period.saturating_sub(Duration::from_nanos(into.try_into().unwrap_or(0)))
 }
 
-fn monotonic() -> Duration {
-    let now = clock_gettime(ClockId::Monotonic);
+/// Reads a clock of the kernel. Costs no system call where its vDSO has the clock (lib/vdso/gettimeofday.c).
+#[must_use]
+pub(crate) fn read(clock: ClockId) -> Duration {
+    let now = clock_gettime(clock);
     Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
 }
 
 /// Makes a timer that runs out at the multiples of `period` since `start`.
 fn kernel_timer(start: Duration, period: Duration) -> std::io::Result<AsyncFd<OwnedFd>> {
     let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
-    let now = monotonic();
+    let now = read(ClockId::Monotonic);
     let first = now + until_next(now.saturating_sub(start), period);
     let timespec =
         |time: Duration| Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() };
