@@ -105,14 +105,16 @@ pub(crate) fn chains(policy: &Policy, features: Features) -> Vec<NfTablesMessage
     messages
 }
 
-/// Accepts what passes loopback or the tunnel. Every other interface is one by which the tenant's packets could go in plain:
-/// the pod's own, another network's, or one that is called otherwise by now.
-fn inside(key: MetaKey, policy: &Policy) -> [Vec<Expression>; 2] {
-    [LOOPBACK, policy.tun.padded()].map(|name| vec![meta(key), equal(&name), accept()])
+/// Packets at a device. All but loopback and the tunnel are such by which the tenant's packets could go in plain: the pod's own
+/// interface, another network's, or one that is called otherwise by now.
+fn at(key: MetaKey, name: &[u8; 16]) -> Vec<Expression> {
+    vec![meta(key), equal(name)]
 }
 
 fn inbound(policy: &Policy, features: Features) -> Vec<Vec<Expression>> {
-    let mut rules = inside(MetaKey::Iifname, policy).to_vec();
+    // The tunnel first: each packet that an application receives by it is looked at here.
+    let names = [policy.tun.padded(), LOOPBACK];
+    let mut rules = names.map(|name| [at(MetaKey::Iifname, &name), vec![accept()]].concat()).to_vec();
     if features.socket {
         rules.push(vec![socket_mark(), equal(&MARK.to_ne_bytes()), accept()]);
     } else {
@@ -144,12 +146,16 @@ fn inbound(policy: &Policy, features: Features) -> Vec<Vec<Expression>> {
 }
 
 fn outbound(policy: &Policy, features: Features) -> Vec<Vec<Expression>> {
-    let marked = || vec![meta(MetaKey::Mark), equal(&MARK.to_ne_bytes())];
-    let to_tunnel = vec![meta(MetaKey::Oifname), equal(&policy.tun.padded())];
-    // Somebody's route or rule leads the tunnel's own packets into the tunnel, which would seal them again for ever.
-    let mut rules = vec![[to_tunnel, marked(), drop_and_count(LOOP)].concat()];
-    rules.extend(inside(MetaKey::Oifname, policy));
-    rules.push([marked(), vec![accept()]].concat());
+    let (mark, tun) = (MARK.to_ne_bytes(), policy.tun.padded());
+    // The first rule decides every packet that an application sends into the tunnel: with loop guard and loopback before it,
+    // `sendto` takes 1.03 of the time (1,200 bytes, medians of 11 to 15 rounds).
+    let mut rules = vec![
+        [at(MetaKey::Oifname, &tun), vec![meta(MetaKey::Mark), differs(&mark), accept()]].concat(),
+        // Somebody's route or rule leads the tunnel's own packets into the tunnel, which would seal them again for ever.
+        [at(MetaKey::Oifname, &tun), drop_and_count(LOOP)].concat(),
+        vec![meta(MetaKey::Mark), equal(&mark), accept()],
+        [at(MetaKey::Oifname, &LOOPBACK), vec![accept()]].concat(),
+    ];
     // Such a packet names its first stop only, which may be exempt, and goes on in plain from there.
     for option in SOURCE_ROUTES {
         rules.push([V4.only(), vec![has_option(option), equal(&[1])], drop_and_count(LEAK)].concat());
