@@ -159,6 +159,7 @@ impl Tunnel {
         let rekey_at = now + self.replace_soon(epoch).unwrap_or(REKEY_AFTER + jitter);
         let role = Role::Initiator { conf, rekey_at };
         let key = self.install(established, index, (endpoint, role), now);
+        self.tell_late(key, first_sent, now);
         self.peers.note_told(key, named);
         self.proven(claimant, to, ProvenBy::Answer, first_sent, now);
         self.follow_session(key, claimant, to, now);
@@ -248,6 +249,7 @@ impl Tunnel {
             !self.policy.is_own(asked) && is_tunnel_address(asked) && self.policy.is_protected(asked);
         let role = Role::Responder { born, mac1, vip: is_vip.then_some(asked) };
         let key = self.install(established, index, (from, role), now);
+        self.tell_late(key, born, now);
         self.resets.came_back(from.ip());
         // RESP went to that address, wherever CONF came from.
         if let Some(asked_from) = asked_from {

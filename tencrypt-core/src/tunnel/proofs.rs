@@ -292,6 +292,12 @@ impl Tunnel {
         peers.tell_all(|| spread(true, rng.u32()), now);
     }
 
+    /// Has a peer told whose handshake began `begun`, before this side had its addresses: what was said there is out of date.
+    pub(super) fn tell_late(&mut self, key: PeerKey, begun: Instant, now: Instant) {
+        let Self { peers, rng, .. } = self;
+        peers.tell_late(key, begun, || spread(true, rng.u32()), now);
+    }
+
     /// Tells one peer, by a handshake in each family that it is reached over.
     pub(super) fn tell_peer(&mut self, key: PeerKey, now: Instant) {
         for is_v4 in [true, false] {

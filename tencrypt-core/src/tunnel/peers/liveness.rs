@@ -279,12 +279,28 @@ impl Peers {
 
     /// Has all peers told of this side's addresses, each at its time within `spread`.
     pub(in crate::tunnel) fn tell_all(&mut self, mut spread: impl FnMut() -> Duration, now: Instant) {
-        for key in self.keys() {
-            if let Some(peer) = self.find_mut(key) {
-                peer.is_to_tell = true;
-            }
-            self.arm(key, now + spread());
+        self.addresses_since = Some(now);
+        self.keys().into_iter().for_each(|key| self.tell(key, spread(), now));
+    }
+
+    /// Has a peer told after `spread` whose handshake began before this side had its addresses.
+    pub(in crate::tunnel) fn tell_late(
+        &mut self,
+        key: PeerKey,
+        begun: Instant,
+        spread: impl FnOnce() -> Duration,
+        now: Instant,
+    ) {
+        if self.addresses_since.is_some_and(|since| begun < since) {
+            self.tell(key, spread(), now);
         }
+    }
+
+    fn tell(&mut self, key: PeerKey, spread: Duration, now: Instant) {
+        if let Some(peer) = self.find_mut(key) {
+            peer.is_to_tell = true;
+        }
+        self.arm(key, now + spread);
     }
 
     /// Takes note that a peer is being told. False: it was, or need not be.

@@ -41,6 +41,8 @@ pub(super) struct Peers {
     /// Lanes of members beyond their last session.
     past: BTreeMap<(PeerId, u8), Past>,
     timers: Timers<PeerKey>,
+    /// This side has its addresses since then: a handshake that began before says others.
+    addresses_since: Option<Instant>,
     /// The session that was looked up last: its peer, and its place there.
     last: Option<(PeerKey, usize)>,
     /// Grows with each change that a decision of the data path may depend on.
@@ -57,6 +59,7 @@ impl Peers {
             preferred: HashMap::with_hasher(KeyedState { key: hash_key }),
             past: BTreeMap::new(),
             timers: Timers::default(),
+            addresses_since: None,
             last: None,
             revision: 0,
         }

@@ -223,3 +223,31 @@ fn an_init_is_made_anew_after_half_a_minute_for_as_long_as_a_session_is_to_be_re
     let inits = pair.sent[0][before..].iter().filter(|datagram| datagram[0] == INIT);
     assert_eq!(inits.collect::<std::collections::BTreeSet<_>>().len(), 3);
 }
+
+/// Its addresses are in a message of the handshake that was made before it had the second one.
+#[test]
+fn who_got_an_address_while_a_handshake_was_under_way_tells_it_afterwards() {
+    for (asking, changing) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        let mut pair = Pair::new(CipherSuite::Aes256Gcm);
+        pair.connected = false;
+        assert_eq!(pair.offer(asking), crate::Outbound::Held);
+        let (init, begun) = (pair.sent[asking].pop().expect("INIT"), pair.now);
+        let later = begun + Duration::from_millis(5);
+        let resp = exchange(&mut pair.tunnels[1 - asking], address(asking), vec![init], later);
+        // Both have said theirs by now, or not.
+        let changed = later + Duration::from_millis(5);
+        let named = [address(changing), SECOND];
+        pair.tunnels[changing].set_addresses(&named, changed);
+        let conf = exchange(&mut pair.tunnels[asking], address(1 - asking), resp, changed);
+        exchange(&mut pair.tunnels[1 - asking], address(asking), conf, changed);
+        pair.now = changed;
+        pair.connected = true;
+        pair.run(Duration::from_secs(3));
+        let other = &pair.tunnels[1 - changing];
+        let peer = other.peers.find(other.peers.keys()[0]).expect("a peer");
+        assert!(peer.asserts(SECOND), "{asking} asked, {changing} got it");
+        let handshakes = other.stats().handshakes;
+        pair.run(Duration::from_secs(10));
+        assert_eq!(pair.tunnels[1 - changing].stats().handshakes, handshakes, "once");
+    }
+}
