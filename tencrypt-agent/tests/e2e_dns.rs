@@ -357,7 +357,7 @@ fn clients_without_end_leave_the_proxy_files_to_ask_with() {
         let net = Net::new(&["10.128.0.53"]);
         net.cluster.control(&net.probe, [net.cluster.b.v4()]);
         let before = getrlimit(Resource::Nofile);
-        setrlimit(Resource::Nofile, Rlimit { current: Some(64), ..before }).unwrap();
+        setrlimit(Resource::Nofile, Rlimit { current: Some(70), ..before }).unwrap();
         let running = net.up("");
         setrlimit(Resource::Nofile, Rlimit { current: before.maximum, ..before }).unwrap();
         let connect = || net.a().run(|| TcpStream::connect_timeout(&net.nameserver, Duration::from_secs(2)));

@@ -15,7 +15,7 @@ use std::{
 use rustix::thread::CapabilitySet;
 use serde_json::Value;
 use support::{CANARY, Cluster, LIMIT, Running};
-use tencrypt_lab::{Binding, Pod, Snapshot, send_bound, test};
+use tencrypt_lab::{Binding, Pod, Snapshot, UdpEcho, send_bound, test, udp_echo};
 
 const SECOND: Duration = Duration::from_secs(1);
 const TABLE: u32 = 8362;
@@ -303,5 +303,64 @@ fn a_namespace_whose_name_is_gone_is_the_end_of_its_program() {
         // Another program finds the namespace as it was.
         let (_a, _b) = (cluster.up(&cluster.a, ""), cluster.up(&cluster.b, ""));
         cluster.say_canary(cluster.b.v4());
+    });
+}
+
+#[test]
+fn the_next_pod_of_the_same_name_is_protected_while_the_program_of_the_last_one_ends() {
+    test("the_next_pod_of_the_same_name_is_protected_while_the_program_of_the_last_one_ends", || {
+        let cluster = Cluster::on_one_node();
+        let next = cluster.pod(31);
+        let _b = cluster.up(&cluster.b, "");
+        let file = cluster.directory.join("shop-a");
+        name(&cluster.a, &file);
+        let first = cluster.start_named(&cluster.a, &file, "");
+        first.program.wait_ready(LIMIT).unwrap_or_else(|error| panic!("{error}\n{}", first.log()));
+        assert!(Command::new("umount").arg("--lazy").arg(&file).status().unwrap().success());
+        name(&next, &file);
+        let second = cluster.start_named(&next, &file, "");
+        second.program.wait_ready(LIMIT).unwrap_or_else(|error| panic!("{error}\n{}", second.log()));
+        assert_ends(first);
+        for start in ["device tenc0", "rule v4 preference 8362", "nftables inet tencrypt"] {
+            assert_eq!(Snapshot::take(cluster.a.netns()).unwrap().lines(start).count(), 0, "left: {start}");
+        }
+        // What ended took nothing of the other's with it, and the name leads to who lives.
+        assert_eq!(second.status()["namespace"]["closed"], false);
+        let answered = udp_echo_from(&next, &cluster);
+        eventually("the next pod reaches the tenant", &second, answered);
+        let down = cluster.tencrypt(["down".into(), "--netns".into(), file.into()]);
+        assert!(down.status.success(), "{down:?}");
+    });
+}
+
+/// Asks whether pod `b` answers this one by both families.
+fn udp_echo_from<'a>(pod: &'a Pod, cluster: &'a Cluster) -> impl FnMut() -> bool + 'a {
+    const PORT: u16 = 9001;
+    let echo = UdpEcho::start(&cluster.b, PORT).unwrap();
+    move || {
+        let _ = &echo;
+        cluster.b.addresses().iter().all(|to| {
+            udp_echo(pod.netns(), SocketAddr::new(*to, PORT), [100], SECOND).is_ok_and(|lost| lost.is_empty())
+        })
+    }
+}
+
+#[test]
+fn addresses_that_are_missing_at_the_start_are_followed_when_they_come() {
+    test("addresses_that_are_missing_at_the_start_are_followed_when_they_come", || {
+        let cluster = Cluster::on_one_node();
+        let _b = cluster.up(&cluster.b, "");
+        let own = cluster.a.addresses().map(|address| {
+            let length = if address.is_ipv4() { 14 } else { 64 };
+            format!("{address}/{length}").parse().unwrap()
+        });
+        for missing in [&own[..1], &own[1..], &own[..]] {
+            missing.iter().for_each(|net| cluster.a.delete_address(*net).unwrap());
+            let a = cluster.up(&cluster.a, "");
+            missing.iter().for_each(|net| cluster.a.add_address(*net).unwrap());
+            let took = eventually("it speaks from them", &a, udp_echo_from(&cluster.a, &cluster));
+            assert!(took < 5 * SECOND, "{took:?}: {}", a.log());
+            assert!(cluster.down(&cluster.a).status.success());
+        }
     });
 }

@@ -28,7 +28,7 @@ use crate::{
     rules::{self, Rules},
     ruleset::Policy,
     standing::{PartState, Standing},
-    sysctl,
+    sysctl::{self, Watched},
     table_state::TableState,
     underlay::{Link, Mtu, Underlay},
 };
@@ -104,6 +104,7 @@ pub struct Capture {
     pub(crate) copied: Option<Vec<IpAddr>>,
     /// Settings of the device that cannot be written here.
     pub(crate) refused: Vec<&'static str>,
+    pub(crate) watched: Watched,
     pub(crate) standing: Standing,
     /// True while something does not stand that cannot be put back: then nothing leads to the device.
     pub(crate) closed: bool,
@@ -162,6 +163,7 @@ impl Capture {
             sized: 0,
             copied: None,
             refused: Vec::new(),
+            watched: Watched::default(),
             standing: Standing::default(),
             closed: false,
             took_over: remains.is_some(),
@@ -386,7 +388,8 @@ impl Capture {
             }
             .at(Step::ConfigureDevice, tun)?;
         }
-        link::bring_up(&mut self.netlink, link, mtu, queue).at(Step::ConfigureDevice, tun)
+        link::bring_up(&mut self.netlink, link, mtu, queue).at(Step::ConfigureDevice, tun)?;
+        self.watch_settings()
     }
 
     /// Brings the table in line with plan, underlay and external destinations.

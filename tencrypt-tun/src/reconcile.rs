@@ -12,7 +12,7 @@ use crate::{
     others::Others,
     routing,
     rules::{self, Rules},
-    sysctl,
+    sysctl::{self, Watched},
     underlay::{Link, Underlay},
 };
 
@@ -56,19 +56,39 @@ impl Capture {
             Change::Rule => self.standing.heard(Part::Rules),
             Change::Setting => self.standing.heard(Part::ReversePathFilter),
             Change::Chains => self.standing.heard(Part::Chains),
+            Change::Link { .. } => self.standing.heard(Part::Device),
             _ => {}
         }
         self.reconcile(parts)
     }
 
     /// Looks at those parts whose time has come: each 5 s, each 60 s where the kernel was seen to tell of changes, and where a
-    /// pause is over. To be called once a second; mostly it does nothing.
+    /// pause is over; and each time at the settings of the device, whose changes the kernel does not tell. To be called once
+    /// a second; mostly that is all.
     ///
     /// # Errors
     /// As [`follow`](Self::follow).
     pub fn look(&mut self) -> Result<Followed, CaptureError> {
-        let due = self.standing.due(Instant::now());
-        if due.is_empty() { Ok(Followed::Unchanged) } else { self.reconcile(&due) }
+        let mut due = self.standing.due(Instant::now());
+        let has_changed = self.watched.has_changed();
+        if has_changed && !due.contains(&Part::Device) {
+            due.push(Part::Device);
+        }
+        if due.is_empty() {
+            return Ok(Followed::Unchanged);
+        }
+        let followed = self.reconcile(&due)?;
+        if has_changed {
+            self.watch_settings()?;
+        }
+        Ok(followed)
+    }
+
+    /// Watches the device's settings from now on.
+    pub(crate) fn watch_settings(&mut self) -> Result<(), CaptureError> {
+        let tun = self.plan.tun;
+        self.watched = self.namespace.within(|| Watched::open(tun))?;
+        Ok(())
     }
 
     /// Tells if a link is the device, the interface, or one that has taken the interface's name.
@@ -345,6 +365,13 @@ impl Capture {
             read => read.at(Step::Counters, self.plan.interface)?,
         }
         Ok(self.counting.total())
+    }
+
+    /// Returns true if somebody else has chains that may drop what comes in for the tunnel or by it: then
+    /// [`counters`](Self::counters) says what they drop, and is to be called each second.
+    #[must_use]
+    pub fn is_filtered(&self) -> bool {
+        self.is_filtered
     }
 
     pub(crate) fn read_counters(&mut self) -> io::Result<()> {

@@ -74,8 +74,7 @@ impl Standing {
         let mut due = Vec::new();
         for part in Part::ALL {
             let kept = self.kept(part);
-            // The kernel tells of the device's state and size, but not of its settings.
-            let period = if kept.is_told && part != Part::Device { LOOK_IF_TOLD } else { LOOK };
+            let period = if kept.is_told { LOOK_IF_TOLD } else { LOOK };
             let is_late = kept.looked.is_none_or(|last| now.saturating_duration_since(last) >= period);
             let pause_is_over = kept.problem.is_some() && !kept.back_off.is_pausing(now);
             if is_late || pause_is_over {
@@ -151,7 +150,7 @@ mod tests {
         assert_eq!(standing.due(start + 4 * SECOND), []);
         assert_eq!(standing.due(start + 5 * SECOND), Part::ALL);
         Part::ALL.into_iter().for_each(|part| standing.heard(part));
-        assert_eq!(standing.due(start + 5 * SECOND), [Part::Device]);
+        assert_eq!(standing.due(start + 59 * SECOND), []);
         assert_eq!(standing.due(start + 60 * SECOND), Part::ALL);
     }
 

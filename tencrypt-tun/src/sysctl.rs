@@ -3,6 +3,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
 };
 
@@ -60,6 +61,34 @@ pub(crate) fn altered(tun: InterfaceName) -> io::Result<Vec<Setting>> {
         }
     }
     Ok(altered)
+}
+
+/// Files of the TUN device's settings, kept open: of changes of most of them the kernel tells nothing, so that they are read
+/// each second, by a call each.
+#[derive(Debug, Default)]
+pub(crate) struct Watched(Vec<(fs::File, u8)>);
+
+impl Watched {
+    /// Opens those that are as they have to be. What is not there, or cannot be set, is not watched.
+    pub(crate) fn open(tun: InterfaceName) -> Self {
+        let open = |setting: &Setting| {
+            let file = fs::File::open(path(setting.family, tun.as_str(), setting.key)).ok()?;
+            shows(&file, setting.value).then_some((file, setting.value))
+        };
+        Self(TUN.iter().filter_map(open).collect())
+    }
+
+    /// Tells if any is another one now, or is gone, as where the device got another name.
+    pub(crate) fn has_changed(&self) -> bool {
+        !self.0.iter().all(|(file, value)| shows(file, *value))
+    }
+}
+
+fn shows(file: &fs::File, value: u8) -> bool {
+    let mut text = [0; 16];
+    let read = file.read_at(&mut text, 0).ok().and_then(|read| text.get(..read));
+    let shown = read.and_then(|text| str::from_utf8(text).ok()?.trim().parse::<u8>().ok());
+    shown == Some(value)
 }
 
 /// Sets what of the TUN device's settings is not as it has to be. Returns those that cannot be written here: in many

@@ -507,3 +507,51 @@ fn a_new_interface_of_the_same_name_has_its_own_rp_filter_relaxed_and_restored()
         assert_eq!(sysctl("ipv4", "eth0", "rp_filter"), "1");
     });
 }
+
+#[test]
+fn settings_of_the_device_that_the_kernel_does_not_tell_of_are_put_back_by_the_next_look() {
+    isolated("settings_of_the_device_that_the_kernel_does_not_tell_of_are_put_back_by_the_next_look", || {
+        let mut captured = Captured::new();
+        assert_eq!(captured.capture.look().expect("looks"), Followed::Unchanged);
+        let changes = [
+            ("addr_gen_mode", "0"),
+            ("accept_ra", "2"),
+            ("accept_redirects", "1"),
+            ("autoconf", "1"),
+            ("router_solicitations", "-1"),
+        ];
+        for (key, changed) in changes {
+            let before = sysctl("ipv6", "tenc0", key);
+            // Twice: it is watched on after it was put back.
+            for _ in 0..2 {
+                set_sysctl("ipv6", "tenc0", key, changed);
+                captured.capture.look().expect("looks");
+                assert_eq!(sysctl("ipv6", "tenc0", key), before, "{key}");
+                let found = captured.part(Part::Device).found.expect("told");
+                assert!(found.contains(key), "{key}: {found}");
+            }
+            captured.settle(Duration::from_millis(20));
+        }
+        assert_eq!(captured.part(Part::Device).restored, 2 * changes.len() as u64);
+        assert_eq!(captured.capture.look().expect("looks"), Followed::Unchanged);
+    });
+}
+
+#[test]
+fn strict_filtering_set_everywhere_at_once_is_made_loose_for_the_interface_alone() {
+    isolated("strict_filtering_set_everywhere_at_once_is_made_loose_for_the_interface_alone", || {
+        let mut captured = Captured::new();
+        for name in ["all", "default", "eth0", "tenc0"] {
+            set_sysctl("ipv4", name, "rp_filter", "1");
+        }
+        captured.follow_until(|_, _| {
+            ["eth0", "tenc0"].map(|name| sysctl("ipv4", name, "rp_filter")) == ["2", "0"]
+        });
+        captured.settle(Duration::from_millis(20));
+        // The larger one is in effect: loose at the interface. At the device even strict lets in what its routes lead back to.
+        assert_eq!(["all", "default"].map(|name| sysctl("ipv4", name, "rp_filter")), ["1", "1"]);
+        assert!(!captured.capture.is_closed(), "{:?}", captured.capture.parts());
+        captured.capture.remove().expect("removes");
+        assert_eq!(sysctl("ipv4", "eth0", "rp_filter"), "1");
+    });
+}

@@ -16,7 +16,7 @@ use tencrypt_tun::RouteLookup;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
-    sync::Semaphore,
+    sync::{Semaphore, mpsc, oneshot},
     time::timeout,
 };
 
@@ -42,12 +42,26 @@ pub(crate) struct Asked {
     lanes: Lanes,
     /// `None`: nobody says where the kernel leads a packet.
     routes: Option<Arc<Mutex<RouteLookup>>>,
+    /// `None`: nobody looks at the kernel.
+    looks: Option<mpsc::Sender<LookRequest>>,
 }
 
+/// Asks for what `status` says of the kernel, counters and servers, to be read now; answered when the lanes have it.
+pub(crate) type LookRequest = oneshot::Sender<()>;
+
 impl Asked {
-    /// Has the lanes answer, and the kernel where it decides before them.
-    pub(crate) fn new(lanes: Lanes, routes: RouteLookup) -> Self {
-        Self { lanes, routes: Some(Arc::new(Mutex::new(routes))) }
+    /// Has the lanes answer, and the kernel where it decides before them; `looks` go to whoever looks at it.
+    pub(crate) fn new(lanes: Lanes, routes: RouteLookup, looks: mpsc::Sender<LookRequest>) -> Self {
+        Self { lanes, routes: Some(Arc::new(Mutex::new(routes))), looks: Some(looks) }
+    }
+
+    /// Waits until the kernel was looked at. At the program's end nobody does.
+    async fn look(&self) {
+        let Some(looks) = &self.looks else { return };
+        let (done, looked) = oneshot::channel();
+        if looks.send(done).await.is_ok() {
+            let _ = looked.await;
+        }
     }
 
     /// Returns true if the kernel leads packets to `destination` around the tunnel.
@@ -147,6 +161,7 @@ async fn answer(request: Request, asked: &Asked) -> Result<Reply, LaneError> {
     let lanes = &asked.lanes;
     Ok(match request {
         Request::Status => {
+            asked.look().await;
             let sum = lanes.ask_all(Command::Status).await?.into_iter().reduce(|mut sum, report| {
                 sum.add(report);
                 sum
@@ -216,7 +231,7 @@ mod tests {
                     inbox.drain(|command| stopped |= serve_one(command));
                 }
             });
-            let asked = Asked { lanes: Lanes::new(vec![handle.clone()]), routes: None };
+            let asked = Asked { lanes: Lanes::new(vec![handle.clone()]), routes: None, looks: None };
             let client = {
                 let path = path.clone();
                 tokio::task::spawn_blocking(move || ask(&path))

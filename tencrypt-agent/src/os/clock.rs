@@ -70,7 +70,11 @@ impl Clock {
                 let Ok(mut ready) = timer.readable().await else { return std::future::pending().await };
                 let mut ticks = [0; 8];
                 match io::read(timer.get_ref(), &mut ticks) {
-                    Ok(_) => return,
+                    Ok(_) => {
+                        // Nothing is left to read; a tick since then is another readiness, which this does not end.
+                        ready.clear_ready();
+                        return;
+                    }
                     Err(_) => ready.clear_ready(),
                 }
             },

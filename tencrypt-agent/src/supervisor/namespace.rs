@@ -40,6 +40,9 @@ use crate::{
 const CHANGES: usize = 16;
 /// The interval at which facts are folded, and destinations whose time is over looked for.
 pub(super) const TICK: Duration = clock::SECOND;
+/// The interval at which the chains' counters are read where nobody else filters and nobody asks: what was not read is lost
+/// where somebody removes the table.
+const COUNT: Duration = Duration::from_secs(5);
 /// Time for which an address at which a member has answered is not spoken to in plain: the core's.
 const PROVED: Duration = Duration::from_secs(600);
 
@@ -56,6 +59,7 @@ pub(super) struct Namespace {
     chains: Shared<ChainsReport>,
     report: Shared<NamespaceReport>,
     end: PodEnd,
+    counted: Option<Instant>,
 }
 
 /// The consequence of a change for the rest of the supervisor.
@@ -81,8 +85,21 @@ impl Namespace {
         end: PodEnd,
     ) -> Self {
         let externals = Externals::default();
-        let namespace =
-            Self { capture, lanes, events, externals, own, firewall, fit, suite, chains, report, end };
+        let counted = None;
+        let namespace = Self {
+            capture,
+            lanes,
+            events,
+            externals,
+            own,
+            firewall,
+            fit,
+            suite,
+            chains,
+            report,
+            end,
+            counted,
+        };
         namespace.tell_parts();
         namespace
     }
@@ -237,12 +254,20 @@ impl Namespace {
         *self.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
     }
 
-    /// Reads what the chains have dropped, for `status`.
-    fn count(&mut self) {
+    /// Reads what the chains have dropped, for somebody who asks. Where others filter it is read each second, and not more often:
+    /// packets are missing there if two readings miss them, and one under way must not meet both.
+    pub(super) fn count_for_status(&mut self, now: Instant) {
+        if !self.capture.is_filtered() {
+            self.count(now);
+        }
+    }
+
+    fn count(&mut self, now: Instant) {
+        self.counted = Some(now);
         match self.capture.counters() {
             Ok(counters) => {
                 let Counters { plain_in, leak, looped, filtered, .. } = counters;
-                self.firewall.note(filtered, Instant::now());
+                self.firewall.note(filtered, now);
                 let now = ChainsReport { plain_in, leak, looped };
                 *self.chains.lock().unwrap_or_else(PoisonError::into_inner) = now;
             }
@@ -255,10 +280,13 @@ impl Namespace {
         !self.externals.is_empty()
     }
 
-    /// Reads the counters, and ends destinations whose time is over and that are not `in_use`. If `renew` says so, it renews
+    /// Reads the counters now and then, and ends destinations whose time is over and that are not `in_use`. If `renew` says so, it renews
     /// the leases of the others, and has them asked: no lane sees their packets, and they may be the tenant's by now.
     pub(super) async fn handle_tick(&mut self, now: Instant, renew: bool, in_use: &BTreeSet<IpAddr>) {
-        self.count();
+        let is_late = |counted| now.saturating_duration_since(counted) >= COUNT;
+        if self.capture.is_filtered() || self.counted.is_none_or(is_late) {
+            self.count(now);
+        }
         let mut asked = Vec::new();
         for due in self.externals.due(now, in_use) {
             let outcome = match due {

@@ -5,7 +5,7 @@ use std::{
     io::{self, Write as _},
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tencrypt::{
@@ -24,7 +24,7 @@ use super::{
     rotation,
 };
 use crate::{
-    control::server::{Asked, ControlSocket},
+    control::server::{Asked, ControlSocket, LookRequest},
     failure::Failure,
     keys::{credentials::Credentials, source::KeySource},
     lane::{
@@ -35,6 +35,9 @@ use crate::{
     },
     os::{clock::Clock, followed::Changes, notify::ServiceManager},
 };
+
+/// The interval at which servers are looked for that are bound to the interface, where nobody asks for `status`.
+const BOUND_SERVERS: Duration = Duration::from_secs(60);
 
 /// The signals that end the program.
 pub(super) struct Signals {
@@ -100,6 +103,7 @@ pub(super) struct Supervisor {
     pub(super) lanes: Lanes,
     pub(super) namespace: Namespace,
     pub(super) changes: mpsc::Receiver<Change>,
+    pub(super) looks: mpsc::Receiver<LookRequest>,
     pub(super) table: SocketTable,
     pub(super) guard: CloneGuard,
     pub(super) credentials: Credentials,
@@ -116,6 +120,7 @@ enum Input {
     LaneEnded(Ended),
     LaneEvent(LaneEvent),
     Change(Change),
+    Look(LookRequest),
     Sign(Sign),
     Credentials,
     Tick,
@@ -126,6 +131,7 @@ struct Clocks {
     tick: Clock,
     credentials: Changes,
     leases_renewed: Instant,
+    servers_noted: Instant,
 }
 
 impl Supervisor {
@@ -139,6 +145,7 @@ impl Supervisor {
             tick: Clock::each(TICK),
             credentials: self.credentials.changes(),
             leases_renewed: Instant::now(),
+            servers_noted: Instant::now(),
         };
         let over = loop {
             let over = match self.next(&mut clocks).await {
@@ -149,12 +156,19 @@ impl Supervisor {
                     None
                 }
                 Input::Change(change) => self.handle_change(change).await,
+                Input::Look(done) => {
+                    self.namespace.count_for_status(Instant::now());
+                    self.note_bound_servers();
+                    // A client may be gone by now.
+                    let _ = done.send(());
+                    None
+                }
                 Input::Sign(sign) => self.handle_sign(sign).await,
                 Input::Credentials => {
                     self.apply_credentials().await;
                     None
                 }
-                Input::Tick => self.handle_tick(&mut clocks.leases_renewed).await,
+                Input::Tick => self.handle_tick(&mut clocks).await,
             };
             if over.is_some() {
                 break over;
@@ -171,6 +185,7 @@ impl Supervisor {
             ended = self.threads.next_end() => Input::LaneEnded(ended),
             event = self.namespace.next_event() => Input::LaneEvent(event),
             Some(change) = self.changes.recv() => Input::Change(change),
+            Some(done) = self.looks.recv() => Input::Look(done),
             sign = self.guard.next_sign() => Input::Sign(sign),
             () = clocks.credentials.next() => Input::Credentials,
             () = clocks.tick.tick() => Input::Tick,
@@ -218,19 +233,27 @@ impl Supervisor {
         }
     }
 
-    async fn handle_tick(&mut self, leases_renewed: &mut Instant) -> Option<Ended> {
+    /// Has `status` name the servers that are bound to the interface.
+    fn note_bound_servers(&mut self) {
+        match self.table.bound_servers(self.namespace.interface()) {
+            Ok(servers) => self.namespace.note_bound_servers(servers),
+            Err(error) => tracing::warn!(%error, "sock_diag"),
+        }
+    }
+
+    async fn handle_tick(&mut self, clocks: &mut Clocks) -> Option<Ended> {
         let now = Instant::now();
         if let Some(directory) = self.facts.fold(now) {
             let directory = Arc::new(directory);
             let _ = self.lanes.send_all(|| Command::Directory(directory.clone())).await;
         }
-        let renew = now.saturating_duration_since(*leases_renewed) >= LEASE_RENEWAL;
+        let renew = now.saturating_duration_since(clocks.leases_renewed) >= LEASE_RENEWAL;
         if renew {
-            *leases_renewed = now;
-            match self.table.bound_servers(self.namespace.interface()) {
-                Ok(servers) => self.namespace.note_bound_servers(servers),
-                Err(error) => tracing::warn!(%error, "sock_diag"),
-            }
+            clocks.leases_renewed = now;
+        }
+        if now.saturating_duration_since(clocks.servers_noted) >= BOUND_SERVERS {
+            clocks.servers_noted = now;
+            self.note_bound_servers();
         }
         self.dns.follow(self.namespace.addresses()).await;
         let ending = if renew { self.facts.internal_ending(now) } else { Vec::new() };

@@ -12,7 +12,10 @@ use std::{
 use tencrypt::{KeyRing, Tunnel};
 use tencrypt_tun::{Capture, Monitor, Mtu, RawSockets, RouteLookup, SocketTable, Survey, Surveyed};
 use tencrypt_udp::UdpTransport;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
 
 use super::{
     clone_guard::{CloneGuard, KernelWords, NO_RANDOMNESS},
@@ -111,7 +114,8 @@ pub(super) fn set_up(protection: Protection) -> Result<Supervisor, Failure> {
     let firewall = Firewall::new(&config.network, pod.network.clone());
     let own = OwnAddresses::new(pod.addresses, &config, pod.network);
     let key_source = KeySource::new(config.tenant.key_file, keys, key_fault);
-    let tasks = Tasks::spawn(control, Asked::new(lanes.clone(), routes), key_source, &lanes);
+    let (look, looks) = mpsc::channel(1);
+    let tasks = Tasks::spawn(control, Asked::new(lanes.clone(), routes, look), key_source, &lanes);
     let lanes_and_events = (lanes.clone(), events);
     let fit = (pod.fit, pod.suite);
     let namespace =
@@ -122,6 +126,7 @@ pub(super) fn set_up(protection: Protection) -> Result<Supervisor, Failure> {
         lanes,
         namespace,
         changes,
+        looks,
         table,
         guard,
         credentials,
