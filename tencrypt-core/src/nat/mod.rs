@@ -255,6 +255,16 @@ impl Nat {
         self.flows.has_pair(Hook::Serve, client, vip)
     }
 
+    /// Directs an opened packet of a flow that [`serve`](Self::serve) has begun, where its destination has come to be the pod's own.
+    pub(crate) fn go_on_serving(
+        &mut self,
+        packet: &mut IpPacket<&mut [u8]>,
+        partial: bool,
+        now: Instant,
+    ) -> NatOutcome {
+        self.back(Hook::Serve, packet, partial, now)
+    }
+
     /// Gives a packet that this pod sends the VIP as source, if it answers what [`serve`](Self::serve) directed here.
     pub fn reply(&mut self, packet: &mut IpPacket<&mut [u8]>, partial: bool, now: Instant) -> NatOutcome {
         self.back(Hook::Reply, packet, partial, now)

@@ -178,7 +178,13 @@ impl Tunnel {
         self.claim_certified(key, source, now);
         let until = self.speaks_until(key, source, now).ok_or(DropReason::InnerSource)?;
         if self.policy.is_own(destination) {
-            self.nat.note_direct(inner, now);
+            // An address that was taken for a service's until this side heard that it has it: what was begun goes on as it began.
+            let goes_on = self.nat.serves(source, destination);
+            match if goes_on { self.nat.go_on_serving(inner, partial, now) } else { NatOutcome::Untouched } {
+                NatOutcome::Untouched => self.nat.note_direct(inner, now),
+                NatOutcome::Rewritten => {}
+                NatOutcome::Refused => return Err(DropReason::Policy),
+            }
             if self.nat.is_empty() {
                 let pair = Pair { direction: Direction::In, source, destination };
                 self.policy.remember(pair, key, self.revision(), Some(until));

@@ -1,5 +1,6 @@
 //! Tests that look inside a tunnel.
 
+mod adopted;
 mod closing;
 mod decisions;
 mod erasure;

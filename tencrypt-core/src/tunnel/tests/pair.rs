@@ -36,6 +36,8 @@ pub(in crate::tunnel) struct Pair {
     pub(in crate::tunnel) sent: [Vec<Vec<u8>>; 2],
     /// Packets that came out at each side.
     pub(in crate::tunnel) delivered: [usize; 2],
+    /// The packet that came out last.
+    pub(in crate::tunnel) last: Option<Vec<u8>>,
     /// To whom, and what.
     under_way: VecDeque<(usize, Vec<u8>)>,
 }
@@ -73,6 +75,7 @@ impl Pair {
             port: 8_362,
             sent: Default::default(),
             delivered: [0; 2],
+            last: None,
             under_way: VecDeque::new(),
         }
     }
@@ -137,6 +140,7 @@ impl Pair {
             let mut inbox = PacketQueue::new(1);
             let _ = self.tunnels[side].handle_datagrams(&meta, &mut datagram, self.now, &mut inbox);
             self.delivered[side] += inbox.len();
+            self.last = inbox.drain().last().map(|packet| packet.bytes.to_vec()).or(self.last.take());
             self.tend(side);
         }
     }
