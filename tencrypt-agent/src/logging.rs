@@ -1,5 +1,6 @@
 //! Logging to standard error. Addresses and names appear at DEBUG and TRACE only, secrets never. The exceptions are the
-//! address of a sender that is refused, and the pod's own where it is not protected: without them nobody could look into it.
+//! address of a sender that is refused, and the pod's own where it is not protected, where a server waits that the tunnel does not
+//! reach, or where names cannot be answered: without them nobody could look into it.
 
 use std::{
     env,

@@ -6,6 +6,7 @@ mod support;
 use std::{
     fs,
     net::{IpAddr, SocketAddr},
+    os::unix::fs::symlink,
     path::Path,
     process::Command,
     thread,
@@ -15,7 +16,7 @@ use std::{
 use rustix::thread::CapabilitySet;
 use serde_json::Value;
 use support::{CANARY, Cluster, LIMIT, Running};
-use tencrypt_lab::{Binding, Pod, Snapshot, UdpEcho, send_bound, test, udp_echo};
+use tencrypt_lab::{Binding, Pod, Snapshot, UdpEcho, http_get, send_bound, test, udp_echo};
 
 const SECOND: Duration = Duration::from_secs(1);
 const TABLE: u32 = 8362;
@@ -229,13 +230,11 @@ fn it_runs_with_the_capabilities_of_a_container_that_is_not_privileged() {
     });
 }
 
-/// Nothing of the program is left: no device, rule, table, lock or socket.
-fn assert_nothing_left(cluster: &Cluster, pod: &Pod) {
+/// Nothing of the program is left: no device, lock or socket. The namespace, which this test holds, is closed.
+fn assert_gone(cluster: &Cluster, pod: &Pod) {
     let left = Snapshot::take(pod.netns()).unwrap();
-    for start in ["device tenc0", "rule v4 preference 8362", "route v4 table 8362", "nftables inet tencrypt"]
-    {
-        assert_eq!(left.lines(start).count(), 0, "{left}");
-    }
+    assert_eq!(left.lines("device tenc0").count(), 0, "{left}");
+    assert!(left.lines("nftables inet tencrypt").count() > 0, "closed: {left}");
     let files: Vec<_> = fs::read_dir(cluster.directory.join("run")).unwrap().collect();
     assert!(files.is_empty(), "left in the run directory: {files:?}");
 }
@@ -260,7 +259,7 @@ fn a_pod_without_interface_and_processes_is_the_end_of_its_program() {
         process.kill().unwrap();
         process.wait().unwrap();
         assert_ends(a);
-        assert_nothing_left(&cluster, &cluster.a);
+        assert_gone(&cluster, &cluster.a);
     });
 }
 
@@ -288,6 +287,8 @@ fn name(pod: &Pod, file: &Path) {
 fn a_namespace_whose_name_is_gone_is_the_end_of_its_program() {
     test("a_namespace_whose_name_is_gone_is_the_end_of_its_program", || {
         let cluster = Cluster::on_one_node();
+        let probe = cluster.probe();
+        cluster.control(&probe, cluster.b.addresses());
         for removes_file in [true, false] {
             let file = cluster.directory.join("shop-a");
             name(&cluster.a, &file);
@@ -297,12 +298,24 @@ fn a_namespace_whose_name_is_gone_is_the_end_of_its_program() {
             if removes_file {
                 fs::remove_file(&file).unwrap();
             }
+            // A process that goes on in it is no reason to let anything out.
+            let mut sleep = Command::new("sleep");
+            sleep.arg("1000");
+            let mut process = cluster.a.netns().spawn(sleep).unwrap();
             assert_ends(a);
-            assert_nothing_left(&cluster, &cluster.a);
+            for to in cluster.b.addresses() {
+                let called = SocketAddr::new(to, support::HTTP);
+                assert!(http_get(cluster.a.netns(), called, "shop", CANARY, SECOND).is_err(), "{to}: closed");
+            }
+            assert_eq!(probe.report().canary, 0);
+            process.kill().unwrap();
+            process.wait().unwrap();
+            assert_gone(&cluster, &cluster.a);
         }
-        // Another program finds the namespace as it was.
+        // Another program takes the namespace over, and `down` opens it.
         let (_a, _b) = (cluster.up(&cluster.a, ""), cluster.up(&cluster.b, ""));
         cluster.say_canary(cluster.b.v4());
+        probe.assert_only_encrypted();
     });
 }
 
@@ -321,9 +334,7 @@ fn the_next_pod_of_the_same_name_is_protected_while_the_program_of_the_last_one_
         let second = cluster.start_named(&next, &file, "");
         second.program.wait_ready(LIMIT).unwrap_or_else(|error| panic!("{error}\n{}", second.log()));
         assert_ends(first);
-        for start in ["device tenc0", "rule v4 preference 8362", "nftables inet tencrypt"] {
-            assert_eq!(Snapshot::take(cluster.a.netns()).unwrap().lines(start).count(), 0, "left: {start}");
-        }
+        assert_eq!(Snapshot::take(cluster.a.netns()).unwrap().lines("device tenc0").count(), 0);
         // What ended took nothing of the other's with it, and the name leads to who lives.
         assert_eq!(second.status()["namespace"]["closed"], false);
         let answered = udp_echo_from(&next, &cluster);
@@ -362,5 +373,27 @@ fn addresses_that_are_missing_at_the_start_are_followed_when_they_come() {
             assert!(took < 5 * SECOND, "{took:?}: {}", a.log());
             assert!(cluster.down(&cluster.a).status.success());
         }
+    });
+}
+
+#[test]
+fn down_finds_a_namespace_without_a_name_by_what_list_prints() {
+    test("down_finds_a_namespace_without_a_name_by_what_list_prints", || {
+        let cluster = Cluster::on_one_node();
+        let before = Snapshot::take(cluster.a.netns()).unwrap();
+        // A link says nothing of the pod's end.
+        let link = cluster.directory.join("shop-a");
+        symlink(cluster.a.netns().path(), &link).unwrap();
+        let a = cluster.start_named(&cluster.a, &link, "");
+        a.program.wait_ready(LIMIT).unwrap_or_else(|error| panic!("{error}\n{}", a.log()));
+        fs::remove_file(&link).unwrap();
+        let listed = cluster.tencrypt(["list".into(), "--json".into()]);
+        let listed: Value = serde_json::from_str(&listed.stdout).unwrap();
+        let id = listed["tunnels"][0]["netns"].as_str().unwrap();
+        let down = cluster.tencrypt(["down".into(), "--netns".into(), id.into()]);
+        assert!(down.status.success(), "{id}: {down:?}");
+        assert_ends(a);
+        let changes = before.difference(&Snapshot::take(cluster.a.netns()).unwrap());
+        assert!(changes.is_empty(), "the namespace is not as it was:\n{}", changes.join("\n"));
     });
 }

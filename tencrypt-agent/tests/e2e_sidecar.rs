@@ -4,8 +4,6 @@ mod support;
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use support::{CANARY, Cluster, LIMIT};
 use tencrypt_lab::{

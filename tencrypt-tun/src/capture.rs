@@ -218,7 +218,7 @@ impl Capture {
         let plan = &self.plan;
         let policy = Policy {
             interface: self.saved.interface,
-            tun: plan.tun,
+            tun: self.tun,
             port: plan.port,
             lanes: self.devices.len() as u8,
             unknown: plan.unknown,
@@ -446,10 +446,10 @@ impl Capture {
         Ok(others)
     }
 
-    /// Drops what was sent before the capture stood and waits for a neighbour.
-    fn drop_waiting(&mut self) -> Result<(), CaptureError> {
+    /// Drops what was sent before the chains stood and waits for a neighbour.
+    pub(crate) fn drop_waiting(&mut self) -> Result<(), CaptureError> {
         let interface = self.plan.interface;
-        neighbours::drop_waiting(&mut self.netlink, self.link.index).at(Step::Discover, interface).map(drop)
+        neighbours::drop_waiting(&mut self.netlink, self.tun).at(Step::Discover, interface).map(drop)
     }
 
     pub(crate) fn add_route(&mut self, route: Route) -> Result<(), CaptureError> {

@@ -9,7 +9,7 @@ use netlink_packet_netfilter::nftables::{InetHookNumber, MetaKey, NfTablesMessag
 
 use crate::{
     nft::{Base, Expression, at_least, at_most, chain, count, equal, meta, payload, rule},
-    ruleset::{FAMILIES, Family, Policy, UDP, accept},
+    ruleset::{FAMILIES, Family, Policy, UDP, accept, at},
     table::{Set, TABLE},
 };
 
@@ -70,7 +70,7 @@ pub(crate) fn chains(policy: &Policy) -> Vec<NfTablesMessage> {
 
 fn rules(family: &Family, policy: &Policy, end: usize) -> [Vec<Expression>; 3] {
     let counted = |kind: Kind| vec![count(kind.counters()[end]), accept()];
-    let from_tunnel = || vec![meta(MetaKey::Iifname), equal(&policy.tun.padded())];
+    let from_tunnel = || at(MetaKey::Iif, policy.tun);
     let last = policy.port.saturating_add(u16::from(policy.lanes.saturating_sub(1)));
     let to_tunnel = vec![
         meta(MetaKey::L4Proto),

@@ -1,7 +1,7 @@
 //! Packets that wait for a neighbour's link-layer address.
 //!
-//! They wait behind all hooks: what an application sent before the capture stood would leave in plain when the neighbour
-//! answers, seconds later.
+//! They wait behind all hooks: what an application sent before the chains stood, or while somebody had flushed them, would
+//! leave in plain when the neighbour answers, seconds later.
 
 use std::io;
 
@@ -12,12 +12,13 @@ use netlink_packet_route::{
 
 use crate::netlink::Netlink;
 
-/// Drops what waits for any neighbour at the link; returns how many neighbours had to be asked anew.
-pub(crate) fn drop_waiting(netlink: &mut Netlink, index: u32) -> io::Result<usize> {
+/// Drops what waits for any neighbour, but at the TUN device; returns how many neighbours had to be asked anew.
+pub(crate) fn drop_waiting(netlink: &mut Netlink, tun: u32) -> io::Result<usize> {
     let mut dropped = 0;
     for answer in netlink.dump(RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()))? {
         let RouteNetlinkMessage::NewNeighbour(neighbour) = answer else { continue };
-        if neighbour.header.ifindex != index || neighbour.header.state != NeighbourState::Incomplete {
+        let index = neighbour.header.ifindex;
+        if index == tun || neighbour.header.state != NeighbourState::Incomplete {
             continue;
         }
         let mut gone = NeighbourMessage::default();

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    fs::File,
+    fs::{self, File},
     io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
@@ -45,6 +45,12 @@ impl NetNsId {
     #[must_use]
     pub const fn new(device: u64, inode: u64) -> Self {
         Self { device, inode }
+    }
+
+    /// Reads what [`Display`](fmt::Display) writes.
+    fn parse(text: &str) -> Option<Self> {
+        let (device, inode) = text.split_once('-')?;
+        Some(Self::new(device.parse().ok()?, inode.parse().ok()?))
     }
 
     /// Device number of nsfs.
@@ -110,11 +116,11 @@ impl NetNsError {
 }
 
 impl NetNs {
-    /// Opens a namespace by path (anything with a `/`), by its name in `/run/netns` or `/var/run/netns`, or by the id
-    /// of a process in it.
+    /// Opens a namespace by path (anything with a `/`), by its name in `/run/netns` or `/var/run/netns`, by the id of a
+    /// process in it, or by its [id](NetNsId) as that is written, where any process has a thread in it.
     ///
     /// # Errors
-    /// [`NetNsError`]; a name that is all digits is taken for a process only where no such name exists.
+    /// [`NetNsError`]; a name that is all digits is taken for a process only where no such name exists, and so is an id.
     pub fn open(name: &str) -> Result<Self, NetNsError> {
         let mut candidates: Vec<PathBuf> = if name.contains('/') {
             vec![PathBuf::from(name)]
@@ -124,6 +130,7 @@ impl NetNs {
         if name.parse::<u32>().is_ok() {
             candidates.push(PathBuf::from(format!("/proc/{name}/ns/net")));
         }
+        candidates.extend(NetNsId::parse(name).and_then(thread_in));
         for path in candidates {
             match File::open(&path) {
                 Ok(file) => return Self::new(file, name, Some(path.into())),
@@ -247,6 +254,20 @@ impl NetNs {
     }
 }
 
+/// Returns the file of a thread in the namespace. Its process may have its first thread elsewhere, as a tunnel's has.
+fn thread_in(id: NetNsId) -> Option<PathBuf> {
+    let numbered = |path: &Path| {
+        let entries = fs::read_dir(path).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.file_name().to_str().is_some_and(|name| name.parse::<u32>().is_ok()))
+    };
+    let threads = numbered(Path::new("/proc"))
+        .flat_map(|process| numbered(&process.path().join("task")).collect::<Vec<_>>());
+    let files = threads.map(|thread| thread.path().join("ns/net"));
+    let is_there =
+        |path: &PathBuf| fs::metadata(path).is_ok_and(|found| NetNsId::new(found.dev(), found.ino()) == id);
+    files.into_iter().find(is_there)
+}
+
 impl AsFd for NetNs {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
@@ -264,7 +285,8 @@ mod tests {
         let by_path = NetNs::open("/proc/self/ns/net").expect("by path");
         let descriptor = own.as_fd().try_clone_to_owned().expect("descriptors are left");
         let by_descriptor = NetNs::from_fd(descriptor, "mine").expect("by descriptor");
-        for namespace in [&by_process, &by_path, &by_descriptor, &own.clone()] {
+        let by_id = NetNs::open(&own.id().to_string()).expect("by id");
+        for namespace in [&by_process, &by_path, &by_descriptor, &by_id, &own.clone()] {
             assert_eq!(namespace.id(), own.id());
             assert!(namespace.is_own() && namespace.is_host());
         }
@@ -278,6 +300,10 @@ mod tests {
         let id = NetNsId::new(4, 4_026_531_840);
         assert_eq!(id.to_string(), "4-4026531840");
         assert_eq!((id.device(), id.inode()), (4, 4_026_531_840));
+        assert_eq!(NetNsId::parse("4-4026531840"), Some(id));
+        for other in ["4", "4-", "-4", "4-x", "shop-1", "4-5-6"] {
+            assert_eq!(NetNsId::parse(other), None, "{other}");
+        }
     }
 
     #[test]

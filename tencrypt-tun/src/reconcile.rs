@@ -313,6 +313,9 @@ impl Capture {
             Repair::Table(_) => {
                 let is_out_of_date = self.table.is_none();
                 self.install_table()?;
+                if !is_out_of_date {
+                    self.drop_waiting()?;
+                }
                 Ok(followed(is_out_of_date))
             }
             Repair::ReversePathFilter(own) => {

@@ -22,7 +22,7 @@ use netlink_packet_route::{
 };
 use rtnetlink::{IpVersion, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 use support::{
-    isolated,
+    eventually, isolated,
     net::{Net, Wire, set_sysctl, sysctl},
     plan,
     state::{elements, nft_batch_with, routes_8362, rules_8362, snapshot},
@@ -553,5 +553,67 @@ fn strict_filtering_set_everywhere_at_once_is_made_loose_for_the_interface_alone
         assert!(!captured.capture.is_closed(), "{:?}", captured.capture.parts());
         captured.capture.remove().expect("removes");
         assert_eq!(sysctl("ipv4", "eth0", "rp_filter"), "1");
+    });
+}
+
+#[test]
+fn what_waited_for_a_neighbour_while_the_chains_were_away_is_not_sent_when_it_answers() {
+    isolated("what_waited_for_a_neighbour_while_the_chains_were_away_is_not_sent_when_it_answers", || {
+        let mut captured = Captured::new();
+        let answer = |captured: &Captured, [v4, v6]: [&str; 2]| {
+            captured.wire.on_node(|net| {
+                net.address("eth0", &format!("{v4}/24"));
+                net.quick_address("eth0", &format!("{v6}/64"));
+            });
+        };
+        let absent = ["10.128.1.77", "fd00:128:1::77"];
+        delete_table();
+        assert!(absent.iter().all(|to| say_bound(to)), "nothing stops it");
+        captured.settle(Duration::from_millis(50));
+        assert_eq!(captured.part(Part::Chains).restored, 1);
+        answer(&captured, absent);
+        let end = Instant::now() + 3 * SECOND;
+        while Instant::now() < end {
+            assert!(!captured.wire.carried(CANARY));
+        }
+        // As it would go if nobody put them back.
+        let controls = ["10.128.1.78", "fd00:128:1::78"];
+        delete_table();
+        assert!(controls.iter().all(|to| say_bound(to)));
+        answer(&captured, controls);
+        eventually("the probe sees what waited", || captured.wire.carried(CANARY));
+    });
+}
+
+#[test]
+fn a_device_of_the_tunnels_name_is_not_taken_for_the_tunnels() {
+    isolated("a_device_of_the_tunnels_name_is_not_taken_for_the_tunnels", || {
+        let mut captured = Captured::new();
+        let [eth0, tenc0] = ["eth0", "tenc0"].map(|name| captured.net.index(name));
+        let rename = |net: &Net, index: u32, to: &str| {
+            let change = LinkUnspec::new_with_index(index).down().name(to.to_owned()).build();
+            net.wait(net.handle.link().set(change).execute());
+            net.wait(net.handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute());
+        };
+        rename(&captured.net, tenc0, "other0");
+        rename(&captured.net, eth0, "tenc0");
+        let is_stopped = |captured: &Captured| {
+            let socket = UdpSocket::bind("0.0.0.0:0").expect("binds");
+            bind_to_interface(&socket, "tenc0".parse().expect("name")).expect("binds");
+            socket.send_to(CANARY, "10.128.1.9:7777").is_err() && !captured.wire.carried(CANARY)
+        };
+        assert!(is_stopped(&captured), "before anything is followed");
+        captured.settle(Duration::from_millis(50));
+        assert!(is_stopped(&captured), "and after");
+        // The tunnel's name is taken, and so the device cannot be put right.
+        assert!(captured.capture.is_closed(), "{:?}", captured.capture.parts());
+        rename(&captured.net, eth0, "eth0");
+        let end = Instant::now() + 10 * SECOND;
+        while captured.capture.is_closed() {
+            captured.settle(Duration::from_millis(20));
+            captured.capture.look().expect("looks");
+            assert!(Instant::now() < end, "{:?}", captured.capture.parts());
+        }
+        assert_eq!(captured.net.index("tenc0"), tenc0);
     });
 }

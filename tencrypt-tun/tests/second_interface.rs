@@ -4,12 +4,12 @@ mod support;
 
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
 use support::{
-    isolated,
+    eventually, isolated,
     net::{Net, Wire},
     plan,
 };
@@ -94,5 +94,33 @@ fn plaintext_of_the_tenants_addresses_is_not_let_in_by_a_second_interface() {
             assert!(heard(from), "{from}");
         }
         assert!(capture.counters().expect("counts").plain_in >= 2);
+    });
+}
+
+#[test]
+fn what_waited_for_a_neighbour_at_a_second_interface_is_not_sent_when_it_answers() {
+    isolated("what_waited_for_a_neighbour_at_a_second_interface_is_not_sent_when_it_answers", || {
+        let net = Net::new();
+        let (_wire, second) = (net.pod(), net.second_wire());
+        let wait = |neighbours: [&str; 2]| assert!(neighbours.iter().all(|to| say_bound(to).is_ok()));
+        let answer = |[v4, v6]: [&str; 2]| {
+            second.on_node(|net| {
+                net.address("eth0", &format!("{v4}/32"));
+                net.quick_address("eth0", &format!("{v6}/128"));
+            });
+        };
+        let controls = ["10.128.200.8", "fd00:128:200::8"];
+        wait(controls);
+        answer(controls);
+        eventually("the probe sees what waited", || second.carried(CANARY));
+
+        let neighbours = ["10.128.200.9", "fd00:128:200::9"];
+        wait(neighbours);
+        let _capture = Capture::install(plan()).expect("installs");
+        answer(neighbours);
+        let end = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < end {
+            assert!(!second.carried(CANARY));
+        }
     });
 }

@@ -31,7 +31,7 @@ pub(crate) struct IssueArguments {
     /// The authority's file, with its secret
     #[arg(long, value_name = "FILE")]
     ca: PathBuf,
-    /// The pod's network namespace, in which `tencrypt up` runs: a name below /run/netns, a path, or a process id
+    /// The pod's network namespace, in which `tencrypt up` runs: a name below /run/netns, a path, a process id, or an id that `list` prints
     #[arg(long, value_name = "NAME|PATH|PID", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     netns: Option<String>,
     /// The pod's public key, as `tencrypt status` shows it

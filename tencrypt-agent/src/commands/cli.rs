@@ -131,7 +131,7 @@ Examples:
         /// The configuration file
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
-        /// The pod's network namespace: a name below /run/netns, a path, or a process id
+        /// The pod's network namespace: a name below /run/netns, a path, a process id, or an id that `list` prints
         #[arg(long, value_name = "NAME|PATH|PID", value_parser = NonEmptyStringValueParser::new())]
         netns: Option<String>,
         /// For programs
@@ -263,7 +263,7 @@ Examples:
 /// The option that names a namespace.
 #[derive(Debug, Args)]
 pub(crate) struct Namespace {
-    /// The pod's network namespace: a name below /run/netns, a path, or a process id
+    /// The pod's network namespace: a name below /run/netns, a path, a process id, or an id that `list` prints
     #[arg(long, value_name = "NAME|PATH|PID", value_parser = NonEmptyStringValueParser::new())]
     netns: String,
 }

@@ -11,7 +11,7 @@ use std::{
 
 use ipnet::IpNet;
 use socket2::{Domain, Protocol, Socket, Type};
-use tencrypt::directory::{Class, Fact, FactChange};
+use tencrypt::directory::{Class, Fact, FactChange, FactSource};
 use tencrypt_dns::{
     Project, Ranges, ResolvConf,
     interceptor::Config as ProxyConfig,
@@ -61,7 +61,7 @@ impl Names {
         let usage = |reason: String| Failure::new(Exit::Usage, reason);
         let resolv_conf = match file.read() {
             Ok(bytes) => ResolvConf::parse(&bytes).map_err(|error| usage(format!("{file}: {error}")))?,
-            Err(_) if !config.dns.capture => {
+            Err(_) if !config.dns.capture || says_all(config) => {
                 ResolvConf::parse(b"").map_err(|error| usage(error.to_string()))?
             }
             Err(error) => return Err(usage(format!("{file}: {error}"))),
@@ -84,12 +84,24 @@ impl Names {
             nameservers = upstreams.iter().map(|server| server.ip()).collect();
         }
         if nameservers.is_empty() {
+            let list =
+                |servers: &[Ipv6Addr]| servers.iter().map(Ipv6Addr::to_string).collect::<Vec<_>>().join(", ");
+            let linked = match &unseen[..] {
+                [] => String::new(),
+                linked => format!(" ({} can be reached on its link alone)", list(linked)),
+            };
             return Err(usage(format!(
-                "{file}: no nameserver that routing can capture; name the real ones in `upstream` of [dns]"
+                "{file}: no nameserver that routing can capture{linked}; name the real ones in `upstream` of [dns]"
             )));
         }
         Ok(Self { project: Some(project), nameservers, unseen, upstreams, rate, external_names })
     }
+}
+
+/// Returns true if the configuration says everything that resolv.conf is read for.
+fn says_all(config: &Config) -> bool {
+    let tenant = &config.tenant;
+    tenant.project.is_some() && tenant.cluster_domain.is_some() && !config.dns.upstream.is_empty()
 }
 
 /// The nameservers that are reached on their own link alone, each once.
@@ -310,7 +322,12 @@ impl FactSink for LaneSink {
         internal.for_each(|fact| self.events.close(fact.prefix.addr()));
         let now = Instant::now();
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        facts.iter().for_each(|fact| recent.note(fact, now));
+        for fact in &facts {
+            recent.note(fact, now);
+            if let FactSource::Dns(name) = &fact.source {
+                tracing::debug!(%name, address = %fact.prefix, class = ?fact.class, "DNS answered");
+            }
+        }
     }
 
     fn stands(&self, facts: &[Fact]) -> bool {
@@ -322,7 +339,8 @@ impl FactSink for LaneSink {
 
 #[cfg(test)]
 mod tests {
-    use tencrypt::directory::FactSource;
+
+    use std::path::Path;
 
     use super::*;
 
@@ -353,5 +371,36 @@ mod tests {
             recent.note(&fact(&address, Class::External, now + TTL_SLACK), now);
             assert!(recent.0.len() <= MAX_RECENT);
         }
+    }
+
+    /// Reads what there is of DNS by this file; the error is the line that refuses it.
+    fn found(resolv_conf: &Path, more: &str) -> Result<Names, String> {
+        let text = format!(
+            "[tenant]\nkey_file = \"k\"\nproject = \"shop\"\ncluster_domain = \"cluster.local\"\n[network]\n\
+             protected = [\"10.0.0.0/8\"]\n[dns]\nresolv_conf = \"{}\"\n{more}",
+            resolv_conf.display()
+        );
+        let config = Config::parse(&text, Path::new("c.toml")).unwrap();
+        Names::find(&config, &NetNs::current().unwrap()).map_err(|failure| failure.to_string())
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_not_asked_for_what_the_configuration_says() {
+        let absent = std::env::temp_dir().join(format!("tencrypt-absent-{}", std::process::id()));
+        let refused = found(&absent, "").map(drop).expect_err("nobody names a server");
+        assert!(refused.contains("tencrypt-absent"), "{refused}");
+        let names = found(&absent, "upstream = [\"10.9.9.9\"]\n").expect("all is said");
+        assert_eq!(names.nameservers, [IpAddr::from([10, 9, 9, 9])]);
+    }
+
+    #[test]
+    fn where_the_only_nameserver_is_on_the_link_the_line_names_it() {
+        let path = std::env::temp_dir().join(format!("tencrypt-linked-{}", std::process::id()));
+        std::fs::write(&path, "nameserver fe80::1%eth0\n").unwrap();
+        let refused = found(&path, "").map(drop).expect_err("it cannot be captured");
+        let names = found(&path, "upstream = [\"10.9.9.9\"]\n").map(|names| names.unseen);
+        std::fs::remove_file(&path).unwrap();
+        assert!(refused.contains("fe80::1 can be reached on its link alone"), "{refused}");
+        assert_eq!(names, Ok(vec!["fe80::1".parse().unwrap()]));
     }
 }

@@ -299,9 +299,12 @@ impl Supervisor {
                 Ok(())
             }
             Ended::Stopped => namespace.remove(),
+            // Its namespace goes with the program, which held it last. Where somebody is in it after all, it stays closed.
             Ended::PodGone => {
-                tracing::info!("the pod is gone");
-                namespace.remove()
+                tracing::info!(
+                    "the pod is gone; what is left of its namespace stays closed until `tencrypt down`"
+                );
+                Ok(())
             }
             Ended::DeviceGone => {
                 Err(Failure::runtime("the TUN device was removed; the namespace stays as it is now"))
