@@ -4,9 +4,10 @@
 mod support;
 
 use std::{
+    collections::BTreeSet,
     ffi::{OsStr, OsString},
     io::{BufRead as _, BufReader},
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
     os::unix::net::UnixDatagram,
     panic::{self, AssertUnwindSafe},
     path::Path,
@@ -356,24 +357,31 @@ fn status_is_watched_until_the_tunnel_ends() {
 fn a_server_that_is_bound_to_the_interface_is_named() {
     test("a_server_that_is_bound_to_the_interface_is_named", || {
         let cluster = Cluster::on_one_node();
-        let [bound, free] = [("0.0.0.0:9700", true), ("0.0.0.0:9701", false)].map(|(address, is_bound)| {
+        let servers = [("0.0.0.0:9700", true), ("0.0.0.0:9701", false), ("[::]:9702", true)];
+        let servers = servers.map(|(address, is_bound)| {
             cluster.b.netns().run(|| {
-                let server = TcpListener::bind(address).unwrap();
+                let server = (TcpListener::bind(address).unwrap(), UdpSocket::bind(address).unwrap());
                 if is_bound {
-                    bind_to_interface(&server, "eth0".parse().unwrap()).unwrap();
+                    bind_to_interface(&server.0, "eth0".parse().unwrap()).unwrap();
+                    bind_to_interface(&server.1, "eth0".parse().unwrap()).unwrap();
                 }
                 server
             })
         });
         let b = cluster.up(&cluster.b, "");
-        let servers = until("the server is named", || {
-            let servers = b.status()["network"]["bound_servers"].clone();
-            (servers != serde_json::json!([])).then_some(servers)
-        });
-        assert_eq!(servers, serde_json::json!([{ "protocol": "tcp", "address": "0.0.0.0:9700" }]));
+        // At the first question, and none but these.
+        let named = b.status()["network"]["bound_servers"].as_array().unwrap().clone();
+        let named: BTreeSet<String> = named
+            .iter()
+            .map(|server| {
+                format!("{} {}", server["protocol"].as_str().unwrap(), server["address"].as_str().unwrap())
+            })
+            .collect();
+        let expected = ["tcp 0.0.0.0:9700", "tcp [::]:9702", "udp 0.0.0.0:9700", "udp [::]:9702"];
+        assert_eq!(named, expected.map(str::to_owned).into());
         let text = ask(&cluster, "run", &cluster.b, &["status"]).stdout;
         assert!(text.contains("NOT reached through the tunnel: the tcp server at 0.0.0.0:9700"), "{text}");
-        drop((bound, free));
+        drop(servers);
     });
 }
 

@@ -444,26 +444,63 @@ fn a_rule_that_cannot_be_preceded_closes_the_pod_until_it_is_gone() {
 
 #[test]
 fn who_changes_it_all_the_time_finds_the_pod_closed_and_not_a_busy_loop() {
+    const FIGHTS: [(Part, Act); 4] = [
+        (Part::Chains, |_| delete_table()),
+        (Part::Rules, |net| delete_rule(net, IpVersion::V6)),
+        (Part::Device, |net| net.down("tenc0")),
+        (Part::ReversePathFilter, |_| set_sysctl("ipv4", "eth0", "rp_filter", "1")),
+    ];
     isolated("who_changes_it_all_the_time_finds_the_pod_closed_and_not_a_busy_loop", || {
-        let mut captured = Captured::new();
-        for round in 0..200 {
-            delete_table();
-            captured.settle(Duration::from_millis(2));
-            if captured.capture.is_closed() {
-                assert!(round > 10, "{round}: too early");
-                break;
+        for (part, act) in FIGHTS {
+            let mut captured = Captured::new();
+            for round in 0..200 {
+                act(&captured.net);
+                captured.settle(Duration::from_millis(2));
+                if captured.capture.is_closed() {
+                    assert!(round > 10, "{part:?}, {round}: too early");
+                    break;
+                }
             }
+            let state = captured.part(part);
+            assert!(captured.capture.is_closed(), "{state:?}");
+            assert!(state.problem.is_some_and(|problem| problem.contains("all the time")));
+            let restored = state.restored;
+            for _ in 0..50 {
+                captured.capture.look().expect("looks");
+                captured.settle(Duration::from_millis(2));
+            }
+            assert_eq!(captured.part(part).restored, restored, "{part:?} is left alone");
+            assert!(routes_8362(&captured.net).iter().all(|line| !line.contains("tenc0")), "{part:?}");
+            captured.capture.remove().expect("removes");
+            captured.net.delete("eth0");
         }
-        let state = captured.part(Part::Chains);
-        assert!(captured.capture.is_closed(), "{state:?}");
-        assert!(state.problem.is_some_and(|problem| problem.contains("all the time")));
-        let restored = state.restored;
-        for _ in 0..50 {
-            captured.capture.look().expect("looks");
-            captured.settle(Duration::from_millis(2));
+    });
+}
+
+/// Somebody starts the network anew: everything of the capture goes, but its device.
+#[test]
+fn what_is_changed_all_at_once_is_put_back_all_at_once() {
+    isolated("what_is_changed_all_at_once_is_put_back_all_at_once", || {
+        for is_down in [false, true] {
+            let mut captured = Captured::new();
+            let standing = installed(&captured.net);
+            [IpVersion::V4, IpVersion::V6]
+                .into_iter()
+                .for_each(|version| delete_rule(&captured.net, version));
+            delete_table();
+            flush_routes(&captured.net, AddressFamily::Inet);
+            flush_routes(&captured.net, AddressFamily::Inet6);
+            set_sysctl("ipv4", "eth0", "rp_filter", "1");
+            if is_down {
+                captured.net.down("tenc0");
+            }
+            captured.follow_until(|net, _| installed(net) == standing);
+            captured.settle(Duration::from_millis(20));
+            assert!(!captured.capture.is_closed(), "{:?}", captured.capture.parts());
+            assert!(!say_bound("10.128.1.9") && !captured.wire.carried(CANARY));
+            captured.capture.remove().expect("removes");
+            captured.net.delete("eth0");
         }
-        assert_eq!(captured.part(Part::Chains).restored, restored, "it is left alone");
-        assert!(routes_8362(&captured.net).iter().all(|line| !line.contains("tenc0")));
     });
 }
 
@@ -481,10 +518,12 @@ fn an_interface_with_another_name_is_closed_under_that_name() {
         for name in ["uplink0", "eth0"] {
             rename(&captured.net, name);
             captured.settle(Duration::from_millis(50));
-            let socket = UdpSocket::bind("0.0.0.0:0").expect("binds");
-            bind_to_interface(&socket, name.parse().expect("name")).expect("binds");
-            let sent = socket.send_to(CANARY, "10.128.1.9:7777").is_ok();
-            assert!(!sent && !captured.wire.carried(CANARY), "{name}");
+            for (any, to) in [("0.0.0.0:0", "10.128.1.9:7777"), ("[::]:0", "[fd00:128:1::9]:7777")] {
+                let socket = UdpSocket::bind(any).expect("binds");
+                bind_to_interface(&socket, name.parse().expect("name")).expect("binds");
+                let sent = socket.send_to(CANARY, to).is_ok();
+                assert!(!sent && !captured.wire.carried(CANARY), "{name}, {to}");
+            }
         }
         assert!(!captured.capture.is_closed());
     });
@@ -498,8 +537,10 @@ fn a_new_interface_of_the_same_name_has_its_own_rp_filter_relaxed_and_restored()
         captured.settle(Duration::from_millis(50));
         set_sysctl("ipv4", "default", "rp_filter", "1");
         let _wire = captured.net.pod();
+        captured.net.mtu("eth0", 1400);
         captured.settle(Duration::from_millis(50));
         assert_eq!(sysctl("ipv4", "eth0", "rp_filter"), "2");
+        assert_eq!(captured.net.link_mtu("tenc0"), 1340, "of the new one");
         let routes = routes_8362(&captured.net);
         assert!(routes.iter().any(|line| line.starts_with("unicast 10.128.0.0/16 dev tenc0")), "{routes:?}");
         assert_eq!(captured.capture.addresses().len(), 2);

@@ -124,3 +124,19 @@ fn what_waited_for_a_neighbour_at_a_second_interface_is_not_sent_when_it_answers
         }
     });
 }
+
+#[test]
+fn an_interface_that_comes_while_the_capture_stands_carries_nothing_of_the_tenants() {
+    isolated("an_interface_that_comes_while_the_capture_stands_carries_nothing_of_the_tenants", || {
+        let net = Net::new();
+        let _wire = net.pod();
+        let _capture = Capture::install(plan()).expect("installs");
+        let second = net.second_wire();
+        for to in OTHERS {
+            assert!(is_carried(&second, to), "{to}: the probe is blind");
+        }
+        for to in PROTECTED {
+            assert!(say_bound(to).is_err() && !is_carried(&second, to), "{to}");
+        }
+    });
+}
