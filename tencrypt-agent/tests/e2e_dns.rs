@@ -17,7 +17,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use support::{Cluster, LIMIT, Probe, Running};
-use tencrypt_lab::{Asked, DNS_PORT, DnsReply, NetNs, dns_over_tcp, dns_over_udp, dns_query, resolve, test};
+use tencrypt_lab::{
+    Asked, DNS_PORT, DnsReply, IpNet, NetNs, dns_over_tcp, dns_over_udp, dns_query, resolve, test,
+};
 
 const SEARCH: &str = "search shop.svc.k8s.corp svc.k8s.corp k8s.corp\noptions ndots:5 timeout:2\n";
 /// A name of the tenant's own; its address is that of pod `b`.
@@ -318,6 +320,29 @@ fn proxy_port(netns: &NetNs, address: IpAddr) -> u16 {
         .filter_map(local)
         .find_map(|at| at.strip_prefix(&format!("{wanted}:")).map(str::to_owned));
     u16::from_str_radix(&found.unwrap_or_else(|| panic!("{address} in\n{list}")), 16).unwrap()
+}
+
+#[test]
+fn names_are_answered_at_addresses_that_come_after_the_start() {
+    test("names_are_answered_at_addresses_that_come_after_the_start", || {
+        let net = Net::new(&["10.128.0.53"]);
+        net.cluster.control(&net.probe, [net.cluster.b.v4()]);
+        let pod = &net.cluster.a;
+        let own: [IpNet; 2] = pod
+            .addresses()
+            .map(|address| format!("{address}/{}", if address.is_ipv4() { 14 } else { 64 }).parse().unwrap());
+        own.iter().for_each(|net| pod.delete_address(*net).unwrap());
+        let [a, _b] = net.up("");
+        for address in own {
+            pod.add_address(address).unwrap();
+            let listens = || names(&a)["listening"].to_string().contains(&address.addr().to_string());
+            assert!(within(Duration::from_secs(3), listens), "{address}: {}\n{}", a.status(), a.log());
+        }
+        let answered = || is_answered(pod.netns(), SocketAddr::new(pod.v4(), 0), net.nameserver);
+        assert!(within(Duration::from_secs(3), answered), "{}\n{}", a.status(), a.log());
+        net.probe.reset();
+        net.assert_own_name_is_encrypted("web");
+    });
 }
 
 #[test]

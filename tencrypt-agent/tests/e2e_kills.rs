@@ -16,7 +16,7 @@ use std::{
 };
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use support::{CANARY, Cluster, LIMIT, Probe, Random, Running};
+use support::{CANARY, Cluster, Ending, LIMIT, Probe, Random, Running};
 use tencrypt_lab::{IpNet, Pod, Signal, Snapshot, UdpEcho, test_within};
 
 /// Events; `TENCRYPT_TEST_KILLS` says another number.
@@ -504,15 +504,6 @@ fn struck(event: &Event) -> Vec<usize> {
     (0..2).filter(|pod| event.pods[*pod]).collect()
 }
 
-/// Ends the callers when the test does, in whichever way.
-struct Ending<'a>(&'a Traffic);
-
-impl Drop for Ending<'_> {
-    fn drop(&mut self) {
-        self.0.over.store(true, Ordering::Relaxed);
-    }
-}
-
 /// The positive control of the callers: without the program, what they send is in plain, past the routes too.
 fn control(probe: &Probe, callers: &[Caller]) {
     probe.reset();
@@ -558,7 +549,7 @@ fn programs_that_are_struck_at_random_moments_leak_nothing_and_are_back_within_a
         let mut scene = Scene::new(&cluster, &probe, &callers, &traffic);
         probe.reset();
         let [restarts, others] = thread::scope(|scope| {
-            let _ending = Ending(&traffic);
+            let _ending = Ending(&traffic.over);
             callers.iter().for_each(|caller| drop(scope.spawn(|| caller.run(&traffic))));
             scene.run(events, &mut random)
         });

@@ -9,13 +9,14 @@ use std::{
     os::unix::fs::symlink,
     path::Path,
     process::Command,
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 use rustix::thread::CapabilitySet;
 use serde_json::Value;
-use support::{CANARY, Cluster, LIMIT, Running};
+use support::{CANARY, Cluster, Ending, LIMIT, Running};
 use tencrypt_lab::{Binding, Pod, Snapshot, UdpEcho, http_get, send_bound, test, udp_echo};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -395,5 +396,54 @@ fn down_finds_a_namespace_without_a_name_by_what_list_prints() {
         assert_ends(a);
         let changes = before.difference(&Snapshot::take(cluster.a.netns()).unwrap());
         assert!(changes.is_empty(), "the namespace is not as it was:\n{}", changes.join("\n"));
+    });
+}
+
+#[test]
+fn interface_and_name_that_go_at_once_are_the_end_as_each_alone() {
+    test("interface_and_name_that_go_at_once_are_the_end_as_each_alone", || {
+        let cluster = Cluster::on_one_node();
+        let file = cluster.directory.join("shop-a");
+        name(&cluster.a, &file);
+        let a = cluster.start_named(&cluster.a, &file, "");
+        a.program.wait_ready(LIMIT).unwrap_or_else(|error| panic!("{error}\n{}", a.log()));
+        cluster.a.delete_device("eth0").unwrap();
+        assert!(Command::new("umount").arg("--lazy").arg(&file).status().unwrap().success());
+        fs::remove_file(&file).unwrap();
+        assert_ends(a);
+        assert_gone(&cluster, &cluster.a);
+    });
+}
+
+#[test]
+fn who_fights_for_the_rules_finds_the_pod_closed_and_told() {
+    test("who_fights_for_the_rules_finds_the_pod_closed_and_told", || {
+        let cluster = Cluster::on_one_node();
+        let probe = cluster.probe();
+        cluster.control(&probe, cluster.b.addresses());
+        let (a, _b) = (cluster.up(&cluster.a, ""), cluster.up(&cluster.b, ""));
+        probe.reset();
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let fighter = scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    // There may be none at the moment.
+                    let _ = cluster.a.delete_rules(TABLE);
+                    thread::sleep(Duration::from_millis(5));
+                }
+            });
+            let ended = Ending(&over);
+            eventually("closed", &a, || a.status()["namespace"]["closed"] == true);
+            let problem = part(&a, "rules")["problem"].as_str().unwrap_or_default().to_owned();
+            assert!(problem.contains("all the time"), "{problem}");
+            drop(ended);
+            fighter.join().unwrap();
+        });
+        // The kernel says so, and nothing goes another way.
+        for to in cluster.b.addresses() {
+            let called = SocketAddr::new(to, support::HTTP);
+            assert!(http_get(cluster.a.netns(), called, "shop", CANARY, SECOND).is_err(), "{to}");
+        }
+        assert_eq!(probe.report().canary, 0);
     });
 }

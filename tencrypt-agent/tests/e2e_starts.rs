@@ -13,7 +13,7 @@ use std::{
 };
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use support::{CANARY, Cluster, LIMIT, Probe, Random, Running};
+use support::{CANARY, Cluster, Ending, LIMIT, Probe, Random, Running};
 use tencrypt_lab::{IpNet, Pod, Signal, test_within};
 
 /// Starts of the program with namespaces open, and as many with them closed; `TENCRYPT_TEST_STARTS` says another number.
@@ -83,15 +83,6 @@ fn connected(to: IpAddr) -> Option<TcpStream> {
     match socket.connect(&SockAddr::from(to)) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => None,
         _ => Some(socket.into()),
-    }
-}
-
-/// Ends the applications when the test does, in whichever way.
-struct Ending<'a>(&'a AtomicBool);
-
-impl Drop for Ending<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -306,3 +306,39 @@ fn finish(output: Output) -> Finished {
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     Finished { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
 }
+
+#[test]
+fn a_resolv_conf_that_is_no_file_is_refused_at_once() {
+    lab::test("a_resolv_conf_that_is_no_file_is_refused_at_once", || {
+        let cluster = Cluster::on_one_node();
+        let fifo = cluster.directory.join("fifo");
+        assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        for path in [fifo.as_path(), Path::new("/dev/zero"), cluster.directory.as_path()] {
+            let begun = Instant::now();
+            let dns = format!("[dns]\nresolv_conf = \"{}\"\n", path.display());
+            assert_up_refused(&cluster, &cluster.a, &dns, USAGE, &path.display().to_string());
+            // Opening a FIFO waits for whoever writes, and reading the device has no end.
+            assert!(begun.elapsed() < Duration::from_secs(2), "{}: {:?}", path.display(), begun.elapsed());
+        }
+    });
+}
+
+#[test]
+fn without_the_driver_of_tun_devices_everybody_names_the_cure() {
+    lab::test("without_the_driver_of_tun_devices_everybody_names_the_cure", || {
+        let cluster = Cluster::on_one_node();
+        // Only this test sees it.
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "none", "/dev/net"]).status().unwrap();
+        assert!(mounted.success());
+        assert_up_refused(&cluster, &cluster.a, "", RUNTIME, "modprobe tun");
+        let config = write_config(&cluster);
+        let netns = cluster.a.netns().path().into_os_string();
+        for arguments in
+            [vec!["check".into(), "--netns".into(), netns, "--config".into(), config], vec!["demo".into()]]
+        {
+            let finished = cluster.tencrypt(arguments);
+            let said = format!("{}{}", finished.stdout, finished.stderr);
+            assert!(!finished.status.success() && said.contains("modprobe tun"), "{finished:?}");
+        }
+    });
+}

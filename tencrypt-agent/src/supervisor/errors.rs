@@ -23,6 +23,15 @@ impl From<CaptureError> for Failure {
                     format_args!("more than one lane: {reason}; it takes CAP_BPF, or `lanes = 1`"),
                 );
             }
+            CaptureError::NoTunDriver { source } => {
+                let cure = match source.kind() {
+                    io::ErrorKind::PermissionDenied => {
+                        "it has to be open to this user: mode 0666, as udev makes it"
+                    }
+                    _ => "`modprobe tun`, or give the container the device",
+                };
+                return Self::new(Exit::of_io(source), format_args!("{}; {cure}", chain(&error)));
+            }
             _ => Exit::Runtime,
         };
         Self::from_error(exit, &error)

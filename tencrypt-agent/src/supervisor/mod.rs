@@ -23,15 +23,12 @@ pub(crate) mod suite_fit;
 mod tunnels;
 mod uevents;
 
-use std::{fs::OpenOptions, io};
+use std::fs::OpenOptions;
 
 use tencrypt_tun::{Capture, CaptureError, Cleaned, NetNs};
 
 pub(crate) use self::{plan::interface, setup::Protection};
-use crate::{
-    config::Config,
-    failure::{Exit, Failure},
-};
+use crate::{config::Config, failure::Failure};
 
 /// The driver of TUN devices.
 const TUN_DRIVER: &str = "/dev/net/tun";
@@ -66,17 +63,7 @@ pub(crate) fn clean() -> Result<Cleaned, Failure> {
 /// A [`Failure`]: there is none, or it is closed to this user. Its line names the cure.
 pub(crate) fn try_tun_driver() -> Result<(), Failure> {
     let opened = OpenOptions::new().read(true).write(true).open(TUN_DRIVER);
-    opened.map(drop).map_err(|source| {
-        let exit = Exit::of_io(&source);
-        let cure = match source.kind() {
-            io::ErrorKind::PermissionDenied => {
-                "; it has to be open to this user: mode 0666, as udev makes it"
-            }
-            _ => "; `modprobe tun`, or give the container the device",
-        };
-        let error = Failure::from_error(exit, &CaptureError::NoTunDriver { source });
-        Failure::new(exit, format_args!("{}{cure}", error.reason))
-    })
+    opened.map(drop).map_err(|source| CaptureError::NoTunDriver { source }.into())
 }
 
 /// Tries to bind the ports of every lane in `namespace`, and lets go of them again. Returns the first and the last.

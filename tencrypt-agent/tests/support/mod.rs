@@ -9,6 +9,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -27,6 +28,15 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 pub(crate) const HTTP: u16 = 8080;
 /// The protected ranges: pods and services, of both families.
 pub(crate) const PROTECTED: &str = r#"["10.128.0.0/14", "172.30.0.0/16", "fd00:128::/64", "fd00:30::/64"]"#;
+
+/// Tells the threads beside a test that it is over when it is dropped, also by a panic.
+pub(crate) struct Ending<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// A network with two pods of the project `shop`, in which nothing is encrypted yet.
 ///
