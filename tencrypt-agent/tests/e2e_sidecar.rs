@@ -3,19 +3,28 @@
 mod support;
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use socket2::{Domain, Socket, Type};
 use support::{CANARY, Cluster, LIMIT};
 use tencrypt_lab::{
-    Asked, DNS_PORT, DnsReply, DnsServer, HttpServer, IpNet, Side, Zone, dns_over_udp, dns_query, http_get,
-    test,
+    Asked, DNS_PORT, DnsReply, DnsServer, HttpServer, IpNet, Pod, SIDECAR_MARK, Side, Zone, dns_over_tcp,
+    dns_over_udp, dns_query, http_get, test,
 };
+use tencrypt_tun::NetNs;
 
 /// Port at which applications are called, and the one of the sidecar that gets it instead.
 const APPLICATION: u16 = 8081;
 const SIDECAR: u16 = 15_006;
 /// Port to which a sidecar has what its pod sends redirected. Nobody listens there.
 const NOBODY: u16 = 15_001;
+/// Port to which one has it redirected that passes it on.
+const RELAY: u16 = 15_002;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
@@ -181,6 +190,78 @@ fn an_answer_of_dns_that_comes_in_pieces_reaches_the_application() {
                 running.stop();
                 assert!(cluster.down(&cluster.a).status.success());
             }
+        }
+    });
+}
+
+/// Passes one message of DNS each way for each connection, as a sidecar does that knows where it was to go: by a socket that is
+/// not redirected again. Counts them.
+fn relay(pod: &Pod, at: SocketAddr, server: SocketAddr, relayed: Arc<AtomicUsize>) {
+    let listener = pod.netns().run(|| TcpListener::bind(at)).unwrap();
+    let netns = pod.netns().path();
+    thread::spawn(move || {
+        let netns = NetNs::open(netns.to_str().unwrap()).unwrap();
+        for mut client in listener.incoming().flatten() {
+            relayed.fetch_add(1, Ordering::Relaxed);
+            let connected = netns.run(move || -> io::Result<TcpStream> {
+                let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
+                socket.set_mark(SIDECAR_MARK)?;
+                socket.connect_timeout(&server.into(), LIMIT)?;
+                Ok(socket.into())
+            });
+            let mut upstream = connected.unwrap().unwrap();
+            let pass = |from: &mut TcpStream, to: &mut TcpStream| -> io::Result<()> {
+                let mut length = [0; 2];
+                from.read_exact(&mut length)?;
+                let mut message = vec![0; u16::from_be_bytes(length).into()];
+                from.read_exact(&mut message)?;
+                to.write_all(&[&length[..], &message].concat())
+            };
+            let passed = pass(&mut client, &mut upstream).and_then(|()| pass(&mut upstream, &mut client));
+            passed.unwrap();
+        }
+    });
+}
+
+/// The program asks the server by a socket of its own, which the redirect would send to the sidecar, which would ask the program.
+#[test]
+fn a_query_by_tcp_that_a_sidecar_passes_on_is_asked_once() {
+    test("a_query_by_tcp_that_a_sidecar_passes_on_is_asked_once", || {
+        let cluster = Cluster::on_one_node();
+        let dns = cluster.pod(53);
+        let (name, address) = ("one.other.svc.k8s.corp", IpAddr::from([198, 51, 100, 1]));
+        let _server = DnsServer::start(&dns, Zone::new().address(name, address)).unwrap();
+        cluster.a.redirect(Side::Out, TCP, None, RELAY).unwrap();
+        for nameserver in dns.addresses() {
+            let resolv_conf = cluster.directory.join("resolv.conf");
+            fs::write(&resolv_conf, format!("nameserver {nameserver}\nsearch shop.svc.k8s.corp\n")).unwrap();
+            let server = SocketAddr::new(nameserver, DNS_PORT);
+            let local: IpAddr =
+                if nameserver.is_ipv4() { [127, 0, 0, 1].into() } else { Ipv6Addr::LOCALHOST.into() };
+            let relayed = Arc::new(AtomicUsize::new(0));
+            relay(&cluster.a, SocketAddr::new(local, RELAY), server, Arc::clone(&relayed));
+            let ask = || {
+                let reply =
+                    dns_over_tcp(cluster.a.netns(), server, &dns_query(7, name, Asked::A, None), LIMIT);
+                DnsReply::parse(&reply.unwrap()).unwrap().addresses
+            };
+            assert_eq!(ask(), [address], "without the program");
+            let key = cluster.key_file.display();
+            let resolv_conf = resolv_conf.display();
+            let extra = format!("[tenant]\nkey_file = \"{key}\"\n[dns]\nresolv_conf = \"{resolv_conf}\"\n");
+            let running = cluster.up(&cluster.a, &extra);
+            assert_eq!(ask(), [address], "{nameserver}: {}", running.status());
+            assert_eq!(relayed.load(Ordering::Relaxed), 2, "once without, once with");
+            // By the program, which counts once a second.
+            let end = Instant::now() + LIMIT;
+            while running.status()["names"]["answered"] != 1 {
+                assert!(Instant::now() < end, "{}", running.status());
+                thread::sleep(Duration::from_millis(50));
+            }
+            let files = fs::read_dir(format!("/proc/{}/fd", running.program.id())).unwrap().count();
+            assert!(files < 100, "{files} files");
+            running.stop();
+            assert!(cluster.down(&cluster.a).status.success());
         }
     });
 }

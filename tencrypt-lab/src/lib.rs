@@ -51,7 +51,7 @@ pub use frame::{Content, Frame, TUNNEL_PORT};
 pub use http::{HttpServer, http_get};
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub use link::Mac;
-pub use nat::{Ports, Side};
+pub use nat::{Ports, SIDECAR_MARK, Side};
 pub use netns::NetNs;
 pub use ping::{Ping, PingReport, V4_HEADERS, V6_HEADERS, sweep};
 pub use program::{Finished, Program, Signal, run_program};

@@ -93,6 +93,9 @@ pub enum Side {
     Out,
 }
 
+/// Mark of the packets that [`Side::Out`] lets by: a sidecar's own, which rules elsewhere know by its user.
+pub const SIDECAR_MARK: u32 = 0x51de;
+
 /// Sends what is of `protocol`, to `port` if one is given, to port `to` of this namespace, in both families.
 pub(crate) fn redirect(side: Side, protocol: u8, port: Option<u16>, to: u16) -> Result<()> {
     let (chain, hook) = match side {
@@ -104,6 +107,10 @@ pub(crate) fn redirect(side: Side, protocol: u8, port: Option<u16>, to: u16) -> 
         let caught = match port {
             Some(port) => rule.port(protocol, port),
             None => rule.protocol(protocol),
+        };
+        let caught = match side {
+            Side::In => caught,
+            Side::Out => caught.without_mark(SIDECAR_MARK),
         };
         commit(&[
             family.message(NFT_MSG_NEWTABLE, NEW).text(1, TABLE),
@@ -284,6 +291,11 @@ impl Rule {
     fn protocol(self, protocol: u8) -> Self {
         const NFT_META_L4PROTO: u32 = 16;
         self.meta(NFT_META_L4PROTO).compare(0, &[protocol])
+    }
+
+    fn without_mark(self, mark: u32) -> Self {
+        const NFT_META_MARK: u32 = 3;
+        self.meta(NFT_META_MARK).compare(1, &mark.to_ne_bytes())
     }
 
     fn on_loopback(self) -> Self {

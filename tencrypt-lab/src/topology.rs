@@ -283,7 +283,7 @@ impl Pod {
     }
 
     /// Sends what is of `protocol` (`IPPROTO_*`), to `port` if one is given, to port `to` of the pod, as a sidecar's
-    /// init container does, in both families.
+    /// init container does, in both families; but for what has [`SIDECAR_MARK`](crate::SIDECAR_MARK) on its way out.
     ///
     /// # Errors
     /// [`Error::Os`](crate::Error::Os) if the kernel has not nftables' address translation.
