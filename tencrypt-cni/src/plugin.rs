@@ -27,7 +27,8 @@ use crate::{
 /// The `type` of the plugin in a network configuration, and the name of its file.
 pub const TYPE: &str = "tencrypt-cni";
 
-/// Time that the agent has to protect a pod; its own aim is 2 s. The kubelet gives a pod's sandbox two minutes in all.
+/// Time that the agent has to protect a pod; its own aim is 2 s. The kubelet gives a pod's sandbox four minutes in all, twice its
+/// `runtimeRequestTimeout`.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Time that the agent has where the pod may start without its answer, or ends.

@@ -9,7 +9,7 @@ use crate::{names, text};
 /// The version of the protocol that this crate speaks. Another one is refused by whoever reads it.
 pub const VERSION: u64 = 1;
 
-/// Longest line of a request in bytes. With the longest names it holds 3,500 attachments, with usual ones 9,000; a node has a few
+/// Longest line of a request in bytes. With the longest names it holds 3,400 attachments, with usual ones 10,000; a node has a few
 /// hundred.
 pub const REQUEST_LIMIT: usize = 1 << 20;
 

@@ -154,7 +154,6 @@ fn a_pod_is_added_twice_checked_and_deleted_twice() {
 #[test]
 fn a_pod_that_is_refused_is_told_why() {
     let folder = Folder::new("program-refused");
-    write_list(&folder, "shop", Standing::Open);
     let _agent = Agent::answering(&folder, |_| Reply::refused("the key of shop is not there yet"));
     let (code, details) = operate("ADD", &folder).failure();
     assert_eq!(code, 11);
