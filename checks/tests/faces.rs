@@ -6,7 +6,8 @@ use std::{collections::BTreeSet, error::Error, fs};
 use tencrypt_checks::{faces, root, sources};
 
 /// Libraries whose lists are kept.
-const LIBRARIES: [&str; 5] = ["tencrypt", "tencrypt-dns", "tencrypt-lab", "tencrypt-tun", "tencrypt-udp"];
+const LIBRARIES: [&str; 6] =
+    ["tencrypt", "tencrypt-cni", "tencrypt-dns", "tencrypt-lab", "tencrypt-tun", "tencrypt-udp"];
 
 /// Types of third-party crates that a library may name, each with the path that it re-exports it at: a user who needs the
 /// type need not guess the crate's version.
@@ -84,6 +85,12 @@ fn what_stands_as_an_error_is_one() {
         tencrypt::packet::ParseError,
         tencrypt::packet::RewriteError,
         tencrypt::trust::CertificateError,
+        tencrypt_cni::call::AskError,
+        tencrypt_cni::call::LineError,
+        tencrypt_cni::call::ReceiveError,
+        tencrypt_cni::list::InvalidNamespace,
+        tencrypt_cni::list::ListError,
+        tencrypt_cni::netns::NetnsError,
         tencrypt_dns::NameError,
         tencrypt_dns::ProjectError,
         tencrypt_dns::facts::ClassifyError,

@@ -26,6 +26,16 @@ fn the_released_program_does_not_link_the_laboratory() {
 }
 
 #[test]
+fn the_cni_plugin_links_no_runtime_and_few_crates() {
+    let linked = linked(&["-p", "tencrypt-cni"]);
+    let crates: BTreeSet<&str> = linked.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert!(crates.contains("serde_json"), "{linked}");
+    assert!(!crates.contains("tokio") && !crates.contains("clap"), "{linked}");
+    // With those of the procedural macros, which are not in the program.
+    assert!(crates.len() <= 20, "{} crates: {linked}", crates.len());
+}
+
+#[test]
 fn cargo_bench_runs_the_benchmarks_alone() {
     for package in sources::packages(root()) {
         let text = fs::read_to_string(root().join(&package.folder).join("Cargo.toml")).unwrap();

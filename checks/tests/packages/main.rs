@@ -18,8 +18,15 @@ use std::{fs, path::Path, sync::LazyLock};
 use crate::{made::Package, outside::Outside};
 
 /// The packages that are published, in no order; everything else says `publish = false`.
-const PUBLISHED: [&str; 6] =
-    ["tencrypt", "tencrypt-agent", "tencrypt-dns", "tencrypt-lab", "tencrypt-tun", "tencrypt-udp"];
+const PUBLISHED: [&str; 7] = [
+    "tencrypt",
+    "tencrypt-agent",
+    "tencrypt-cni",
+    "tencrypt-dns",
+    "tencrypt-lab",
+    "tencrypt-tun",
+    "tencrypt-udp",
+];
 
 /// The packages, made and verified once for all tests.
 static PACKAGES: LazyLock<Vec<Package>> = LazyLock::new(made::packages);
