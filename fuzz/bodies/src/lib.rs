@@ -4,6 +4,7 @@
 //! (`tests/corpus.rs`); `fuzz/fuzz_targets` hands them to libFuzzer. The same bytes always do the same.
 #![forbid(unsafe_code)]
 
+mod cni;
 #[cfg(feature = "config")]
 mod config;
 #[cfg(feature = "config")]
@@ -16,6 +17,7 @@ mod packet;
 mod record;
 mod trust;
 
+pub use cni::cni;
 #[cfg(feature = "config")]
 pub use config::config;
 #[cfg(feature = "config")]
@@ -45,6 +47,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "dns", body: dns },
     Target { name: "member", body: member },
     Target { name: "trust", body: trust },
+    Target { name: "cni", body: cni },
     #[cfg(feature = "config")]
     Target { name: "config", body: config },
     #[cfg(feature = "config")]

@@ -42,6 +42,11 @@ fn trust_holds_for_its_corpus_and_changes_of_it() {
     replay("trust", 4_000);
 }
 
+#[test]
+fn cni_holds_for_its_corpus_and_changes_of_it() {
+    replay("cni", 20_000);
+}
+
 #[cfg(feature = "config")]
 #[test]
 fn control_holds_for_its_corpus_and_changes_of_it() {
