@@ -1,15 +1,21 @@
 //! The protocol, at both ends.
 
 use std::{
+    env,
     fs::{self, File},
     io::{self, IoSlice, PipeReader, Read as _, Write as _},
     mem::MaybeUninit,
     net::Shutdown,
     os::{
         fd::{AsFd as _, BorrowedFd, OwnedFd},
-        unix::{fs::MetadataExt as _, net::UnixStream},
+        unix::{
+            fs::{MetadataExt as _, PermissionsExt as _},
+            net::{UnixListener, UnixStream},
+            process::CommandExt as _,
+        },
     },
     path::Path,
+    process::{Command, Stdio},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -258,7 +264,7 @@ fn a_client_that_dawdles_is_left_in_time() {
 fn nobody_there_is_told_at_once() {
     let folder = Folder::new("call-absent");
     assert!(matches!(ask(&folder, &Request::Status), Err(AskError::Absent)));
-    drop(std::os::unix::net::UnixListener::bind(folder.socket()).unwrap());
+    drop(UnixListener::bind(folder.socket()).unwrap());
     assert!(matches!(ask(&folder, &Request::Status), Err(AskError::Absent)));
     fs::remove_file(folder.socket()).unwrap();
     fs::write(folder.socket(), "a file").unwrap();
@@ -360,4 +366,39 @@ fn descriptors_in_an_answer_are_closed() {
     });
     assert_eq!(ask(&folder, &Request::Status).unwrap(), Reply::Ready);
     assert!(is_closed(reader));
+}
+
+/// Names the socket at which this program, started again as another user, listens.
+const STRANGER: &str = "TENCRYPT_CNI_STRANGER";
+
+#[test]
+fn another_users_agent_is_told_nothing() {
+    const NAME: &str = "call::another_users_agent_is_told_nothing";
+    if let Some(socket) = env::var_os(STRANGER) {
+        let (mut stream, _) = UnixListener::bind(socket).unwrap().accept().unwrap();
+        // Who does not listen to it may have gone.
+        let _ = stream.write_all(&Reply::Ready.line().unwrap());
+        let mut heard = Vec::new();
+        let _ = stream.read_to_end(&mut heard);
+        assert_eq!(heard, b"");
+        return;
+    }
+    if !rustix::process::geteuid().is_root() {
+        println!("NOT RUN: {NAME}: only root can be another user");
+        return;
+    }
+    let folder = Folder::new("call-stranger");
+    fs::set_permissions(folder.path(""), fs::Permissions::from_mode(0o777)).unwrap();
+    let mut stranger = Command::new("/proc/self/exe");
+    stranger.args([NAME, "--exact", "--nocapture"]).env(STRANGER, folder.socket()).uid(65_534);
+    let mut stranger = stranger.stdout(Stdio::null()).spawn().unwrap();
+    let begun = Instant::now();
+    let error = loop {
+        match ask(&folder, &Request::Status) {
+            Err(AskError::Absent) if begun.elapsed() < LIMIT => thread::sleep(MOMENT / 10),
+            other => break other.unwrap_err(),
+        }
+    };
+    assert!(matches!(error, AskError::Stranger), "{error:?}");
+    assert!(stranger.wait().unwrap().success());
 }
