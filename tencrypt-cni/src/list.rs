@@ -457,6 +457,24 @@ mod tests {
     }
 
     #[test]
+    fn others_may_read_a_list_whatever_the_umask_is() {
+        const PATH: &str = "TENCRYPT_CNI_LIST";
+        if let Some(path) = std::env::var_os(PATH) {
+            // Of a process of its own: other tests make files.
+            rustix::process::umask(Mode::RWXG | Mode::RWXO);
+            return List::new().write(Path::new(&path)).unwrap();
+        }
+        let folder = Folder::new("umask");
+        let path = folder.0.join("list");
+        let mut writer = std::process::Command::new("/proc/self/exe");
+        writer
+            .args(["list::tests::others_may_read_a_list_whatever_the_umask_is", "--exact"])
+            .env(PATH, &path);
+        assert!(writer.output().unwrap().status.success());
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o644);
+    }
+
+    #[test]
     fn what_cannot_be_written_leaves_nothing() {
         let folder = Folder::new("unwritten");
         fs::create_dir(folder.0.join("taken")).unwrap();

@@ -278,10 +278,6 @@ fn parse<'l, T: Deserialize<'l>>(line: &'l [u8], limit: usize) -> Result<T, Line
     if rest.len() > 1 {
         return Err(LineError::Trailing);
     }
-    // serde would take an array for the fields in their order.
-    if !object.starts_with(b"{") {
-        return Err(LineError::Malformed);
-    }
     let Versioned { version } = serde_json::from_slice(object).map_err(|_| LineError::Malformed)?;
     if version != VERSION {
         return Err(LineError::Version { found: version });

@@ -124,6 +124,7 @@ pub(super) fn receive(
                 }
             }
         }
+        // Those for which there was no room, or for which this process has no number left.
         if received.flags.contains(ReturnFlags::CTRUNC) {
             return Err(WireError::Descriptors);
         }
