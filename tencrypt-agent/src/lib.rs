@@ -23,6 +23,8 @@ mod hex;
 pub mod keys;
 mod lane;
 mod logging;
+#[doc(hidden)]
+pub mod node;
 mod os;
 mod report;
 mod supervisor;

@@ -37,31 +37,52 @@ impl Work {
     }
 }
 
-/// Of a pod with a session, a captured interface and a key file, nobody of which says anything. `TENCRYPT_TEST_REST` seconds,
-/// 10 without it.
+/// Seconds that are looked at: those of `TENCRYPT_TEST_REST`, 10 without it.
+fn seconds() -> u64 {
+    std::env::var("TENCRYPT_TEST_REST").map_or(10, |seconds| seconds.parse().unwrap())
+}
+
+/// Lets two programs with a session rest, and panics if one is woken more often than this.
+fn assert_rest(cluster: &Cluster, programs: &[Running; 2], seconds: u64, most: u64) {
+    for to in cluster.b.addresses() {
+        assert!(udp_echo(cluster.a.netns(), (to, PORT).into(), [100], support::LIMIT).unwrap().is_empty());
+    }
+    thread::sleep(SETTLING);
+    let before = programs.each_ref().map(Work::of);
+    thread::sleep(Duration::from_secs(seconds));
+    for (running, before) in programs.iter().zip(before) {
+        let after = Work::of(running);
+        let sleeps = after.sleeps - before.sleeps;
+        let share = (after.nanoseconds - before.nanoseconds) as f64 / 1e7 / seconds as f64;
+        println!("{:.2} times a second, {share:.4} % of a processor", sleeps as f64 / seconds as f64);
+        assert!(sleeps <= most, "woken {sleeps} times in {seconds} s: {}", running.log());
+    }
+}
+
+/// Of a pod with a session, a captured interface and a key file, nobody of which says anything.
 #[test]
 fn a_pod_at_rest_is_woken_about_once_a_second() {
-    let seconds = std::env::var("TENCRYPT_TEST_REST").map_or(10, |seconds| seconds.parse().unwrap());
+    let seconds = seconds();
     let limit = Duration::from_secs(60 + seconds);
     test_within("a_pod_at_rest_is_woken_about_once_a_second", limit, || {
         let cluster = Cluster::on_one_node();
         let _echo = UdpEcho::start(&cluster.b, PORT).unwrap();
         let programs = [cluster.up(&cluster.a, ""), cluster.up(&cluster.b, "")];
-        for to in cluster.b.addresses() {
-            assert!(
-                udp_echo(cluster.a.netns(), (to, PORT).into(), [100], support::LIMIT).unwrap().is_empty()
-            );
-        }
-        thread::sleep(SETTLING);
-        let before = programs.each_ref().map(Work::of);
-        thread::sleep(Duration::from_secs(seconds));
-        for (running, before) in programs.iter().zip(before) {
-            let after = Work::of(running);
-            let sleeps = after.sleeps - before.sleeps;
-            let share = (after.nanoseconds - before.nanoseconds) as f64 / 1e7 / seconds as f64;
-            println!("{:.2} times a second, {share:.4} % of a processor", sleeps as f64 / seconds as f64);
-            // Lines of the kernel's log wake it too, and are others' doing.
-            assert!(sleeps <= 4 * seconds, "woken {sleeps} times in {seconds} s: {}", running.log());
-        }
+        // Lines of the kernel's log wake it too, and are others' doing.
+        assert_rest(&cluster, &programs, seconds, 4 * seconds);
+    });
+}
+
+/// Of pods whose agent is there and says nothing.
+#[test]
+fn a_supervised_pod_at_rest_is_woken_less_than_once_a_second() {
+    let seconds = seconds();
+    let limit = Duration::from_secs(60 + seconds);
+    test_within("a_supervised_pod_at_rest_is_woken_less_than_once_a_second", limit, || {
+        let cluster = Cluster::on_one_node();
+        let _echo = UdpEcho::start(&cluster.b, PORT).unwrap();
+        let ((a, _one), (b, _other)) =
+            (cluster.supervised(&cluster.a, ""), cluster.supervised(&cluster.b, ""));
+        assert_rest(&cluster, &[a, b], seconds, seconds - 1);
     });
 }

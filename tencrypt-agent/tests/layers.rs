@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 /// Top-level modules of the program from the bottom up.
-const LAYERS: [&str; 13] = [
+const LAYERS: [&str; 14] = [
     "escape",
     "hex",
     "report",
@@ -12,6 +12,7 @@ const LAYERS: [&str; 13] = [
     "os",
     "config",
     "keys",
+    "node",
     "lane",
     "control",
     "supervisor",

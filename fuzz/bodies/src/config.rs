@@ -6,7 +6,10 @@ use tencrypt::{
     KeyRing,
     directory::{Class, FactSource},
 };
-use tencrypt_agent::{config::Config, failure::Failure};
+use tencrypt_agent::{
+    config::{Config, ConfigFile},
+    failure::Failure,
+};
 use tencrypt_dns::{Name, Project};
 
 use crate::input::Input;
@@ -34,8 +37,12 @@ pub fn config(data: &[u8]) {
 }
 
 fn configuration(text: &str) {
-    let config = match Config::parse(text, Path::new(PATH)) {
-        Ok(config) => config,
+    // Settings without a file are no more than those of a file without the names of files.
+    if let Ok(given) = Config::parse_given(text) {
+        settings(&given);
+    }
+    let ConfigFile { config, files } = match ConfigFile::parse(text, Path::new(PATH)) {
+        Ok(read) => read,
         Err(error) => {
             assert!(error.line() <= text.lines().count() + 1);
             assert!(!error.reason().is_empty());
@@ -48,15 +55,19 @@ fn configuration(text: &str) {
             return;
         }
     };
+    assert!(files.keys.is_absolute());
+    assert!(files.resolv_conf.is_none_or(|path| path.is_absolute()));
+    settings(&config);
+}
+
+fn settings(config: &Config) {
     let network = &config.network;
-    assert!(config.tenant.key_file.is_absolute());
     if let Some(domain) = &config.tenant.cluster_domain {
         // A name that every project can lie below, and that prints as it was written.
         let project = config.tenant.project.clone().unwrap_or_else(|| "a".repeat(63));
         assert!(Project::new(&project, domain.clone()).is_ok());
         assert_eq!(Name::from_text(&domain.to_string()).as_ref(), Ok(domain));
     }
-    assert!(config.dns.resolv_conf.is_none_or(|path| path.is_absolute()));
     assert!(!network.protected.is_empty() && network.port != 0);
     assert!(network.interface != network.tun);
     for (at, range) in network.protected.iter().enumerate() {

@@ -6,6 +6,8 @@
 
 mod cni;
 #[cfg(feature = "config")]
+mod channel;
+#[cfg(feature = "config")]
 mod config;
 #[cfg(feature = "config")]
 mod control;
@@ -18,6 +20,8 @@ mod record;
 mod trust;
 
 pub use cni::cni;
+#[cfg(feature = "config")]
+pub use channel::channel;
 #[cfg(feature = "config")]
 pub use config::config;
 #[cfg(feature = "config")]
@@ -52,4 +56,6 @@ pub const TARGETS: &[Target] = &[
     Target { name: "config", body: config },
     #[cfg(feature = "config")]
     Target { name: "control", body: control },
+    #[cfg(feature = "config")]
+    Target { name: "channel", body: channel },
 ];

@@ -55,6 +55,12 @@ fn control_holds_for_its_corpus_and_changes_of_it() {
 
 #[cfg(feature = "config")]
 #[test]
+fn channel_holds_for_its_corpus_and_changes_of_it() {
+    replay("channel", 4_000);
+}
+
+#[cfg(feature = "config")]
+#[test]
 fn config_holds_for_its_corpus_and_changes_of_it() {
     replay("config", 4_000);
 }

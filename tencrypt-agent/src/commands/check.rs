@@ -6,7 +6,7 @@ use tencrypt_tun::{CaptureError, Captured, NetNs, Survey, Surveyed};
 
 use super::output;
 use crate::{
-    config::{Config, unprotected_reason},
+    config::{Config, ConfigFile, Files, unprotected_reason},
     control::{self, Reply, Request, client::ClientError},
     failure::{Exit, Failure},
     keys::{certificates, credentials::Credentials, file as keyfile},
@@ -23,11 +23,12 @@ use crate::{
 /// The [`Failure`] that `up` would end with.
 pub(crate) fn check(path: &Path, netns: Option<&str>, json: bool) -> Result<(), Failure> {
     let mut findings = Findings::default();
-    if let Some(config) = findings.take("configuration", Config::read(path), |_| path.display().to_string()) {
-        files(&config, &mut findings);
+    let read = findings.take("configuration", ConfigFile::read(path), |_| path.display().to_string());
+    if let Some(ConfigFile { config, files }) = read {
+        contents(&config, &files, &mut findings);
         policy(&config, &mut findings);
         if let Some(netns) = netns {
-            namespace(&config, netns, &mut findings);
+            namespace(&config, &files, netns, &mut findings);
         }
     }
     let Findings { all, refused } = findings;
@@ -75,17 +76,16 @@ impl Findings {
 }
 
 /// Looks at the files that the configuration names.
-fn files(config: &Config, findings: &mut Findings) {
-    let key_file = &config.tenant.key_file;
-    findings.take("keys", keyfile::read(key_file), |keys| {
-        format!("{}: {}", key_file.display(), output::key_epochs(&KeyFileReport::from(keys)))
+fn contents(config: &Config, files: &Files, findings: &mut Findings) {
+    findings.take("keys", keyfile::read(&files.keys), |keys| {
+        format!("{}: {}", files.keys.display(), output::key_epochs(&KeyFileReport::from(keys)))
     });
-    let certificates = config.identity.ca.is_some();
-    findings.take("identity", Credentials::read(&config.identity), |_| match certificates {
+    let certificates = files.ca.is_some();
+    findings.take("identity", Credentials::read(files, &config.identity), |_| match certificates {
         true => "peers need a certificate of the authority".to_owned(),
         false => "the tenant's key is all that is asked for".to_owned(),
     });
-    let Some(path) = &config.identity.certificate else { return };
+    let Some(path) = &files.certificate else { return };
     let text = match certificates::read_certificate(path) {
         Ok(_) => format!("{} is of a key before: `up` makes another", path.display()),
         Err(error) => error.to_string(),
@@ -119,7 +119,7 @@ fn policy(config: &Config, findings: &mut Findings) {
 }
 
 /// Looks at the namespace that `up` would protect.
-fn namespace(config: &Config, netns: &str, findings: &mut Findings) {
+fn namespace(config: &Config, files: &Files, netns: &str, findings: &mut Findings) {
     let Some(namespace) = findings.take("namespace", open(netns), |namespace| namespace.name().to_owned())
     else {
         return;
@@ -136,7 +136,8 @@ fn namespace(config: &Config, netns: &str, findings: &mut Findings) {
     if let Some(surveyed) = &survey.interface {
         addresses(config, surveyed, findings);
     }
-    findings.take("names", Names::find(config, &namespace), |names| match &names.project {
+    let names = Names::find(config, files.resolv_conf.as_deref(), &namespace);
+    findings.take("names", names, |names| match &names.project {
         _ if names.nameservers.is_empty() => "DNS is not captured".to_owned(),
         Some(project) => {
             format!("project {}, nameservers {}", project.namespace(), output::list_of(&names.nameservers))

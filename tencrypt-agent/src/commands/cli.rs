@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     net::IpAddr,
+    os::fd::RawFd,
     path::{Path, PathBuf},
 };
 
@@ -145,14 +146,7 @@ NOTIFY_SOCKET names (sd_notify).
 Examples:
   tencrypt up --netns shop-1 --config tencrypt.toml
   tencrypt up --netns /proc/4711/ns/net --config /etc/tencrypt/shop.toml -v")]
-    Up {
-        /// The pod's network namespace.
-        #[command(flatten)]
-        namespace: Namespace,
-        /// The configuration file
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
-    },
+    Up(UpArguments),
     /// End protection: stop what runs there, remove device, routes and rules
     #[command(after_help = "Works too when the running tencrypt was killed.
 
@@ -258,6 +252,54 @@ Examples:
         #[arg(value_parser = shell)]
         shell: Shell,
     },
+}
+
+/// The options of `up`.
+#[derive(Debug, Args)]
+pub(crate) struct UpArguments {
+    /// The pod's network namespace: a name below /run/netns, a path, a process id, or an id that `list` prints
+    #[arg(
+        long,
+        value_name = "NAME|PATH|PID",
+        required_unless_present = "supervised",
+        value_parser = NonEmptyStringValueParser::new()
+    )]
+    netns: Option<String>,
+    /// The configuration file
+    #[arg(long, value_name = "FILE", required_unless_present = "supervised")]
+    config: Option<PathBuf>,
+    /// Take namespace, configuration and keys from the node's agent: its stream socket is open at this descriptor
+    #[arg(long, value_name = "FD", conflicts_with_all = ["netns", "config"])]
+    supervised: Option<RawFd>,
+}
+
+/// Where `up` hears what to do.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    /// In files.
+    Files {
+        /// The namespace, as it is called.
+        netns: String,
+        /// The configuration file.
+        config: PathBuf,
+    },
+    /// From the node's agent.
+    Agent {
+        /// The number of the descriptor of its channel.
+        descriptor: RawFd,
+    },
+}
+
+impl UpArguments {
+    /// Returns where `up` hears what to do.
+    pub(crate) fn origin(self) -> Origin {
+        let Self { netns, config, supervised } = self;
+        match (supervised, netns, config) {
+            (None, Some(netns), Some(config)) => Origin::Files { netns, config },
+            (Some(descriptor), _, _) => Origin::Agent { descriptor },
+            _ => unreachable!("the command line's rules ask for both where there is no agent"),
+        }
+    }
 }
 
 /// The option that names a namespace.

@@ -66,7 +66,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Inspect { file, ca, json } => inspect::inspect(&file, ca.as_deref(), json),
         Command::Check { config, netns, json } => check::check(&config, netns.as_deref(), json),
         Command::List { json } => list::list(json),
-        Command::Up { namespace, config } => up::up(&namespace, &config),
+        Command::Up(arguments) => up::up(&arguments.origin()),
         Command::Down { namespace } => up::down(&namespace.open()?),
         Command::Status { namespace, watch, json } => show_status(&namespace.open()?, watch, json),
         Command::Peers { namespace, json } => match ask(&namespace.open()?, &Request::Peers)? {

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::fd::RawFd,
     panic::resume_unwind,
     path::Path,
     time::{Duration, Instant},
@@ -11,19 +12,21 @@ use tencrypt::KeyRing;
 use tencrypt_tun::NetNs;
 
 use crate::{
-    commands::cli::Namespace,
-    config::Config,
+    commands::cli::Origin,
+    config::{Config, ConfigFile},
     control::{self, Reply, Request, client::ClientError},
     failure::{Exit, Failure},
     keys::credentials::Credentials,
     keys::file as keyfile,
+    node::start::{Channel, Given},
+    os::files::ReadError,
     os::hardening::{self, Memory},
     os::notify::{SOCKET_VARIABLE, ServiceManager},
     os::rundir::{Hold, RunDir, RunDirError},
     supervisor::clone_guard::KernelWords,
     supervisor::dns::Names,
     supervisor::pod_end::Place,
-    supervisor::{self as protect, Protection},
+    supervisor::{self as protect, Protection, Source},
 };
 
 /// Time that `down` gives a running `up` to undo its work and let go of the namespace.
@@ -31,14 +34,22 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// Pause between attempts to take hold of the namespace meanwhile.
 const HOLD_RETRY: Duration = Duration::from_millis(20);
 
-/// Protects the namespace until the process is told to end.
+/// Time for which a program of an agent's waits for the one before it to end.
+const TAKE_OVER: Duration = Duration::from_secs(2);
+/// Pause between its attempts. Nothing of the pod's moves meanwhile.
+const TAKE_OVER_RETRY: Duration = Duration::from_millis(1);
+
+/// Protects a namespace until the process is told to end.
 ///
 /// # Errors
 /// A [`Failure`]; nothing is left behind then.
-pub(crate) fn up(namespace: &Namespace, config: &Path) -> Result<(), Failure> {
+pub(crate) fn up(origin: &Origin) -> Result<(), Failure> {
     #[cfg(tencrypt_null_cipher)]
     tracing::error!("this build has no cipher: nothing is encrypted; it is for measuring alone");
-    let prepared = prepare(namespace, config)?;
+    let prepared = match origin {
+        Origin::Files { netns, config } => of_files(netns, config)?,
+        Origin::Agent { descriptor } => of_agent(*descriptor)?,
+    };
     let Prepared { protection, namespace, hold } = prepared;
     let protecting = namespace.spawn("control", move || protect::run(protection))?;
     // This thread waits, no more.
@@ -89,23 +100,85 @@ struct Prepared {
     hold: Hold,
 }
 
-fn prepare(namespace: &Namespace, config: &Path) -> Result<Prepared, Failure> {
+/// Prepares what files say.
+fn of_files(netns: &str, path: &Path) -> Result<Prepared, Failure> {
     // Here and not in the pod's namespace, where a socket without a path is another one.
     let manager = ServiceManager::connect();
     let manager = manager.inspect_err(|error| tracing::warn!(%error, "{SOCKET_VARIABLE}")).ok().flatten();
-    let memory = Memory::protect()
-        .map_err(|error| Failure::runtime(format_args!("cannot keep keys out of core dumps: {error}")))?;
-    let config = Config::read(config)?;
-    let keys: KeyRing = keyfile::read(&config.tenant.key_file)?;
-    let credentials = Credentials::read(&config.identity)?;
+    let memory = protect_memory()?;
+    let ConfigFile { config, files } = ConfigFile::read(path)?;
+    let keys = keyfile::read(&files.keys)?;
+    let credentials = Credentials::read(&files, &config.identity)?;
     let words = KernelWords::open();
     // Opened once: lock, socket, names and capture are of this namespace, whatever the name comes to mean.
-    let namespace = namespace.open()?;
+    let namespace = NetNs::open(netns)?;
     refuse_host(&namespace)?;
-    let names = Names::find(&config, &namespace)?;
+    let names = Names::find(&config, files.resolv_conf.as_deref(), &namespace)?;
     let rundir = RunDir::create()?;
     let hold = rundir.hold(namespace.id()).map_err(|error| held(&namespace, error))?;
     let control = rundir.socket(namespace.id());
+    say_prepared(&config, &keys, &namespace);
+    let place = Place::of(&namespace);
+    let netns = namespace.name().to_owned();
+    let source = Source::Files(files);
+    let protection = Protection {
+        config,
+        keys,
+        credentials,
+        names,
+        control,
+        memory,
+        words,
+        place,
+        netns,
+        manager,
+        source,
+    };
+    Ok(Prepared { protection, namespace, hold })
+}
+
+/// Prepares what the agent gives over the channel at `descriptor`. It is told why that fails.
+fn of_agent(descriptor: RawFd) -> Result<Prepared, Failure> {
+    let mut channel = Channel::take(descriptor)?;
+    let prepared = protect_memory().and_then(|memory| Ok((memory, channel.receive()?)));
+    let prepared = prepared.and_then(|(memory, given)| {
+        let rundir = RunDir::create()?;
+        refuse_host(&given.namespace)?;
+        let hold = hold_soon(&rundir, &given.namespace)?;
+        Ok((memory, given, rundir, hold))
+    });
+    let (memory, given, rundir, hold) = prepared.inspect_err(|failure| channel.tell_failure(failure))?;
+    let Given { pod, namespace, config, keys, credentials, resolv_conf, facts } = given;
+    let content = resolv_conf.ok_or(ReadError::Absent);
+    let names = Names::of(&config, content, &"resolv.conf of the node's agent");
+    let names = names.inspect_err(|failure| channel.tell_failure(failure))?;
+    let control = rundir.socket(namespace.id());
+    say_prepared(&config, &keys, &namespace);
+    let place = Place::of(&namespace);
+    let (netns, words, manager) = (namespace.name().to_owned(), KernelWords::open_log(), None);
+    let source = Source::Agent { channel: channel.into_stream(), pod, facts };
+    let protection = Protection {
+        config,
+        keys,
+        credentials,
+        names,
+        control,
+        memory,
+        words,
+        place,
+        netns,
+        manager,
+        source,
+    };
+    Ok(Prepared { protection, namespace, hold })
+}
+
+fn protect_memory() -> Result<Memory, Failure> {
+    Memory::protect()
+        .map_err(|error| Failure::runtime(format_args!("cannot keep keys out of core dumps: {error}")))
+}
+
+fn say_prepared(config: &Config, keys: &KeyRing, namespace: &NetNs) {
     tracing::info!(
         suite = config.tenant.suite.name(),
         lanes = config.network.lanes,
@@ -113,11 +186,17 @@ fn prepare(namespace: &Namespace, config: &Path) -> Result<Prepared, Failure> {
         "configuration and keys are read"
     );
     tracing::debug!(namespace = namespace.name(), protected = ?config.network.protected, "to be protected");
-    let place = Place::of(&namespace);
-    let netns = namespace.name().to_owned();
-    let protection =
-        Protection { config, keys, credentials, names, control, memory, words, place, netns, manager };
-    Ok(Prepared { protection, namespace, hold })
+}
+
+/// Takes hold of the namespace, which the program before this one is about to let go of.
+fn hold_soon(rundir: &RunDir, namespace: &NetNs) -> Result<Hold, Failure> {
+    let limit = Instant::now() + TAKE_OVER;
+    loop {
+        match rundir.hold(namespace.id()) {
+            Err(RunDirError::Held) if Instant::now() < limit => std::thread::sleep(TAKE_OVER_RETRY),
+            outcome => return outcome.map_err(|error| held(namespace, error)),
+        }
+    }
 }
 
 /// Says who holds the namespace, where that one says so itself.

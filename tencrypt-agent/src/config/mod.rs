@@ -1,9 +1,10 @@
 //! The configuration file: TOML, every key known, every mistake named by file, line and field.
 //!
-//! [`Config::parse`] is pure; [`Config::read`] adds the file.
+//! [`ConfigFile::parse`] and [`Config::parse_given`] are pure; [`ConfigFile::read`] adds the file.
 
 mod document;
 mod error;
+pub(crate) mod fact_rules;
 mod model;
 pub mod offload;
 mod project;
@@ -14,20 +15,34 @@ use std::path::Path;
 pub(crate) use self::model::unprotected_reason;
 pub use self::{
     error::ConfigError,
-    model::{Config, Dns, Identity, Network, Policy, Tenant},
+    model::{Config, ConfigFile, Dns, Files, Identity, Network, Policy, Tenant},
 };
 use crate::os::files::{self, Access};
 
 /// Longest configuration file in bytes: some 10,000 facts.
 pub const MAX_FILE_LEN: u64 = 1 << 20;
 
+/// The source of a configuration that no file holds, in messages.
+const GIVEN: &str = "configuration of the node's agent";
+
 impl Config {
+    /// Reads the settings in `text`, which the node's agent gives: they name no files, since what these hold comes from the
+    /// agent too.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn parse_given(text: &str) -> Result<Self, ConfigError> {
+        sections::given(text, Path::new(GIVEN))
+    }
+}
+
+impl ConfigFile {
     /// Reads the configuration in `text`. `path` is its file: messages name it, relative paths start beside it.
     ///
     /// # Errors
     /// The first thing that is wrong.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        sections::config(text, path)
+        sections::file(text, path)
     }
 
     /// Reads the configuration file at `path`.

@@ -12,7 +12,32 @@ use tencrypt_dns::Name;
 
 use super::offload::Offload;
 
-/// A whole configuration.
+/// A configuration file: the settings, and the files that it names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigFile {
+    /// The settings.
+    pub config: Config,
+    /// The files. Relative paths start at the configuration file.
+    pub files: Files,
+}
+
+/// The files that a configuration file names; all of them are followed while the program runs, but for the authority's key and
+/// resolv.conf.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files {
+    /// The tenant's key file.
+    pub keys: PathBuf,
+    /// The authority's public key; `None`: the tenant's key is all that is asked for.
+    pub ca: Option<PathBuf>,
+    /// This pod's certificate, which may come later.
+    pub certificate: Option<PathBuf>,
+    /// The revocation.
+    pub revoked: Option<PathBuf>,
+    /// The pod's resolv.conf; `None`: looked for.
+    pub resolv_conf: Option<PathBuf>,
+}
+
+/// The settings of a pod, whoever gives them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// `[tenant]`
@@ -36,8 +61,6 @@ pub struct Tenant {
     pub project: Option<String>,
     /// The cluster domain; `None`: the pod's resolv.conf says.
     pub cluster_domain: Option<Name>,
-    /// The key file; relative paths start at the configuration file.
-    pub key_file: PathBuf,
     /// The cipher of every session; the same in all pods of the tenant.
     pub suite: CipherSuite,
 }
@@ -63,15 +86,9 @@ pub struct Network {
     pub offload: Offload,
 }
 
-/// Proof of who a pod is. Relative paths start at the configuration file.
+/// Proof of who a pod is, where certificates are asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// The authority's public key; `None`: the tenant's key is all that is asked for.
-    pub ca: Option<PathBuf>,
-    /// This pod's certificate, which may come later.
-    pub certificate: Option<PathBuf>,
-    /// The revocation.
-    pub revoked: Option<PathBuf>,
     /// Ranges of services, whose addresses no certificate lists.
     pub services: Vec<IpNet>,
 }
@@ -119,8 +136,6 @@ pub struct Dns {
     pub capture: bool,
     /// Servers that queries go to; empty: the nameservers of resolv.conf.
     pub upstream: Vec<SocketAddr>,
-    /// The pod's resolv.conf; `None`: looked for. Relative paths start at the configuration file.
-    pub resolv_conf: Option<PathBuf>,
     /// Most queries a second that the proxy takes, with bursts of as many; at least 1.
     pub rate: u32,
     /// Names of the project's own may have addresses that are neither protected nor exempt.

@@ -79,7 +79,6 @@ mod tests {
         let tenant = Tenant {
             project: project.map(str::to_owned),
             cluster_domain: domain.map(name),
-            key_file: "k".into(),
             suite: tencrypt::CipherSuite::default(),
         };
         let search: Vec<Name> = search.iter().map(|text| name(text)).collect();

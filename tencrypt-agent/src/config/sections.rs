@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     num::NonZeroU8,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use ipnet::IpNet;
@@ -16,10 +16,12 @@ use tencrypt::{
 };
 
 use tencrypt_dns::{Name, Project, interceptor::Config as ProxyConfig};
+use toml::de::DeTable;
 
 use super::{
-    Config, ConfigError, Dns, Identity, Network, Policy, Tenant,
+    Config, ConfigError, ConfigFile, Dns, Files, Identity, Network, Policy, Tenant,
     document::{Document, Section, Value},
+    fact_rules,
 };
 use crate::config::offload::Offload;
 
@@ -29,31 +31,99 @@ const DNS_PORT: u16 = 53;
 /// Longest name of an interface in bytes: IFNAMSIZ less the NUL (include/uapi/linux/if.h).
 const MAX_INTERFACE_NAME: usize = 15;
 
-pub(super) fn config(text: &str, path: &Path) -> Result<Config, ConfigError> {
+/// The keys that name files, which the node's agent gives in their place.
+const FILES: [(&str, &str); 5] = [
+    ("tenant", "key_file"),
+    ("identity", "ca"),
+    ("identity", "certificate"),
+    ("identity", "revoked"),
+    ("dns", "resolv_conf"),
+];
+
+/// Reads a configuration file.
+pub(super) fn file(text: &str, path: &Path) -> Result<ConfigFile, ConfigError> {
     let document = Document { text, path };
     let table = document.parse()?;
-    let root = Section::root(
-        document,
-        table.get_ref(),
-        &["tenant", "network", "identity", "policy", "dns", "fact"],
-    )?;
-    // Keys first, everywhere: a mistyped one explains why another is missing.
-    let sections = [
-        root.section("tenant", &["project", "cluster_domain", "key_file", "suite"])?,
-        root.section(
-            "network",
-            &["interface", "tun", "port", "protected", "exempt", "lanes", "max_peers", "offload"],
-        )?,
-        root.section("identity", &["ca", "certificate", "revoked", "services"])?,
-        root.section("policy", &["unknown", "external", "enforce", "unprotected_addresses"])?,
-        root.section("dns", &["capture", "upstream", "resolv_conf", "rate", "external_names"])?,
-    ];
-    let [tenant, network, identity, policy, dns] = &sections;
-    let (network, tenant) = (read_network(network)?, read_tenant(tenant, path)?);
-    let identity = read_identity(identity, path, &network.protected)?;
-    let (policy, dns) = (read_policy(policy)?, read_dns(dns, path)?);
-    let facts = read_facts(&root, &network.protected)?;
-    Ok(Config { tenant, network, identity, policy, dns, facts })
+    let sections = Sections::of(document, table.get_ref())?;
+    // In the order of the file, where more than one thing is wrong.
+    let network = read_network(&sections.network)?;
+    let keys = read_key_file(&sections.tenant, path)?;
+    let [ca, certificate, revoked] =
+        ["ca", "certificate", "revoked"].map(|key| read_file(&sections.identity, key, path));
+    let (ca, certificate, revoked) = (ca?, certificate?, revoked?);
+    let config = sections.read(network)?;
+    if ca.is_some() {
+        sections.identity.required("certificate")?;
+    } else {
+        let needless = sections.identity.value("revoked").or_else(|| sections.identity.value("services"));
+        needless.map_or(Ok(()), |value| Err(value.refuse("means something only with `ca`")))?;
+    }
+    let resolv_conf = sections.dns.value("resolv_conf").map(|value| value.string()).transpose()?;
+    let resolv_conf = resolv_conf.filter(|name| !name.is_empty()).map(|name| beside(path, name));
+    Ok(ConfigFile { config, files: Files { keys, ca, certificate, revoked, resolv_conf } })
+}
+
+/// Reads settings that the node's agent gives, and no file holds; `path` stands for it in messages.
+pub(super) fn given(text: &str, path: &Path) -> Result<Config, ConfigError> {
+    let document = Document { text, path };
+    let table = document.parse()?;
+    let sections = Sections::of(document, table.get_ref())?;
+    for (section, key) in FILES {
+        let named = match section {
+            "tenant" => &sections.tenant,
+            "identity" => &sections.identity,
+            _ => &sections.dns,
+        };
+        if let Some(value) = named.value(key) {
+            return Err(value.refuse("names a file; the agent gives its content"));
+        }
+    }
+    let network = read_network(&sections.network)?;
+    let config = sections.read(network)?;
+    if config.policy.unknown == UnansweredPolicy::Plain {
+        // The chains would let the answers of what only the agent's facts call internal in.
+        let value = sections.policy.required("unknown")?;
+        return Err(value.refuse("cannot be \"plain\" here: the agent's facts say who is of the tenant"));
+    }
+    Ok(config)
+}
+
+/// The sections, whose keys are all known.
+struct Sections<'d> {
+    root: Section<'d>,
+    tenant: Section<'d>,
+    network: Section<'d>,
+    identity: Section<'d>,
+    policy: Section<'d>,
+    dns: Section<'d>,
+}
+
+impl<'d> Sections<'d> {
+    fn of(document: Document<'d>, table: &'d DeTable<'d>) -> Result<Self, ConfigError> {
+        let root =
+            Section::root(document, table, &["tenant", "network", "identity", "policy", "dns", "fact"])?;
+        // Keys first, everywhere: a mistyped one explains why another is missing.
+        Ok(Self {
+            tenant: root.section("tenant", &["project", "cluster_domain", "key_file", "suite"])?,
+            network: root.section(
+                "network",
+                &["interface", "tun", "port", "protected", "exempt", "lanes", "max_peers", "offload"],
+            )?,
+            identity: root.section("identity", &["ca", "certificate", "revoked", "services"])?,
+            policy: root.section("policy", &["unknown", "external", "enforce", "unprotected_addresses"])?,
+            dns: root.section("dns", &["capture", "upstream", "resolv_conf", "rate", "external_names"])?,
+            root,
+        })
+    }
+
+    /// Reads everything but the names of files.
+    fn read(&self, network: Network) -> Result<Config, ConfigError> {
+        let tenant = read_tenant(&self.tenant)?;
+        let identity = read_identity(&self.identity, &network.protected)?;
+        let (policy, dns) = (read_policy(&self.policy)?, read_dns(&self.dns)?);
+        let facts = read_facts(&self.root, &network.protected)?;
+        Ok(Config { tenant, network, identity, policy, dns, facts })
+    }
 }
 
 fn lanes(value: &Value<'_>, port: u16) -> Result<NonZeroU8, ConfigError> {
@@ -77,16 +147,28 @@ fn max_peers(value: &Value<'_>) -> Result<u16, ConfigError> {
         .ok_or_else(|| value.refuse(format_args!("expected {least} to {}, found {found}", u16::MAX)))
 }
 
-fn read_tenant(section: &Section<'_>, path: &Path) -> Result<Tenant, ConfigError> {
+fn read_key_file(section: &Section<'_>, path: &Path) -> Result<PathBuf, ConfigError> {
+    let key_file = section.required("key_file")?;
+    match key_file.string()? {
+        "" => Err(key_file.refuse("is empty")),
+        name => Ok(beside(path, name)),
+    }
+}
+
+fn read_file(section: &Section<'_>, key: &str, path: &Path) -> Result<Option<PathBuf>, ConfigError> {
+    match section.value(key) {
+        Some(value) if value.string()?.is_empty() => Err(value.refuse("is empty")),
+        Some(value) => Ok(Some(beside(path, value.string()?))),
+        None => Ok(None),
+    }
+}
+
+fn read_tenant(section: &Section<'_>) -> Result<Tenant, ConfigError> {
     let project = section.value("project").map(|value| label(&value)).transpose()?;
     let cluster_domain = section.value("cluster_domain").map(|value| domain(&value)).transpose()?;
-    let key_file = section.required("key_file")?;
-    if key_file.string()?.is_empty() {
-        return Err(key_file.refuse("is empty"));
-    }
     let suites: Vec<_> = CipherSuite::ALL.iter().map(|suite| (suite.name(), *suite)).collect();
     let suite = section.value("suite").map_or(Ok(CipherSuite::default()), |value| value.one_of(&suites))?;
-    Ok(Tenant { project, cluster_domain, key_file: beside(path, key_file.string()?), suite })
+    Ok(Tenant { project, cluster_domain, suite })
 }
 
 fn read_network(section: &Section<'_>) -> Result<Network, ConfigError> {
@@ -122,27 +204,12 @@ fn read_network(section: &Section<'_>) -> Result<Network, ConfigError> {
     Ok(Network { interface, tun, port, lanes, max_peers, protected, exempt, offload })
 }
 
-fn read_identity(section: &Section<'_>, path: &Path, protected: &[IpNet]) -> Result<Identity, ConfigError> {
-    let file = |key| match section.value(key) {
-        Some(value) if value.string()?.is_empty() => Err(value.refuse("is empty")),
-        Some(value) => Ok(Some(beside(path, value.string()?))),
-        None => Ok(None),
-    };
-    let identity = Identity {
-        ca: file("ca")?,
-        certificate: file("certificate")?,
-        revoked: file("revoked")?,
-        services: ranges(section, "services")?,
-    };
+fn read_identity(section: &Section<'_>, protected: &[IpNet]) -> Result<Identity, ConfigError> {
+    let identity = Identity { services: ranges(section, "services")? };
     for (value, range) in section.elements("services")?.iter().zip(&identity.services) {
         if !protected.iter().any(|net| net.contains(range)) {
             return Err(value.refuse("lies outside of network.protected"));
         }
-    }
-    if identity.ca.is_some() {
-        section.required("certificate")?;
-    } else if let Some(value) = section.value("revoked").or_else(|| section.value("services")) {
-        return Err(value.refuse("means something only with `ca`"));
     }
     Ok(identity)
 }
@@ -164,7 +231,7 @@ fn read_policy(section: &Section<'_>) -> Result<Policy, ConfigError> {
     })
 }
 
-fn read_dns(section: &Section<'_>, path: &Path) -> Result<Dns, ConfigError> {
+fn read_dns(section: &Section<'_>) -> Result<Dns, ConfigError> {
     let mut upstream = Vec::new();
     for value in section.list("upstream")? {
         let server = nameserver(&value)?;
@@ -173,11 +240,9 @@ fn read_dns(section: &Section<'_>, path: &Path) -> Result<Dns, ConfigError> {
         }
         upstream.push(server);
     }
-    let resolv_conf = section.value("resolv_conf").map(|value| value.string()).transpose()?;
     Ok(Dns {
         capture: section.value("capture").map_or(Ok(true), |value| value.boolean())?,
         upstream,
-        resolv_conf: resolv_conf.filter(|name| !name.is_empty()).map(|name| beside(path, name)),
         rate: section.value("rate").map_or(Ok(ProxyConfig::DEFAULT_RATE), |value| value.rate())?,
         external_names: section.value("external_names").map_or(Ok(false), |value| value.boolean())?,
     })
@@ -206,19 +271,11 @@ fn read_fact(section: &Section<'_>, protected: &[IpNet]) -> Result<Fact, ConfigE
         ("external", Class::External),
         ("exempt", Class::Exempt),
     ])?;
-    let is_protected = |net: &IpNet| protected.iter().any(|range| range.contains(net));
-    if class == Class::Internal && !is_protected(&prefix) {
-        return Err(
-            prefix_value.refuse("lies outside of network.protected: its traffic would leave in plain")
-        );
-    }
+    fact_rules::check_prefix(prefix, class, protected).map_err(|reason| prefix_value.refuse(reason))?;
     let mut fact = Fact::new(prefix, class, FactSource::Static, None);
     let mut endpoints = Vec::new();
     for value in section.list("endpoints")? {
-        let endpoint = endpoint(&value, prefix)?;
-        if !is_protected(&endpoint.into()) {
-            return Err(value.refuse("lies outside of network.protected: its traffic would leave in plain"));
-        }
+        let endpoint = endpoint(&value, prefix, protected)?;
         if endpoints.contains(&endpoint) {
             return Err(value.refuse(format_args!("{endpoint} is there already")));
         }
@@ -227,12 +284,7 @@ fn read_fact(section: &Section<'_>, protected: &[IpNet]) -> Result<Fact, ConfigE
     if let Some(value) = section.value("endpoints")
         && !endpoints.is_empty()
     {
-        if class != Class::Internal {
-            return Err(value.refuse("only an internal service has endpoints"));
-        }
-        if prefix.prefix_len() != prefix.max_prefix_len() {
-            return Err(value.refuse("a service is one address, not a range"));
-        }
+        fact_rules::check_service(prefix, class).map_err(|reason| value.refuse(reason))?;
     }
     fact.ports = ports(section, endpoints.is_empty())?;
     fact.endpoints = endpoints.into();
@@ -251,22 +303,17 @@ fn ports(section: &Section<'_>, without_endpoints: bool) -> Result<Box<[ServiceP
         }
     }
     if without_endpoints && !ports.is_empty() {
-        return Err(value.refuse("ports need endpoints"));
+        return Err(value.refuse(fact_rules::PORTS_ALONE));
     }
     ports.sort_unstable();
     Ok(ports.into())
 }
 
-fn endpoint(value: &Value<'_>, service: IpNet) -> Result<IpAddr, ConfigError> {
+fn endpoint(value: &Value<'_>, service: IpNet, protected: &[IpNet]) -> Result<IpAddr, ConfigError> {
     let text = value.string()?;
     let address: IpAddr =
         text.parse().map_err(|_| value.refuse(format_args!("expected an address, found {text:?}")))?;
-    if address.is_ipv4() != service.addr().is_ipv4() {
-        return Err(value.refuse(format_args!("{address} and {} differ in family", service.addr())));
-    }
-    if !is_tunnel_address(address) {
-        return Err(value.refuse(format_args!("{address} is no address of a pod")));
-    }
+    fact_rules::check_endpoint(address, service, protected).map_err(|reason| value.refuse(reason))?;
     Ok(address)
 }
 
@@ -288,20 +335,7 @@ fn ranges(section: &Section<'_>, key: &str) -> Result<Vec<IpNet>, ConfigError> {
 
 /// An address, or a range whose host bits are zero.
 fn range(value: &Value<'_>) -> Result<IpNet, ConfigError> {
-    let text = value.string()?;
-    let net = match text.parse::<IpAddr>() {
-        Ok(address) => IpNet::from(address),
-        Err(_) => text.parse::<IpNet>().map_err(|_| {
-            value.refuse(format_args!("expected an address or a range like 10.244.0.0/16, found {text:?}"))
-        })?,
-    };
-    if net.trunc() != net {
-        return Err(value.refuse(format_args!("{net} has host bits set; did you mean {}?", net.trunc())));
-    }
-    if net.prefix_len() != 0 && !is_host_address(net.addr()) {
-        return Err(value.refuse(format_args!("{net} holds no addresses of pods or services")));
-    }
-    Ok(net)
+    fact_rules::range(value.string()?).map_err(|reason| value.refuse(reason))
 }
 
 fn nameserver(value: &Value<'_>) -> Result<SocketAddr, ConfigError> {
@@ -366,6 +400,6 @@ fn is_label(text: &str) -> bool {
 }
 
 /// `name`, from the directory of the configuration file at `path`.
-fn beside(path: &Path, name: &str) -> std::path::PathBuf {
+fn beside(path: &Path, name: &str) -> PathBuf {
     path.parent().unwrap_or(Path::new("")).join(name)
 }

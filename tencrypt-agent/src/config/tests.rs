@@ -11,7 +11,11 @@ use super::{offload::Offload, *};
 const SMALLEST: &str = "[tenant]\nkey_file = \"k\"\n[network]\nprotected = [\"10.0.0.0/8\", \"fd00::/16\"]\n";
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
-    Config::parse(text, Path::new("/etc/tencrypt/c.toml"))
+    parse_file(text).map(|file| file.config)
+}
+
+fn parse_file(text: &str) -> Result<ConfigFile, ConfigError> {
+    ConfigFile::parse(text, Path::new("/etc/tencrypt/c.toml"))
 }
 
 fn refused(text: &str) -> (usize, String, String) {
@@ -40,12 +44,7 @@ fn the_smallest_configuration_gets_the_documented_defaults() {
     assert_eq!(
         config,
         Config {
-            tenant: Tenant {
-                project: None,
-                cluster_domain: None,
-                key_file: "/etc/tencrypt/k".into(),
-                suite: CipherSuite::MlKem768Aes256Gcm,
-            },
+            tenant: Tenant { project: None, cluster_domain: None, suite: CipherSuite::MlKem768Aes256Gcm },
             network: Network {
                 lanes: NonZeroU8::MIN,
                 max_peers: 1_024,
@@ -63,32 +62,30 @@ fn the_smallest_configuration_gets_the_documented_defaults() {
                 enforce: true,
                 unprotected_addresses: false,
             },
-            dns: Dns {
-                capture: true,
-                upstream: vec![],
-                resolv_conf: None,
-                rate: 5_000,
-                external_names: false
-            },
+            dns: Dns { capture: true, upstream: vec![], rate: 5_000, external_names: false },
             facts: vec![],
         }
     );
+    let files = Files {
+        keys: "/etc/tencrypt/k".into(),
+        ca: None,
+        certificate: None,
+        revoked: None,
+        resolv_conf: None,
+    };
+    assert_eq!(parse_file(SMALLEST).unwrap().files, files);
 }
 
 #[test]
 fn the_identity_is_read_and_judged() {
-    let with = |lines: &str| parse(&format!("{SMALLEST}[identity]\n{lines}"));
-    let config =
+    let with = |lines: &str| parse_file(&format!("{SMALLEST}[identity]\n{lines}"));
+    let read =
         with("ca = \"ca.pub\"\ncertificate = \"/run/c\"\nrevoked = \"r\"\nservices = [\"10.96.0.0/12\"]\n");
-    assert_eq!(
-        config.unwrap().identity,
-        Identity {
-            ca: Some("/etc/tencrypt/ca.pub".into()),
-            certificate: Some("/run/c".into()),
-            revoked: Some("/etc/tencrypt/r".into()),
-            services: vec!["10.96.0.0/12".parse().unwrap()],
-        }
-    );
+    let ConfigFile { config, files } = read.unwrap();
+    assert_eq!(config.identity, Identity { services: vec!["10.96.0.0/12".parse().unwrap()] });
+    assert_eq!(files.ca.as_deref(), Some(Path::new("/etc/tencrypt/ca.pub")));
+    assert_eq!(files.certificate.as_deref(), Some(Path::new("/run/c")));
+    assert_eq!(files.revoked.as_deref(), Some(Path::new("/etc/tencrypt/r")));
     assert!(with("certificate = \"c\"\n").is_ok(), "presented before it is asked for");
     for (lines, field, reason) in [
         ("ca = \"x\"\n", "identity.certificate", "missing"),
@@ -147,13 +144,13 @@ class = "external"
 
 #[test]
 fn every_key_is_read() {
-    let config = parse(EVERY_KEY).unwrap();
+    let ConfigFile { config, files } = parse_file(EVERY_KEY).unwrap();
     assert_eq!(config.tenant.project.as_deref(), Some("shop"));
     assert_eq!(
         config.tenant.cluster_domain.map(|name| name.to_string()).as_deref(),
         Some("k8s.corp.example")
     );
-    assert_eq!(config.tenant.key_file, Path::new("/run/secrets/tenant.key"));
+    assert_eq!(files.keys, Path::new("/run/secrets/tenant.key"));
     assert_eq!((config.network.interface.as_str(), config.network.tun.as_str()), ("net1", "tun7"));
     assert_eq!((config.network.port, config.network.exempt.len()), (0x2001, 1));
     assert_eq!(config.network.max_peers, 4_096);
@@ -169,7 +166,7 @@ fn every_key_is_read() {
     );
     assert!(!config.dns.capture);
     assert_eq!(config.dns.upstream, ["10.96.0.10:53".parse().unwrap(), "[fd00::a]:5353".parse().unwrap()]);
-    assert_eq!(config.dns.resolv_conf.as_deref(), Some(Path::new("/etc/tencrypt/resolv.conf")));
+    assert_eq!(files.resolv_conf.as_deref(), Some(Path::new("/etc/tencrypt/resolv.conf")));
     assert_eq!((config.dns.rate, config.dns.external_names), (20_000, true));
     let mut service =
         Fact::new("10.96.7.7".parse::<IpAddr>().unwrap(), Class::Internal, FactSource::Static, None);
@@ -491,4 +488,31 @@ fn an_error_reads_as_file_line_field_and_reason() {
         error.to_string(),
         "/etc/tencrypt/c.toml:2: network.port: expected a port from 1 to 65535, found 0"
     );
+}
+
+#[test]
+fn what_the_agent_gives_names_no_files() {
+    let settings = SMALLEST.replace("key_file = \"k\"\n", "project = \"shop\"\n");
+    let services = format!("{settings}[identity]\nservices = [\"10.96.0.0/12\"]\n");
+    let config = Config::parse_given(&services).expect("the authority's key comes beside it");
+    assert_eq!(config.identity.services, ["10.96.0.0/12".parse().unwrap()]);
+    assert_eq!(config.tenant.project.as_deref(), Some("shop"));
+    for (section, key) in [
+        ("tenant", "key_file"),
+        ("identity", "ca"),
+        ("identity", "certificate"),
+        ("identity", "revoked"),
+        ("dns", "resolv_conf"),
+    ] {
+        let text = match section {
+            "tenant" => settings.replace("[tenant]\n", &format!("[tenant]\n{key} = \"f\"\n")),
+            _ => format!("{settings}[{section}]\n{key} = \"f\"\n"),
+        };
+        let error = Config::parse_given(&text).expect_err(key);
+        assert_eq!(error.field(), format!("{section}.{key}"));
+        assert!(error.to_string().starts_with("configuration of the node's agent"), "{error}");
+        assert!(error.reason().contains("names a file"), "{error}");
+    }
+    let error = Config::parse_given(&format!("{settings}[policy]\nunknown = \"plain\"\n")).unwrap_err();
+    assert_eq!(error.field(), "policy.unknown");
 }

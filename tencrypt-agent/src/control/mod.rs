@@ -37,6 +37,8 @@ pub(crate) enum Request {
         /// Its destination.
         destination: IpAddr,
     },
+    /// Take this connection for the agent's channel, once the reply has come.
+    Adopt,
     /// End, and undo everything.
     Stop,
 }
@@ -51,6 +53,8 @@ pub(crate) enum Reply {
     Peers(Vec<PeerReport>),
     /// To [`Request::Explain`].
     Explanation(Box<ExplainReport>),
+    /// To [`Request::Adopt`]: frames of the agent's channel follow, in both directions.
+    Adopting,
     /// To [`Request::Stop`]: it has begun.
     Stopping,
     /// It cannot be done, and why.

@@ -5,7 +5,10 @@ use std::{
     net::IpAddr,
     os::{
         fd::AsFd as _,
-        unix::fs::{FileTypeExt as _, PermissionsExt as _},
+        unix::{
+            fs::{FileTypeExt as _, PermissionsExt as _},
+            net::UnixStream as StdStream,
+        },
     },
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -24,7 +27,7 @@ use super::{REQUEST_LIMIT, Reply, Request, TIMEOUT};
 use crate::{
     lane::channel::{Command, LaneError, Lanes},
     os::sys,
-    report::merged,
+    report::{StatusReport, merged},
 };
 
 /// Connections served at a time; more wait.
@@ -36,6 +39,9 @@ const RECOVERY: Duration = Duration::from_millis(100);
 /// Bytes of a reply that a client must take within the time that is waited for it. A reply has as many of them as it needs.
 const PIECE: usize = 64 << 10;
 
+/// The answer of a program that has no agent.
+const NO_AGENT: &str = "this program reads files: no agent has started it";
+
 /// Whoever knows the answers.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
@@ -44,6 +50,8 @@ pub(crate) struct Asked {
     routes: Option<Arc<Mutex<RouteLookup>>>,
     /// `None`: nobody looks at the kernel.
     looks: Option<mpsc::Sender<LookRequest>>,
+    /// `None`: the program reads files.
+    adoptions: Option<mpsc::Sender<StdStream>>,
 }
 
 /// Asks for what `status` says of the kernel, counters and servers, to be read now; answered when the lanes have it.
@@ -52,7 +60,27 @@ pub(crate) type LookRequest = oneshot::Sender<()>;
 impl Asked {
     /// Has the lanes answer, and the kernel where it decides before them; `looks` go to whoever looks at it.
     pub(crate) fn new(lanes: Lanes, routes: RouteLookup, looks: mpsc::Sender<LookRequest>) -> Self {
-        Self { lanes, routes: Some(Arc::new(Mutex::new(routes))), looks: Some(looks) }
+        Self { lanes, routes: Some(Arc::new(Mutex::new(routes))), looks: Some(looks), adoptions: None }
+    }
+
+    /// The same, for a program of an agent's: the channels of later agents go to `adoptions`.
+    pub(crate) fn with_adoptions(self, adoptions: mpsc::Sender<StdStream>) -> Self {
+        Self { adoptions: Some(adoptions), ..self }
+    }
+
+    /// Asks the kernel and every lane for the status.
+    ///
+    /// # Errors
+    /// A lane does not answer.
+    pub(crate) async fn status(&self) -> Result<Box<StatusReport>, LaneError> {
+        self.look().await;
+        let sum = self.lanes.ask_all(Command::Status).await?.into_iter().reduce(|mut sum, report| {
+            sum.add(report);
+            sum
+        });
+        let mut sum = sum.ok_or(LaneError::Gone)?;
+        sum.peers = merged(sum.peers);
+        Ok(Box::new(sum))
     }
 
     /// Waits until the kernel was looked at. At the program's end nobody does.
@@ -145,10 +173,20 @@ async fn converse(mut stream: UnixStream, asked: &Asked, patience: Duration) -> 
     let mut reader = BufReader::new((&mut stream).take(REQUEST_LIMIT));
     timeout(patience, reader.read_until(b'\n', &mut line)).await??;
     let reply = match serde_json::from_slice(&line) {
+        Ok(Request::Adopt) if asked.adoptions.is_some() => return hand_over(stream, asked, patience).await,
         Ok(request) => answer(request, asked).await.unwrap_or_else(|error| Reply::Refused(error.to_string())),
         Err(_) => Reply::Refused("the request makes no sense: another version?".to_owned()),
     };
     respond(&mut stream, &reply, patience).await
+}
+
+/// Hands the connection over as the channel of an agent.
+async fn hand_over(mut stream: UnixStream, asked: &Asked, patience: Duration) -> io::Result<()> {
+    let Some(adoptions) = &asked.adoptions else { return Ok(()) };
+    write(&mut stream, &Reply::Adopting, patience).await?;
+    // At the program's end nobody takes it.
+    let _ = adoptions.send(stream.into_std()?).await;
+    Ok(())
 }
 
 /// Returns true for a client that may ask: root, and the user who runs this.
@@ -160,16 +198,7 @@ async fn answer(request: Request, asked: &Asked) -> Result<Reply, LaneError> {
     tracing::trace!(?request, "asked");
     let lanes = &asked.lanes;
     Ok(match request {
-        Request::Status => {
-            asked.look().await;
-            let sum = lanes.ask_all(Command::Status).await?.into_iter().reduce(|mut sum, report| {
-                sum.add(report);
-                sum
-            });
-            let mut sum = sum.ok_or(LaneError::Gone)?;
-            sum.peers = merged(sum.peers);
-            Reply::Status(Box::new(sum))
-        }
+        Request::Status => Reply::Status(asked.status().await?),
         Request::Peers => Reply::Peers(merged(lanes.ask_all(Command::Peers).await?.concat())),
         Request::Explain { source, destination } => {
             // Without ports nobody knows which lane a packet would take; the first knows as much as any.
@@ -178,6 +207,7 @@ async fn answer(request: Request, asked: &Asked) -> Result<Reply, LaneError> {
             report.note_route(asked.leads_around(destination));
             Reply::Explanation(Box::new(report))
         }
+        Request::Adopt => Reply::Refused(NO_AGENT.to_owned()),
         Request::Stop => {
             lanes.send_all(|| Command::Stop).await?;
             Reply::Stopping
@@ -187,12 +217,17 @@ async fn answer(request: Request, asked: &Asked) -> Result<Reply, LaneError> {
 
 /// Writes a reply of whatever length to a client that goes on taking it.
 async fn respond(stream: &mut UnixStream, reply: &Reply, patience: Duration) -> io::Result<()> {
+    write(stream, reply, patience).await?;
+    stream.shutdown().await
+}
+
+async fn write(stream: &mut UnixStream, reply: &Reply, patience: Duration) -> io::Result<()> {
     let mut line = serde_json::to_vec(reply)?;
     line.push(b'\n');
     for piece in line.chunks(PIECE) {
         timeout(patience, stream.write_all(piece)).await??;
     }
-    stream.shutdown().await
+    Ok(())
 }
 
 #[cfg(test)]
@@ -203,9 +238,7 @@ mod tests {
     use crate::{
         control::client,
         lane::channel::channel,
-        report::{
-            ChainsReport, ExplainReport, IdentityReport, PacketsReport, PeerReport, StatusReport, drops,
-        },
+        report::{ChainsReport, ExplainReport, IdentityReport, PacketsReport, PeerReport, drops},
     };
 
     /// Serves a lane that knows one answer, while `ask` talks to the socket on a thread of its own.
@@ -231,7 +264,8 @@ mod tests {
                     inbox.drain(|command| stopped |= serve_one(command));
                 }
             });
-            let asked = Asked { lanes: Lanes::new(vec![handle.clone()]), routes: None, looks: None };
+            let asked =
+                Asked { lanes: Lanes::new(vec![handle.clone()]), routes: None, looks: None, adoptions: None };
             let client = {
                 let path = path.clone();
                 tokio::task::spawn_blocking(move || ask(&path))

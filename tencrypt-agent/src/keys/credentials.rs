@@ -1,7 +1,7 @@
 //! The pod's proof of who it is and its rule for others: the authority's key, the certificate, the revocation.
 //!
-//! Certificate and revocation are files that change while the program runs. One that cannot be read leaves in force what
-//! was so before, and `status` says so.
+//! Certificate and revocation change while the program runs, wherever they come from. One that cannot be used leaves in force
+//! what was so before, and `status` says so.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -11,7 +11,7 @@ use std::{
 use tencrypt::{
     KeyRing, Tunnel,
     crypto::PeerId,
-    trust::{Certificate, CertificateError, CertificateFile, Trust},
+    trust::{Certificate, CertificateError, CertificateFile, Revocation, Trust},
 };
 
 use crate::{
@@ -19,7 +19,6 @@ use crate::{
     escape::Escaped,
     hex::to_hex,
     keys::certificates::{self, AuthorityFileError},
-    os::followed::{Changes, FollowedFile},
     report::{CertificateReport, IdentityReport},
 };
 
@@ -44,12 +43,14 @@ impl Update {
     }
 }
 
-/// Trust and certificate, the files they come from, and the report about them.
+/// Trust and certificate, and the report about them.
 #[derive(Debug)]
 pub(crate) struct Credentials {
     trust: Trust,
-    revoked: Option<FollowedFile>,
-    file: Option<FollowedFile>,
+    /// Where certificates come from, in messages.
+    name: String,
+    /// The certificate that came last, in force or not; an error: why there is none.
+    offered: Option<Result<CertificateFile, String>>,
     subject: PeerId,
     tenant: [u8; KeyRing::TENANT_LEN],
     in_force: Option<CertificateFile>,
@@ -59,35 +60,40 @@ pub(crate) struct Credentials {
 }
 
 impl Credentials {
-    /// Reads the authority's key and the revocation. The certificate may come later.
-    ///
-    /// # Errors
-    /// [`AuthorityFileError`].
-    pub(crate) fn read(config: &config::Identity) -> Result<Self, AuthorityFileError> {
-        let trust = match &config.ca {
-            Some(path) => {
-                Trust::certificates(certificates::read_public_key(path)?, config.services.iter().copied())
-            }
-            None => Trust::key_only(),
-        };
-        let mut revoked = config.revoked.clone().map(FollowedFile::new);
-        let trust = match &mut revoked {
-            Some(file) => {
-                file.is_due();
-                trust.with_revocation(certificates::read_revocation(file.path())?)
-            }
-            None => trust,
-        };
-        Ok(Self {
+    /// Starts with this trust. Certificates come from what messages call `name`; the first may be there already.
+    pub(crate) fn new(trust: Trust, name: String, offered: Option<Result<CertificateFile, String>>) -> Self {
+        Self {
             trust,
-            revoked,
-            file: config.certificate.clone().map(FollowedFile::new),
+            name,
+            offered,
             subject: PeerId::from_bytes([0; 32]),
             tenant: [0; KeyRing::TENANT_LEN],
             in_force: None,
             handed_over: false,
             report: Arc::default(),
-        })
+        }
+    }
+
+    /// Reads the authority's key, the revocation and the certificate. The last may come later.
+    ///
+    /// # Errors
+    /// [`AuthorityFileError`].
+    pub(crate) fn read(files: &config::Files, config: &config::Identity) -> Result<Self, AuthorityFileError> {
+        let trust = match &files.ca {
+            Some(path) => {
+                Trust::certificates(certificates::read_public_key(path)?, config.services.iter().copied())
+            }
+            None => Trust::key_only(),
+        };
+        let trust = match &files.revoked {
+            Some(path) => trust.with_revocation(certificates::read_revocation(path)?),
+            None => trust,
+        };
+        let path = files.certificate.as_ref();
+        let offered =
+            path.map(|path| certificates::read_certificate(path).map_err(|error| error.to_string()));
+        let name = path.map_or_else(String::new, |path| path.display().to_string());
+        Ok(Self::new(trust, name, offered))
     }
 
     /// Takes over the static key that was made, for the first time or anew: a certificate that was in force is another
@@ -103,7 +109,7 @@ impl Credentials {
             report.public_key = to_hex(subject.as_bytes());
             report.tenant = to_hex(&tenant);
         }
-        updates.extend(self.read_certificate());
+        updates.extend(self.judge_offered());
         self.update_report();
         updates
     }
@@ -113,57 +119,49 @@ impl Credentials {
         self.report.clone()
     }
 
-    /// Watches the files: after each [`Changes::next`], [`read_changes`](Self::read_changes) is to be called. Must be
-    /// called within a tokio runtime.
-    pub(crate) fn changes(&self) -> Changes {
-        Changes::of(self.revoked.iter().chain(&self.file).map(FollowedFile::path))
-    }
-
-    /// Reads the files that may have changed. Returns the updates for the tunnels.
-    pub(crate) fn read_changes(&mut self) -> Vec<Update> {
-        let mut updates = Vec::new();
-        updates.extend(self.read_revocation());
-        updates.extend(self.read_certificate());
-        if !updates.is_empty() {
-            self.update_report();
+    /// Takes the revocation that came, or notes why there is none. Returns the updates for the tunnels.
+    pub(crate) fn take_revocation(&mut self, came: Result<Revocation, String>) -> Vec<Update> {
+        let revocation = match came {
+            Ok(revocation) => revocation,
+            Err(reason) => {
+                self.report_revocation(Some(reason));
+                return Vec::new();
+            }
+        };
+        self.report_revocation(None);
+        if revocation == *self.trust.revocation() {
+            return Vec::new();
         }
+        self.trust = self.trust.clone().with_revocation(revocation);
+        let mut updates = vec![self.trust_update()];
+        updates.extend(self.judge_offered());
+        self.update_report();
         updates
     }
 
-    fn read_revocation(&mut self) -> Option<Update> {
-        let path = self.revoked.as_mut().and_then(FollowedFile::path_if_due)?;
-        match certificates::read_revocation(path) {
-            Ok(revocation) => {
-                self.report_revocation(None);
-                if revocation == *self.trust.revocation() {
-                    return None;
-                }
-                self.trust = self.trust.clone().with_revocation(revocation);
-                Some(self.trust_update())
-            }
-            Err(error) => {
-                self.report_revocation(Some(error.to_string()));
-                None
-            }
+    /// Takes the certificate that came, or notes why there is none. Returns the update for the tunnels.
+    pub(crate) fn take_certificate(&mut self, came: Result<CertificateFile, String>) -> Option<Update> {
+        self.offered = Some(came);
+        let update = self.judge_offered();
+        if update.is_some() {
+            self.update_report();
         }
+        update
     }
 
-    /// The trust, under which the same certificate may be judged otherwise than before: it is read again.
+    /// The trust, under which the same certificate may be judged otherwise than before.
     fn trust_update(&mut self) -> Update {
         self.handed_over = false;
-        if let Some(file) = &mut self.file {
-            file.read_again();
-        }
         Update::Trust(Arc::new(self.trust.clone()))
     }
 
-    fn read_certificate(&mut self) -> Option<Update> {
-        let path = self.file.as_mut().and_then(FollowedFile::path_if_due)?.to_owned();
-        let read = certificates::read_certificate(&path).and_then(|found| match self.judge(&found) {
+    /// Puts the certificate that came last in force, if it counts. Returns it if the tunnels do not have it yet.
+    fn judge_offered(&mut self) -> Option<Update> {
+        let judged = self.offered.clone()?.and_then(|found| match self.judge(&found) {
             Ok(()) => Ok(found),
-            Err(source) => Err(AuthorityFileError::certificate(&path, source)),
+            Err(source) => Err(format!("{}: {source}", self.name)),
         });
-        let problem = read.as_ref().err().map(|error| {
+        let problem = judged.as_ref().err().map(|error| {
             let kept = match self.in_force.as_ref().map(|kept| self.judge(kept)) {
                 Some(Ok(())) => "; the one before is in use",
                 _ if self.trust.authority().is_some() => "; tenant traffic is dropped",
@@ -172,8 +170,8 @@ impl Credentials {
             format!("{error}{kept}")
         });
         self.report_certificate(problem);
-        let found = read.ok()?;
-        // A file that has changed is read several times.
+        let found = judged.ok()?;
+        // What has changed is read several times.
         if self.handed_over && self.in_force.as_ref() == Some(&found) {
             return None;
         }
@@ -231,6 +229,10 @@ mod tests {
     };
 
     use super::*;
+    use crate::{
+        config::Files,
+        keys::{followed::FollowedFiles, material::Material},
+    };
 
     const TENANT: [u8; KeyRing::TENANT_LEN] = [7; KeyRing::TENANT_LEN];
 
@@ -276,17 +278,39 @@ mod tests {
             fs::write(self.path.join("revoked"), text).unwrap();
         }
 
-        fn credentials(&self) -> Credentials {
-            let identity = config::Identity {
+        fn credentials(&self) -> Followed {
+            let files = Files {
+                keys: self.path.join("no-keys"),
                 ca: Some(self.path.join("ca.pub")),
                 certificate: Some(self.path.join("cert")),
                 revoked: Some(self.path.join("revoked")),
-                services: Vec::new(),
+                resolv_conf: None,
             };
-            let mut credentials = Credentials::read(&identity).unwrap();
+            let mut credentials = Credentials::read(&files, &config::Identity::default()).unwrap();
             let updates = credentials.attach(self.subject, TENANT);
             assert!(matches!(updates[..], [Update::Trust(_), Update::Certificate(_)]));
-            credentials
+            Followed { files: FollowedFiles::new(&files), credentials }
+        }
+    }
+
+    /// Credentials, and the files that they come from.
+    struct Followed {
+        files: FollowedFiles,
+        credentials: Credentials,
+    }
+
+    impl Followed {
+        /// Reads the files that may have changed.
+        fn read_changes(&mut self) -> Vec<Update> {
+            let mut updates = Vec::new();
+            for material in self.files.due() {
+                match material {
+                    Material::Revocation(came) => updates.extend(self.credentials.take_revocation(came)),
+                    Material::Certificate(came) => updates.extend(self.credentials.take_certificate(came)),
+                    Material::Keys(_) => {}
+                }
+            }
+            updates
         }
     }
 
@@ -296,8 +320,8 @@ mod tests {
         }
     }
 
-    fn report(credentials: &Credentials) -> IdentityReport {
-        credentials.report.lock().unwrap().clone()
+    fn report(followed: &Followed) -> IdentityReport {
+        followed.credentials.report.lock().unwrap().clone()
     }
 
     #[test]

@@ -3,4 +3,6 @@
 pub(crate) mod certificates;
 pub(crate) mod credentials;
 pub mod file;
-pub(crate) mod source;
+pub(crate) mod followed;
+pub(crate) mod in_force;
+pub(crate) mod material;

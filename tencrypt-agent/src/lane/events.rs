@@ -90,6 +90,15 @@ impl Events {
         self.0.wake.notify_one();
     }
 
+    /// Tells that by the facts no destinations are led around the tunnel but those of which `stays` says so. To be called when
+    /// all lanes have these facts: what they said before by others is withdrawn.
+    pub(crate) fn close_unless(&self, stays: impl Fn(IpAddr) -> bool) {
+        let mut words = self.words();
+        let closed: Vec<_> = words.open.iter().copied().filter(|destination| !stays(*destination)).collect();
+        closed.into_iter().for_each(|destination| words.close(destination, Word::Closed));
+        self.0.wake.notify_one();
+    }
+
     /// Tells what is for the log.
     pub(crate) fn other(&self, event: Event) {
         let mut words = self.words();
@@ -244,6 +253,27 @@ mod tests {
         assert_eq!(said.len(), OPEN + NOT_OPEN + OTHERS, "each once");
         let words = events.words();
         assert!(words.open.is_empty() && words.said.is_empty() && (words.opening, words.not_open) == (0, 0));
+    }
+
+    #[test]
+    fn facts_that_changed_withdraw_what_was_opened_and_what_was_about_to_be() {
+        let events = Events::default();
+        for number in 0..4 {
+            assert!(events.open(address(number), None));
+        }
+        assert_eq!([events.take(), events.take()], [Some(external(0)), Some(external(1))]);
+        // Of two that are open and two that wait for it, one each stays.
+        events.close_unless(|destination| [address(1), address(3)].contains(&destination));
+        let said = all(&events);
+        assert_eq!(said.len(), 3, "{said:?}");
+        for event in [LaneEvent::Closed(address(0)), LaneEvent::Closed(address(2)), external(3)] {
+            assert!(said.contains(&event), "{event:?} is not in {said:?}");
+        }
+        events.close_unless(|_| true);
+        assert_eq!(events.take(), None);
+        let words = events.words();
+        assert_eq!(words.open, BTreeSet::from([address(1), address(3)]));
+        assert_eq!((words.opening, words.not_open), (0, 0));
     }
 
     #[test]

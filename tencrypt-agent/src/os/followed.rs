@@ -79,18 +79,13 @@ impl FollowedFile {
     }
 
     /// Tells if the file is to be read, now: it may be another one than at the last call that returned true.
-    pub(crate) fn is_due(&mut self) -> bool {
+    fn is_due(&mut self) -> bool {
         self.is_due_at(Stamp::of(&self.path), Instant::now())
     }
 
     /// The path, if the file [is due](Self::is_due).
     pub(crate) fn path_if_due(&mut self) -> Option<&Path> {
         self.is_due().then_some(&*self.path)
-    }
-
-    /// Makes the file due at the next call of [`is_due`](Self::is_due), whether it has changed or not.
-    pub(crate) fn read_again(&mut self) {
-        self.read = Read::Never;
     }
 
     fn is_due_at(&mut self, stamp: Option<Stamp>, now: Instant) -> bool {
@@ -260,8 +255,6 @@ mod tests {
         fs::remove_file(place.0.join("f")).unwrap();
         assert!(is_due(&mut file), "it is gone");
         assert!(!is_due(&mut file), "as before");
-        file.read_again();
-        assert!(is_due(&mut file), "asked for");
     }
 
     #[test]

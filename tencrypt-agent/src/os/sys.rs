@@ -1,14 +1,14 @@
 //! The system calls that the standard library does not cover.
 #![expect(
     unsafe_code,
-    reason = "eventfd, inotify, memfd_secret, getsockopt, ppoll, geteuid and readiness of a descriptor in tokio have no safe form here"
+    reason = "an inherited descriptor, eventfd, inotify, memfd_secret, getsockopt, ppoll, geteuid and readiness of a descriptor in tokio have no safe form here"
 )]
 
 use std::{
     ffi::CString,
     fs::File,
     io,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     os::unix::ffi::OsStrExt as _,
     path::Path,
     ptr,
@@ -58,6 +58,22 @@ pub(crate) fn watch_directory(events: &File, path: &Path) -> io::Result<()> {
     let mask = libc::IN_CREATE | libc::IN_CLOSE_WRITE | libc::IN_MOVE | libc::IN_DELETE | libc::IN_ATTRIB;
     // SAFETY: inotify_add_watch reads a path that ends in zero and outlives the call.
     checked(unsafe { libc::inotify_add_watch(events.as_raw_fd(), path.as_ptr(), mask) }).map(drop)
+}
+
+/// Takes the descriptor of this number, which whoever started the program has left open for it. It is not inherited further.
+/// To be called once for a number, and before the program opens anything.
+///
+/// # Errors
+/// It is not open, or is one of the standard streams, which are others' too.
+pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    if number <= libc::STDERR_FILENO {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no number from 3 on"));
+    }
+    // SAFETY: fcntl reads and writes no memory with these commands; it fails for a descriptor that is not open.
+    unsafe { checked(libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC))? };
+    // SAFETY: the descriptor is open, as the call before has shown. Nothing in the program owns it: by this function's contract
+    // nothing has been opened yet, so that it is not the program's own, and it is taken once.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// The user id of the process at the other end of a connected Unix socket (SO_PEERCRED, unix(7)).

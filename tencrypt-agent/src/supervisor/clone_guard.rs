@@ -10,6 +10,7 @@ use std::{
     net::IpAddr,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use tencrypt::{Identity, Seed, crypto::PeerId};
@@ -27,10 +28,7 @@ use crate::{
         freshness::{Freshness, boot_clock},
         pod_status::Shared,
     },
-    os::{
-        clock::{Clock, SECOND},
-        sys,
-    },
+    os::{clock::Clock, sys},
     report::{CloneSign, RenewalReason, RenewalReport},
 };
 
@@ -40,6 +38,16 @@ pub(super) struct Sign {
     generation: u64,
     reason: RenewalReason,
 }
+
+impl Sign {
+    /// Returns the reason.
+    pub(super) fn reason(self) -> RenewalReason {
+        self.reason
+    }
+}
+
+/// Reads in one go of words that wait: all that a log holds between two looks, and no more.
+const READS: usize = 64;
 
 /// The kernel's words, as far as they could be opened.
 #[derive(Debug, Default)]
@@ -58,12 +66,54 @@ impl KernelWords {
         let log = KernelLog::open().inspect_err(|error| tracing::info!(%error, "log of the kernel")).ok();
         Self { uevents, log }
     }
+
+    /// The same for a program of an agent's, which listens for all pods of the node: only the log, where what was said
+    /// before the agent went can still be read.
+    pub(crate) fn open_log() -> Self {
+        Self { uevents: None, ..Self::open() }
+    }
 }
 
 /// A source of notices: its descriptor, and how it is read.
 struct Source {
-    descriptor: AsyncFd<OwnedFd>,
+    descriptor: Descriptor,
     read: fn(&OwnedFd) -> io::Result<Option<Notice>>,
+}
+
+/// A descriptor that wakes the program when it is readable, or one that does not.
+enum Descriptor {
+    Armed(AsyncFd<OwnedFd>),
+    Idle(OwnedFd),
+}
+
+impl Source {
+    fn new(descriptor: OwnedFd, read: fn(&OwnedFd) -> io::Result<Option<Notice>>) -> Self {
+        Self { descriptor: Descriptor::Idle(descriptor), read }
+    }
+
+    /// Has the source wake the program, or not; `None`: the kernel refuses.
+    fn armed(self, armed: bool) -> Option<Self> {
+        let descriptor = match (self.descriptor, armed) {
+            (Descriptor::Idle(descriptor), true) => Descriptor::Armed(sys::watch_readable(descriptor).ok()?),
+            (Descriptor::Armed(descriptor), false) => Descriptor::Idle(descriptor.into_inner()),
+            (as_before, _) => as_before,
+        };
+        Some(Self { descriptor, ..self })
+    }
+
+    /// Reads what waits, if anything does.
+    fn read(&self) -> Option<Notice> {
+        let descriptor = match &self.descriptor {
+            Descriptor::Armed(descriptor) => descriptor.get_ref(),
+            Descriptor::Idle(descriptor) => descriptor,
+        };
+        (self.read)(descriptor).ok().flatten()
+    }
+
+    /// Reads everything that waits. Returns what was said of clones, if anything was.
+    fn read_all(&self) -> Option<Notice> {
+        (0..READS).map_while(|_| self.read()).filter(|notice| *notice != Notice::Nothing).last()
+    }
 }
 
 /// Watches for signs, and replaces the pod's identity at each.
@@ -76,22 +126,32 @@ pub(super) struct CloneGuard {
 }
 
 impl CloneGuard {
-    /// Makes a guard that hears these words of the kernel. Must be called within a tokio runtime.
-    pub(crate) fn new(words: KernelWords) -> Self {
-        let watch = |descriptor, read| {
-            let descriptor = sys::watch_readable(descriptor).ok()?;
-            Some(Source { descriptor, read })
-        };
-        let uevents = words.uevents.and_then(|uevents| watch(uevents.into_fd(), uevents::read));
-        let log = words.log.and_then(|log| watch(log.into_fd(), kernel_log::read));
+    /// Makes a guard that hears these words of the kernel and looks at the clock each `interval`. Must be called within a
+    /// tokio runtime.
+    pub(crate) fn new(words: KernelWords, interval: Duration) -> Self {
+        let source = |descriptor, read| Source::new(descriptor, read).armed(true);
+        let uevents = words.uevents.and_then(|uevents| source(uevents.into_fd(), uevents::read));
+        let log = words.log.and_then(|log| source(log.into_fd(), kernel_log::read));
         let mut signs = vec![CloneSign::BootClock];
         if log.is_some() && KernelLog::tells_of_clones() {
             signs.push(CloneSign::KernelLog);
         }
         let report = RenewalReport { signs, ..RenewalReport::default() };
-        let look = Clock::each(SECOND);
+        let look = Clock::each(interval);
         let freshness = Arc::new(Freshness::new(boot_clock()));
         Self { freshness, uevents, log, look, report: Arc::new(Mutex::new(report)) }
+    }
+
+    /// Leaves the kernel's words to an agent that hears them for all pods of the node, or hears them again. What is said
+    /// meanwhile is found at the next look at the clock.
+    pub(super) fn leave_to_agent(&mut self, attended: bool) {
+        self.log = self.log.take().and_then(|log| log.armed(!attended));
+    }
+
+    /// Returns the sign that an agent gives. The kernel's word for the same is taken with it.
+    pub(super) fn sign(&self, reason: RenewalReason) -> Sign {
+        let _ = self.log.as_ref().and_then(Source::read_all);
+        Sign { generation: self.freshness.want(), reason }
     }
 
     /// Returns the generation that the lanes look at.
@@ -127,7 +187,7 @@ impl CloneGuard {
                 () = self.look.tick() => match self.freshness.look(boot_clock()) {
                     Some(generation) => return Sign { generation, reason: RenewalReason::Pause },
                     // The log may wake its readers before they can read the record, and not again after.
-                    None => self.log.as_ref().and_then(|log| (log.read)(log.descriptor.get_ref()).ok().flatten()),
+                    None => self.log.as_ref().and_then(Source::read_all),
                 },
             };
             let reason = match notice {
@@ -169,7 +229,9 @@ impl CloneGuard {
 
 /// Waits for the next notice of a source, for ever without one; `None`: it cannot be heard any more.
 async fn next_notice(source: Option<&Source>) -> Option<Notice> {
-    let Some(Source { descriptor, read }) = source else { return std::future::pending().await };
+    let Some(Source { descriptor: Descriptor::Armed(descriptor), read }) = source else {
+        return std::future::pending().await;
+    };
     loop {
         let mut ready = descriptor.readable().await.ok()?;
         match read(descriptor.get_ref()) {
@@ -197,14 +259,14 @@ pub(crate) fn random_seed() -> Result<Seed, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lane::channel::channel;
+    use crate::{lane::channel::channel, os::clock::SECOND};
 
     #[test]
     fn all_lanes_are_given_one_identity_and_seeds_of_their_own() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let (handles, inboxes): (Vec<_>, Vec<_>) = (0..3).map(|_| channel().unwrap()).unzip();
-            let guard = CloneGuard::new(KernelWords::default());
+            let guard = CloneGuard::new(KernelWords::default(), SECOND);
             let address = IpAddr::from([10, 0, 0, 1]);
             let generation = guard.freshness().want();
             let lanes = Lanes::new(handles);
@@ -229,5 +291,57 @@ mod tests {
             let again = Sign { generation: guard.freshness().want(), reason: RenewalReason::Pause };
             assert_ne!(guard.replace_identity(again, &[address], &lanes).await.unwrap(), own);
         });
+    }
+
+    /// A log in which each byte is a record.
+    fn log() -> (std::io::PipeWriter, Source) {
+        let (reader, writer) = std::io::pipe().unwrap();
+        rustix::fs::fcntl_setfl(&reader, rustix::fs::OFlags::NONBLOCK).unwrap();
+        let read = |descriptor: &OwnedFd| {
+            let mut record = [0];
+            match rustix::io::read(descriptor, &mut record) {
+                Ok(1) if record == *b"c" => Ok(Some(Notice::Cloned)),
+                Ok(_) => Ok(Some(Notice::Nothing)),
+                Err(rustix::io::Errno::AGAIN) => Ok(None),
+                Err(error) => Err(error.into()),
+            }
+        };
+        (writer, Source::new(reader.into(), read))
+    }
+
+    #[tokio::test]
+    async fn words_are_read_while_they_are_left_to_the_agent() {
+        use std::io::Write as _;
+        const NEVER: Duration = Duration::from_secs(3_600);
+        const SOON: Duration = Duration::from_millis(20);
+        for (interval, attended) in [(SOON, true), (NEVER, false)] {
+            let (mut kernel, log) = log();
+            let mut guard = CloneGuard::new(KernelWords::default(), interval);
+            guard.log = log.armed(true);
+            guard.leave_to_agent(true);
+            // Its first tick is at once.
+            let waiting = tokio::time::timeout(SOON / 4, guard.next_sign()).await;
+            assert!(waiting.is_err());
+            kernel.write_all(b"..c").unwrap();
+            guard.leave_to_agent(attended);
+            let sign = tokio::time::timeout(Duration::from_secs(10), guard.next_sign()).await;
+            let sign = sign.expect("a sign");
+            assert_eq!((sign.reason, sign.generation), (RenewalReason::Clone, 1));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_clone_that_the_agent_tells_of_is_one_though_the_kernel_says_so_too() {
+        use std::io::Write as _;
+        let (mut kernel, log) = log();
+        let mut guard = CloneGuard::new(KernelWords::default(), Duration::from_millis(20));
+        guard.log = log.armed(false);
+        kernel.write_all(b"..c..").unwrap();
+        assert_eq!(guard.sign(RenewalReason::Clone).generation, 1);
+        let again = tokio::time::timeout(Duration::from_millis(200), guard.next_sign()).await;
+        assert!(again.is_err(), "the same clone counted twice");
+        kernel.write_all(b"c").unwrap();
+        let other = tokio::time::timeout(Duration::from_secs(10), guard.next_sign()).await;
+        assert_eq!(other.expect("another clone").generation, 2);
     }
 }

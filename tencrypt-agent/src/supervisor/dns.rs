@@ -2,9 +2,10 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    io,
+    fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     os::fd::OwnedFd,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -27,6 +28,7 @@ use crate::{
         channel::{Command, Lanes},
         events::Events,
     },
+    os::files::ReadError,
     supervisor::{fact_base::FactBase, resolv_conf::ResolvConfFile},
 };
 
@@ -52,14 +54,30 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    /// Reads what concerns DNS.
+    /// Reads what concerns DNS, in the file at `resolv_conf` or that of the namespace.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
+    pub(crate) fn find(
+        config: &Config,
+        resolv_conf: Option<&Path>,
+        namespace: &NetNs,
+    ) -> Result<Self, Failure> {
+        let file = ResolvConfFile::of(resolv_conf, namespace);
+        Self::of(config, file.read(), &file)
+    }
+
+    /// Takes what concerns DNS from the content of a resolv.conf, which messages call `file`.
     ///
     /// # Errors
     /// DNS is to be captured and it cannot be said whose: no project, no nameserver, or one that cannot be captured.
-    pub(crate) fn find(config: &Config, namespace: &NetNs) -> Result<Self, Failure> {
-        let file = ResolvConfFile::of(config.dns.resolv_conf.as_deref(), namespace);
+    pub(crate) fn of(
+        config: &Config,
+        content: Result<Vec<u8>, ReadError>,
+        file: &dyn fmt::Display,
+    ) -> Result<Self, Failure> {
         let usage = |reason: String| Failure::new(Exit::Usage, reason);
-        let resolv_conf = match file.read() {
+        let resolv_conf = match content {
             Ok(bytes) => ResolvConf::parse(&bytes).map_err(|error| usage(format!("{file}: {error}")))?,
             Err(_) if !config.dns.capture || says_all(config) => {
                 ResolvConf::parse(b"").map_err(|error| usage(error.to_string()))?
@@ -84,18 +102,24 @@ impl Names {
             nameservers = upstreams.iter().map(|server| server.ip()).collect();
         }
         if nameservers.is_empty() {
-            let list =
-                |servers: &[Ipv6Addr]| servers.iter().map(Ipv6Addr::to_string).collect::<Vec<_>>().join(", ");
-            let linked = match &unseen[..] {
-                [] => String::new(),
-                linked => format!(" ({} can be reached on its link alone)", list(linked)),
-            };
-            return Err(usage(format!(
-                "{file}: no nameserver that routing can capture{linked}; name the real ones in `upstream` of [dns]"
-            )));
+            return Err(usage(no_nameserver(file, &unseen)));
         }
         Ok(Self { project: Some(project), nameservers, unseen, upstreams, rate, external_names })
     }
+}
+
+/// Returns why DNS cannot be captured where no nameserver can be but those on the link, which are `unseen`.
+fn no_nameserver(file: &dyn fmt::Display, unseen: &[Ipv6Addr]) -> String {
+    let linked = match unseen {
+        [] => String::new(),
+        linked => {
+            let named: Vec<String> = linked.iter().map(Ipv6Addr::to_string).collect();
+            format!(" ({} can be reached on its link alone)", named.join(", "))
+        }
+    };
+    format!(
+        "{file}: no nameserver that routing can capture{linked}; name the real ones in `upstream` of [dns]"
+    )
 }
 
 /// Returns true if the configuration says everything that resolv.conf is read for.
@@ -339,10 +363,8 @@ impl FactSink for LaneSink {
 
 #[cfg(test)]
 mod tests {
-
-    use std::path::Path;
-
     use super::*;
+    use crate::config::ConfigFile;
 
     fn fact(address: &str, class: Class, expires: Instant) -> Fact {
         let address: IpAddr = address.parse().unwrap();
@@ -380,8 +402,9 @@ mod tests {
              protected = [\"10.0.0.0/8\"]\n[dns]\nresolv_conf = \"{}\"\n{more}",
             resolv_conf.display()
         );
-        let config = Config::parse(&text, Path::new("c.toml")).unwrap();
-        Names::find(&config, &NetNs::current().unwrap()).map_err(|failure| failure.to_string())
+        let ConfigFile { config, files } = ConfigFile::parse(&text, Path::new("c.toml")).unwrap();
+        Names::find(&config, files.resolv_conf.as_deref(), &NetNs::current().unwrap())
+            .map_err(|failure| failure.to_string())
     }
 
     #[test]

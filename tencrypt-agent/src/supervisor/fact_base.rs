@@ -7,8 +7,9 @@ use std::{
 
 use ipnet::IpNet;
 use tencrypt::directory::{Class, Directory, Fact, FactSource};
+use tokio::sync::Notify;
 
-use super::by_end::ByEnd;
+use super::{by_end::ByEnd, told::Told};
 
 /// A lane's delta takes 4,096 facts; it is folded well before.
 const FOLD_AT: usize = 1_024;
@@ -23,10 +24,12 @@ const PACE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct FactBase {
     fixed: Vec<Fact>,
+    told: Told,
     internal: Learnt,
     others: Learnt,
     fresh: usize,
     folded: Option<Instant>,
+    full: Arc<Notify>,
 }
 
 /// Facts by what they are about and who says so, in the order in which they end.
@@ -40,10 +43,21 @@ enum End {
 }
 
 impl FactBase {
-    /// Knowing only what the configuration says.
+    /// Knowing only what the configuration says, and what the agent has told.
     #[must_use]
-    pub(crate) fn new(fixed: Vec<Fact>) -> Self {
-        Self { fixed, internal: ByEnd::new(), others: ByEnd::new(), fresh: 0, folded: None }
+    pub(crate) fn new(fixed: Vec<Fact>, told: Told) -> Self {
+        let (internal, others) = (ByEnd::new(), ByEnd::new());
+        Self { fixed, told, internal, others, fresh: 0, folded: None, full: Arc::default() }
+    }
+
+    /// Returns what is notified when so much is new that a base is due.
+    pub(crate) fn full(&self) -> Arc<Notify> {
+        self.full.clone()
+    }
+
+    /// Returns what the agent has told, to be changed. A base is due at once after a change of it.
+    pub(super) fn told(&mut self) -> &mut Told {
+        &mut self.told
     }
 
     /// Remembers facts.
@@ -61,6 +75,9 @@ impl FactBase {
             }
         }
         self.fresh += facts.len();
+        if self.fresh >= FOLD_AT {
+            self.full.notify_one();
+        }
     }
 
     /// A new base, if enough has changed since the last one.
@@ -81,7 +98,7 @@ impl FactBase {
     #[must_use]
     pub(crate) fn directory(&self, hash_key: u64) -> Directory {
         let learnt = self.internal.iter().chain(self.others.iter());
-        Directory::new(self.fixed.iter().chain(learnt).cloned(), hash_key)
+        Directory::new(self.fixed.iter().chain(self.told.iter()).chain(learnt).cloned(), hash_key)
     }
 
     /// Returns the facts that something is internal which stand now and not until `end`.
@@ -115,7 +132,7 @@ mod tests {
     #[test]
     fn a_base_is_made_when_enough_is_new_and_no_more_often_than_once_a_second() {
         let now = Instant::now();
-        let mut base = FactBase::new(Vec::new());
+        let mut base = FactBase::new(Vec::new(), Told::default());
         base.learn(&facts(FOLD_AT as u32 - 1, now + PACE * 60));
         assert!(base.fold(now, 1).is_none());
         base.learn(&facts(FOLD_AT as u32, now + PACE * 60));
@@ -128,7 +145,7 @@ mod tests {
     #[test]
     fn facts_that_have_ended_are_not_folded() {
         let now = Instant::now();
-        let mut base = FactBase::new(Vec::new());
+        let mut base = FactBase::new(Vec::new(), Told::default());
         base.learn(&facts(FOLD_AT as u32, now));
         assert_eq!(base.fold(now + PACE, 1).map(|base| base.len()), Some(0));
     }
@@ -142,7 +159,7 @@ mod tests {
     #[test]
     fn names_of_others_push_nothing_out_that_is_the_tenants() {
         let now = Instant::now();
-        let mut base = FactBase::new(Vec::new());
+        let mut base = FactBase::new(Vec::new(), Told::default());
         let own = internal(now + PACE);
         let soon = facts(2, now + PACE).remove(1);
         base.learn(&[own.clone(), soon.clone()]);
@@ -162,7 +179,7 @@ mod tests {
     #[test]
     fn internal_facts_that_end_soon_are_found_and_may_be_prolonged() {
         let now = Instant::now();
-        let mut base = FactBase::new(Vec::new());
+        let mut base = FactBase::new(Vec::new(), Told::default());
         base.learn(&[internal(now + PACE * 20)]);
         base.learn(&facts(3, now + PACE)[1..]);
         assert_eq!(base.internal_ending(now, now + PACE * 20), []);
@@ -177,7 +194,7 @@ mod tests {
         let now = Instant::now();
         let address: std::net::IpAddr = [10, 0, 0, 0].into();
         let fixed = Fact::new(address, Class::External, FactSource::Static, None);
-        let mut base = FactBase::new(vec![fixed]);
+        let mut base = FactBase::new(vec![fixed], Told::default());
         base.learn(&[internal(now + PACE)]);
         let config = tencrypt::TunnelConfig::new(["10.0.0.0/8".parse().unwrap()]);
         assert_eq!(base.directory(1).classify(&config, address, now).standing, Standing::External);

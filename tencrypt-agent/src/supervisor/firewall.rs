@@ -104,12 +104,12 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::{config::Config, lane::pod_status::read};
+    use crate::{config::ConfigFile, lane::pod_status::read};
 
     #[test]
     fn what_is_dropped_is_named_with_its_cure_until_ten_minutes_after_the_last() {
         let text = "[tenant]\nkey_file = \"k\"\n[network]\nprotected = [\"10.0.0.0/8\"]\nlanes = 3\n";
-        let config = Config::parse(text, Path::new("c.toml")).unwrap();
+        let config = ConfigFile::parse(text, Path::new("c.toml")).unwrap().config;
         let report = Shared::<NetworkReport>::default();
         let mut firewall = Firewall::new(&config.network, report.clone());
         let start = Instant::now();

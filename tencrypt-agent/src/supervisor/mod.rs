@@ -1,5 +1,6 @@
 //! The supervisor of a pod: it sets everything up in order, keeps it in line with what changes, and takes it down.
 
+mod agent_channel;
 mod by_end;
 pub(crate) mod clone_guard;
 pub(crate) mod dns;
@@ -8,6 +9,7 @@ mod errors;
 pub(crate) mod externals;
 pub(crate) mod fact_base;
 mod firewall;
+mod inputs;
 mod installed;
 mod kernel_log;
 pub(crate) mod namespace;
@@ -16,19 +18,21 @@ mod own_addresses;
 mod plan;
 pub(crate) mod pod_end;
 mod resolv_conf;
-mod rotation;
 mod run;
 mod setup;
+mod source;
 pub(crate) mod suite_fit;
+mod told;
 mod tunnels;
 mod uevents;
+mod words;
 
-use std::fs::OpenOptions;
+use std::{fs::OpenOptions, os::unix::net::UnixStream};
 
 use tencrypt_tun::{Capture, CaptureError, Cleaned, NetNs};
 
-pub(crate) use self::{plan::interface, setup::Protection};
-use crate::{config::Config, failure::Failure};
+pub(crate) use self::{plan::interface, setup::Protection, source::Source};
+use crate::{config::Config, failure::Failure, node::start};
 
 /// The driver of TUN devices.
 const TUN_DRIVER: &str = "/dev/net/tun";
@@ -45,7 +49,19 @@ pub(crate) fn run(protection: Protection) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::runtime(format_args!("runtime: {error}")))?;
-    runtime.block_on(async { setup::set_up(protection)?.run().await })
+    let agent = protection.source.channel();
+    runtime.block_on(async {
+        let supervisor =
+            setup::set_up(protection).inspect_err(|failure| tell_failure(agent.as_ref(), failure))?;
+        drop(agent);
+        supervisor.run().await
+    })
+}
+
+fn tell_failure(agent: Option<&UnixStream>, failure: &Failure) {
+    if let Some(channel) = agent {
+        start::tell_failure(channel, failure);
+    }
 }
 
 /// Removes what a dead `up` left in the calling thread's namespace.

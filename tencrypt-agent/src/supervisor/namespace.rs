@@ -40,9 +40,6 @@ use crate::{
 const CHANGES: usize = 16;
 /// The interval at which facts are folded, and destinations whose time is over looked for.
 pub(super) const TICK: Duration = clock::SECOND;
-/// The interval at which the chains' counters are read where nobody else filters and nobody asks: what was not read is lost
-/// where somebody removes the table.
-const COUNT: Duration = Duration::from_secs(5);
 /// Time for which an address at which a member has answered is not spoken to in plain: the core's.
 const PROVED: Duration = Duration::from_secs(600);
 
@@ -59,6 +56,9 @@ pub(super) struct Namespace {
     chains: Shared<ChainsReport>,
     report: Shared<NamespaceReport>,
     end: PodEnd,
+    /// The interval at which the chains' counters are read where nobody else filters and nobody asks: what was not read is lost
+    /// where somebody removes the table.
+    count: Duration,
     counted: Option<Instant>,
 }
 
@@ -82,7 +82,7 @@ impl Namespace {
         (own, firewall): (OwnAddresses, Firewall),
         (fit, suite): (SuiteFit, Shared<SuiteReport>),
         (chains, report): (Shared<ChainsReport>, Shared<NamespaceReport>),
-        end: PodEnd,
+        (end, count): (PodEnd, Duration),
     ) -> Self {
         let externals = Externals::default();
         let counted = None;
@@ -98,6 +98,7 @@ impl Namespace {
             chains,
             report,
             end,
+            count,
             counted,
         };
         namespace.tell_parts();
@@ -275,6 +276,11 @@ impl Namespace {
         }
     }
 
+    /// Ends destinations that lead around the tunnel, or are about to, and by `stays` are not to any more.
+    pub(super) fn close_unless(&self, stays: impl Fn(IpAddr) -> bool) {
+        self.events.close_unless(stays);
+    }
+
     /// Returns true if any destination is led around the tunnel.
     pub(super) fn has_externals(&self) -> bool {
         !self.externals.is_empty()
@@ -283,7 +289,7 @@ impl Namespace {
     /// Reads the counters now and then, and ends destinations whose time is over and that are not `in_use`. If `renew` says so, it renews
     /// the leases of the others, and has them asked: no lane sees their packets, and they may be the tenant's by now.
     pub(super) async fn handle_tick(&mut self, now: Instant, renew: bool, in_use: &BTreeSet<IpAddr>) {
-        let is_late = |counted| now.saturating_duration_since(counted) >= COUNT;
+        let is_late = |counted| now.saturating_duration_since(counted) >= self.count;
         if self.capture.is_filtered() || self.counted.is_none_or(is_late) {
             self.count(now);
         }

@@ -69,13 +69,13 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::lane::pod_status::read;
+    use crate::{config::ConfigFile, lane::pod_status::read};
 
     #[test]
     fn an_address_that_comes_later_is_noted_and_one_that_goes_is_not_any_more() {
         let text = "[tenant]\nkey_file = \"k\"\n[network]\nprotected = [\"10.0.0.0/8\"]\nexempt = [\"192.0.2.1\"]\n\
                     [[fact]]\nprefix = \"198.51.100.0/24\"\nclass = \"external\"\n";
-        let config = Config::parse(text, Path::new("c.toml")).unwrap();
+        let config = ConfigFile::parse(text, Path::new("c.toml")).unwrap().config;
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
         let report = Shared::<NetworkReport>::default();
         let stated = [address("10.1.2.3"), address("192.0.2.1"), address("198.51.100.7")];

@@ -40,6 +40,11 @@ impl Place {
         Self { path: path.map(Path::to_owned), id: namespace.id() }
     }
 
+    /// Returns the namespace.
+    pub(crate) fn id(&self) -> NetNsId {
+        self.id
+    }
+
     /// Tells if the file leads to the namespace no longer. One that cannot be looked at says nothing.
     fn is_gone(&self) -> bool {
         let Some(path) = &self.path else { return false };

@@ -9,35 +9,47 @@ use std::{
 };
 
 use tencrypt::{
-    KeyRing,
+    Event, KeyRing, TunnelConfig,
     directory::{Directory, Fact, FactChange},
 };
 use tencrypt_tun::{Change, SocketTable};
-use tokio::{signal::unix::Signal, sync::mpsc, task::JoinHandle};
+use tokio::{
+    signal::unix::Signal,
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+};
 
 use super::{
+    agent_channel::Word,
     clone_guard::{CloneGuard, Sign},
     dns_proxy::DnsProxy,
     externals::{LEASE, LEASE_RENEWAL},
     fact_base::FactBase,
-    namespace::{Namespace, Next, TICK},
-    rotation,
+    inputs::Inputs,
+    namespace::{Namespace, Next},
+    told::Told,
 };
 use crate::{
     control::server::{Asked, ControlSocket, LookRequest},
     failure::Failure,
-    keys::{credentials::Credentials, source::KeySource},
+    keys::{credentials::Credentials, in_force::KeysInForce},
     lane::{
         channel::{Command, Lanes},
         events::LaneEvent,
+        pod_status,
         run::Ended,
         threads::Threads,
     },
-    os::{clock::Clock, followed::Changes, notify::ServiceManager},
+    node::said::{PodEvent, Said},
+    os::{clock::Clock, notify::ServiceManager},
+    report::RenewalReport,
 };
 
 /// The interval at which servers are looked for that are bound to the interface, where nobody asks for `status`.
 const BOUND_SERVERS: Duration = Duration::from_secs(60);
+
+/// The status is said to the agent no more often than this, unless it asks.
+const STATUS_PACE: Duration = Duration::from_secs(1);
 
 /// The signals that end the program.
 pub(super) struct Signals {
@@ -48,13 +60,19 @@ pub(super) struct Signals {
 /// All facts, and the key of the directories made of them.
 pub(super) struct Facts {
     pub(super) base: Arc<Mutex<FactBase>>,
+    full: Arc<Notify>,
     hash_key: u64,
 }
 
 impl Facts {
     /// Shares `base`; `hash_key` is random, so that nobody outside chooses collisions.
     pub(super) fn new(base: FactBase, hash_key: u64) -> Self {
-        Self { base: Arc::new(Mutex::new(base)), hash_key }
+        Self { full: base.full(), base: Arc::new(Mutex::new(base)), hash_key }
+    }
+
+    /// Changes what the agent has told.
+    pub(super) fn told<T>(&self, change: impl FnOnce(&mut Told) -> T) -> T {
+        change(self.base.lock().unwrap_or_else(PoisonError::into_inner).told())
     }
 
     /// Returns all facts as a directory.
@@ -79,20 +97,19 @@ impl Facts {
     }
 }
 
-/// Tasks that need nothing of the loop. They end when this is dropped.
-pub(super) struct Tasks([JoinHandle<()>; 2]);
+/// The task that serves the control socket. It ends when this is dropped.
+pub(super) struct Serving(JoinHandle<()>);
 
-impl Tasks {
-    /// Serves the control socket, and hands the lanes the keys of `key_source` as they come.
-    pub(super) fn spawn(control: ControlSocket, asked: Asked, key_source: KeySource, lanes: &Lanes) -> Self {
-        let serving = tokio::spawn(async move { control.serve(asked).await });
-        Self([serving, tokio::spawn(rotation::follow_keys(key_source, lanes.clone()))])
+impl Serving {
+    /// Serves the control socket.
+    pub(super) fn spawn(control: ControlSocket, asked: Asked) -> Self {
+        Self(tokio::spawn(async move { control.serve(asked).await }))
     }
 }
 
-impl Drop for Tasks {
+impl Drop for Serving {
     fn drop(&mut self) {
-        self.0.iter().for_each(JoinHandle::abort);
+        self.0.abort();
     }
 }
 
@@ -106,11 +123,18 @@ pub(super) struct Supervisor {
     pub(super) looks: mpsc::Receiver<LookRequest>,
     pub(super) table: SocketTable,
     pub(super) guard: CloneGuard,
+    pub(super) keys: KeysInForce,
     pub(super) credentials: Credentials,
     pub(super) tenant: [u8; KeyRing::TENANT_LEN],
     pub(super) facts: Facts,
+    /// The rules by which facts count.
+    pub(super) rules: TunnelConfig,
     pub(super) dns: DnsProxy,
-    pub(super) tasks: Tasks,
+    pub(super) inputs: Inputs,
+    pub(super) asked: Asked,
+    /// The interval of looks at what tells nothing of itself.
+    pub(super) look: Duration,
+    pub(super) serving: Serving,
     pub(super) manager: Option<ServiceManager>,
 }
 
@@ -122,16 +146,34 @@ enum Input {
     Change(Change),
     Look(LookRequest),
     Sign(Sign),
-    Credentials,
+    Word(Word),
+    FactsFull,
     Tick,
+    StatusDue,
 }
 
 /// The loop's clocks.
-struct Clocks {
+pub(super) struct Clocks {
     tick: Clock,
-    credentials: Changes,
     leases_renewed: Instant,
     servers_noted: Instant,
+    /// The moment at which the status is to be said to the agent, if anything in it has changed.
+    pub(super) status_due: Option<Instant>,
+}
+
+impl Clocks {
+    /// Has the status said, soon: changes come in groups.
+    pub(super) fn status_has_changed(&mut self) {
+        self.status_due.get_or_insert_with(|| Instant::now() + STATUS_PACE);
+    }
+}
+
+/// The end of the loop.
+pub(super) enum Over {
+    /// By a signal, or as the agent wants it: the namespace stays closed.
+    Closed,
+    /// As the lanes do.
+    Lanes(Ended),
 }
 
 impl Supervisor {
@@ -141,21 +183,23 @@ impl Supervisor {
     /// A [`Failure`]; the namespace stays closed.
     pub(super) async fn run(mut self) -> Result<(), Failure> {
         announce(self.manager.as_ref());
+        self.inputs.say(&Said::Ready { public_key: self.public_key() });
+        let now = Instant::now();
         let mut clocks = Clocks {
-            tick: Clock::each(TICK),
-            credentials: self.credentials.changes(),
-            leases_renewed: Instant::now(),
-            servers_noted: Instant::now(),
+            tick: Clock::each(self.look),
+            leases_renewed: now,
+            servers_noted: now,
+            status_due: Some(now),
         };
         let over = loop {
             let over = match self.next(&mut clocks).await {
-                Input::Signal => break None,
-                Input::LaneEnded(ended) => Some(ended),
+                Input::Signal => Some(Over::Closed),
+                Input::LaneEnded(ended) => Some(Over::Lanes(ended)),
                 Input::LaneEvent(event) => {
-                    self.namespace.handle_event(event);
+                    self.handle_lane_event(event, &mut clocks);
                     None
                 }
-                Input::Change(change) => self.handle_change(change).await,
+                Input::Change(change) => self.handle_change(change, &mut clocks).await,
                 Input::Look(done) => {
                     self.namespace.count_for_status(Instant::now());
                     self.note_bound_servers();
@@ -163,14 +207,19 @@ impl Supervisor {
                     let _ = done.send(());
                     None
                 }
-                Input::Sign(sign) => self.handle_sign(sign).await,
-                Input::Credentials => {
-                    self.apply_credentials().await;
+                Input::Sign(sign) => self.handle_sign(sign, &mut clocks).await,
+                Input::Word(word) => self.handle_word(word, &mut clocks).await,
+                Input::FactsFull => {
+                    self.fold().await;
                     None
                 }
                 Input::Tick => self.handle_tick(&mut clocks).await,
+                Input::StatusDue => {
+                    self.say_status(&mut clocks);
+                    None
+                }
             };
-            if over.is_some() {
+            if let Some(over) = over {
                 break over;
             }
         };
@@ -187,49 +236,85 @@ impl Supervisor {
             Some(change) = self.changes.recv() => Input::Change(change),
             Some(done) = self.looks.recv() => Input::Look(done),
             sign = self.guard.next_sign() => Input::Sign(sign),
-            () = clocks.credentials.next() => Input::Credentials,
+            word = self.inputs.next() => Input::Word(word),
+            () = self.facts.full.notified() => Input::FactsFull,
             () = clocks.tick.tick() => Input::Tick,
+            () = at(clocks.status_due) => Input::StatusDue,
         }
     }
 
+    /// Returns the pod's static public key, in hex.
+    pub(super) fn public_key(&self) -> String {
+        let report = self.credentials.report();
+        let report = report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.public_key.clone()
+    }
+
+    fn say_status(&mut self, clocks: &mut Clocks) {
+        clocks.status_due = match self.inputs.say_status(&self.asked) {
+            true => None,
+            // The agent has not read the one before.
+            false => Some(Instant::now() + STATUS_PACE),
+        };
+    }
+
+    fn handle_lane_event(&mut self, event: LaneEvent, clocks: &mut Clocks) {
+        if let LaneEvent::Other(event) = &event
+            && let Some(event) = said(event)
+        {
+            self.inputs.say(&Said::Event(event));
+            clocks.status_has_changed();
+        }
+        self.namespace.handle_event(event);
+    }
+
     /// Returns how the lanes have ended, if the change means that.
-    async fn handle_change(&mut self, change: Change) -> Option<Ended> {
+    async fn handle_change(&mut self, change: Change, clocks: &mut Clocks) -> Option<Over> {
+        clocks.status_has_changed();
         let next = self.namespace.handle_change(change).await;
         self.handle_next(next).await
     }
 
-    async fn handle_next(&mut self, next: Next) -> Option<Ended> {
+    async fn handle_next(&mut self, next: Next) -> Option<Over> {
         match next {
             Next::Nothing => None,
             Next::Addresses => {
-                self.dns.follow(self.namespace.addresses()).await;
+                let addresses = self.namespace.addresses().to_vec();
+                self.dns.follow(&addresses).await;
+                self.inputs.say(&Said::Event(PodEvent::Addresses { addresses }));
                 None
             }
-            Next::Over => Some(Ended::DeviceGone),
-            Next::PodEnded => Some(Ended::PodGone),
+            Next::Over => Some(Over::Lanes(Ended::DeviceGone)),
+            Next::PodEnded => Some(Over::Lanes(Ended::PodGone)),
         }
     }
 
     /// Replaces the pod's identity. Returns an end if that is impossible.
-    async fn handle_sign(&mut self, sign: Sign) -> Option<Ended> {
+    pub(super) async fn handle_sign(&mut self, sign: Sign, clocks: &mut Clocks) -> Option<Over> {
         match self.guard.replace_identity(sign, self.namespace.addresses(), &self.lanes).await {
             Ok(own) => {
                 for update in self.credentials.attach(own, self.tenant) {
                     let _ = self.lanes.send_all(|| update.clone().into()).await;
                 }
+                let RenewalReport { count, .. } = pod_status::read(&self.guard.report());
+                let renewed =
+                    PodEvent::Renewed { reason: sign.reason(), count, public_key: self.public_key() };
+                self.inputs.say(&Said::Event(renewed));
+                clocks.status_has_changed();
                 None
             }
             Err(failure) => {
                 tracing::error!("{failure}");
-                Some(Ended::Failed(io::ErrorKind::Other.into()))
+                Some(Over::Lanes(Ended::Failed(io::ErrorKind::Other.into())))
             }
         }
     }
 
-    /// Tells the lanes what has changed of certificate and revocation.
-    async fn apply_credentials(&mut self) {
-        for update in self.credentials.read_changes() {
-            let _ = self.lanes.send_all(|| update.clone().into()).await;
+    /// Gives the lanes a new base if enough has changed since the last one.
+    async fn fold(&self) {
+        if let Some(directory) = self.facts.fold(Instant::now()) {
+            let directory = Arc::new(directory);
+            let _ = self.lanes.send_all(|| Command::Directory(directory.clone())).await;
         }
     }
 
@@ -241,12 +326,9 @@ impl Supervisor {
         }
     }
 
-    async fn handle_tick(&mut self, clocks: &mut Clocks) -> Option<Ended> {
+    async fn handle_tick(&mut self, clocks: &mut Clocks) -> Option<Over> {
+        self.fold().await;
         let now = Instant::now();
-        if let Some(directory) = self.facts.fold(now) {
-            let directory = Arc::new(directory);
-            let _ = self.lanes.send_all(|| Command::Directory(directory.clone())).await;
-        }
         let renew = now.saturating_duration_since(clocks.leases_renewed) >= LEASE_RENEWAL;
         if renew {
             clocks.leases_renewed = now;
@@ -284,33 +366,67 @@ impl Supervisor {
         let _ = self.lanes.send_all(told).await;
     }
 
-    /// Ends the lanes. `over` is how the first of them ended, if that is why.
-    async fn finish(self, over: Option<Ended>) -> Result<(), Failure> {
-        let Self { threads, namespace, mut dns, tasks, manager, .. } = self;
+    /// Ends the lanes.
+    async fn finish(self, over: Over) -> Result<(), Failure> {
+        let Self { threads, namespace, mut dns, inputs, serving, manager, .. } = self;
         if let Some(manager) = manager {
             manager.stopping();
         }
-        drop(tasks);
+        drop(serving);
         dns.stop();
-        let signalled = over.is_none();
-        match threads.finish(over).await? {
-            Ended::Stopped if signalled => {
-                tracing::info!("ended; the namespace stays closed until `tencrypt down`");
-                Ok(())
-            }
-            Ended::Stopped => namespace.remove(),
-            // Its namespace goes with the program, which held it last. Where somebody is in it after all, it stays closed.
-            Ended::PodGone => {
-                tracing::info!(
-                    "the pod is gone; what is left of its namespace stays closed until `tencrypt down`"
-                );
-                Ok(())
-            }
-            Ended::DeviceGone => {
-                Err(Failure::runtime("the TUN device was removed; the namespace stays as it is now"))
-            }
-            Ended::Failed(error) => Err(Failure::runtime(format_args!("data path: {error}"))),
+        let outcome = end(over, threads, namespace).await;
+        let said = match &outcome {
+            Ok(open) => Said::Ending { open: *open },
+            Err(failure) => Said::Failed { exit: failure.exit as u8, reason: failure.reason.clone() },
+        };
+        inputs.end(&said).await;
+        outcome.map(drop)
+    }
+}
+
+/// Ends the lanes, and the capture if the namespace is to be open. Returns true if it is.
+async fn end(over: Over, threads: Threads, namespace: Namespace) -> Result<bool, Failure> {
+    let (signalled, over) = match over {
+        Over::Closed => (true, None),
+        Over::Lanes(ended) => (false, Some(ended)),
+    };
+    match threads.finish(over).await? {
+        Ended::Stopped if signalled => {
+            tracing::info!("ended; the namespace stays closed until `tencrypt down`");
+            Ok(false)
         }
+        Ended::Stopped => namespace.remove().map(|()| true),
+        // Its namespace goes with the program, which held it last. Where somebody is in it after all, it stays closed.
+        Ended::PodGone => {
+            tracing::info!(
+                "the pod is gone; what is left of its namespace stays closed until `tencrypt down`"
+            );
+            Ok(false)
+        }
+        Ended::DeviceGone => {
+            Err(Failure::runtime("the TUN device was removed; the namespace stays as it is now"))
+        }
+        Ended::Failed(error) => Err(Failure::runtime(format_args!("data path: {error}"))),
+    }
+}
+
+/// Waits for the moment, for ever if there is none.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Returns what the agent is told of an event.
+fn said(event: &Event) -> Option<PodEvent> {
+    match event {
+        Event::PeerUp { peer, addresses, .. } => {
+            Some(PodEvent::PeerUp { peer: peer.to_string(), addresses: addresses.to_vec() })
+        }
+        Event::PeerDown { peer } => Some(PodEvent::PeerDown { peer: peer.to_string() }),
+        Event::HandshakeFailed { to } => Some(PodEvent::Unanswered { to: to.ip() }),
+        _ => None,
     }
 }
 
@@ -347,8 +463,8 @@ mod tests {
         let fact = |address: IpAddr, end| {
             Fact::new(address, Class::Internal, FactSource::Dns("web.test".into()), Some(end))
         };
-        let end = start + 60 * TICK;
-        let facts = Facts::new(FactBase::new(Vec::new()), 1);
+        let end = start + Duration::from_secs(60);
+        let facts = Facts::new(FactBase::new(Vec::new(), Told::default()), 1);
         facts.learn(&[fact(used, end), fact(unused, end)]);
         // As the leases are renewed: 130 s with a socket to the first address, then none.
         let mut in_use = BTreeSet::from([used]);

@@ -29,8 +29,10 @@ use super::{
     own_addresses::OwnAddresses,
     plan::{interface, own_ranges, plan, static_facts, transport},
     pod_end::{Place, PodEnd},
-    run::{Facts, Signals, Supervisor, Tasks},
+    run::{Facts, Serving, Signals, Supervisor},
+    source::{Later, Source},
     suite_fit::SuiteFit,
+    told::Told,
     tunnels::{tunnel_config, tunnels},
 };
 use crate::{
@@ -39,7 +41,7 @@ use crate::{
     failure::{Exit, Failure},
     keys::{
         credentials::Credentials,
-        source::{KeyFault, KeySource},
+        in_force::{KeyFault, KeysInForce},
     },
     lane::{
         channel::{self, Inbox, Lanes},
@@ -77,6 +79,8 @@ pub(crate) struct Protection {
     pub(crate) netns: String,
     /// The service manager, if it waits for a word.
     pub(crate) manager: Option<ServiceManager>,
+    /// Where later changes come from.
+    pub(crate) source: Source,
 }
 
 /// Protects the calling thread's namespace. Must be called within a tokio runtime.
@@ -84,15 +88,17 @@ pub(crate) struct Protection {
 /// # Errors
 /// A [`Failure`]; what was done is undone. A namespace that a program which died had left closed stays closed.
 pub(super) fn set_up(protection: Protection) -> Result<Supervisor, Failure> {
-    let Protection { config, keys, mut credentials, names, control, memory, words, place, netns, manager } =
-        protection;
+    let Protection { config, keys, mut credentials, names, .. } = protection;
+    let Protection { control, memory, words, place, netns, manager, source, .. } = protection;
     let tenant = *keys.tenant_id();
     let keys = Arc::new(keys);
     let resources = Resources::open(&config, &control)?;
-    let pod = Pod::capture(&config, &names, netns)?;
+    let (later, told) = Later::split(source, place.id())?;
+    let pod = Pod::capture(&config, &names, netns, told)?;
+    let rules = tunnel_config(&config, &names, pod.proxy_port());
     let tunnels = pod.tunnels(&config, &names, &keys)?;
     let tunnels = present(tunnels, &mut credentials, tenant);
-    let guard = CloneGuard::new(words);
+    let mut guard = CloneGuard::new(words, later.pace.look);
     let end = PodEnd::new(place).map_err(|error| io_failure("socket", error))?;
     let status = pod.status(&config, &names, (credentials.report(), guard.report()), memory);
     let reports = (status.chains.clone(), status.namespace.clone());
@@ -113,13 +119,22 @@ pub(super) fn set_up(protection: Protection) -> Result<Supervisor, Failure> {
     dns.start(pod.sockets, &pod.addresses);
     let firewall = Firewall::new(&config.network, pod.network.clone());
     let own = OwnAddresses::new(pod.addresses, &config, pod.network);
-    let key_source = KeySource::new(config.tenant.key_file, keys, key_fault);
+    let keys = KeysInForce::new(later.keys.clone(), keys, key_fault);
     let (look, looks) = mpsc::channel(1);
-    let tasks = Tasks::spawn(control, Asked::new(lanes.clone(), routes, look), key_source, &lanes);
+    let (pace, asked) = (later.pace, Asked::new(lanes.clone(), routes, look));
+    let (inputs, asked) = later.follow(credentials.report(), asked)?;
+    guard.leave_to_agent(inputs.is_attended());
+    let serving = Serving::spawn(control, asked.clone());
     let lanes_and_events = (lanes.clone(), events);
     let fit = (pod.fit, pod.suite);
-    let namespace =
-        Namespace::new(pod.installed.keep(), lanes_and_events, (own, firewall), fit, reports, end);
+    let namespace = Namespace::new(
+        pod.installed.keep(),
+        lanes_and_events,
+        (own, firewall),
+        fit,
+        reports,
+        (end, pace.count),
+    );
     Ok(Supervisor {
         signals,
         threads,
@@ -129,11 +144,16 @@ pub(super) fn set_up(protection: Protection) -> Result<Supervisor, Failure> {
         looks,
         table,
         guard,
+        keys,
         credentials,
         tenant,
         facts: pod.facts,
+        rules,
         dns,
-        tasks,
+        inputs,
+        asked,
+        look: pace.look,
+        serving,
         manager,
     })
 }
@@ -185,7 +205,7 @@ struct Pod {
 }
 
 impl Pod {
-    fn capture(config: &Config, names: &Names, netns: String) -> Result<Self, Failure> {
+    fn capture(config: &Config, names: &Names, netns: String, told: Told) -> Result<Self, Failure> {
         let plan = plan(config, names)?;
         let tun = plan.tun;
         // Before anything is touched: where a program that died left the namespace closed, the ranges of a configuration
@@ -207,7 +227,7 @@ impl Pod {
             }
         };
         let hash_key = getrandom::u64().map_err(|_| Failure::runtime(NO_RANDOMNESS))?;
-        let facts = Facts::new(FactBase::new(static_facts(config, capture.gateways())), hash_key);
+        let facts = Facts::new(FactBase::new(static_facts(config, capture.gateways()), told), hash_key);
         let (network, suite) = (Arc::new(Mutex::new(network)), Arc::new(Mutex::new(suite)));
         Ok(Self { installed, addresses, network, fit, suite, sockets, facts })
     }

@@ -3,6 +3,8 @@
 
 #![expect(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod agent;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;

@@ -1,63 +1,50 @@
-//! The key file of a running program: read when it may have changed, its keys taken up if they may be.
+//! The keys in force of a running program: others are taken up if they may take their place.
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tencrypt::KeyRing;
 
-use crate::{
-    escape::Escaped,
-    keys::file as keyfile,
-    os::followed::{Changes, FollowedFile},
-};
+use crate::escape::Escaped;
 
-/// The reason why the key file is not in force, as `status` shows it; none if it is.
+/// The reason why the keys that came last are not in force, as `status` shows it; none if they are.
 pub(crate) type KeyFault = Arc<Mutex<Option<String>>>;
 
-/// A key file, and the keys that were last taken from it.
-pub(crate) struct KeySource {
-    file: FollowedFile,
-    changes: Option<Changes>,
+/// The keys that were last taken up.
+pub(crate) struct KeysInForce {
+    /// Where keys come from, in messages.
+    name: String,
     keys: Arc<KeyRing>,
     fault: KeyFault,
 }
 
-impl KeySource {
-    /// The file at `path`, of which `keys` are in force.
-    pub(crate) fn new(path: PathBuf, keys: Arc<KeyRing>, fault: KeyFault) -> Self {
-        Self { file: FollowedFile::new(path), changes: None, keys, fault }
+impl KeysInForce {
+    /// Returns `keys` as those in force. Others come from what messages call `name`; why they are not taken is kept in `fault`.
+    pub(crate) fn new(name: String, keys: Arc<KeyRing>, fault: KeyFault) -> Self {
+        Self { name, keys, fault }
     }
 
-    /// Waits for other keys than before that may take their place. May be cancelled. Must be called within a tokio
-    /// runtime.
-    pub(crate) async fn next(&mut self) -> Arc<KeyRing> {
-        loop {
-            let changes = self.changes.get_or_insert_with(|| Changes::of([self.file.path()]));
-            changes.next().await;
-            if let Some(keys) = self.read_change() {
-                return keys;
-            }
-        }
+    /// Returns the epoch that new sessions start under, and those that are accepted.
+    pub(crate) fn epochs(&self) -> (u8, Vec<u8>) {
+        (self.keys.send_epoch(), self.keys.epochs().collect())
     }
 
-    /// Reads the file if it may have changed. Returns its keys if they are others than before and may take their place.
-    fn read_change(&mut self) -> Option<Arc<KeyRing>> {
-        if !self.file.is_due() {
-            return None;
-        }
-        let path = self.file.path();
-        let read = keyfile::read(path).map_err(|error| error.to_string());
-        let admitted = read.and_then(|keys| match self.keys.check_change(&keys) {
+    /// Returns the reason why what came last is not in force.
+    pub(crate) fn fault(&self) -> Option<String> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes up what came, or notes why there is nothing to be taken. Returns the keys if they are others than before and may
+    /// take their place.
+    pub(crate) fn take(&mut self, came: Result<KeyRing, String>) -> Option<Arc<KeyRing>> {
+        let admitted = came.and_then(|keys| match self.keys.check_change(&keys) {
             Ok(()) => Ok(keys),
-            Err(error) => Err(format!("key file {}: {error}", path.display())),
+            Err(error) => Err(format!("{}: {error}", self.name)),
         });
         let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         match admitted {
             Ok(keys) => {
                 if fault.take().is_some() {
-                    tracing::warn!("the key file is in force again");
+                    tracing::warn!("the {} is in force again", self.name);
                 }
                 if self.keys.is_same(&keys) {
                     return None;
@@ -82,11 +69,45 @@ mod tests {
     use std::{
         fs,
         os::unix::fs::{PermissionsExt as _, symlink},
+        path::PathBuf,
     };
 
     use tencrypt::KeyRing;
 
     use super::*;
+    use crate::{
+        config::Files,
+        keys::{file as keyfile, followed::FollowedFiles, material::Material},
+    };
+
+    /// A key file, and what is in force of it.
+    struct KeySource {
+        files: FollowedFiles,
+        in_force: KeysInForce,
+    }
+
+    impl KeySource {
+        fn read_change(&mut self) -> Option<Arc<KeyRing>> {
+            let due = self.files.due();
+            due.into_iter().find_map(|material| self.take(material))
+        }
+
+        async fn next(&mut self) -> Arc<KeyRing> {
+            loop {
+                let material = self.files.next().await;
+                if let Some(keys) = self.take(material) {
+                    return keys;
+                }
+            }
+        }
+
+        fn take(&mut self, material: Material) -> Option<Arc<KeyRing>> {
+            match material {
+                Material::Keys(read) => self.in_force.take(read),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
 
     struct Place(PathBuf);
 
@@ -101,7 +122,11 @@ mod tests {
 
         fn source(&self, name: &str) -> KeySource {
             let keys = Arc::new(keyfile::read(&self.0.join(name)).unwrap());
-            KeySource::new(self.0.join(name), keys, KeyFault::default())
+            let keys_path = self.0.join(name);
+            let files =
+                Files { keys: keys_path, ca: None, certificate: None, revoked: None, resolv_conf: None };
+            let in_force = KeysInForce::new("key file".to_owned(), keys, KeyFault::default());
+            KeySource { files: FollowedFiles::new(&files), in_force }
         }
 
         fn text(&self) -> String {
@@ -134,7 +159,7 @@ mod tests {
     }
 
     fn fault(source: &KeySource) -> Option<String> {
-        source.fault.lock().unwrap().clone()
+        source.in_force.fault.lock().unwrap().clone()
     }
 
     #[test]

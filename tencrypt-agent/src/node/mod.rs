@@ -1,0 +1,18 @@
+//! The channel between the agent of a node and the program of a pod, as the program sees it: frames, and the messages in them.
+//!
+//! One stream socket a pod. The agent gives everything that an ordinary `up` reads from files, and later changes; the program
+//! pushes status and events. It goes on without the agent, and takes another one's channel in place of this one.
+//! `docs/node.md` describes the protocol.
+
+mod facts;
+mod frame;
+mod message;
+pub mod reading;
+pub(crate) mod said;
+pub(crate) mod start;
+
+pub(crate) use self::{
+    facts::Facts,
+    frame::{HEADER_LEN, Header, Kind, Payload},
+    message::{End, KEYS, Message, Pod, Versions},
+};
