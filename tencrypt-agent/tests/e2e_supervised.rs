@@ -323,6 +323,8 @@ fn a_program_that_is_prepared_takes_the_pod_over_when_the_one_before_ends() {
         let ((mut old, mut agent), _b) = (cluster.supervised(&cluster.a, ""), cluster.up(&cluster.b, ""));
         pods.assert_echoed(&old);
         for _ in 0..3 {
+            // An address is asked to prove itself once a second.
+            thread::sleep(Duration::from_millis(1_100));
             let (new, mut next) = cluster.start_supervised(&cluster.a);
             next.give(cluster, &cluster.a, "");
             next.wait_for("hello");
