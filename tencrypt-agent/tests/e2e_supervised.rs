@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::agent::{
-    AUTHORITY, Agent, CERTIFICATE, COMPLETE, END, FACTS, HELLO, KEYS, MOMENT, RENEW, REPORT, REVOCATION,
+    AUTHORITY, Agent, CERTIFICATE, COMPLETE, END, FACTS, HELLO, KEYS, MOMENT, RENEW, REPORT, REVOCATION, pair,
 };
 use support::{Cluster, LIMIT, Running};
 use tencrypt_lab::{NetNs, Signal, Snapshot, UdpEcho, test, test_within, udp_echo};
@@ -87,6 +87,32 @@ fn pods_whose_agent_gives_everything_talk_encrypted() {
             own_files.iter().all(|path| path.starts_with(cluster.directory.join("run"))),
             "{own_files:?}"
         );
+    });
+}
+
+#[test]
+fn what_its_starter_has_open_for_others_is_closed() {
+    test("what_its_starter_has_open_for_others_is_closed", || {
+        use std::os::fd::OwnedFd;
+        let cluster = Cluster::on_one_node();
+        let other_key = cluster.genkey("other-tenant.key");
+        let leak = || {
+            let file = OwnedFd::from(fs::File::open(&other_key).unwrap());
+            rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).unwrap();
+            file
+        };
+        // Below and above the number of the channel.
+        let below = [leak(), leak()];
+        let (mut agent, channel) = pair();
+        let above = [leak(), leak()];
+        let running = cluster.start_on(&cluster.a, channel);
+        drop((below, above));
+        agent.give(&cluster, &cluster.a, "");
+        agent.send(COMPLETE, b"");
+        agent.wait_for("ready");
+        let open = fs::read_dir(format!("/proc/{}/fd", running.program.id())).unwrap().flatten();
+        let paths: Vec<_> = open.filter_map(|entry| fs::read_link(entry.path()).ok()).collect();
+        assert!(paths.len() > 10 && !paths.contains(&other_key), "{paths:?}");
     });
 }
 

@@ -60,19 +60,24 @@ pub(crate) fn watch_directory(events: &File, path: &Path) -> io::Result<()> {
     checked(unsafe { libc::inotify_add_watch(events.as_raw_fd(), path.as_ptr(), mask) }).map(drop)
 }
 
-/// Takes the descriptor of this number, which whoever started the program has left open for it. It is not inherited further.
-/// To be called once for a number, and before the program opens anything.
+/// Takes the descriptor of this number, which whoever started the program has left open for it, and closes all others from 3 on:
+/// what the starter had open for somebody else is not for this program. To be called once, and before the program opens anything.
 ///
 /// # Errors
-/// It is not open, or is one of the standard streams, which are others' too.
+/// It is not open, or is one of the standard streams, which are others' too; or the kernel cannot close the others (close_range(2),
+/// Linux 5.9).
 pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     if number <= libc::STDERR_FILENO {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no number from 3 on"));
     }
     // SAFETY: fcntl reads and writes no memory with these commands; it fails for a descriptor that is not open.
     unsafe { checked(libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC))? };
-    // SAFETY: the descriptor is open, as the call before has shown. Nothing in the program owns it: by this function's contract
-    // nothing has been opened yet, so that it is not the program's own, and it is taken once.
+    let others = [(libc::STDERR_FILENO + 1, number - 1), (number.saturating_add(1), RawFd::MAX)];
+    for (first, last) in others.into_iter().filter(|(first, last)| first <= last) {
+        // SAFETY: by this function's contract the program has opened nothing: no descriptor from 3 on is owned by anything in it.
+        unsafe { checked(libc::syscall(libc::SYS_close_range, first, last, 0) as i32)? };
+    }
+    // SAFETY: the descriptor is open, as the first call has shown, and by this function's contract nothing in the program owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 

@@ -148,13 +148,17 @@ impl Cluster {
 
     /// Starts `tencrypt up --supervised`, and gives it nothing yet.
     pub(crate) fn start_supervised(&self, pod: &Pod) -> (Running, Agent) {
-        let (agent, other) = pair();
-        let number = other.as_raw_fd().to_string();
+        let (agent, channel) = pair();
+        (self.start_on(pod, channel), agent)
+    }
+
+    /// The same with this end of a channel.
+    pub(crate) fn start_on(&self, pod: &Pod, channel: OwnedFd) -> Running {
+        let number = channel.as_raw_fd().to_string();
         let arguments: [OsString; 3] = ["up".into(), "--supervised".into(), number.into()];
         let program =
             Program::start(Path::new("/usr/bin/env"), command(self.variable(), arguments), None).unwrap();
-        let running = Running { program, netns: pod.netns().path(), variable: self.variable() };
-        (running, agent)
+        Running { program, netns: pod.netns().path(), variable: self.variable() }
     }
 
     /// Starts `tencrypt up --supervised` and gives it everything; returns once it is ready.
