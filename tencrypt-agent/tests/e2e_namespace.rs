@@ -390,7 +390,10 @@ fn down_finds_a_namespace_without_a_name_by_what_list_prints() {
         fs::remove_file(&link).unwrap();
         let listed = cluster.tencrypt(["list".into(), "--json".into()]);
         let listed: Value = serde_json::from_str(&listed.stdout).unwrap();
-        let id = listed["tunnels"][0]["netns"].as_str().unwrap();
+        // Others of this machine may be listed too: of tests that run beside this one.
+        let mut tunnels = listed["tunnels"].as_array().unwrap().iter();
+        let own = tunnels.find(|tunnel| tunnel["status"]["pid"] == a.program.id());
+        let id = own.unwrap_or_else(|| panic!("{listed}"))["netns"].as_str().unwrap();
         let down = cluster.tencrypt(["down".into(), "--netns".into(), id.into()]);
         assert!(down.status.success(), "{id}: {down:?}");
         assert_ends(a);
