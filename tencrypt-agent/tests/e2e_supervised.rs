@@ -221,6 +221,45 @@ fn it_goes_on_without_its_agent_and_the_newest_one_counts() {
 }
 
 #[test]
+fn an_order_to_renew_counts_whoever_adopts_the_program_at_once() {
+    test("an_order_to_renew_counts_whoever_adopts_the_program_at_once", || {
+        let cluster = Cluster::on_one_node();
+        let (a, mut agent) = cluster.supervised(&cluster.a, "");
+        for count in 1..=20 {
+            // Behind others, some of which the program has read and not yet heeded.
+            for _ in 0..8 {
+                agent.send(FACTS, b"{}");
+            }
+            agent.send(RENEW, br#"{"reason": "clone"}"#);
+            let mut next = cluster.adopt(&cluster.a);
+            next.send(HELLO, br#"{"oldest": 1, "newest": 1}"#);
+            assert!(
+                next.next().is_some_and(|first| first.get("hello").is_some()),
+                "something is said before"
+            );
+            agent = next;
+            eventually("another key", || a.status()["renewal"]["count"] == count);
+        }
+    });
+}
+
+#[test]
+fn an_agent_whose_hello_is_not_good_does_not_take_the_place_of_another() {
+    test("an_agent_whose_hello_is_not_good_does_not_take_the_place_of_another", || {
+        let cluster = Cluster::on_one_node();
+        let (a, mut agent) = cluster.supervised(&cluster.a, "");
+        let silent = cluster.adopt(&cluster.a);
+        let mut later = cluster.adopt(&cluster.a);
+        later.send(HELLO, br#"{"oldest": 9, "newest": 9}"#);
+        assert!(later.wait_closed().iter().any(|said| said["refused"]["message"] == "channel"));
+        agent.send(RENEW, br#"{"reason": "pause"}"#);
+        agent.wait_for_event("renewed");
+        drop(silent);
+        assert_eq!(a.status()["renewal"]["count"], 1);
+    });
+}
+
+#[test]
 fn a_program_that_reads_files_has_no_agent() {
     test("a_program_that_reads_files_has_no_agent", || {
         use std::io::{Read as _, Write as _};
@@ -233,6 +272,12 @@ fn a_program_that_reads_files_has_no_agent() {
         let mut reply = String::new();
         stream.read_to_string(&mut reply).unwrap();
         assert!(reply.contains("no agent has started it"), "{reply}");
+        // What comes with the request would be lost in the server's buffer.
+        let mut stream = UnixStream::connect(socket).unwrap();
+        stream.write_all(b"{\"request\":\"adopt\"}\n\0\0\0\x02\x01{}").unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).unwrap();
+        assert!(reply.contains("nothing may follow"), "{reply}");
     });
 }
 
@@ -443,18 +488,20 @@ fn an_agent_that_is_killed_or_stopped_leaves_the_pod_as_it_is() {
             let _b = cluster.up(&cluster.b, "");
             // An agent that reads nothing: more is said to it than fits, and nobody waits for it.
             let mut stopped = agent;
-            for _ in 0..20_000 {
-                if stopped.0.set_write_timeout(Some(MOMENT)).is_err()
-                    || stopped.try_send(REPORT, b"").is_err()
-                {
-                    break;
-                }
+            stopped.0.set_write_timeout(Some(MOMENT)).unwrap();
+            for _ in 0..6_000 {
+                stopped.send(CERTIFICATE, b"none");
+                stopped.send(HELLO, br#"{"oldest": 1, "newest": 1}"#);
             }
+            stopped.send(RENEW, br#"{"reason": "clone"}"#);
+            eventually("another key", || a.status()["renewal"]["count"] == 1);
             pods.assert_echoed(&a);
             assert!(a.status()["peers"].as_array().is_some());
             let mut next = cluster.adopt(&cluster.a);
             next.send(HELLO, br#"{"oldest": 1, "newest": 1}"#);
             next.wait_for("hello");
+            next.send(REPORT, b"");
+            assert!(next.wait_for("status")["lost"].as_u64().unwrap() > 0, "all of it had room");
             pods.assert_echoed(&a);
             a.program.signal(Signal::Kill).unwrap();
             drop(stopped);

@@ -45,19 +45,21 @@ pub(super) fn file(text: &str, path: &Path) -> Result<ConfigFile, ConfigError> {
     let document = Document { text, path };
     let table = document.parse()?;
     let sections = Sections::of(document, table.get_ref())?;
-    // In the order of the file, where more than one thing is wrong.
+    // In this order, where more than one thing is wrong.
     let network = read_network(&sections.network)?;
+    let tenant = read_tenant(&sections.tenant)?;
     let keys = read_key_file(&sections.tenant, path)?;
     let [ca, certificate, revoked] =
         ["ca", "certificate", "revoked"].map(|key| read_file(&sections.identity, key, path));
     let (ca, certificate, revoked) = (ca?, certificate?, revoked?);
-    let config = sections.read(network)?;
+    let identity = read_identity(&sections.identity, &network.protected)?;
     if ca.is_some() {
         sections.identity.required("certificate")?;
     } else {
         let needless = sections.identity.value("revoked").or_else(|| sections.identity.value("services"));
         needless.map_or(Ok(()), |value| Err(value.refuse("means something only with `ca`")))?;
     }
+    let config = sections.complete(network, tenant, identity)?;
     let resolv_conf = sections.dns.value("resolv_conf").map(|value| value.string()).transpose()?;
     let resolv_conf = resolv_conf.filter(|name| !name.is_empty()).map(|name| beside(path, name));
     Ok(ConfigFile { config, files: Files { keys, ca, certificate, revoked, resolv_conf } })
@@ -79,7 +81,9 @@ pub(super) fn given(text: &str, path: &Path) -> Result<Config, ConfigError> {
         }
     }
     let network = read_network(&sections.network)?;
-    let config = sections.read(network)?;
+    let tenant = read_tenant(&sections.tenant)?;
+    let identity = read_identity(&sections.identity, &network.protected)?;
+    let config = sections.complete(network, tenant, identity)?;
     if config.policy.unknown == UnansweredPolicy::Plain {
         // The chains would let the answers of what only the agent's facts call internal in.
         let value = sections.policy.required("unknown")?;
@@ -116,10 +120,8 @@ impl<'d> Sections<'d> {
         })
     }
 
-    /// Reads everything but the names of files.
-    fn read(&self, network: Network) -> Result<Config, ConfigError> {
-        let tenant = read_tenant(&self.tenant)?;
-        let identity = read_identity(&self.identity, &network.protected)?;
+    /// Reads the sections that are left, but for the names of files.
+    fn complete(&self, network: Network, tenant: Tenant, identity: Identity) -> Result<Config, ConfigError> {
         let (policy, dns) = (read_policy(&self.policy)?, read_dns(&self.dns)?);
         let facts = read_facts(&self.root, &network.protected)?;
         Ok(Config { tenant, network, identity, policy, dns, facts })

@@ -42,6 +42,9 @@ const PIECE: usize = 64 << 10;
 /// The answer of a program that has no agent.
 const NO_AGENT: &str = "this program reads files: no agent has started it";
 
+/// The answer to an agent that does not wait for the reply.
+const TOO_EARLY: &str = "nothing may follow the request before the reply";
+
 /// Whoever knows the answers.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
@@ -173,6 +176,8 @@ async fn converse(mut stream: UnixStream, asked: &Asked, patience: Duration) -> 
     let mut reader = BufReader::new((&mut stream).take(REQUEST_LIMIT));
     timeout(patience, reader.read_until(b'\n', &mut line)).await??;
     let reply = match serde_json::from_slice(&line) {
+        // What came with the request would be lost.
+        Ok(Request::Adopt) if !reader.buffer().is_empty() => Reply::Refused(TOO_EARLY.to_owned()),
         Ok(Request::Adopt) if asked.adoptions.is_some() => return hand_over(stream, asked, patience).await,
         Ok(request) => answer(request, asked).await.unwrap_or_else(|error| Reply::Refused(error.to_string())),
         Err(_) => Reply::Refused("the request makes no sense: another version?".to_owned()),

@@ -119,34 +119,39 @@ impl Credentials {
         self.report.clone()
     }
 
-    /// Takes the revocation that came, or notes why there is none. Returns the updates for the tunnels.
-    pub(crate) fn take_revocation(&mut self, came: Result<Revocation, String>) -> Vec<Update> {
-        let revocation = match came {
-            Ok(revocation) => revocation,
-            Err(reason) => {
-                self.report_revocation(Some(reason));
-                return Vec::new();
-            }
-        };
-        self.report_revocation(None);
-        if revocation == *self.trust.revocation() {
-            return Vec::new();
+    /// Takes the certificate and the revocation that came, or notes why there is none. Returns the updates for the tunnels.
+    ///
+    /// The certificate is judged under the revocation that came with it.
+    pub(crate) fn take(
+        &mut self,
+        certificate: Option<Result<CertificateFile, String>>,
+        revocation: Option<Result<Revocation, String>>,
+    ) -> Vec<Update> {
+        let is_offered = certificate.is_some();
+        self.offered = certificate.or(self.offered.take());
+        let mut updates = Vec::new();
+        updates.extend(revocation.and_then(|came| self.take_revocation(came)));
+        if is_offered || !updates.is_empty() {
+            updates.extend(self.judge_offered());
         }
-        self.trust = self.trust.clone().with_revocation(revocation);
-        let mut updates = vec![self.trust_update()];
-        updates.extend(self.judge_offered());
-        self.update_report();
+        if !updates.is_empty() {
+            self.update_report();
+        }
         updates
     }
 
-    /// Takes the certificate that came, or notes why there is none. Returns the update for the tunnels.
-    pub(crate) fn take_certificate(&mut self, came: Result<CertificateFile, String>) -> Option<Update> {
-        self.offered = Some(came);
-        let update = self.judge_offered();
-        if update.is_some() {
-            self.update_report();
+    fn take_revocation(&mut self, came: Result<Revocation, String>) -> Option<Update> {
+        let came = came.and_then(|revocation| match self.trust.authority() {
+            Some(_) => Ok(revocation),
+            None => Err("a revocation means something only with an authority".to_owned()),
+        });
+        let revocation = came.map_err(|reason| self.report_revocation(Some(reason))).ok()?;
+        self.report_revocation(None);
+        if revocation == *self.trust.revocation() {
+            return None;
         }
-        update
+        self.trust = self.trust.clone().with_revocation(revocation);
+        Some(self.trust_update())
     }
 
     /// The trust, under which the same certificate may be judged otherwise than before.
@@ -304,10 +309,8 @@ mod tests {
         fn read_changes(&mut self) -> Vec<Update> {
             let mut updates = Vec::new();
             for material in self.files.due() {
-                match material {
-                    Material::Revocation(came) => updates.extend(self.credentials.take_revocation(came)),
-                    Material::Certificate(came) => updates.extend(self.credentials.take_certificate(came)),
-                    Material::Keys(_) => {}
+                if let Material::Credentials { certificate, revocation } = material {
+                    updates.extend(self.credentials.take(certificate, revocation));
                 }
             }
             updates
@@ -371,5 +374,34 @@ mod tests {
         assert!(credentials.read_changes().is_empty(), "as before");
         let right = report(&credentials);
         assert_eq!((right.problem, right.revocation_problem), (None, None));
+    }
+
+    #[test]
+    fn what_is_exchanged_together_is_judged_together() {
+        let place = Place::new("together");
+        let mut credentials = place.credentials();
+        place.issue(2);
+        place.revoke_below(2);
+        let updates = credentials.read_changes();
+        assert!(matches!(updates[..], [Update::Trust(_), Update::Certificate(_)]));
+        assert_eq!(report(&credentials).problem, None);
+        // Each of them, taken before the other, is one that does not go with what was there.
+        place.revoke_below(3);
+        credentials.read_changes();
+        assert!(
+            report(&credentials).problem.is_some_and(|problem| problem.contains("below the minimum of 3"))
+        );
+    }
+
+    #[test]
+    fn a_revocation_without_an_authority_is_refused() {
+        let mut credentials = Credentials::new(Trust::key_only(), String::new(), None);
+        assert!(
+            credentials
+                .take(None, Some(Revocation::parse("tencrypt-revoked-v1\n").map_err(|_| String::new())))
+                .is_empty()
+        );
+        let problem = credentials.report.lock().unwrap().revocation_problem.clone();
+        assert!(problem.is_some_and(|problem| problem.contains("only with an authority")));
     }
 }

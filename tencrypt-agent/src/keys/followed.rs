@@ -46,17 +46,16 @@ impl FollowedFiles {
         }
     }
 
-    /// Reads the files that are due: the revocation first, under which the certificate is judged.
+    /// Reads the files that are due.
     fn read_due(&mut self) {
         let path =
             |file: Option<&mut FollowedFile>| file.and_then(FollowedFile::path_if_due).map(Path::to_owned);
-        if let Some(path) = path(self.revoked.as_mut()) {
-            let read = certificates::read_revocation(&path).map_err(|error| error.to_string());
-            self.read.push_back(Material::Revocation(read));
-        }
-        if let Some(path) = path(self.certificate.as_mut()) {
-            let read = certificates::read_certificate(&path).map_err(|error| error.to_string());
-            self.read.push_back(Material::Certificate(read));
+        let revocation = path(self.revoked.as_mut())
+            .map(|path| certificates::read_revocation(&path).map_err(|error| error.to_string()));
+        let certificate = path(self.certificate.as_mut())
+            .map(|path| certificates::read_certificate(&path).map_err(|error| error.to_string()));
+        if revocation.is_some() || certificate.is_some() {
+            self.read.push_back(Material::Credentials { certificate, revocation });
         }
         if let Some(path) = path(Some(&mut self.keys)) {
             let read = keyfile::read(&path).map_err(|error| error.to_string());

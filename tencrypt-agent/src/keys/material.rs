@@ -10,8 +10,23 @@ use tencrypt::{
 pub(crate) enum Material {
     /// The tenant's keys.
     Keys(Result<KeyRing, String>),
-    /// This pod's certificate.
-    Certificate(Result<CertificateFile, String>),
-    /// The revocation.
-    Revocation(Result<Revocation, String>),
+    /// This pod's certificate, the revocation, or both, which were changed together.
+    Credentials {
+        /// The certificate.
+        certificate: Option<Result<CertificateFile, String>>,
+        /// The revocation.
+        revocation: Option<Result<Revocation, String>>,
+    },
+}
+
+impl Material {
+    /// A certificate alone.
+    pub(crate) fn certificate(came: Result<CertificateFile, String>) -> Self {
+        Self::Credentials { certificate: Some(came), revocation: None }
+    }
+
+    /// A revocation alone.
+    pub(crate) fn revocation(came: Result<Revocation, String>) -> Self {
+        Self::Credentials { certificate: None, revocation: Some(came) }
+    }
 }

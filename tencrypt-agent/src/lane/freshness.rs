@@ -13,7 +13,7 @@ use crate::os::clock;
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A control plane that has not looked for longer than this stood still, and everything with it: the machine was
-/// suspended, the program was stopped, or a virtual machine paused. It looks each second.
+/// suspended, the program was stopped, or a virtual machine paused. It looks each second, and each 5 where a node has many of them.
 pub(crate) const GAP: Duration = Duration::from_secs(60);
 
 /// The time when the control plane looked last, and the generation of keys that may be used.

@@ -126,12 +126,12 @@ impl Message {
             Kind::ResolvConf => Self::ResolvConf(payload.to_owned()),
             Kind::Keys => Self::Material(Material::Keys(read(payload, KEYS, KeyRing::parse))),
             Kind::Revocation => {
-                Self::Material(Material::Revocation(read(payload, REVOCATION, Revocation::parse)))
+                Self::Material(Material::revocation(read(payload, REVOCATION, Revocation::parse)))
             }
             Kind::Certificate => {
                 let read = CertificateFile::parse(payload);
                 let named = read.map_err(|error| format!("{CERTIFICATE}: {error}"));
-                Self::Material(Material::Certificate(named))
+                Self::Material(Material::certificate(named))
             }
             Kind::Facts => Self::Facts(payload.to_owned()),
             Kind::Complete => Self::Complete,
@@ -147,12 +147,12 @@ impl Message {
 
 impl Pod {
     fn check(&self) -> Result<(), &'static str> {
-        let is_printable = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
-        if self.name.is_empty() || self.name.len() > NAME || !is_printable(&self.name) {
-            return Err("a name has 1 to 317 printable ASCII characters");
+        let is_visible = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
+        if self.name.is_empty() || self.name.len() > NAME || !is_visible(&self.name) {
+            return Err("a name has 1 to 317 visible ASCII characters");
         }
-        if self.tag.len() > TAG || !is_printable(&self.tag) {
-            return Err("a tag has at most 128 printable ASCII characters");
+        if self.tag.len() > TAG || !is_visible(&self.tag) {
+            return Err("a tag has at most 128 visible ASCII characters");
         }
         Ok(())
     }
@@ -224,7 +224,7 @@ mod tests {
             (&*"n".repeat(NAME + 1), "t"),
             ("n", &*"t".repeat(TAG + 1)),
         ] {
-            assert!(pod(name, tag).unwrap_err().contains("printable ASCII"), "{name} {tag}");
+            assert!(pod(name, tag).unwrap_err().contains("visible ASCII"), "{name} {tag}");
         }
     }
 
@@ -236,9 +236,16 @@ mod tests {
             };
             assert!(reason.starts_with(KEYS), "{reason}");
             let revocation = parse(Kind::Revocation, payload);
-            assert!(matches!(revocation, Ok(Message::Material(Material::Revocation(Err(_))))));
+            let is_wrong = |message| match message {
+                Ok(Message::Material(Material::Credentials { certificate, revocation })) => [
+                    certificate.is_some_and(|came| came.is_err()),
+                    revocation.is_some_and(|came| came.is_err()),
+                ],
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(is_wrong(revocation), [false, true]);
             let certificate = parse(Kind::Certificate, payload);
-            assert!(matches!(certificate, Ok(Message::Material(Material::Certificate(Err(_))))));
+            assert_eq!(is_wrong(certificate), [true, false]);
             for kind in [Kind::Hello, Kind::Pod, Kind::Config, Kind::Authority, Kind::Renew, Kind::End] {
                 let said = parse(kind, payload).expect_err("no such message");
                 assert!(said.starts_with(&format!("message `{}`: ", kind.as_str())), "{said}");

@@ -1,4 +1,4 @@
-//! Bytes of a channel as the program takes them: the entrance of the fuzz target `control`.
+//! Bytes of a channel as the program takes them: the entrance of the fuzz target `channel`.
 
 use ipnet::IpNet;
 

@@ -43,6 +43,9 @@ const DESCRIPTORS: usize = 2;
 /// Messages before `complete`: each kind once, and facts of the largest cluster in pieces.
 const MESSAGES: usize = 1_024;
 
+/// Most bytes of facts before `complete`: 65,536 of the longest that are usual.
+const FACTS: usize = 16 << 20;
+
 /// Everything that the agent gives at the beginning.
 #[derive(Debug)]
 pub(crate) struct Given {
@@ -243,6 +246,8 @@ struct Parts {
     certificate: Option<CertificateFile>,
     resolv_conf: Option<Vec<u8>>,
     facts: Vec<Vec<u8>>,
+    /// Of the facts.
+    bytes: usize,
 }
 
 impl Parts {
@@ -261,13 +266,23 @@ impl Parts {
             Message::Authority(authority) => once(&mut self.authority, authority, Kind::Authority),
             Message::ResolvConf(content) => once(&mut self.resolv_conf, content, Kind::ResolvConf),
             Message::Material(Material::Keys(read)) => once(&mut self.keys, read.map_err(usage)?, Kind::Keys),
-            Message::Material(Material::Certificate(read)) => {
-                once(&mut self.certificate, read.map_err(usage)?, Kind::Certificate)
-            }
-            Message::Material(Material::Revocation(read)) => {
-                once(&mut self.revocation, read.map_err(usage)?, Kind::Revocation)
+            Message::Material(Material::Credentials { certificate, revocation }) => {
+                if let Some(read) = certificate {
+                    once(&mut self.certificate, read.map_err(usage)?, Kind::Certificate)?;
+                }
+                match revocation {
+                    Some(read) => once(&mut self.revocation, read.map_err(usage)?, Kind::Revocation),
+                    None => Ok(()),
+                }
             }
             Message::Facts(facts) => {
+                self.bytes += facts.len();
+                if self.bytes > FACTS {
+                    return Err(usage(format!(
+                        "the agent gives more than {} MiB of facts at the start",
+                        FACTS >> 20
+                    )));
+                }
                 self.facts.push(facts);
                 Ok(())
             }

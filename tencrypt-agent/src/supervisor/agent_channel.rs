@@ -45,7 +45,7 @@ const LAST_WORD: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) enum Word {
     /// Keys, certificate or revocation.
-    Material(Material),
+    Material(Box<Material>),
     /// Facts, as JSON.
     Facts(Vec<u8>),
     /// Everything was named.
@@ -65,12 +65,18 @@ pub(super) enum Word {
 /// The channel, and the pod that it is about.
 #[derive(Debug)]
 pub(super) struct AgentChannel {
-    about: About,
+    about: Arc<About>,
     connection: Option<Connection>,
+    /// An agent that has adopted the program and has not said `hello` yet.
+    next: Option<Connection>,
+    /// The agent before: what it had sent is read to its end, for one word of it counts whoever comes after.
+    former: Option<Connection>,
     adoptions: mpsc::Receiver<StdStream>,
-    /// Messages that were not said for want of a reader.
-    lost: Arc<AtomicU64>,
+    lost: Lost,
 }
+
+/// The number of messages that were not said for want of a reader.
+type Lost = Arc<AtomicU64>;
 
 /// The pod, by which a program introduces itself to a later agent.
 #[derive(Debug)]
@@ -104,8 +110,7 @@ struct Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.tasks.iter().chain(&self.status).for_each(JoinHandle::abort);
-        // The agent is to know, whoever else holds a copy of the descriptor.
-        let _ = shutdown(&*self.stream, Shutdown::Both);
+        self.close();
     }
 }
 
@@ -120,8 +125,9 @@ impl AgentChannel {
         stream: StdStream,
         adoptions: mpsc::Receiver<StdStream>,
     ) -> io::Result<Self> {
-        let connection = Some(Connection::new(stream, None)?);
-        Ok(Self { about, connection, adoptions, lost: Arc::default() })
+        let lost = Lost::default();
+        let connection = Some(Connection::new(stream, None, lost.clone())?);
+        Ok(Self { about: Arc::new(about), connection, next: None, former: None, adoptions, lost })
     }
 
     /// Returns true if an agent is there.
@@ -129,30 +135,52 @@ impl AgentChannel {
         self.connection.is_some()
     }
 
-    /// Waits for the agent's next word, for ever where there is none. May be cancelled. The newest agent counts: the channel of
-    /// one before is closed.
+    /// Waits for the agent's next word, for ever where there is none. May be cancelled. The newest agent that has said a good
+    /// `hello` counts: the channel of the one before is closed.
     pub(super) async fn next(&mut self) -> Word {
         loop {
-            let adopted = tokio::select! {
-                Some(stream) = self.adoptions.recv() => stream,
-                word = next_word(self.connection.as_mut()) => {
-                    if let Some(word) = word {
+            tokio::select! {
+                Some(stream) = self.adoptions.recv() => self.await_hello(stream),
+                word = next_word(self.next.as_mut()) => match (word, self.next.take()) {
+                    (Some(word), Some(next)) => {
+                        self.replace(next);
                         return word;
                     }
-                    if let Some(connection) = self.connection.take() {
-                        tokio::spawn(connection.finish());
+                    (_, refused) => finish(refused),
+                },
+                word = next_word(self.former.as_mut()) => match word {
+                    // Whoever comes after: keys that are to be made anew must be.
+                    Some(Word::Renew(reason)) => return Word::Renew(reason),
+                    Some(_) => {}
+                    None => self.former = None,
+                },
+                word = next_word(self.connection.as_mut()) => match word {
+                    Some(word) => return word,
+                    None => {
+                        finish(self.connection.take());
+                        return Word::Gone;
                     }
-                    return Word::Gone;
-                }
-            };
-            match Connection::new(adopted, Some(self.about.report())) {
-                Ok(connection) => {
-                    self.connection = Some(connection);
-                    return Word::Adopted;
-                }
-                Err(error) => tracing::warn!(%error, "a channel of the agent"),
+                },
             }
         }
+    }
+
+    /// Reads the channel of a later agent, which is to say `hello` first.
+    fn await_hello(&mut self, stream: StdStream) {
+        match Connection::new(stream, Some(self.about.clone()), self.lost.clone()) {
+            Ok(connection) => self.next = Some(connection),
+            Err(error) => tracing::warn!(%error, "a channel of the agent"),
+        }
+    }
+
+    /// Goes on with a later agent.
+    fn replace(&mut self, next: Connection) {
+        let former = self.connection.replace(next);
+        if let Some(former) = &former {
+            former.close();
+        }
+        // Of two that go at once the one that was there longer has been read by now.
+        self.former = former.or(self.former.take());
     }
 
     /// Says something, if anybody is there. Does not wait: what an agent does not read it does not hear.
@@ -171,7 +199,14 @@ impl AgentChannel {
         }
         let (asked, said, lost) = (asked.clone(), connection.said.clone(), self.lost.clone());
         connection.status = Some(tokio::spawn(async move {
-            let Ok(mut report) = asked.status().await else { return };
+            let mut report = match asked.status().await {
+                Ok(report) => report,
+                Err(error) => {
+                    let refused = Said::Refused { message: "report", reason: error.to_string() };
+                    let _ = said.send(refused.frame()).await;
+                    return;
+                }
+            };
             let peers = std::mem::take(&mut report.peers).len();
             let lost = lost.load(Ordering::Relaxed);
             // Waits for a place, in place of everybody else.
@@ -189,6 +224,13 @@ impl AgentChannel {
     }
 }
 
+/// Closes a connection once what was said over it is written.
+fn finish(connection: Option<Connection>) {
+    if let Some(connection) = connection {
+        tokio::spawn(connection.finish());
+    }
+}
+
 /// Waits for a word, for ever without a connection; `None`: the agent has gone.
 async fn next_word(connection: Option<&mut Connection>) -> Option<Word> {
     match connection {
@@ -198,17 +240,22 @@ async fn next_word(connection: Option<&mut Connection>) -> Option<Word> {
 }
 
 impl Connection {
-    /// Reads and writes `stream`. An agent that has adopted the program, which introduces itself by `report`, begins with
-    /// `hello`.
-    fn new(stream: StdStream, report: Option<PodReport>) -> io::Result<Self> {
+    /// Reads and writes `stream`. An agent that has adopted the program begins with `hello`, and hears `about` the pod.
+    fn new(stream: StdStream, about: Option<Arc<About>>, lost: Lost) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         let kept = Arc::new(stream.try_clone()?);
         let (reading, writing) = UnixStream::from_std(stream)?.into_split();
         let (words, received) = mpsc::channel(WORDS);
         let (said, to_say) = mpsc::channel(SAID);
-        let reader = Reader { stream: reading, words, said: said.clone() };
-        let tasks = [tokio::spawn(reader.run(report)), tokio::spawn(write(writing, to_say))];
+        let reader = Reader { stream: reading, words, said: said.clone(), lost };
+        let tasks = [tokio::spawn(reader.run(about)), tokio::spawn(write(writing, to_say))];
         Ok(Self { words: received, said, stream: kept, tasks, status: None })
+    }
+
+    /// Lets the agent know that it is heard no more, whoever else holds a copy of the descriptor. What it has sent until now
+    /// can be read still.
+    fn close(&self) {
+        let _ = shutdown(&*self.stream, Shutdown::Both);
     }
 
     /// Waits a moment for what was said to be written.
@@ -235,40 +282,42 @@ struct Reader {
     stream: OwnedReadHalf,
     words: mpsc::Sender<Word>,
     said: mpsc::Sender<Vec<u8>>,
+    lost: Lost,
 }
 
 impl Reader {
-    async fn run(mut self, report: Option<PodReport>) {
-        if let Some(report) = report
-            && let Err(reason) = self.greet(report).await
-        {
-            return self.end(&reason).await;
+    async fn run(mut self, about: Option<Arc<About>>) {
+        if let Err(reason) = self.read(about).await {
+            tracing::warn!(reason, "the agent's channel is closed");
+            self.refuse("channel", reason);
         }
-        let reason = loop {
-            match self.next().await {
-                Ok(Some(message)) => {
-                    if let Err(kind) = self.pass_on(message).await {
-                        self.refuse(kind.as_str(), "it counts at the start alone".to_owned()).await;
-                    }
-                }
-                Ok(None) => return,
-                Err(reason) => break reason,
+    }
+
+    /// Reads until the agent goes, or sends what makes no sense.
+    async fn read(&mut self, about: Option<Arc<About>>) -> Result<(), String> {
+        if let Some(about) = about {
+            match self.next().await? {
+                Some(Message::Hello(versions)) => self.greet(versions, &about).await?,
+                Some(_) => return Err("the first message is no `hello`".to_owned()),
+                None => return Ok(()),
             }
-        };
-        self.end(&reason).await;
+        }
+        while let Some(message) = self.next().await? {
+            if let Err(kind) = self.pass_on(message).await {
+                self.refuse(kind.as_str(), "it counts at the start alone".to_owned());
+            }
+        }
+        Ok(())
     }
 
     /// Answers the `hello` of an agent that has adopted the program.
-    async fn greet(&mut self, report: PodReport) -> Result<(), String> {
-        let Some(Message::Hello(versions)) = self.next().await? else {
-            return Err("the first message is no `hello`".to_owned());
-        };
+    async fn greet(&self, versions: Versions, about: &About) -> Result<(), String> {
         let Versions { oldest, newest } = versions;
         let protocol =
             versions.common().ok_or_else(|| format!("versions {oldest} to {newest} are not spoken here"))?;
-        let (program, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
-        let _ =
-            self.said.send(Said::Hello(Hello { protocol, program, pid, pod: Some(report) }).frame()).await;
+        let (program, pid, pod) = (env!("CARGO_PKG_VERSION"), std::process::id(), Some(about.report()));
+        self.say(&Said::Hello(Hello { protocol, program, pid, pod }));
+        let _ = self.words.send(Word::Adopted).await;
         Ok(())
     }
 
@@ -289,7 +338,7 @@ impl Reader {
     /// Passes a message on to the supervisor; the kind of one that has no place here is an error.
     async fn pass_on(&self, message: Message) -> Result<(), Kind> {
         let word = match message {
-            Message::Material(material) => Word::Material(material),
+            Message::Material(material) => Word::Material(Box::new(material)),
             Message::Facts(text) => Word::Facts(text),
             Message::Complete => Word::Complete,
             Message::Renew(reason) => Word::Renew(reason),
@@ -306,13 +355,14 @@ impl Reader {
         Ok(())
     }
 
-    async fn refuse(&self, message: &'static str, reason: String) {
-        let _ = self.said.send(Said::Refused { message, reason }.frame()).await;
+    fn refuse(&self, message: &'static str, reason: String) {
+        self.say(&Said::Refused { message, reason });
     }
 
-    /// Says why nothing more is read.
-    async fn end(&self, reason: &str) {
-        tracing::warn!(reason, "the agent's channel is closed");
-        self.refuse("channel", reason.to_owned()).await;
+    /// Says something. What the agent does not read it does not hear: nobody waits for it.
+    fn say(&self, said: &Said) {
+        if self.said.try_send(said.frame()).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }

@@ -102,17 +102,28 @@ impl Source {
     }
 
     /// Reads what waits, if anything does.
-    fn read(&self) -> Option<Notice> {
+    fn read(&self) -> io::Result<Option<Notice>> {
         let descriptor = match &self.descriptor {
             Descriptor::Armed(descriptor) => descriptor.get_ref(),
             Descriptor::Idle(descriptor) => descriptor,
         };
-        (self.read)(descriptor).ok().flatten()
+        (self.read)(descriptor)
     }
 
     /// Reads everything that waits. Returns what was said of clones, if anything was.
-    fn read_all(&self) -> Option<Notice> {
-        (0..READS).map_while(|_| self.read()).filter(|notice| *notice != Notice::Nothing).last()
+    ///
+    /// # Errors
+    /// It cannot be read any more.
+    fn read_all(&self) -> io::Result<Option<Notice>> {
+        let mut said = None;
+        for _ in 0..READS {
+            match self.read()? {
+                Some(Notice::Nothing) => {}
+                Some(notice) => said = Some(notice),
+                None => break,
+            }
+        }
+        Ok(said)
     }
 }
 
@@ -145,12 +156,16 @@ impl CloneGuard {
     /// Leaves the kernel's words to an agent that hears them for all pods of the node, or hears them again. What is said
     /// meanwhile is found at the next look at the clock.
     pub(super) fn leave_to_agent(&mut self, attended: bool) {
-        self.log = self.log.take().and_then(|log| log.armed(!attended));
+        let Some(log) = self.log.take() else { return };
+        match log.armed(!attended) {
+            Some(log) => self.log = Some(log),
+            None => self.lose_log(&io::Error::other("it cannot be waited for")),
+        }
     }
 
     /// Returns the sign that an agent gives. The kernel's word for the same is taken with it.
-    pub(super) fn sign(&self, reason: RenewalReason) -> Sign {
-        let _ = self.log.as_ref().and_then(Source::read_all);
+    pub(super) fn sign(&mut self, reason: RenewalReason) -> Sign {
+        let _ = self.look_at_log();
         Sign { generation: self.freshness.want(), reason }
     }
 
@@ -178,16 +193,14 @@ impl CloneGuard {
                 }
                 notice = next_notice(self.log.as_ref()) => {
                     if notice.is_none() {
-                        self.log = None;
-                        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
-                        report.signs.retain(|sign| *sign != CloneSign::KernelLog);
+                        self.lose_log(&io::ErrorKind::UnexpectedEof.into());
                     }
                     notice
                 }
                 () = self.look.tick() => match self.freshness.look(boot_clock()) {
                     Some(generation) => return Sign { generation, reason: RenewalReason::Pause },
                     // The log may wake its readers before they can read the record, and not again after.
-                    None => self.log.as_ref().and_then(Source::read_all),
+                    None => self.look_at_log(),
                 },
             };
             let reason = match notice {
@@ -197,6 +210,25 @@ impl CloneGuard {
             };
             return Sign { generation: self.freshness.want(), reason };
         }
+    }
+
+    /// Reads what the log has said since the last look, though nobody was woken by it.
+    fn look_at_log(&mut self) -> Option<Notice> {
+        match self.log.as_ref()?.read_all() {
+            Ok(notice) => notice,
+            Err(error) => {
+                self.lose_log(&error);
+                None
+            }
+        }
+    }
+
+    /// Goes on without the log, and says so.
+    fn lose_log(&mut self, error: &io::Error) {
+        tracing::warn!(%error, "log of the kernel; clones of the machine may not be noticed any more");
+        self.log = None;
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.signs.retain(|sign| *sign != CloneSign::KernelLog);
     }
 
     /// Gives all lanes one new identity, and each fresh randomness. Returns its public key.

@@ -15,7 +15,7 @@ impl Inputs {
     /// Waits for the next word. May be cancelled.
     pub(super) async fn next(&mut self) -> Word {
         match self {
-            Self::Files(files) => Word::Material(files.next().await),
+            Self::Files(files) => Word::Material(Box::new(files.next().await)),
             Self::Agent(channel) => channel.next().await,
         }
     }
@@ -38,6 +38,11 @@ impl Inputs {
     /// Returns true if there is an agent, who tells of clones and pauses of the machine.
     pub(super) fn is_attended(&self) -> bool {
         matches!(self, Self::Agent(channel) if channel.is_connected())
+    }
+
+    /// Returns true for a program of an agent's, whether that is there or not.
+    pub(super) fn is_supervised(&self) -> bool {
+        matches!(self, Self::Agent(_))
     }
 
     /// Says the last word.

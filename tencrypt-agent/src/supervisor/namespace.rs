@@ -60,6 +60,8 @@ pub(super) struct Namespace {
     /// where somebody removes the table.
     count: Duration,
     counted: Option<Instant>,
+    /// What stands has changed since somebody asked.
+    changed: bool,
 }
 
 /// The consequence of a change for the rest of the supervisor.
@@ -86,7 +88,7 @@ impl Namespace {
     ) -> Self {
         let externals = Externals::default();
         let counted = None;
-        let namespace = Self {
+        let mut namespace = Self {
             capture,
             lanes,
             events,
@@ -100,6 +102,7 @@ impl Namespace {
             end,
             count,
             counted,
+            changed: false,
         };
         namespace.tell_parts();
         namespace
@@ -240,8 +243,13 @@ impl Namespace {
         }
     }
 
+    /// Tells if something was put back, or cannot be, since the last call.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
     /// Tells `status` what stands.
-    fn tell_parts(&self) {
+    fn tell_parts(&mut self) {
         let now = Instant::now();
         let part = |state: PartState| PartReport {
             part: state.part.to_string(),
@@ -252,7 +260,13 @@ impl Namespace {
         };
         let parts = self.capture.parts().into_iter().map(part).collect();
         let report = NamespaceReport { closed: self.capture.is_closed(), parts };
-        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
+        let mut told = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = |report: &NamespaceReport| {
+            let parts = report.parts.iter().map(|part| (part.restored, part.problem.clone()));
+            (report.closed, parts.collect::<Vec<_>>())
+        };
+        self.changed |= counted(&told) != counted(&report);
+        *told = report;
     }
 
     /// Reads what the chains have dropped, for somebody who asks. Where others filter it is read each second, and not more often:

@@ -159,12 +159,16 @@ pub(super) struct Clocks {
     servers_noted: Instant,
     /// The moment at which the status is to be said to the agent, if anything in it has changed.
     pub(super) status_due: Option<Instant>,
+    /// There is an agent to say it to, or may be.
+    is_supervised: bool,
 }
 
 impl Clocks {
     /// Has the status said, soon: changes come in groups.
     pub(super) fn status_has_changed(&mut self) {
-        self.status_due.get_or_insert_with(|| Instant::now() + STATUS_PACE);
+        if self.is_supervised {
+            self.status_due.get_or_insert_with(|| Instant::now() + STATUS_PACE);
+        }
     }
 }
 
@@ -190,6 +194,7 @@ impl Supervisor {
             leases_renewed: now,
             servers_noted: now,
             status_due: Some(now),
+            is_supervised: self.inputs.is_supervised(),
         };
         let over = loop {
             let over = match self.next(&mut clocks).await {
@@ -350,6 +355,9 @@ impl Supervisor {
         self.prolong(ending, &in_use, now).await;
         self.namespace.handle_tick(now, renew, &in_use).await;
         let next = self.namespace.look().await;
+        if self.namespace.take_changed() {
+            clocks.status_has_changed();
+        }
         self.handle_next(next).await
     }
 

@@ -43,8 +43,10 @@ impl Told {
     pub(super) fn take(&mut self, Facts { learn, forget }: Facts) -> Result<bool, TooMany> {
         let added = learn.iter().map(|fact| fact.prefix).collect::<BTreeSet<_>>();
         let new = added.iter().filter(|prefix| !self.facts.contains_key(prefix)).count();
-        let gone = forget.iter().filter(|prefix| self.facts.contains_key(prefix)).count();
-        if self.facts.len() + new > MOST + gone {
+        let gone = forget.iter().filter(|prefix| self.facts.contains_key(prefix) && !added.contains(prefix));
+        let left = self.facts.len() + new - gone.collect::<BTreeSet<_>>().len();
+        // What makes no more of them is taken whatever there is: it may raise protection.
+        if left > MOST.max(self.facts.len()) {
             return Err(TooMany);
         }
         let mut changed = false;
@@ -132,6 +134,19 @@ mod tests {
         assert_eq!(told.iter().count(), MOST);
         let exchange = Facts { learn: vec![fact(1 << 20, Class::Internal)], forget: vec![prefix(0)] };
         assert_eq!(told.take(exchange), Ok(true));
+        assert_eq!(told.iter().count(), MOST);
+        // What is forgotten twice, or learnt again beside it, makes no room.
+        let twice = Facts {
+            learn: learn([2, 3].map(|number| fact(number << 20, Class::Internal))).learn,
+            forget: vec![prefix(1); 2],
+        };
+        assert_eq!(told.take(twice), Err(TooMany));
+        let again = Facts {
+            learn: learn([1, 2 << 20].map(|number| fact(number, Class::Internal))).learn,
+            forget: vec![prefix(1)],
+        };
+        assert_eq!(told.take(again), Err(TooMany));
+        assert_eq!(told.take(learn([fact(1, Class::External)])), Ok(true), "as many as before");
         assert_eq!(told.iter().count(), MOST);
         assert!(Told::new(many.chain([fact(1 << 20, Class::Internal)]).collect()).is_err());
     }
