@@ -6,9 +6,10 @@ use std::{
 };
 
 /// Beginnings of names, and the crates they mean.
-const CRATES: [(&str, &str); 7] = [
+const CRATES: [(&str, &str); 8] = [
     ("agent", "tencrypt-agent"),
     ("benches", "benches"),
+    ("cni", "tencrypt-cni"),
     ("core", "tencrypt-core"),
     ("dns", "tencrypt-dns"),
     ("sim", "tencrypt-sim"),

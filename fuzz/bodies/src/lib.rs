@@ -4,9 +4,9 @@
 //! (`tests/corpus.rs`); `fuzz/fuzz_targets` hands them to libFuzzer. The same bytes always do the same.
 #![forbid(unsafe_code)]
 
-mod cni;
 #[cfg(feature = "config")]
 mod channel;
+mod cni;
 #[cfg(feature = "config")]
 mod config;
 #[cfg(feature = "config")]
@@ -19,9 +19,9 @@ mod packet;
 mod record;
 mod trust;
 
-pub use cni::cni;
 #[cfg(feature = "config")]
 pub use channel::channel;
+pub use cni::cni;
 #[cfg(feature = "config")]
 pub use config::config;
 #[cfg(feature = "config")]
