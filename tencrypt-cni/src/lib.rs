@@ -15,6 +15,7 @@ compile_error!(
 
 pub mod call;
 mod config;
+pub mod conflist;
 mod environment;
 mod failure;
 mod host;

@@ -1,4 +1,4 @@
-//! The CNI plugin: its input, the lines between it and the node agent, the list on disk.
+//! The CNI plugin: its input, the lines between it and the node agent, the list on disk, its place in a chain.
 
 use std::{
     ffi::OsString,
@@ -11,6 +11,7 @@ use std::{
 use tencrypt_cni::{
     Environment, Host,
     call::{AskError, Reply, Request},
+    conflist,
     list::{List, ListError, Standing},
     netns::NetnsError,
     plugin::{self, Outcome},
@@ -21,11 +22,12 @@ use crate::input::Input;
 /// The operations, one that there is none of among them.
 const COMMANDS: [&str; 7] = ["ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION", "FORMAT"];
 
-/// Reads the bytes as lines of the protocol and as a list, and performs an operation with them as network configuration. The first
+/// Reads the bytes as lines of the protocol, as a list and as a chain, and performs an operation with them as network configuration. The first
 /// byte chooses the operation, the second the state of the node.
 pub fn cni(data: &[u8]) {
     lines(data);
     list(data);
+    chain(data);
     let mut input = Input::new(data);
     let (command, state) = (COMMANDS[usize::from(input.byte()) % COMMANDS.len()], input.byte());
     operation(command, state, data.get(2..).unwrap_or_default());
@@ -67,6 +69,19 @@ fn list(data: &[u8]) {
         }
         Err(error) => panic!("{error}: neither long nor a file"),
     }
+}
+
+/// An entry that was put into a chain is there once, and taken out again it leaves what was there before but for other entries of the plugin.
+fn chain(data: &[u8]) {
+    const ENTRY: &str = r#"{"type": "tencrypt-cni-1", "socket": "/run/s"}"#;
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(with) = conflist::with_entry(text, ENTRY) else { return };
+    let with = with.unwrap_or_else(|| text.to_owned());
+    assert_eq!(conflist::with_entry(&with, ENTRY).ok(), Some(None), "{with}");
+    let out = |text: &str| conflist::without_entry(text).expect("a list").unwrap_or_else(|| text.to_owned());
+    let (before, after) = (out(text), out(&with));
+    assert_eq!(conflist::without_entry(&after).ok(), Some(None));
+    assert_eq!(before, after, "something else was changed");
 }
 
 fn operation(command: &str, state: u8, config: &[u8]) {
