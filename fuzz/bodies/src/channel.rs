@@ -1,4 +1,4 @@
-//! What the agent of a node sends to the program of a pod.
+//! Messages of the agent of a node to the program of a pod.
 
 use tencrypt_agent::node::reading;
 

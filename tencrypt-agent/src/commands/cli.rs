@@ -273,7 +273,7 @@ pub(crate) struct UpArguments {
     supervised: Option<RawFd>,
 }
 
-/// Where `up` hears what to do.
+/// The source of what `up` is to do.
 #[derive(Debug)]
 pub(crate) enum Origin {
     /// In files.

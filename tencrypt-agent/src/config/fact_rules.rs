@@ -1,4 +1,4 @@
-//! What a fact must keep, wherever it is written: it lowers no protection by mistake, and translates nothing that cannot be.
+//! Rules for facts, wherever they are written: one lowers no protection by mistake, and translates nothing that cannot be.
 
 use std::net::IpAddr;
 

@@ -47,7 +47,7 @@ impl Update {
 #[derive(Debug)]
 pub(crate) struct Credentials {
     trust: Trust,
-    /// Where certificates come from, in messages.
+    /// The source of certificates, in messages.
     name: String,
     /// The certificate that came last, in force or not; an error: why there is none.
     offered: Option<Result<CertificateFile, String>>,

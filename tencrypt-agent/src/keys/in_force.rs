@@ -11,7 +11,7 @@ pub(crate) type KeyFault = Arc<Mutex<Option<String>>>;
 
 /// The keys that were last taken up.
 pub(crate) struct KeysInForce {
-    /// Where keys come from, in messages.
+    /// The source of keys, in messages.
     name: String,
     keys: Arc<KeyRing>,
     fault: KeyFault,

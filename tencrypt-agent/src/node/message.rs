@@ -9,11 +9,11 @@ use tencrypt::{
 use super::frame::Kind;
 use crate::{config::Config, keys::material::Material, report::RenewalReason};
 
-/// Where keys come from, in messages for people.
+/// The source of keys, in messages for people.
 pub(crate) const KEYS: &str = "key ring of the node's agent";
-/// Where certificates come from.
+/// The source of certificates.
 pub(crate) const CERTIFICATE: &str = "certificate of the node's agent";
-/// Where the revocation comes from.
+/// The source of the revocation.
 const REVOCATION: &str = "revocation of the node's agent";
 
 /// Longest name of a pod, in bytes: a namespace's (63) and a pod's (253) with a slash between them (RFC 1123 section 2.1).

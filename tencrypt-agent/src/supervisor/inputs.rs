@@ -1,4 +1,4 @@
-//! Where a running program hears of changes: from its files, or from the agent of the node.
+//! Sources of changes for a running program: its files, or the agent of the node.
 
 use super::agent_channel::{AgentChannel, Word};
 use crate::{control::server::Asked, keys::followed::FollowedFiles, node::said::Said};

@@ -60,7 +60,7 @@ pub(super) struct Namespace {
     /// where somebody removes the table.
     count: Duration,
     counted: Option<Instant>,
-    /// What stands has changed since somebody asked.
+    /// Something was put back, or could not be, since somebody asked.
     changed: bool,
 }
 

@@ -47,6 +47,7 @@ use crate::{
         channel::{self, Inbox, Lanes},
         data_path::{Common, DataPath, Links, Ports},
         events::Events,
+        freshness::Freshness,
         pod_status::{PodStatus, Shared},
         threads::Threads,
     },
@@ -79,7 +80,7 @@ pub(crate) struct Protection {
     pub(crate) netns: String,
     /// The service manager, if it waits for a word.
     pub(crate) manager: Option<ServiceManager>,
-    /// Where later changes come from.
+    /// The source of later changes.
     pub(crate) source: Source,
 }
 
@@ -99,16 +100,12 @@ pub(super) fn set_up(protection: Protection) -> Result<Supervisor, Failure> {
     let tunnels = pod.tunnels(&config, &names, &keys)?;
     let tunnels = present(tunnels, &mut credentials, tenant);
     let mut guard = CloneGuard::new(words, later.pace.look);
-    let end = PodEnd::new(place).map_err(|error| io_failure("socket", error))?;
+    let pace = later.pace;
+    let end = (PodEnd::new(place).map_err(|error| io_failure("socket", error))?, pace.count);
     let status = pod.status(&config, &names, (credentials.report(), guard.report()), memory);
     let reports = (status.chains.clone(), status.namespace.clone());
     let (asked_names, key_fault) = (status.names.clone(), status.key_fault.clone());
-    let common = Common {
-        offload: config.network.offload,
-        status,
-        addresses: pod.addresses.clone(),
-        freshness: guard.freshness(),
-    };
+    let common = pod.common(&config, status, guard.freshness());
     let Resources { signals, ports, mut monitor, table, routes, control } = resources;
     monitor.ignore(pod.installed.capture().ports());
     let Started { lanes, threads, events } = pod.start(tunnels, ports, &common)?;
@@ -121,20 +118,14 @@ pub(super) fn set_up(protection: Protection) -> Result<Supervisor, Failure> {
     let own = OwnAddresses::new(pod.addresses, &config, pod.network);
     let keys = KeysInForce::new(later.keys.clone(), keys, key_fault);
     let (look, looks) = mpsc::channel(1);
-    let (pace, asked) = (later.pace, Asked::new(lanes.clone(), routes, look));
+    let asked = Asked::new(lanes.clone(), routes, look);
     let (inputs, asked) = later.follow(credentials.report(), asked)?;
     guard.leave_to_agent(inputs.is_attended());
     let serving = Serving::spawn(control, asked.clone());
     let lanes_and_events = (lanes.clone(), events);
     let fit = (pod.fit, pod.suite);
-    let namespace = Namespace::new(
-        pod.installed.keep(),
-        lanes_and_events,
-        (own, firewall),
-        fit,
-        reports,
-        (end, pace.count),
-    );
+    let namespace =
+        Namespace::new(pod.installed.keep(), lanes_and_events, (own, firewall), fit, reports, end);
     Ok(Supervisor {
         signals,
         threads,
@@ -255,6 +246,11 @@ impl Pod {
             namespace: Shared::default(),
             hardening: hardening::keep_network(memory),
         }
+    }
+
+    /// Returns what every lane has alike.
+    fn common(&self, config: &Config, status: PodStatus, freshness: Arc<Freshness>) -> Common {
+        Common { offload: config.network.offload, status, addresses: self.addresses.clone(), freshness }
     }
 
     /// Returns the port that the pod's queries are redirected to; 0 if they are not.

@@ -1,4 +1,4 @@
-//! Where later changes come from, and how often a program looks that has them from there.
+//! The source of later changes, and how often a program looks that has them from there.
 
 use std::{os::unix::net::UnixStream, time::Duration};
 
@@ -33,7 +33,7 @@ pub(crate) enum Source {
         channel: UnixStream,
         /// The pod, as it calls it.
         pod: Pod,
-        /// What it has told of the tenant.
+        /// Its facts about the tenant.
         facts: Vec<Fact>,
     },
 }
@@ -68,7 +68,7 @@ impl Pace {
 /// A source whose first words were heard.
 pub(super) struct Later {
     from: Origin,
-    /// Where keys come from, in messages.
+    /// The source of keys, in messages.
     pub(super) keys: String,
     /// The pace of a program with this source.
     pub(super) pace: Pace,

@@ -15,7 +15,7 @@ const MOST: usize = 65_536;
 #[error("more than {MOST} facts")]
 pub(super) struct TooMany;
 
-/// What the agent says of a tenant.
+/// The agent's facts about a tenant.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
     facts: BTreeMap<IpNet, Fact>,

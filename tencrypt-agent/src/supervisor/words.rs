@@ -1,4 +1,4 @@
-//! What comes for a running program, from its files or from the agent of the node, on its way to the lanes.
+//! Words for a running program, from its files or from the agent of the node, on their way to the lanes.
 
 use std::{sync::Arc, time::Instant};
 
