@@ -48,12 +48,17 @@ pub enum ConflistError {
     },
 }
 
-/// Tells if a plugin's `type` is this plugin's: its name alone, or with a version behind it. A node has several of these while it
-/// is upgraded, since what was added by one version is deleted by the same.
+/// Tells if a plugin's `type` is this plugin's: its name alone, or with a dash and a version behind it, which begins with a digit
+/// and goes on with letters, digits and `.+_-`. A node has several of these while it is upgraded, since what was added by one
+/// version is deleted by the same.
 #[must_use]
 pub fn is_own_type(plugin: &str) -> bool {
-    let version = plugin.strip_prefix(TYPE).map(|rest| (rest, rest.strip_prefix('-')));
-    matches!(version, Some(("", None))) || matches!(version, Some((_, Some(version))) if !version.is_empty())
+    let Some(rest) = plugin.strip_prefix(TYPE) else { return false };
+    let is_version = |version: &str| {
+        version.starts_with(|first: char| first.is_ascii_digit())
+            && version.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".+_-".contains(&byte))
+    };
+    rest.is_empty() || rest.strip_prefix('-').is_some_and(is_version)
 }
 
 /// Puts `entry`, an object with one of [this plugin's types](is_own_type), last in the chain of `list`, in place of any other entry
@@ -63,7 +68,7 @@ pub fn is_own_type(plugin: &str) -> bool {
 /// [`ConflistError`].
 pub fn with_entry(list: &str, entry: &str) -> Result<Option<String>, ConflistError> {
     let no_entry = |reason: &dyn std::fmt::Display| ConflistError::NoEntry { reason: reason.to_string() };
-    let read: Plugin<'_> = serde_json::from_str(entry).map_err(|error| no_entry(&error))?;
+    let read: Plugin<'_> = object(entry).map_err(|reason| no_entry(&reason))?;
     if !is_own_type(&read.kind) {
         return Err(no_entry(&format_args!("its type is {:?}", read.kind)));
     }
@@ -74,7 +79,9 @@ pub fn with_entry(list: &str, entry: &str) -> Result<Option<String>, ConflistErr
     if own == 1 && chain.plugins.last().is_some_and(|last| last.text == entry) {
         return Ok(None);
     }
-    Ok(Some(chain.written(list, &others, Some(entry))))
+    let written = chain.written(list, &others, Some(entry));
+    // It could not be taken out of it again.
+    if written.len() > LIMIT { Err(ConflistError::TooLong) } else { Ok(Some(written)) }
 }
 
 /// Takes every entry of this plugin's out of the chain of `list`. Returns the new text; `None`: there is none.
@@ -88,6 +95,14 @@ pub fn without_entry(list: &str) -> Result<Option<String>, ConflistError> {
         return Ok(None);
     }
     Ok(Some(chain.written(list, &others, None)))
+}
+
+/// Reads an object. A list of its values, which serde takes for one, is none.
+fn object<'t, T: Deserialize<'t>>(text: &'t str) -> Result<T, String> {
+    if !text.trim_start().starts_with('{') {
+        return Err("an object is expected".to_owned());
+    }
+    serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 /// A list, as far as it counts. Keys of others are passed over.
@@ -126,7 +141,7 @@ impl<'l> Chain<'l> {
             return Err(ConflistError::TooLong);
         }
         let no_list = |reason: &dyn std::fmt::Display| ConflistError::NoList { reason: reason.to_string() };
-        let read: List<'l> = serde_json::from_str(list).map_err(|error| no_list(&error))?;
+        let read: List<'l> = object(list).map_err(|reason| no_list(&reason))?;
         if read.name.is_empty() {
             return Err(no_list(&"its name is empty"));
         }
@@ -134,7 +149,7 @@ impl<'l> Chain<'l> {
             serde_json::from_str(read.plugins.get()).map_err(|error| no_list(&error))?;
         let mut plugins: Vec<Entry<'l>> = Vec::new();
         for raw in raw {
-            let plugin: Plugin<'_> = serde_json::from_str(raw.get()).map_err(|error| no_list(&error))?;
+            let plugin: Plugin<'_> = object(raw.get()).map_err(|reason| no_list(&reason))?;
             let start = place(list, raw.get());
             let before = plugins.last().map_or(start, |last| place(list, last.text) + last.text.len());
             let (before, is_own) = (&list[before..start], is_own_type(&plugin.kind));
@@ -249,7 +264,11 @@ mod tests {
         for (plugin, own) in [
             ("tencrypt-cni", true),
             ("tencrypt-cni-0.1.0", true),
+            ("tencrypt-cni-2.0.0-rc.1+build_7", true),
             ("tencrypt-cni-", false),
+            ("tencrypt-cni-metrics", false),
+            ("tencrypt-cni-1/x", false),
+            ("tencrypt-cni-/1", false),
             ("tencrypt-cnix", false),
             ("tencrypt", false),
             ("x-tencrypt-cni", false),
@@ -263,15 +282,17 @@ mod tests {
     fn what_is_no_list_is_left_alone() {
         let long = format!("{}{}", " ".repeat(LIMIT), FLANNEL);
         for (list, reason) in [
-            ("", "EOF"),
+            ("", "an object is expected"),
             ("[]", "no network configuration list"),
+            (r#"["a",[{"type":"bridge"}]]"#, "an object is expected"),
+            (r#"{"name":"a","plugins":[["bridge"]]}"#, "an object is expected"),
             (r#"{"name":"a"}"#, "plugins"),
             (r#"{"plugins":[{"type":"bridge"}]}"#, "name"),
             (r#"{"name":"","plugins":[{"type":"bridge"}]}"#, "empty"),
             (r#"{"name":"a","plugins":[]}"#, "no plugins"),
             (r#"{"name":"a","plugins":{"type":"bridge"}}"#, "invalid type"),
             (r#"{"name":"a","plugins":[{"type":7}]}"#, "invalid type"),
-            (r#"{"name":"a","plugins":["bridge"]}"#, "invalid type"),
+            (r#"{"name":"a","plugins":["bridge"]}"#, "an object is expected"),
             (r#"{"name":"a","type":"bridge"}"#, "plugins"),
             (r#"{"name":"a","plugins":[{"type":"bridge"}],"plugins":[]}"#, "duplicate"),
             (r#"{"name":"a","plugins":[{"type":"bridge"}]"#, "EOF"),
@@ -285,7 +306,14 @@ mod tests {
                 assert_eq!(said.lines().count(), 1, "{said}");
             }
         }
-        for entry in ["", "7", "{}", r#"{"type":"bridge"}"#, r#"{"type":"tencrypt-cni"} x"#] {
+        let almost = format!("{}{}", " ".repeat(LIMIT - FLANNEL.len()), FLANNEL);
+        assert!(
+            matches!(with_entry(&almost, ENTRY), Err(ConflistError::TooLong)),
+            "it could not be taken out"
+        );
+        for entry in
+            ["", "7", "{}", r#"["tencrypt-cni"]"#, r#"{"type":"bridge"}"#, r#"{"type":"tencrypt-cni"} x"#]
+        {
             assert!(matches!(with_entry(FLANNEL, entry), Err(ConflistError::NoEntry { .. })), "{entry}");
         }
     }

@@ -270,7 +270,7 @@ fn undecided(settings: &Settings, pod: &Pod, known: &Result<List, ListError>, er
     };
     let reason = format!(
         "{why}, and the node agent at {socket} does not say that the pod is protected ({error}); \
-         the pod starts once tencrypt-node runs on this node"
+         the pod starts once the node agent runs on this node"
     );
     Failure::Undecided { reason }
 }

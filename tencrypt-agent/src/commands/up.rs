@@ -18,7 +18,7 @@ use crate::{
     failure::{Exit, Failure},
     keys::credentials::Credentials,
     keys::file as keyfile,
-    node::start::{Channel, Given},
+    node::start::{self, Channel, Given},
     os::files::ReadError,
     os::hardening::{self, Memory},
     os::notify::{SOCKET_VARIABLE, ServiceManager},
@@ -51,7 +51,12 @@ pub(crate) fn up(origin: &Origin) -> Result<(), Failure> {
         Origin::Agent { descriptor } => of_agent(*descriptor)?,
     };
     let Prepared { protection, namespace, hold } = prepared;
-    let protecting = namespace.spawn("control", move || protect::run(protection))?;
+    let agent = protection.source.channel();
+    let protecting = namespace.spawn("control", move || protect::run(protection)).map_err(Failure::from);
+    let protecting = protecting.inspect_err(|failure| {
+        agent.iter().for_each(|channel| start::tell_failure(channel, failure));
+    })?;
+    drop(agent);
     // This thread waits, no more.
     hardening::give_up_all();
     let outcome = protecting.join().unwrap_or_else(|panic| resume_unwind(panic));

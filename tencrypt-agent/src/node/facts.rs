@@ -64,6 +64,20 @@ impl Facts {
     }
 }
 
+impl Facts {
+    /// Returns what stands after all of these, one after the other: one fact about a prefix.
+    pub(crate) fn folded(messages: impl IntoIterator<Item = Self>) -> Vec<Fact> {
+        let mut standing = BTreeMap::new();
+        for Self { learn, forget } in messages {
+            for prefix in &forget {
+                standing.remove(prefix);
+            }
+            standing.extend(learn.into_iter().map(|fact| (fact.prefix, fact)));
+        }
+        standing.into_values().collect()
+    }
+}
+
 impl FactText {
     fn read(self, protected: &[IpNet]) -> Result<Fact, String> {
         let prefix = fact_rules::range(&self.prefix)?;
@@ -119,6 +133,19 @@ mod tests {
         assert_eq!(facts.learn, learn);
         assert_eq!(facts.forget, ["10.3.0.0/24".parse().unwrap(), "fd00::7/128".parse().unwrap()]);
         assert_eq!(parse("{}"), Ok(Facts::default()));
+    }
+
+    #[test]
+    fn of_several_messages_the_last_word_about_a_prefix_stands() {
+        let messages = [
+            r#"{"learn": [{"prefix": "10.1.0.5", "class": "external"}, {"prefix": "10.1.0.6", "class": "external"}]}"#,
+            r#"{"learn": [{"prefix": "10.1.0.7", "class": "internal"}], "forget": ["10.1.0.5", "10.9.9.9"]}"#,
+            r#"{"learn": [{"prefix": "10.1.0.6", "class": "internal"}], "forget": ["10.1.0.6"]}"#,
+        ];
+        let folded = Facts::folded(messages.map(|text| parse(text).unwrap()));
+        let standing: Vec<_> = folded.iter().map(|fact| (fact.prefix.to_string(), fact.class)).collect();
+        let internal = |prefix: &str| (prefix.to_owned(), Class::Internal);
+        assert_eq!(standing, [internal("10.1.0.6/32"), internal("10.1.0.7/32")]);
     }
 
     #[test]

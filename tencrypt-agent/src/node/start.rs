@@ -320,8 +320,7 @@ impl Parts {
             self.facts.iter().map(|text| Facts::parse(text, protected)).collect::<Result<Vec<_>, _>>();
         let facts =
             facts.map_err(|reason| Failure::new(Exit::Usage, format_args!("message `facts`: {reason}")))?;
-        // Nothing is known yet that could be forgotten.
-        let facts = facts.into_iter().flat_map(|facts| facts.learn).collect();
+        let facts = Facts::folded(facts);
         Ok(Given { pod, namespace, config, keys, credentials, resolv_conf: self.resolv_conf, facts })
     }
 }

@@ -40,7 +40,7 @@ pub(crate) enum Source {
 
 impl Source {
     /// Returns another handle of the agent's channel, to tell a failure by.
-    pub(super) fn channel(&self) -> Option<UnixStream> {
+    pub(crate) fn channel(&self) -> Option<UnixStream> {
         match self {
             Self::Files(_) => None,
             Self::Agent { channel, .. } => channel.try_clone().ok(),

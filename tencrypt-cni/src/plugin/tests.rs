@@ -170,7 +170,7 @@ fn without_an_answer_the_list_decides_and_open_namespaces_do_not_wait() {
 fn who_waits_is_told_why_and_for_what() {
     let details = |list| failed(&operate("ADD", &chained(""), &Fake { list, ..Fake::new(silent, "") })).1;
     let end = "and the node agent at /run/tencrypt/node.sock does not say that the pod is protected (nobody listens); \
-               the pod starts once tencrypt-node runs on this node";
+               the pod starts once the node agent runs on this node";
     assert_eq!(details(Ok("enrolled shop\n")), format!("namespace `shop` is enrolled, {end}"));
     assert_eq!(
         details(Ok("")),
