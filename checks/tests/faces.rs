@@ -88,6 +88,7 @@ fn what_stands_as_an_error_is_one() {
         tencrypt_cni::call::AskError,
         tencrypt_cni::call::LineError,
         tencrypt_cni::call::ReceiveError,
+        tencrypt_cni::conflist::ConflistError,
         tencrypt_cni::list::InvalidNamespace,
         tencrypt_cni::list::ListError,
         tencrypt_cni::netns::NetnsError,

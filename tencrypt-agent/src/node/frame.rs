@@ -204,6 +204,24 @@ mod tests {
     }
 
     #[test]
+    fn the_document_has_every_kind_and_its_limit() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/node.md");
+        let text = std::fs::read_to_string(path).expect("the document of the protocol");
+        for kind in Kind::ALL {
+            let begin = format!("| {} | `{}` |", kind as u8, kind.as_str());
+            let row =
+                text.lines().find(|line| line.starts_with(&begin)).unwrap_or_else(|| panic!("no {begin}"));
+            let limit = match kind.limit() {
+                SHORT => "4,096".to_owned(),
+                bytes if bytes >= 1 << 20 => format!("{} MiB", bytes >> 20),
+                bytes if bytes >= 1 << 10 => format!("{} KiB", bytes >> 10),
+                bytes => bytes.to_string(),
+            };
+            assert!(row.ends_with(&format!("| {limit} |")), "{row}");
+        }
+    }
+
+    #[test]
     fn keys_have_a_place_of_their_own() {
         let of = |kind, len| Payload::of(Header { kind, len });
         assert!(matches!(of(Kind::Keys, 600), Payload::Secret(bytes) if bytes.len() == 600));
