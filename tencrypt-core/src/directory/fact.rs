@@ -36,8 +36,8 @@ impl Class {
 pub enum FactSource {
     /// The configuration file.
     Static,
-    /// An orchestrator's API, such as that of Kubernetes, by an adapter that watches it. Nothing here makes such facts but
-    /// tests: the adapter is its user's.
+    /// An orchestrator's API, such as that of Kubernetes, by an adapter that watches it: the adapter is its user's. The
+    /// program `tencrypt` takes such facts from the agent that has started it.
     Kubernetes,
     /// An authenticated answer to INIT.
     Handshake,
