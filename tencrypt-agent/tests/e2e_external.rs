@@ -5,10 +5,9 @@ mod support;
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use support::{CANARY, Cluster, LIMIT, Running};
+use support::{CANARY, Cluster, LIMIT, Running, eventually};
 use tencrypt_lab::{
     Asked, DNS_PORT, DnsReply, DnsServer, Pod, Signal, Snapshot, TcpServer, UdpEcho, Zone, dns_over_udp,
     dns_query, test, test_within, throughput, udp_echo,
@@ -84,14 +83,6 @@ impl Named {
         let line = table.lines().find_map(|line| line.trim().strip_prefix("tenc0:")).unwrap();
         // Eight columns received, of which the second is packets; then as many sent.
         line.split_whitespace().nth(9).unwrap().parse().unwrap()
-    }
-}
-
-fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
-    let end = Instant::now() + LIMIT;
-    while !happened() {
-        assert!(Instant::now() < end, "not within {LIMIT:?}: {what}");
-        thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -5,9 +5,9 @@ mod support;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use support::{CANARY, Cluster, LIMIT, Running};
+use support::{CANARY, Cluster, LIMIT, Running, eventually};
 use tencrypt_lab::{
     Binding, Content, Frame, Keep, Ping, Pod, Signal, Sniffer, TUNNEL_PORT, UdpEcho, Watch, send_bound,
     send_spoofed, test, udp_echo,
@@ -19,14 +19,6 @@ const UDP: u16 = 9001;
 const UNHEARD: Duration = Duration::from_millis(1_500);
 
 /// Waits for what happens soon.
-fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
-    let end = Instant::now() + LIMIT;
-    while !happened() {
-        assert!(Instant::now() < end, "not within {LIMIT:?}: {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// Packets that the chains of a running tunnel have dropped.
 fn stopped(running: &Running, counter: &str) -> u64 {
     let status = running.status();

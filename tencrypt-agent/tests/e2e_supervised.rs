@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use support::agent::{
     AUTHORITY, Agent, CERTIFICATE, COMPLETE, END, FACTS, HELLO, KEYS, MOMENT, RENEW, REPORT, REVOCATION, pair,
 };
-use support::{Cluster, LIMIT, Running};
+use support::{Cluster, LIMIT, Running, eventually};
 use tencrypt_lab::{NetNs, Signal, Snapshot, UdpEcho, test, test_within, udp_echo};
 
 const PORT: u16 = 9001;
@@ -283,14 +283,6 @@ fn a_program_that_reads_files_has_no_agent() {
 
 fn facts(agent: &mut Agent, learn: &[Value], forget: &[IpAddr]) {
     agent.send(FACTS, json!({"learn": learn, "forget": forget}).to_string().as_bytes());
-}
-
-fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
-    let end = Instant::now() + LIMIT;
-    while !happened() {
-        assert!(Instant::now() < end, "not within {LIMIT:?}: {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]

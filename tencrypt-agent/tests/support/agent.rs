@@ -14,7 +14,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use serde_json::{Value, json};
 use tencrypt_lab::{Finished, Pod, Program};
 
-use super::{Cluster, LIMIT, PROGRAM, PROTECTED, Running, command, lanes};
+use super::{Cluster, LIMIT, PROTECTED, Running, command, lanes};
 
 /// The kinds of an agent's messages.
 pub(crate) const HELLO: u8 = 1;
@@ -202,8 +202,3 @@ pub(crate) fn run_with_descriptor(cluster: &Cluster, descriptor: &str) -> Finish
 
 /// Time that the program takes for what it is told, in tests that wait for it not to happen.
 pub(crate) const MOMENT: Duration = Duration::from_millis(300);
-
-/// The path of the program, for tests that start it otherwise.
-pub(crate) fn program() -> &'static Path {
-    Path::new(PROGRAM)
-}

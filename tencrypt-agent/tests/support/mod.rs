@@ -13,7 +13,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::thread::{CapabilitySet, capability_is_in_bounding_set, remove_capability_from_bounding_set};
 use serde_json::Value;
@@ -427,6 +427,15 @@ impl Probe {
 /// Lanes of every pod whose test says nothing else.
 pub(crate) fn lanes() -> u8 {
     std::env::var("TENCRYPT_TEST_LANES").ok().and_then(|lanes| lanes.parse().ok()).unwrap_or(1)
+}
+
+/// Waits until something has happened.
+pub(crate) fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
+    let end = Instant::now() + LIMIT;
+    while !happened() {
+        assert!(Instant::now() < end, "not within {LIMIT:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Number of rounds of a test: `default`, or what the variable says.
