@@ -121,25 +121,9 @@ fn of_files(netns: &str, path: &Path) -> Result<Prepared, Failure> {
     let names = Names::find(&config, files.resolv_conf.as_deref(), &namespace)?;
     let rundir = RunDir::create()?;
     let hold = rundir.hold(namespace.id()).map_err(|error| held(&namespace, error))?;
-    let control = rundir.socket(namespace.id());
-    say_prepared(&config, &keys, &namespace);
-    let place = Place::of(&namespace);
-    let netns = namespace.name().to_owned();
-    let source = Source::Files(files);
-    let protection = Protection {
-        config,
-        keys,
-        credentials,
-        names,
-        control,
-        memory,
-        words,
-        place,
-        netns,
-        manager,
-        source,
-    };
-    Ok(Prepared { protection, namespace, hold })
+    let gathered =
+        Gathered { config, keys, credentials, names, words, manager, source: Source::Files(files) };
+    Ok(gathered.prepared(memory, namespace, (&rundir, hold)))
 }
 
 /// Prepares what the agent gives over the channel at `descriptor`. It is told why that fails.
@@ -157,25 +141,10 @@ fn of_agent(descriptor: RawFd) -> Result<Prepared, Failure> {
     let content = resolv_conf.ok_or(ReadError::Absent);
     let names = Names::of(&config, content, &"resolv.conf of the node's agent");
     let names = names.inspect_err(|failure| channel.tell_failure(failure))?;
-    let control = rundir.socket(namespace.id());
-    say_prepared(&config, &keys, &namespace);
-    let place = Place::of(&namespace);
-    let (netns, words, manager) = (namespace.name().to_owned(), KernelWords::open_log(), None);
     let source = Source::Agent { channel: channel.into_stream(), pod, facts };
-    let protection = Protection {
-        config,
-        keys,
-        credentials,
-        names,
-        control,
-        memory,
-        words,
-        place,
-        netns,
-        manager,
-        source,
-    };
-    Ok(Prepared { protection, namespace, hold })
+    let (words, manager) = (KernelWords::open_log(), None);
+    let gathered = Gathered { config, keys, credentials, names, words, manager, source };
+    Ok(gathered.prepared(memory, namespace, (&rundir, hold)))
 }
 
 fn protect_memory() -> Result<Memory, Failure> {
@@ -183,14 +152,45 @@ fn protect_memory() -> Result<Memory, Failure> {
         .map_err(|error| Failure::runtime(format_args!("cannot keep keys out of core dumps: {error}")))
 }
 
-fn say_prepared(config: &Config, keys: &KeyRing, namespace: &NetNs) {
-    tracing::info!(
-        suite = config.tenant.suite.name(),
-        lanes = config.network.lanes,
-        send = keys.send_epoch(),
-        "configuration and keys are read"
-    );
-    tracing::debug!(namespace = namespace.name(), protected = ?config.network.protected, "to be protected");
+/// Parts that are read or given, from wherever they come.
+struct Gathered {
+    config: Config,
+    keys: KeyRing,
+    credentials: Credentials,
+    names: Names,
+    words: KernelWords,
+    manager: Option<ServiceManager>,
+    source: Source,
+}
+
+impl Gathered {
+    /// Completes a start by what follows from the namespace.
+    fn prepared(self, memory: Memory, namespace: NetNs, (rundir, hold): (&RunDir, Hold)) -> Prepared {
+        let Self { config, keys, credentials, names, words, manager, source } = self;
+        tracing::info!(
+            suite = config.tenant.suite.name(),
+            lanes = config.network.lanes,
+            send = keys.send_epoch(),
+            "configuration and keys are read"
+        );
+        tracing::debug!(namespace = namespace.name(), protected = ?config.network.protected, "to be protected");
+        let control = rundir.socket(namespace.id());
+        let (place, netns) = (Place::of(&namespace), namespace.name().to_owned());
+        let protection = Protection {
+            config,
+            keys,
+            credentials,
+            names,
+            control,
+            memory,
+            words,
+            place,
+            netns,
+            manager,
+            source,
+        };
+        Prepared { protection, namespace, hold }
+    }
 }
 
 /// Takes hold of the namespace, which the program before this one is about to let go of.

@@ -169,7 +169,7 @@ impl Drop for ControlSocket {
 }
 
 async fn converse(mut stream: UnixStream, asked: &Asked, patience: Duration) -> io::Result<()> {
-    if !is_allowed(sys::peer_uid(stream.as_fd())?, sys::effective_uid()) {
+    if !sys::is_peer_allowed(stream.as_fd())? {
         return respond(&mut stream, &Reply::Refused("not permitted".to_owned()), patience).await;
     }
     let mut line = Vec::new();
@@ -192,11 +192,6 @@ async fn hand_over(mut stream: UnixStream, asked: &Asked, patience: Duration) ->
     // At the program's end nobody takes it.
     let _ = adoptions.send(stream.into_std()?).await;
     Ok(())
-}
-
-/// Returns true for a client that may ask: root, and the user who runs this.
-fn is_allowed(peer: u32, own: u32) -> bool {
-    peer == 0 || peer == own
 }
 
 async fn answer(request: Request, asked: &Asked) -> Result<Reply, LaneError> {
@@ -451,8 +446,8 @@ mod tests {
         with_server("mode", |path| {
             assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
         });
-        assert!(is_allowed(0, 1000) && is_allowed(1000, 1000) && !is_allowed(1001, 1000));
-        assert!(!is_allowed(1000, 0));
+        assert!(sys::is_allowed(0, 1000) && sys::is_allowed(1000, 1000) && !sys::is_allowed(1001, 1000));
+        assert!(!sys::is_allowed(1000, 0));
     }
 
     #[test]

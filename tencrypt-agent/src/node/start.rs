@@ -92,8 +92,7 @@ impl Channel {
         if stream.peer_addr().is_err() {
             return Err(refuse("is no connected Unix stream socket"));
         }
-        let (peer, own) = (sys::peer_uid(stream.as_fd()), sys::effective_uid());
-        if !peer.is_ok_and(|peer| peer == 0 || peer == own) {
+        if !sys::is_peer_allowed(stream.as_fd()).unwrap_or(false) {
             return Err(refuse("leads to another user"));
         }
         stream.set_nonblocking(false).map_err(|error| refuse(&error.to_string()))?;

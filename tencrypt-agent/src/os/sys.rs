@@ -81,6 +81,19 @@ pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Tells if the other end of a connected Unix socket may give orders: it is root's, or of the user who runs this.
+///
+/// # Errors
+/// The kernel's answer.
+pub(crate) fn is_peer_allowed(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(is_allowed(peer_uid(socket)?, effective_uid()))
+}
+
+/// Tells if `peer` may give orders to a program of the user `own`.
+pub(crate) fn is_allowed(peer: u32, own: u32) -> bool {
+    peer == 0 || peer == own
+}
+
 /// The user id of the process at the other end of a connected Unix socket (SO_PEERCRED, unix(7)).
 ///
 /// # Errors

@@ -78,6 +78,22 @@ pub(super) struct AgentChannel {
 /// The number of messages that were not said for want of a reader.
 type Lost = Arc<AtomicU64>;
 
+/// The way to the agent. What it does not read it does not hear: nobody waits for it.
+#[derive(Debug, Clone)]
+struct Speaker {
+    frames: mpsc::Sender<Vec<u8>>,
+    lost: Lost,
+}
+
+impl Speaker {
+    /// Says something, or counts it as lost.
+    fn say(&self, said: &Said) {
+        if self.frames.try_send(said.frame()).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 /// The pod, by which a program introduces itself to a later agent.
 #[derive(Debug)]
 pub(super) struct About {
@@ -101,8 +117,8 @@ impl About {
 #[derive(Debug)]
 struct Connection {
     words: mpsc::Receiver<Word>,
-    said: mpsc::Sender<Vec<u8>>,
-    stream: Arc<StdStream>,
+    speaker: Speaker,
+    stream: StdStream,
     tasks: [JoinHandle<()>; 2],
     status: Option<JoinHandle<()>>,
 }
@@ -183,11 +199,10 @@ impl AgentChannel {
         self.former = former.or(self.former.take());
     }
 
-    /// Says something, if anybody is there. Does not wait: what an agent does not read it does not hear.
+    /// Says something, if anybody is there.
     pub(super) fn say(&self, said: &Said) {
-        let Some(connection) = &self.connection else { return };
-        if connection.said.try_send(said.frame()).is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+        if let Some(connection) = &self.connection {
+            connection.speaker.say(said);
         }
     }
 
@@ -197,7 +212,7 @@ impl AgentChannel {
         if connection.status.as_ref().is_some_and(|task| !task.is_finished()) {
             return false;
         }
-        let (asked, said, lost) = (asked.clone(), connection.said.clone(), self.lost.clone());
+        let (asked, said, lost) = (asked.clone(), connection.speaker.frames.clone(), self.lost.clone());
         connection.status = Some(tokio::spawn(async move {
             let mut report = match asked.status().await {
                 Ok(report) => report,
@@ -243,25 +258,26 @@ impl Connection {
     /// Reads and writes `stream`. An agent that has adopted the program begins with `hello`, and hears `about` the pod.
     fn new(stream: StdStream, about: Option<Arc<About>>, lost: Lost) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        let kept = Arc::new(stream.try_clone()?);
+        let kept = stream.try_clone()?;
         let (reading, writing) = UnixStream::from_std(stream)?.into_split();
         let (words, received) = mpsc::channel(WORDS);
-        let (said, to_say) = mpsc::channel(SAID);
-        let reader = Reader { stream: reading, words, said: said.clone(), lost };
+        let (frames, to_say) = mpsc::channel(SAID);
+        let speaker = Speaker { frames, lost };
+        let reader = Reader { stream: reading, words, speaker: speaker.clone() };
         let tasks = [tokio::spawn(reader.run(about)), tokio::spawn(write(writing, to_say))];
-        Ok(Self { words: received, said, stream: kept, tasks, status: None })
+        Ok(Self { words: received, speaker, stream: kept, tasks, status: None })
     }
 
     /// Lets the agent know that it is heard no more, whoever else holds a copy of the descriptor. What it has sent until now
     /// can be read still.
     fn close(&self) {
-        let _ = shutdown(&*self.stream, Shutdown::Both);
+        let _ = shutdown(&self.stream, Shutdown::Both);
     }
 
     /// Waits a moment for what was said to be written.
     async fn finish(mut self) {
         let (nobody, _) = mpsc::channel(1);
-        self.said = nobody;
+        self.speaker.frames = nobody;
         let [reading, writing] = &mut self.tasks;
         self.status.iter().chain([&*reading]).for_each(JoinHandle::abort);
         let _ = tokio::time::timeout(LAST_WORD, writing).await;
@@ -281,8 +297,7 @@ async fn write(mut stream: OwnedWriteHalf, mut said: mpsc::Receiver<Vec<u8>>) {
 struct Reader {
     stream: OwnedReadHalf,
     words: mpsc::Sender<Word>,
-    said: mpsc::Sender<Vec<u8>>,
-    lost: Lost,
+    speaker: Speaker,
 }
 
 impl Reader {
@@ -316,7 +331,7 @@ impl Reader {
         let protocol =
             versions.common().ok_or_else(|| format!("versions {oldest} to {newest} are not spoken here"))?;
         let (program, pid, pod) = (env!("CARGO_PKG_VERSION"), std::process::id(), Some(about.report()));
-        self.say(&Said::Hello(Hello { protocol, program, pid, pod }));
+        self.speaker.say(&Said::Hello(Hello { protocol, program, pid, pod }));
         let _ = self.words.send(Word::Adopted).await;
         Ok(())
     }
@@ -356,13 +371,6 @@ impl Reader {
     }
 
     fn refuse(&self, message: &'static str, reason: String) {
-        self.say(&Said::Refused { message, reason });
-    }
-
-    /// Says something. What the agent does not read it does not hear: nobody waits for it.
-    fn say(&self, said: &Said) {
-        if self.said.try_send(said.frame()).is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
-        }
+        self.speaker.say(&Said::Refused { message, reason });
     }
 }

@@ -250,9 +250,7 @@ impl Supervisor {
 
     /// Returns the pod's static public key, in hex.
     pub(super) fn public_key(&self) -> String {
-        let report = self.credentials.report();
-        let report = report.lock().unwrap_or_else(PoisonError::into_inner);
-        report.public_key.clone()
+        pod_status::read(&self.credentials.report()).public_key
     }
 
     fn say_status(&mut self, clocks: &mut Clocks) {

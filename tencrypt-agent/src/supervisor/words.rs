@@ -123,9 +123,13 @@ impl Supervisor {
     async fn apply_told(&self, services: Vec<Fact>) {
         let directory = Arc::new(self.facts.directory());
         // As changes too: whoever was at a service's address and is not behind it any more loses it.
-        for services in services.chunks(SERVICES).chain([&[][..]]) {
+        for services in services.chunks(SERVICES) {
             let changes: Vec<_> = services.iter().cloned().map(FactChange::Learn).collect();
             let _ = self.lanes.ask_all(|done| Command::Facts { changes: changes.clone(), done }).await;
+            // It clears what the lanes hold beside their directory: there is room for the next ones.
+            let _ = self.lanes.send_all(|| Command::Directory(directory.clone())).await;
+        }
+        if services.is_empty() {
             let _ = self.lanes.send_all(|| Command::Directory(directory.clone())).await;
         }
         // The answer comes after the directory was taken: no lane opens a destination by the old one any more.
