@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use crate::sys::{self, RingMemory};
 
@@ -37,13 +37,18 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// Listens in the calling thread's namespace, from now on.
-    pub(crate) fn open() -> io::Result<Self> {
+    /// Listens in the calling thread's namespace, from now on; takes in the first `bytes` of each frame, at most
+    /// [`u32::MAX`].
+    pub(crate) fn open(bytes: usize) -> io::Result<Self> {
+        /// BPF_RET | BPF_K, include/uapi/linux/bpf_common.h: the filter's answer is the bytes of the frame to keep.
+        const KEEP: u16 = 0x06;
         /// include/uapi/linux/if_packet.h, since Linux 4.20
         const PACKET_IGNORE_OUTGOING: i32 = 23;
         let every_protocol = Protocol::from(i32::from((libc::ETH_P_ALL as u16).to_be()));
         let socket = Socket::new(Domain::PACKET, Type::RAW, Some(every_protocol))?;
         let fd = socket.as_fd();
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        socket.attach_filter(&[SockFilter::new(KEEP, 0, 0, bytes)])?;
         sys::set_option(fd, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1i32)?;
         sys::set_option(
             fd,

@@ -31,6 +31,8 @@ pub struct Watch {
     keep: Keep,
     /// Lanes that the tenant's pods have besides their first.
     more_lanes: u16,
+    /// Bytes of each frame that are looked at, if not all.
+    first: Option<usize>,
 }
 
 /// The part that a [`Sniffer`] keeps of the frames between tenant addresses.
@@ -73,6 +75,14 @@ impl Watch {
     #[must_use]
     pub fn lanes(mut self, lanes: u8) -> Self {
         self.more_lanes = u16::from(lanes).saturating_sub(1);
+        self
+    }
+
+    /// Looks at the first `bytes` of each frame alone, and looks for no canary behind them: for traffic of gigabytes,
+    /// whose frames of 64 KiB would fill the ring while the listener waits for a processor.
+    #[must_use]
+    pub fn first(mut self, bytes: usize) -> Self {
+        self.first = Some(bytes);
         self
     }
 
@@ -185,7 +195,8 @@ impl Sniffer {
     /// # Errors
     /// [`Error::Os`](crate::Error::Os) if the kernel gives no packet socket with a ring of that size.
     pub fn start(netns: &NetNs, watch: Watch) -> Result<Self> {
-        let ring = netns.run(Ring::open).during("open a packet socket")?;
+        let bytes = watch.first.unwrap_or(usize::MAX);
+        let ring = netns.run(|| Ring::open(bytes)).during("open a packet socket")?;
         let seen = Mutex::new(Seen { report: Report::default(), idle: None });
         let state = Arc::new(State { watch, seen, stop: AtomicBool::new(false) });
         let thread = thread::spawn({
@@ -264,7 +275,7 @@ fn note(report: &mut Report, watch: &Watch, raw: &RingFrame<'_>, shows_canary: b
     report.frames += 1;
     report.bytes += raw.length as u64;
     report.canary += u64::from(shows_canary);
-    report.lost += u64::from(raw.bytes.len() < raw.length);
+    report.lost += u64::from(raw.bytes.len() < raw.length.min(watch.first.unwrap_or(usize::MAX)));
     let Some(frame) = Frame::parse(raw.bytes) else { return };
     if watch.is_between(&frame) {
         report.tunnel += u64::from(watch.is_tunnel(frame.content));

@@ -106,6 +106,27 @@ fn tunnel_frames_and_traffic_with_others_are_no_leak_but_pings_groups_and_link_l
 }
 
 #[test]
+fn of_long_frames_the_first_bytes_are_enough_to_tell_a_leak_but_no_canary_behind_them() {
+    test("of_long_frames_the_first_bytes_are_enough_to_tell_a_leak_but_no_canary_behind_them", || {
+        let net = Network::new();
+        let send = |before: usize| {
+            let message = [vec![b'.'; before], CANARY.as_bytes().to_vec()].concat();
+            let to = SocketAddr::new(net.b.v4(), 7000);
+            send_bound(net.a.netns(), Binding::Routes, "eth0", to, &message).unwrap();
+        };
+        let sniffer = Sniffer::start(net.nodes[0].netns(), watch(&net).first(512)).unwrap();
+        for (before, canary) in [(100, true), (1_000, false)] {
+            send(before);
+            let report = seen(&sniffer);
+            assert!(report.leaks > 0 && report.lost == 0, "{before}: {report}");
+            assert_eq!(report.canary > 0, canary, "{before}: {report}");
+            assert!(report.bytes > before as u64, "the length on the wire counts: {report}");
+            sniffer.reset();
+        }
+    });
+}
+
+#[test]
 fn a_service_counts_as_the_tenants_own_where_it_is_named() {
     test("a_service_counts_as_the_tenants_own_where_it_is_named", || {
         let net = Network::new();

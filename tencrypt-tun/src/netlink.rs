@@ -22,8 +22,8 @@ use crate::sys::borrow;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Dumps are cut to at most 32 KiB a datagram (`NLMSG_GOODSIZE` and `netlink_dump`); the rest is room for one large
-/// message.
-const DATAGRAM: usize = 128 * 1024;
+/// message. There is such a buffer only while answers are read: kept by each of a program's sockets, they were a third of its memory.
+const DATAGRAM: usize = 64 * 1024;
 
 /// Times that a dump is taken again which the kernel marks as inconsistent.
 const DUMP_ATTEMPTS: usize = 8;
@@ -39,7 +39,6 @@ pub(crate) struct Netlink {
     socket: Socket,
     port: u32,
     sequence: u32,
-    datagram: Vec<u8>,
 }
 
 /// A message of a batch and its flags beside `NLM_F_REQUEST`.
@@ -55,7 +54,7 @@ impl Netlink {
         let port = socket.bind_auto()?.port_number();
         socket.connect(&SocketAddr::new(0, 0))?;
         SockRef::from(&borrow(&socket)).set_read_timeout(Some(ANSWER_TIMEOUT))?;
-        Ok(Self { socket, port, sequence: 0, datagram: vec![0; DATAGRAM] })
+        Ok(Self { socket, port, sequence: 0 })
     }
 
     /// The socket's address, which the kernel gives as the author of what it changes.
@@ -119,9 +118,10 @@ impl Netlink {
         }
         self.send(&bytes)?;
         let mut results = Vec::with_capacity(count);
+        let mut datagram = vec![0; DATAGRAM];
         while results.len() < count {
-            let length = receive_datagram(&self.socket, &mut self.datagram, 0)?;
-            for message in messages(&self.datagram[..length]) {
+            let length = receive_datagram(&self.socket, &mut datagram, 0)?;
+            for message in messages(&datagram[..length]) {
                 let place = message.sequence_number().wrapping_sub(first) as usize;
                 if message.message_type() == NLMSG_ERROR && place == results.len() + 1 {
                     results.push(error_code(message.payload()));
@@ -182,11 +182,12 @@ impl Netlink {
     }
 
     /// Reads answers to the last request up to its end. False: a dump during which the kernel's tables changed.
-    fn receive(&mut self, mut each: impl FnMut(u16, &[u8])) -> io::Result<bool> {
+    fn receive(&self, mut each: impl FnMut(u16, &[u8])) -> io::Result<bool> {
         let mut consistent = true;
+        let mut datagram = vec![0; DATAGRAM];
         loop {
-            let length = receive_datagram(&self.socket, &mut self.datagram, 0)?;
-            for message in messages(&self.datagram[..length]) {
+            let length = receive_datagram(&self.socket, &mut datagram, 0)?;
+            for message in messages(&datagram[..length]) {
                 if message.sequence_number() != self.sequence {
                     continue;
                 }
@@ -203,16 +204,17 @@ impl Netlink {
 
     /// Reads the answers to a batch, all of which are queued when `send` returns: errors in the order of their
     /// messages, among them the acknowledgement asked of the last, which alone does not mean success.
-    fn receive_batch(&mut self, acknowledged: u32) -> io::Result<()> {
+    fn receive_batch(&self, acknowledged: u32) -> io::Result<()> {
         let mut result = Err(io::Error::from(io::ErrorKind::UnexpectedEof));
         let mut refused = false;
+        let mut datagram = vec![0; DATAGRAM];
         loop {
-            let length = match receive_datagram(&self.socket, &mut self.datagram, libc::MSG_DONTWAIT) {
+            let length = match receive_datagram(&self.socket, &mut datagram, libc::MSG_DONTWAIT) {
                 Ok(length) => length,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return result,
                 Err(error) => return Err(error),
             };
-            for message in messages(&self.datagram[..length]) {
+            for message in messages(&datagram[..length]) {
                 if message.message_type() != NLMSG_ERROR || refused {
                     continue;
                 }
