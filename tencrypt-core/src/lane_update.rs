@@ -4,11 +4,12 @@
 //! lanes: the lane that meets an answer has to know what another one has done with the question. Lanes share no memory;
 //! they send each other messages.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::{crypto::PeerId, packet::Flow};
 
-/// Something that one lane knows and the others of its pod have to: a translated flow, or a member behind an address.
+/// Something that one lane knows and the others of its pod have to: a translated flow, the endpoint that flows to a service go
+/// to, or a member behind an address.
 ///
 /// From [`Output::LaneUpdate`](crate::Output::LaneUpdate) or [`PacketSink::lane_update`](crate::PacketSink::lane_update) of one lane, for
 /// [`Tunnel::handle_lane_update`](crate::Tunnel::handle_lane_update) of each other one, in order.
@@ -22,6 +23,8 @@ pub struct LaneUpdate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LaneChange {
     Flow(FlowUpdate),
+    /// A flow began to a service with an affinity.
+    Choice(ChoiceUpdate),
     /// A member was found behind an address.
     Found {
         address: IpAddr,
@@ -43,6 +46,14 @@ pub(crate) struct FlowUpdate {
     pub(crate) translated: Flow,
     /// `None`: it was forgotten before its time.
     pub(crate) state: Option<FlowState>,
+}
+
+/// The endpoint that new flows to a port of a service go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ChoiceUpdate {
+    /// Address of the service, number of the protocol, port; 0 for what has none.
+    pub(crate) at: (IpAddr, u8, u16),
+    pub(crate) endpoint: SocketAddr,
 }
 
 /// Progress of a flow.

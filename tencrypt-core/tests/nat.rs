@@ -142,7 +142,8 @@ fn a_flow_goes_to_one_endpoint_with_its_port_and_comes_back_from_the_vip() {
         let Hosts { client, vip, own: endpoint } = hosts(v4);
         let (mut nat, now) = (Nat::new(1), start());
         let ports = [ServicePort::new(80, 8_080)];
-        let service = Service { vip, endpoints: &[endpoint], ports: &ports, exclude: &[client] };
+        let service =
+            Service { endpoints: &[endpoint], ports: &ports, exclude: &[client], ..Service::new(vip) };
         let target = if kind == Kind::Request { 80 } else { 8_080 };
         let mut call = packet(kind, client, vip, (5_000, 80));
         assert_eq!(nat.balance(&mut parse(&mut call), false, &service, now), Ok(endpoint));
@@ -174,7 +175,7 @@ fn flows_spread_over_endpoints_and_stay_until_theirs_is_gone() {
     let Hosts { client, vip, .. } = hosts(true);
     let endpoints: Vec<IpAddr> = (1..=4).map(|last| IpAddr::from([10, 1, 1, last])).collect();
     let (mut nat, now) = (Nat::new(7), start());
-    let service = Service { vip, endpoints: &endpoints, ports: &[], exclude: &[client] };
+    let service = Service { endpoints: &endpoints, exclude: &[client], ..Service::new(vip) };
     let pick = |nat: &mut Nat, port: u16, service: &Service<'_>| {
         nat.balance(&mut parse(&mut packet(Kind::Udp, client, vip, (port, 80))), false, service, now).unwrap()
     };
@@ -201,7 +202,7 @@ fn a_service_without_an_endpoint_of_the_family_is_an_error() {
     for (endpoints, exclude) in
         [(vec![], vec![]), (vec!["fd00::1".parse().unwrap()], vec![]), (vec![own], vec![own])]
     {
-        let service = Service { vip, endpoints: &endpoints, ports: &[], exclude: &exclude };
+        let service = Service { endpoints: &endpoints, exclude: &exclude, ..Service::new(vip) };
         let mut call = packet(Kind::Udp, client, vip, (1, 2));
         assert_eq!(nat.balance(&mut parse(&mut call), false, &service, now), Err(NatError::NoEndpoint));
     }
@@ -213,7 +214,8 @@ fn a_pod_that_calls_its_own_vip_is_called_by_the_vip() {
         let Hosts { vip, own, .. } = hosts(v4);
         let (mut nat, now) = (Nat::new(1), start());
         let mut call = packet(kind, own, vip, (5_000, 80));
-        nat.loop_back(&mut parse(&mut call), false, vip, own, &[ServicePort::new(80, 8_080)], now).unwrap();
+        let service = Service { ports: &[ServicePort::new(80, 8_080)], ..Service::new(vip) };
+        nat.loop_back(&mut parse(&mut call), false, &service, own, now).unwrap();
         let target = if kind == Kind::Request { 80 } else { 8_080 };
         assert_eq!(call, packet(kind, vip, own, (5_000, target)), "{v4} {kind:?}");
 
@@ -254,8 +256,12 @@ fn cut(bytes: &[u8], at: usize) -> [Vec<u8>; 2] {
 fn later_fragments_follow_their_first_one() {
     let Hosts { client, vip, own } = hosts(true);
     let (mut nat, now) = (Nat::new(1), start());
-    let service =
-        Service { vip, endpoints: &[own], ports: &[ServicePort::new(80, 8_080)], exclude: &[client] };
+    let service = Service {
+        endpoints: &[own],
+        ports: &[ServicePort::new(80, 8_080)],
+        exclude: &[client],
+        ..Service::new(vip)
+    };
     let [mut first, mut last] = cut(&packet(Kind::Udp, client, vip, (5_000, 80)), 16);
     let mut early = last.clone();
     assert_eq!(nat.balance(&mut parse(&mut early), false, &service, now), Err(NatError::FirstFragmentUnseen));
@@ -294,7 +300,7 @@ proptest! {
         let kind = [Kind::Udp, Kind::Tcp, Kind::Request][kind];
         let (mut nat, now) = (Nat::new(3), start());
         let ports = [ServicePort::new(service_port, target)];
-        let service = Service { vip, endpoints: &[own], ports: &ports, exclude: &[client] };
+        let service = Service { endpoints: &[own], ports: &ports, exclude: &[client], ..Service::new(vip) };
         // What the client sends is what the pod answers, seen from the other side.
         let mut call = packet(kind, client, vip, (port, service_port));
         nat.balance(&mut parse(&mut call), false, &service, now).unwrap();

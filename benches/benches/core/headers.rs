@@ -67,10 +67,9 @@ pub(crate) fn nat(criterion: &mut Criterion) {
     let mut stage = Stage::new(criterion, "nat");
     let now = Instant::now();
     let service = Service {
-        vip: VIP,
         endpoints: &[IpAddr::V4(THERE)],
         ports: &[ServicePort::new(7, 8_007)],
-        exclude: &[],
+        ..Service::new(VIP)
     };
     for load in Load::ALL {
         // Every packet that no service has a part in is looked at like this, both ways.

@@ -6,7 +6,10 @@ mod places;
 
 use std::{net::SocketAddr, time::Duration};
 
-use tencrypt::directory::{Class, Fact, FactChange, FactSource};
+use tencrypt::{
+    directory::{Class, Fact, FactChange, FactSource},
+    nat::{PortEndpoints, ServiceProtocol},
+};
 
 use self::{
     net::{Net, Passing},
@@ -106,8 +109,13 @@ fn learn(net: &mut Net, input: &mut Input<'_>, here: usize) {
     .clone();
     let expires = input.flag().then(|| net.now() + Duration::from_millis(input.word().into()));
     let mut fact = Fact::new(address, class, source.clone(), expires);
-    if input.byte().is_multiple_of(4) {
-        fact = fact.with_endpoints([PODS[1 - here]], []);
+    match input.byte() % 4 {
+        0 => fact = fact.with_endpoints([PODS[1 - here]], []),
+        1 => {
+            let port = PortEndpoints::new(ServiceProtocol::Udp, 3, [SocketAddr::new(PODS[1 - here], 3)]);
+            fact = fact.with_services([port], Some(Duration::from_secs(1)));
+        }
+        _ => {}
     }
     if input.byte().is_multiple_of(4) {
         net.apply(here, FactChange::Forget { prefix: address.into(), source });

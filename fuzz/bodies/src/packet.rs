@@ -1,14 +1,14 @@
 //! IP packets: parsing, rewriting, translation.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
 use tencrypt::{
     crypto::PeerId,
     internal::combine_ecn,
-    nat::{DnsHairpin, Nat, NatError, NatOutcome, Service, ServicePort},
+    nat::{DnsHairpin, Nat, NatError, NatOutcome, PortEndpoints, Service, ServicePort, ServiceProtocol},
     offload::VnetHdr,
     packet::{IpPacket, IpVersion, Rewrite, Transport},
 };
@@ -137,13 +137,15 @@ fn there_and_back(input: &mut Input<'_>) {
         0 => nat.serve(&mut packet, partial, other, client(0), now).is_ok(),
         1 => {
             let endpoints = [other, another];
-            let service =
-                Service { vip: call.destination, endpoints: &endpoints, ports: &ports, exclude: &[] };
+            let service = Service { endpoints: &endpoints, ports: &ports, ..Service::new(call.destination) };
             let endpoint = nat.balance(&mut packet, partial, &service, now);
             assert!(endpoint.is_err() || endpoint == Ok(packet.destination()));
             endpoint.is_ok()
         }
-        2 => nat.loop_back(&mut packet, partial, call.destination, call.source, &ports, now).is_ok(),
+        2 => {
+            let service = Service { ports: &ports, ..Service::new(call.destination) };
+            nat.loop_back(&mut packet, partial, &service, call.source, now).is_ok()
+        }
         // What comes from the proxy's port is taken for its answer.
         _ if call.source_port == port => false,
         _ => hairpin.translate(&mut packet, partial) == NatOutcome::Rewritten,
@@ -169,6 +171,13 @@ fn there_and_back(input: &mut Input<'_>) {
     assert_eq!(Checks::of(&packet, partial), checks, "after the way back");
 }
 
+/// A port of a service, of any protocol, with these endpoints.
+fn by_port(port: ServicePort, endpoints: [IpAddr; 2]) -> PortEndpoints {
+    let protocols = [ServiceProtocol::Tcp, ServiceProtocol::Udp, ServiceProtocol::Sctp];
+    let protocol = protocols[usize::from(port.target / 2 % 3)];
+    PortEndpoints::new(protocol, port.port, endpoints.map(|endpoint| SocketAddr::new(endpoint, port.target)))
+}
+
 /// Any packets through the translations in any order: whatever comes out is a packet, its checksums no worse.
 fn any_order(input: &mut Input<'_>) {
     let (mut nat, mut now) = (Nat::with_capacity(u64::from(input.word()), 8, 4), moment());
@@ -184,20 +193,31 @@ fn any_order(input: &mut Input<'_>) {
         let Ok(mut packet) = IpPacket::parse(&mut bytes[..]) else { continue };
         let (checks, layout) = (Checks::of(&packet, partial), packet.layout());
         let (own, vip) = (endpoints[0], packet.destination());
+        let by_port = [by_port(ports[0], endpoints)];
+        // By the parity of what was read: the inputs that there are keep their meaning.
+        let services = if ports[0].target.is_multiple_of(2) { &[][..] } else { &by_port };
+        let affinity = ports[0].port.is_multiple_of(2).then_some(Duration::from_secs(100));
         let outcome = match way {
             0 => done(nat.serve(&mut packet, partial, own, client(ports[0].port % 3), now)),
             1 => nat.reply(&mut packet, partial, now),
             2 => {
-                let service = Service { vip, endpoints: &endpoints, ports: &ports, exclude: &endpoints[1..] };
+                let service = Service {
+                    endpoints: &endpoints,
+                    ports: &ports,
+                    services,
+                    affinity,
+                    exclude: &endpoints[1..],
+                    ..Service::new(vip)
+                };
                 done(nat.balance(&mut packet, partial, &service, now).map(drop))
             }
             3 => nat.unbalance(&mut packet, partial, now),
-            4 => done(nat.loop_back(&mut packet, partial, vip, own, &ports, now)),
-            5 => nat.loop_reply(&mut packet, partial, now),
-            6 => {
-                let hairpin = DnsHairpin::new(vec![vip], ports[0].port);
-                hairpin.translate(&mut packet, partial)
+            4 => {
+                let service = Service { ports: &ports, services, affinity, ..Service::new(vip) };
+                done(nat.loop_back(&mut packet, partial, &service, own, now))
             }
+            5 => nat.loop_reply(&mut packet, partial, now),
+            6 => DnsHairpin::new(vec![vip], ports[0].port).translate(&mut packet, partial),
             7 => {
                 nat.note_direct(&packet, now);
                 NatOutcome::Untouched
@@ -214,9 +234,12 @@ fn any_order(input: &mut Input<'_>) {
             NatOutcome::Refused => {}
         }
         assert!(nat.len() <= 8);
-        let after = IpPacket::parse(&bytes[..]).expect("a translated packet is a packet");
-        assert_eq!(after.layout(), layout);
+        assert_eq!(parsed(&bytes).layout(), layout);
     }
+}
+
+fn parsed(bytes: &[u8]) -> IpPacket<&[u8]> {
+    IpPacket::parse(bytes).expect("a translated packet is a packet")
 }
 
 fn done(outcome: Result<(), NatError>) -> NatOutcome {

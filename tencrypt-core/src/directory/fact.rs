@@ -1,10 +1,18 @@
 //! Facts: single statements about addresses, each with its source and expiry.
 
-use std::{fmt, net::IpAddr, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ipnet::IpNet;
 
-use crate::{crypto::PeerId, nat::ServicePort};
+use crate::{
+    crypto::PeerId,
+    nat::{PortEndpoints, ServicePort},
+};
 
 /// Relation of an address to this tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -117,6 +125,11 @@ pub struct Fact {
     pub endpoints: Box<[IpAddr]>,
     /// For a VIP: its ports; one that is not listed stays as it is.
     pub ports: Box<[ServicePort]>,
+    /// For a VIP: its ports, each with the endpoints of just this port. Where there are any, `endpoints` and `ports` count for
+    /// nothing, and other ports are refused.
+    pub services: Box<[PortEndpoints]>,
+    /// For a VIP with `services`: time after the last new flow to a port for which new ones go to the same endpoint.
+    pub affinity: Option<Duration>,
     /// End of the statement; `None`: never.
     pub expires: Option<Instant>,
 }
@@ -132,6 +145,8 @@ impl Fact {
             owner: None,
             endpoints: Box::default(),
             ports: Box::default(),
+            services: Box::default(),
+            affinity: None,
             expires,
         }
     }
@@ -150,6 +165,29 @@ impl Fact {
         ports: impl Into<Box<[ServicePort]>>,
     ) -> Self {
         Self { endpoints: endpoints.into(), ports: ports.into(), ..self }
+    }
+
+    /// The same, about a VIP with these ports, each with endpoints of its own, and this affinity.
+    #[must_use]
+    pub fn with_services(
+        self,
+        services: impl Into<Box<[PortEndpoints]>>,
+        affinity: Option<Duration>,
+    ) -> Self {
+        Self { services: services.into(), affinity, ..self }
+    }
+
+    /// Tells if it is about a VIP whose endpoints are known, be it that there are none now.
+    #[must_use]
+    pub fn is_service(&self) -> bool {
+        !self.endpoints.is_empty() || !self.services.is_empty()
+    }
+
+    /// The pods behind a VIP, by all of its ports: one may come several times.
+    pub fn pods(&self) -> impl Iterator<Item = IpAddr> {
+        let by_port = self.services.iter().flat_map(PortEndpoints::endpoints).map(SocketAddr::ip);
+        let shared = self.endpoints.iter().copied().filter(|_| self.services.is_empty());
+        shared.chain(by_port)
     }
 
     /// Tells if the statement still stands at `now`.

@@ -3,14 +3,18 @@
 //! Nothing here knows a clock: every call gets the time, and [`Nat::poll_timeout`] says when
 //! [`Nat::handle_timeout`] is due.
 
+mod choices;
 mod fragments;
 mod hairpin;
 mod lists;
 mod outcome;
+mod service;
 mod shares;
 mod table;
 mod translate;
 
+#[cfg(test)]
+mod service_tests;
 #[cfg(test)]
 mod share_tests;
 #[cfg(test)]
@@ -21,18 +25,20 @@ use std::{net::IpAddr, time::Instant};
 use thiserror::Error;
 
 use self::{
+    choices::Choices,
     fragments::Fragments,
     table::{Hook, Table},
 };
 use crate::{
     crypto::PeerId,
-    lane_update::FlowUpdate,
+    lane_update::{ChoiceUpdate, FlowUpdate},
     packet::{Flow, IpPacket, RewriteError},
     stats::DropReason,
 };
 
 pub use hairpin::DnsHairpin;
 pub use outcome::NatOutcome;
+pub use service::{PortEndpoints, Service, ServicePort, ServiceProtocol};
 
 /// Flows remembered at most. One takes about 330 bytes (112 for itself, 16 for its places in two lists, two map entries
 /// of about 100 with the map's slack), so a full table is 11 MB; a peer with flows takes about 200 bytes besides. Memory is
@@ -45,38 +51,6 @@ pub(crate) const MAX_FRAGMENTED: usize = 1_024;
 /// Expired entries that one call of [`Nat::handle_timeout`] removes at most from either table.
 pub(crate) const EXPIRE_BUDGET: usize = 256;
 
-/// A service whose endpoints are known.
-#[derive(Debug, Clone, Copy)]
-#[expect(clippy::exhaustive_structs, reason = "callers build it")]
-pub struct Service<'a> {
-    /// Its virtual address.
-    pub vip: IpAddr,
-    /// The pods behind it. Those of the other address family are passed over.
-    pub endpoints: &'a [IpAddr],
-    /// Its ports. One that is not listed stays as it is.
-    pub ports: &'a [ServicePort],
-    /// Endpoints not to choose, above all the pod's own addresses: they are reached by [`Nat::loop_back`].
-    pub exclude: &'a [IpAddr],
-}
-
-/// A port of a service, as clients know it and as its pods do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub struct ServicePort {
-    /// The port of the service's address.
-    pub port: u16,
-    /// The port at the endpoints.
-    pub target: u16,
-}
-
-impl ServicePort {
-    /// The port `port` of a service, which is `target` at its endpoints.
-    #[must_use]
-    pub const fn new(port: u16, target: u16) -> Self {
-        Self { port, target }
-    }
-}
-
 /// Reason for which a packet to a VIP cannot be translated. It has to be dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -87,6 +61,9 @@ pub enum NatError {
     /// The service has no endpoint of this address family that may be chosen.
     #[error("service has no endpoint to choose")]
     NoEndpoint,
+    /// The service has endpoints by port, and no such port.
+    #[error("service has no such port")]
+    NoPort,
     /// A fragment whose first one was not seen, so that nobody knows its flow.
     #[error("first fragment was not seen")]
     FirstFragmentUnseen,
@@ -154,7 +131,8 @@ impl NatError {
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let (vip, pod, now) = (IpAddr::from([10, 96, 0, 80]), IpAddr::from([10, 244, 1, 9]), Instant::now());
 /// let ports = [ServicePort::new(80, 8080)];
-/// let service = Service { vip, endpoints: &[pod], ports: &ports, exclude: &[] };
+/// let service =
+///     Service { endpoints: &[pod], ports: &ports, ..Service::new(vip) };
 /// let mut nat = Nat::new(0x5eed);
 ///
 /// // UDP from 10.244.1.7, port 5000, to the VIP, port 80.
@@ -176,6 +154,7 @@ impl NatError {
 pub struct Nat {
     flows: Table,
     fragments: Fragments,
+    choices: Choices,
     seed: u64,
 }
 
@@ -192,13 +171,15 @@ impl Nat {
     /// Empty, with room for this many flows and fragmented packets, at least one of each.
     #[must_use]
     pub fn with_capacity(seed: u64, flows: usize, fragmented: usize) -> Self {
-        Self { flows: Table::new(flows), fragments: Fragments::new(fragmented), seed }
+        let (flows, fragments) = (Table::new(flows), Fragments::new(fragmented));
+        Self { flows, fragments, choices: Choices::default(), seed }
     }
 
-    /// The same for another lane of the pod, empty. From now on both have updates for each other.
+    /// The same for another lane of the pod, without flows. From now on both have updates for each other.
     #[must_use]
     pub(crate) fn sibling(&mut self) -> Self {
-        let mut sibling = Self::new(self.seed);
+        self.choices.start_updates();
+        let mut sibling = Self { choices: self.choices.clone(), ..Self::new(self.seed) };
         for nat in [self, &mut sibling] {
             nat.flows.start_updates();
         }
@@ -213,6 +194,16 @@ impl Nat {
     /// Takes what another lane tells.
     pub(crate) fn learn(&mut self, update: &FlowUpdate, now: Instant) {
         self.flows.learn(update, now);
+    }
+
+    /// The next choice of an endpoint for other lanes, as [`poll_update`](Self::poll_update).
+    pub(crate) fn poll_choice(&mut self) -> Option<ChoiceUpdate> {
+        self.choices.poll_update()
+    }
+
+    /// Takes a choice that another lane tells.
+    pub(crate) fn learn_choice(&mut self, update: &ChoiceUpdate, now: Instant) {
+        self.choices.learn(update, now);
     }
 
     /// Flows remembered.
@@ -246,7 +237,7 @@ impl Nat {
             partial,
             now,
             |_, to| to.destination == own,
-            |flow| Some(Flow { destination: own, ..flow }),
+            |flow, _| Ok(Flow { destination: own, ..flow }),
         )
     }
 
@@ -271,7 +262,8 @@ impl Nat {
     }
 
     /// Directs a packet that this pod sends to the VIP of `service` to one of its endpoints, and returns that: the one
-    /// its flow already has, while it is still listed, or one chosen by the flow's hash.
+    /// its flow already has, while it is still listed, or one chosen by the flow's hash. Where the service has an affinity, a
+    /// new flow to a port goes where the last one to that went.
     ///
     /// # Errors
     /// [`NatError`]: drop the packet.
@@ -282,23 +274,16 @@ impl Nat {
         service: &Service<'_>,
         now: Instant,
     ) -> Result<IpAddr, NatError> {
-        let eligible = |endpoint: &IpAddr| {
-            endpoint.is_ipv4() == service.vip.is_ipv4() && !service.exclude.contains(endpoint)
-        };
         let seed = self.seed;
         self.forward(
             None,
             packet,
             partial,
             now,
-            |_, to| service.endpoints.contains(&to.destination) && eligible(&to.destination),
-            |flow| {
-                let count = service.endpoints.iter().filter(|endpoint| eligible(endpoint)).count();
-                // The hash's share of its range, in 128 bits: no bias worth naming and no division.
-                let choice = (u128::from(flow.hash(seed)) * count as u128) >> 64;
-                let destination =
-                    *service.endpoints.iter().filter(|endpoint| eligible(endpoint)).nth(choice as usize)?;
-                Some(Flow { destination, destination_port: target_port(flow, service.ports), ..flow })
+            |from, to| service.may_choose(to.destination) && service.lists(from, to),
+            |flow, choices| match service.services {
+                [] => among_all(service, flow, seed),
+                _ => among_its_ports(service, flow, seed, choices, now),
             },
         )?;
         Ok(packet.destination())
@@ -309,9 +294,9 @@ impl Nat {
         self.back(Hook::Answer, packet, partial, now)
     }
 
-    /// Turns a packet that this pod sends to a VIP it serves itself round: it comes back to the pod's address `own`
-    /// from the VIP, for the kernel takes no packet from its own address out of a device. `ports` as in [`Service`].
-    /// Write it back to the device.
+    /// Turns a packet that this pod sends to the VIP of a `service` that it is behind itself round: it comes back to the pod's
+    /// address `own` from the VIP, for the kernel takes no packet from its own address out of a device. It comes to the
+    /// target port that this pod has there. Write it back to the device.
     ///
     /// # Errors
     /// [`NatError`]: drop the packet.
@@ -319,20 +304,25 @@ impl Nat {
         &mut self,
         packet: &mut IpPacket<&mut [u8]>,
         partial: bool,
-        vip: IpAddr,
+        service: &Service<'_>,
         own: IpAddr,
-        ports: &[ServicePort],
         now: Instant,
     ) -> Result<(), NatError> {
+        let (vip, is_by_port) = (service.vip, !service.services.is_empty());
         self.forward(
             None,
             packet,
             partial,
             now,
-            |_, to| to.source == vip && to.destination == own,
-            |flow| {
-                let destination_port = target_port(flow, ports);
-                Some(Flow { source: vip, destination: own, destination_port, ..flow })
+            |from, to| to.source == vip && to.destination == own && (!is_by_port || service.lists(from, to)),
+            |flow, _| {
+                let to = if is_by_port {
+                    let way = service.ways(flow).find(|way| way.destination == own);
+                    way.ok_or_else(|| none_of(service, flow))?
+                } else {
+                    Flow { destination: own, destination_port: service.target_port(flow), ..flow }
+                };
+                Ok(Flow { source: vip, ..to })
             },
         )
     }
@@ -381,12 +371,45 @@ impl Nat {
     }
 }
 
-/// The target port of a packet to a service. Protocols without ports have nothing to map.
-fn target_port(flow: Flow, ports: &[ServicePort]) -> u16 {
-    const TCP: u8 = 6;
-    const UDP: u8 = 17;
-    let listed = ports
-        .iter()
-        .find(|service| matches!(flow.protocol, TCP | UDP) && service.port == flow.destination_port);
-    listed.map_or(flow.destination_port, |service| service.target)
+/// Translates a new flow to one of the endpoints of all ports.
+fn among_all(service: &Service<'_>, flow: Flow, seed: u64) -> Result<Flow, NatError> {
+    let eligible = || service.endpoints.iter().filter(|endpoint| service.may_choose(**endpoint));
+    // The hash's share of its range, in 128 bits: no bias worth naming and no division.
+    let choice = (u128::from(flow.hash(seed)) * eligible().count() as u128) >> 64;
+    let destination = *eligible().nth(choice as usize).ok_or(NatError::NoEndpoint)?;
+    Ok(Flow { destination, destination_port: service.target_port(flow), ..flow })
+}
+
+/// Translates a new flow to one of the endpoints of its port: the one that is remembered, or the one with the greatest hash
+/// (rendezvous hashing: Thaler, Ravishankar, IEEE/ACM Transactions on Networking 6(1), 1998). So an endpoint that is listed
+/// at several ports is no more likely than others where any port will do. Where the service has an affinity nothing of the
+/// flow but its port goes into the hash: lanes that choose at once choose the same.
+fn among_its_ports(
+    service: &Service<'_>,
+    flow: Flow,
+    seed: u64,
+    choices: &mut Choices,
+    now: Instant,
+) -> Result<Flow, NatError> {
+    let eligible = service.ways(flow).filter(|way| service.may_choose(way.destination));
+    let Some(time) = service.affinity else {
+        return eligible.max_by_key(|way| way.hash(seed)).ok_or_else(|| none_of(service, flow));
+    };
+    let at = (service.vip, flow.protocol, flow.destination_port);
+    let chosen = choices.find(at, time, now).map(|endpoint| Flow {
+        destination: endpoint.ip(),
+        destination_port: endpoint.port(),
+        ..flow
+    });
+    let chosen = chosen.filter(|to| service.may_choose(to.destination) && service.lists(flow, *to));
+    let (source, source_port) = (service.vip, flow.destination_port);
+    let weight = |way: &Flow| Flow { source, source_port, ..*way }.hash(seed);
+    let to = chosen.or_else(|| eligible.max_by_key(weight)).ok_or_else(|| none_of(service, flow))?;
+    choices.began(at, service::destination(to), now);
+    Ok(to)
+}
+
+/// Reason for which a service with endpoints by port has none for a flow.
+fn none_of(service: &Service<'_>, flow: Flow) -> NatError {
+    if service.lacks(flow) { NatError::NoPort } else { NatError::NoEndpoint }
 }

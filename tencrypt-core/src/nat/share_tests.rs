@@ -70,7 +70,7 @@ impl Busy {
     fn call(&mut self, port: u16) {
         self.now += Duration::from_millis(1);
         let endpoints = [ip(V4.other)];
-        let service = Service { vip: ip("10.96.0.99"), endpoints: &endpoints, ports: &[], exclude: &[] };
+        let service = Service { endpoints: &endpoints, ..Service::new(ip("10.96.0.99")) };
         let mut packet = Sample::udp(V4.own, "10.96.0.99", (port, 80));
         assert_eq!(balance(&mut self.nat, &mut packet, &service, self.now), Ok(ip(V4.other)));
     }

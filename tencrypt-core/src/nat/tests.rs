@@ -35,7 +35,7 @@ pub(super) const V4: World = World {
     other: "10.244.3.3",
     router: "10.244.0.1",
 };
-const V6: World =
+pub(super) const V6: World =
     World { client: "fd00:1::7", vip: "fd00:96::a", own: "fd00:2::9", other: "fd00:3::3", router: "fd00::1" };
 
 pub(super) fn ip(text: &str) -> IpAddr {
@@ -332,12 +332,8 @@ fn a_balanced_flow_keeps_its_endpoint_and_comes_back_from_the_vip() {
     for World { client: own, vip, own: first, other: second, router } in [V4, V6] {
         let (mut nat, now) = (nat(), start());
         let endpoints = [ip(first), ip(second)];
-        let service = Service {
-            vip: ip(vip),
-            endpoints: &endpoints,
-            ports: &[ServicePort::new(80, 8080)],
-            exclude: &[],
-        };
+        let service =
+            Service { endpoints: &endpoints, ports: &[ServicePort::new(80, 8080)], ..Service::new(ip(vip)) };
         for port in 5000..5040 {
             let mut call = Sample::tcp(own, vip, (port, 80), SYN);
             let endpoint = balance(&mut nat, &mut call, &service, now).expect("balanced");
@@ -372,12 +368,8 @@ fn fragments_of_a_balanced_flow_go_to_one_endpoint_and_back() {
     for World { client: own, vip, own: first, other: second, .. } in [V4, V6] {
         let (mut nat, now) = (nat(), start());
         let endpoints = [ip(first), ip(second)];
-        let service = Service {
-            vip: ip(vip),
-            endpoints: &endpoints,
-            ports: &[ServicePort::new(80, 8080)],
-            exclude: &[],
-        };
+        let service =
+            Service { endpoints: &endpoints, ports: &[ServicePort::new(80, 8080)], ..Service::new(ip(vip)) };
         let mut pieces = big_udp(own, vip, (5000, 80));
         let orphan = balance(&mut nat, &mut pieces[3].clone(), &service, now);
         assert_eq!(orphan, Err(NatError::FirstFragmentUnseen));
@@ -399,7 +391,7 @@ fn flows_spread_over_the_endpoints_that_may_be_chosen() {
     let own = V4.client;
     let (mut nat, now) = (nat(), start());
     let endpoints = ["10.244.3.1", V6.own, "10.244.3.2", own, "10.244.3.3"].map(ip);
-    let service = Service { vip: ip(V4.vip), endpoints: &endpoints, ports: &[], exclude: &[ip(own)] };
+    let service = Service { endpoints: &endpoints, exclude: &[ip(own)], ..Service::new(ip(V4.vip)) };
     let mut counts = std::collections::BTreeMap::new();
     for port in 0..3000 {
         let mut call = Sample::udp(own, V4.vip, (port, 80));
@@ -416,7 +408,7 @@ fn an_endpoint_that_is_gone_is_replaced() {
     let World { client: own, vip, own: first, other: second, .. } = V4;
     let (mut nat, now) = (nat(), start());
     let call = |nat: &mut Nat, endpoints: &[IpAddr], exclude: &[IpAddr]| {
-        let service = Service { vip: ip(vip), endpoints, ports: &[], exclude };
+        let service = Service { endpoints, exclude, ..Service::new(ip(vip)) };
         balance(nat, &mut Sample::udp(own, vip, (5000, 80)), &service, now)
     };
     assert_eq!(call(&mut nat, &[ip(first)], &[]), Ok(ip(first)));
@@ -435,8 +427,9 @@ fn a_pod_that_calls_its_own_service_reaches_itself() {
     for World { client: own, vip, .. } in [V4, V6] {
         let (mut nat, now) = (nat(), start());
         let ports = [ServicePort::new(80, 8080)];
+        let service = Service { ports: &ports, ..Service::new(ip(vip)) };
         let call = |nat: &mut Nat, mut bytes: Vec<u8>| {
-            nat.loop_back(&mut view(&mut bytes), false, ip(vip), ip(own), &ports, now).expect("turned round");
+            nat.loop_back(&mut view(&mut bytes), false, &service, ip(own), now).expect("turned round");
             bytes
         };
         let answer = |nat: &mut Nat, mut bytes: Vec<u8>| {
@@ -599,7 +592,7 @@ proptest! {
         };
         let (now, there, back) = (start(), &sample.body, &answer_to(&sample.body));
         let endpoints = [own];
-        let service = Service { vip, endpoints: &endpoints, ports: &[], exclude: &[] };
+        let service = Service { endpoints: &endpoints, ..Service::new(vip) };
 
         let (mut serving, mut calling, mut looping) = (nat(), nat(), nat());
         let mut packets = between(client, vip, there);
@@ -621,7 +614,7 @@ proptest! {
 
         let mut packets = between(own, vip, there);
         for packet in &mut packets {
-            prop_assert_eq!(looping.loop_back(&mut view(packet), false, vip, own, &[], now), Ok(()));
+            prop_assert_eq!(looping.loop_back(&mut view(packet), false, &Service::new(vip), own, now), Ok(()));
         }
         prop_assert_eq!(&packets, &between(vip, own, there));
         let mut packets = between(own, vip, back);
@@ -646,7 +639,7 @@ proptest! {
     ) {
         let all = [V4.client, V4.vip, V4.own, V4.other];
         let endpoints = [ip(V4.own), ip(V4.other)];
-        let service = Service { vip: ip(V4.vip), endpoints: &endpoints, ports: &[ServicePort::new(1, 2)], exclude: &[ip(V4.own)] };
+        let service = Service { endpoints: &endpoints, ports: &[ServicePort::new(1, 2)], exclude: &[ip(V4.own)], ..Service::new(ip(V4.vip)) };
         let (mut nat, mut now) = (Nat::with_capacity(7, 3, 2), start());
         for (kind, source, destination, port, at, random, call) in steps {
             let (a, b, ports) = (all[source], all[destination], (u16::from(port), u16::from(random[0] % 3)));
@@ -670,7 +663,7 @@ proptest! {
             match call {
                 0 => drop(nat.serve(&mut packet, partial, ip(V4.own), peer(random[0].into()), now)),
                 1 => drop(nat.balance(&mut packet, partial, &service, now)),
-                2 => drop(nat.loop_back(&mut packet, partial, ip(V4.vip), ip(V4.client), &[ServicePort::new(1, 2)], now)),
+                2 => drop(nat.loop_back(&mut packet, partial, &service, ip(V4.client), now)),
                 3 => _ = nat.reply(&mut packet, partial, now),
                 4 => _ = nat.unbalance(&mut packet, partial, now),
                 _ => nat.note_direct(&packet, now),

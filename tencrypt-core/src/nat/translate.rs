@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::{
     Nat, NatError, NatOutcome,
+    choices::Choices,
     fragments::{Decision, Key},
     table::{Found, Hook, forward_hook},
 };
@@ -47,7 +48,7 @@ impl Nat {
         partial: bool,
         now: Instant,
         valid: impl FnOnce(Flow, Flow) -> bool,
-        choose: impl FnOnce(Flow) -> Option<Flow>,
+        choose: impl FnOnce(Flow, &mut Choices) -> Result<Flow, NatError>,
     ) -> Result<(), NatError> {
         let hook = forward_hook(client);
         let flow = match self.look(hook, packet, now) {
@@ -68,7 +69,8 @@ impl Nat {
             Known::Follows(Decision::Pass) | Known::Orphan => return Err(NatError::FirstFragmentUnseen),
             Known::Tiny => return Err(RewriteError::OutOfReach.into()),
         };
-        let to = self.unique(hook, flow, choose(flow).ok_or(NatError::NoEndpoint)?, now)?;
+        let chosen = choose(flow, &mut self.choices)?;
+        let to = self.unique(hook, flow, chosen, now)?;
         let (key, flags) = (Key::of(hook, packet), packet.tcp_flags());
         packet.rewrite(Rewrite::between(flow, to), partial)?;
         self.flows.insert(client, flow, to, flags, now);

@@ -315,6 +315,10 @@ impl Tunnel {
                 self.nat.learn(&flow, now);
                 true
             }
+            LaneChange::Choice(choice) => {
+                self.nat.learn_choice(&choice, now);
+                true
+            }
             LaneChange::Found { address, peer } => {
                 if self.policy.is_protected(address) {
                     self.policy.note_internal(address, now + LISTED_FOR);
@@ -335,6 +339,9 @@ impl Tunnel {
     fn collect_flow_updates(&mut self) {
         while let Some(flow) = self.nat.poll_update() {
             self.outbox.lane_change(LaneChange::Flow(flow));
+        }
+        while let Some(choice) = self.nat.poll_choice() {
+            self.outbox.lane_change(LaneChange::Choice(choice));
         }
     }
 

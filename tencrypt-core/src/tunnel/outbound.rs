@@ -14,7 +14,7 @@ use super::{
     policy::{Direction, Pair},
 };
 use crate::{
-    directory::{Finding, Standing},
+    directory::{Fact, Finding, Standing},
     nat::{NatOutcome, Service},
     offload::GsoType,
     packet::{IpPacket, Transport, is_tunnel_address},
@@ -227,33 +227,34 @@ impl Tunnel {
     ) -> Option<Route> {
         self.doubt_own_vip(vip, now);
         let finding = self.policy.classify(vip, now);
-        let service = finding.fact.filter(|fact| !fact.endpoints.is_empty());
-        let only_own = service.is_some_and(|fact| fact.endpoints.iter().all(|pod| self.policy.is_own(*pod)));
-        if self.policy.is_own_vip(vip) || self.policy.is_own(vip) || only_own {
-            let ports = service.map_or(&[][..], |fact| &fact.ports);
-            let Some(own) = self.policy.own_address_beside(vip) else {
-                return Some(Route::Drop(DropReason::Policy));
-            };
-            return Some(match self.nat.loop_back(inner, partial, vip, own, ports, now) {
-                Ok(()) => Route::Hairpin,
-                Err(_) => Route::Drop(DropReason::NatFull),
-            });
-        }
-        if let (Some(fact), Standing::Internal) = (service, finding.standing) {
-            // With other pods to choose from, a pod that serves the VIP itself does not choose itself.
-            let service = Service {
-                vip,
-                endpoints: &fact.endpoints,
-                ports: &fact.ports,
-                exclude: self.policy.addresses(),
-            };
-            if self.nat.balance(inner, partial, &service, now).is_err() {
-                return Some(Route::Drop(DropReason::NatFull));
+        let fact = finding.fact.filter(|fact| fact.is_service());
+        let service = service_at(vip, fact, self.policy.addresses());
+        // With other pods to choose from, a pod that serves the VIP itself does not choose itself.
+        let own = if service.services.is_empty() {
+            let only_own = fact.is_some_and(|fact| fact.pods().all(|pod| self.policy.is_own(pod)));
+            match self.policy.own_address_beside(vip) {
+                _ if !(self.policy.is_own_vip(vip) || self.policy.is_own(vip) || only_own) => None,
+                None => return Some(Route::Drop(DropReason::Policy)),
+                own => own,
             }
         } else {
-            self.nat.note_direct(inner, now);
+            inner.flow().and_then(|flow| service.excluded_alone(flow))
+        };
+        let translated = match own {
+            Some(own) => self.nat.loop_back(inner, partial, &service, own, now),
+            None if fact.is_some() && finding.standing == Standing::Internal => {
+                self.nat.balance(inner, partial, &service, now).map(drop)
+            }
+            None => {
+                self.nat.note_direct(inner, now);
+                return None;
+            }
+        };
+        match translated {
+            Err(error) => Some(Route::Drop(error.drop_reason())),
+            // A fragment or an ICMP error goes the way of its flow, whatever a new flow would do.
+            Ok(()) => self.policy.is_own(inner.destination()).then_some(Route::Hairpin),
         }
-        None
     }
 
     /// Applies the verdict on a destination, and remembers the decision where it may hold for the next packet.
@@ -369,6 +370,15 @@ impl Tunnel {
         self.stats.held += 1;
         Outbound::Held
     }
+}
+
+/// The service at an address, by a fact if there is one.
+fn service_at<'a>(vip: IpAddr, fact: Option<&'a Fact>, exclude: &'a [IpAddr]) -> Service<'a> {
+    let (endpoints, ports, services, affinity) = match fact {
+        Some(fact) => (&*fact.endpoints, &*fact.ports, &*fact.services, fact.affinity),
+        None => (&[][..], &[][..], &[][..], None),
+    };
+    Service { vip, endpoints, ports, services, affinity, exclude }
 }
 
 /// Way of records to a peer.

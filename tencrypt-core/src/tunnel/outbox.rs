@@ -184,9 +184,9 @@ impl Outbox {
         dropped as u64
     }
 
-    /// Drops updates of what was found behind addresses. Those of translated flows stay.
+    /// Drops updates of what was found behind addresses. Those of translated flows and of choices stay.
     pub(super) fn drop_findings(&mut self) {
-        self.updates.retain(|update| matches!(update.change, LaneChange::Flow(_)));
+        self.updates.retain(|update| matches!(update.change, LaneChange::Flow(_) | LaneChange::Choice(_)));
     }
 
     /// Drops everything that is to be sent, and returns how many packets that were. Events and released packets stay.

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     crypto::PeerId,
-    directory::{FactChange, Standing},
+    directory::{Fact, FactChange, Standing},
     event::Event,
     lane_update::LaneChange,
     packet::is_tunnel_address,
@@ -65,7 +65,7 @@ impl Tunnel {
     /// Tells if an address is a service's, whatever pod says that it is its own.
     fn is_service(&self, address: IpAddr, now: Instant) -> bool {
         self.membership.trust().is_service(address)
-            || self.policy.classify(address, now).fact.is_some_and(|fact| !fact.endpoints.is_empty())
+            || self.policy.classify(address, now).fact.is_some_and(Fact::is_service)
     }
 
     /// Does what follows from a change of who is at an address.
@@ -342,14 +342,11 @@ impl Tunnel {
             }
             let lost = if let Some(owner) = fact.owner {
                 self.routes.prune(address, |member| member == owner)
-            } else if fact.endpoints.is_empty() {
+            } else if !fact.is_service() {
                 continue;
             } else {
-                let behind: Vec<PeerId> = fact
-                    .endpoints
-                    .iter()
-                    .filter_map(|pod| Some(self.routes.route(*pod, now)?.member))
-                    .collect();
+                let behind: Vec<PeerId> =
+                    fact.pods().filter_map(|pod| Some(self.routes.route(pod, now)?.member)).collect();
                 self.routes.prune(address, |member| behind.contains(&member))
             };
             self.tell_gone(address, lost);

@@ -15,5 +15,6 @@ mod questions;
 mod redaction;
 mod resets;
 mod resumed;
+mod services;
 pub(crate) mod twin;
 mod work;

@@ -8,6 +8,7 @@ use crate::{
     crypto::PeerId,
     directory::{Class, Fact, FactChange, FactSource, Standing},
     lane_update::LaneChange,
+    nat::{PortEndpoints, ServiceProtocol},
     offload::VnetHdr,
     packet::samples::Sample,
     testing::start,
@@ -299,8 +300,14 @@ fn facts_take_an_address_from_all_who_are_not_there_by_them() {
     }
     assert!(speaks(&tunnel, 3, at(SERVICE)) && speaks(&tunnel, 4, at(SERVICE)));
     let fact = Fact::new(at(SERVICE), Class::Internal, FactSource::Kubernetes, None);
-    learn(&mut tunnel, fact.with_endpoints([at("10.0.0.4")], []));
+    learn(&mut tunnel, fact.clone().with_endpoints([at("10.0.0.4")], []));
     assert!(!speaks(&tunnel, 3, at(SERVICE)) && speaks(&tunnel, 4, at(SERVICE)));
+    // The same with endpoints by port, down to none.
+    let port = |endpoints: Vec<_>| PortEndpoints::new(ServiceProtocol::Tcp, 80, endpoints);
+    learn(&mut tunnel, fact.clone().with_services([port(vec![(at("10.0.0.4"), 80).into()])], None));
+    assert!(speaks(&tunnel, 4, at(SERVICE)));
+    learn(&mut tunnel, fact.with_services([port(vec![])], None));
+    assert!(!speaks(&tunnel, 4, at(SERVICE)));
 }
 
 #[test]
