@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 
 /// Prints text with everything escaped that could move the cursor, end the line or reorder what is read: control
 /// characters, line and paragraph separators, bidirectional formatting (Unicode TR36 section 2.2, RUSTSEC-2025-0055).
-pub(crate) struct Escaped<T>(pub(crate) T);
+pub struct Escaped<T>(pub T);
 
 impl<T: fmt::Display> fmt::Display for Escaped<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -23,7 +23,8 @@ pub enum Exit {
 
 impl Exit {
     /// Tells a lack of rights from other failures of a system call.
-    pub(crate) fn of_io(error: &io::Error) -> Self {
+    #[must_use]
+    pub fn of_io(error: &io::Error) -> Self {
         if error.kind() == io::ErrorKind::PermissionDenied { Self::NotPermitted } else { Self::Runtime }
     }
 }

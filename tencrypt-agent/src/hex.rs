@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 /// Spells `bytes` in lower case.
-pub(crate) fn to_hex(bytes: &[u8]) -> String {
+#[must_use]
+pub fn to_hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
@@ -11,7 +12,8 @@ pub(crate) fn to_hex(bytes: &[u8]) -> String {
 }
 
 /// Returns the `N` bytes that `text` spells, in either case; `None` if it is anything else.
-pub(crate) fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+#[must_use]
+pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let text = text.as_bytes();
     if text.len() != 2 * N {
         return None;

@@ -15,18 +15,25 @@ pub mod config;
 pub mod control;
 #[cfg(feature = "demo")]
 mod demo;
-mod escape;
+#[doc(hidden)]
+pub mod escape;
 #[doc(hidden)]
 pub mod failure;
-mod hex;
+#[doc(hidden)]
+pub mod hex;
 #[doc(hidden)]
 pub mod keys;
 mod lane;
-mod logging;
+#[doc(hidden)]
+pub mod layout;
+#[doc(hidden)]
+pub mod logging;
 #[doc(hidden)]
 pub mod node;
-mod os;
-mod report;
+#[doc(hidden)]
+pub mod os;
+#[doc(hidden)]
+pub mod report;
 mod supervisor;
 
 pub use self::commands::run;

@@ -23,11 +23,11 @@ use tracing_subscriber::{
 use crate::failure::{Exit, Failure};
 
 /// The variable that sets the level where `-v` is not given.
-pub(crate) const LEVEL_VARIABLE: &str = "TENCRYPT_LOG";
+pub const LEVEL_VARIABLE: &str = "TENCRYPT_LOG";
 
 /// The form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Format {
+pub enum Format {
     /// A line for people.
     Text,
     /// An object of JSON a line: `timestamp` (RFC 3339, UTC), `level`, `message`, and what else there is.
@@ -38,9 +38,11 @@ pub(crate) enum Format {
 ///
 /// # Errors
 /// A usage [`Failure`] if the variable holds no level.
-pub(crate) fn start(verbose: u8, format: Format) -> Result<(), Failure> {
+pub fn start(verbose: u8, format: Format) -> Result<(), Failure> {
     let level = level(verbose, env::var_os(LEVEL_VARIABLE).as_deref())?;
-    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(stderr);
+    // Nobody may read any more: the program outlives the agent that started it, and standard error with it. By default each line
+    // that cannot be written is told on standard error, which panics.
+    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(stderr).log_internal_errors(false);
     // A second start in one process (tests) leaves the first in place.
     let _ = match format {
         Format::Json => log.event_format(JsonLines).try_init(),

@@ -18,7 +18,7 @@ use tencrypt::{KeyRing, Stats, trust::CertificateFile};
 
 #[cfg(test)]
 pub(crate) use self::explained::FactReport;
-pub(crate) use self::{
+pub use self::{
     explained::ExplainReport,
     filtered::FilteredReport,
     renewal::{CloneSign, RenewalReason, RenewalReport},
@@ -27,7 +27,7 @@ use crate::hex::to_hex;
 
 /// `tencrypt status --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct StatusReport {
+pub struct StatusReport {
     /// The program that runs.
     #[serde(default)]
     pub program: ProgramReport,
@@ -87,7 +87,7 @@ pub(crate) struct StatusReport {
 
 /// The program that runs, in `status --json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ProgramReport {
+pub struct ProgramReport {
     /// Its version.
     pub version: String,
     /// Its process id.
@@ -98,7 +98,7 @@ pub(crate) struct ProgramReport {
 
 /// The pod's interface, in `status --json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct NetworkReport {
+pub struct NetworkReport {
     /// The namespace, as it was called at the start.
     pub netns: String,
     /// The interface's name.
@@ -118,7 +118,7 @@ pub(crate) struct NetworkReport {
 
 /// A server that is bound to the interface, in `status --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct BoundServerReport {
+pub struct BoundServerReport {
     /// `tcp` or `udp`.
     pub protocol: String,
     /// The address and port that it listens at.
@@ -134,7 +134,7 @@ pub(crate) fn fingerprints(keys: &KeyRing) -> BTreeMap<u8, String> {
 
 /// The pod's identity, in `status --json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct IdentityReport {
+pub struct IdentityReport {
     /// `certificate`: peers need one of this tenant's authority; `key-only`: the tenant's key is enough.
     pub mode: String,
     /// The static public key in hex, made at start.
@@ -157,7 +157,7 @@ pub(crate) struct IdentityReport {
 
 /// A certificate, in `status --json` and `inspect --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct CertificateReport {
+pub struct CertificateReport {
     /// The pod's name.
     pub pod: String,
     /// Its id on the wire.
@@ -188,7 +188,7 @@ impl From<&CertificateFile> for CertificateReport {
 
 /// Epochs of the tenant's key, in `status --json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct KeysReport {
+pub struct KeysReport {
     /// The epoch that new sessions start under.
     pub send: u8,
     /// The epochs that are accepted.
@@ -203,7 +203,7 @@ pub(crate) struct KeysReport {
 
 /// One peer, in `status --json` and `peers --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct PeerReport {
+pub struct PeerReport {
     /// Start of its public key, in hex.
     pub peer: String,
     /// Its first address.
@@ -311,7 +311,7 @@ pub(crate) fn merged(reports: Vec<PeerReport>) -> Vec<PeerReport> {
 
 /// State of what the program keeps in the namespace, in `status --json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct NamespaceReport {
+pub struct NamespaceReport {
     /// True while something does not stand and cannot be put back: protected destinations are unreachable.
     pub closed: bool,
     /// The parts, in the order in which they are put back.
@@ -320,7 +320,7 @@ pub(crate) struct NamespaceReport {
 
 /// A part of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct PartReport {
+pub struct PartReport {
     /// `chains`, `rp_filter`, `device`, `routes` or `rules`.
     pub part: String,
     /// Times that it was put back.
@@ -335,7 +335,7 @@ pub(crate) struct PartReport {
 
 /// Packets that the nftables chains dropped since they were installed; all zero without enforcement.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ChainsReport {
+pub struct ChainsReport {
     /// Came in, in plain, from protected sources.
     pub plain_in: u64,
     /// Would have left in plain, to protected destinations or to everybody on the link.
@@ -346,7 +346,7 @@ pub(crate) struct ChainsReport {
 
 /// Queries of the pod, since the start; up to a second old.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct NamesReport {
+pub struct NamesReport {
     /// Queries taken.
     pub queries: u64,
     /// Answers as the nameserver gave them.
@@ -371,7 +371,7 @@ pub(crate) struct NamesReport {
 
 /// System calls that moved packets, since the start: beside the packets they tell how long trains are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct CallsReport {
+pub struct CallsReport {
     /// Packets and super-packets read from the device.
     pub reads: u64,
     /// Calls that sent records.
@@ -384,7 +384,7 @@ pub(crate) struct CallsReport {
 
 /// Datagrams that are kept out before the program sees them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ScreenReport {
+pub struct ScreenReport {
     /// True while most of a flood is kept out.
     pub up: bool,
     /// Datagrams and trains that the kernel dropped at the sockets since the start: kept out, or without room.
@@ -395,7 +395,7 @@ pub(crate) struct ScreenReport {
 
 /// Packets since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct PacketsReport {
+pub struct PacketsReport {
     /// Sealed and sent.
     pub encrypted: u64,
     /// Opened and delivered.
@@ -435,7 +435,7 @@ pub(crate) fn drops(stats: &Stats) -> BTreeMap<String, u64> {
 
 /// The suite in `status`: its name, and whether the network carries its handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct SuiteReport {
+pub struct SuiteReport {
     /// MTU of the TUN device in bytes.
     pub mtu: u32,
     /// The cipher suite's name.
@@ -446,7 +446,7 @@ pub(crate) struct SuiteReport {
 
 /// Protections that hold, in `status`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct HardeningReport {
+pub struct HardeningReport {
     /// Others of the same user cannot look into the program, and it leaves no core dump.
     pub not_dumpable: bool,
     /// None of its memory goes to swap.

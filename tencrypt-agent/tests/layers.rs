@@ -3,9 +3,10 @@
 use std::{fs, path::Path};
 
 /// Top-level modules of the program from the bottom up.
-const LAYERS: [&str; 14] = [
+const LAYERS: [&str; 15] = [
     "escape",
     "hex",
+    "layout",
     "report",
     "failure",
     "logging",

@@ -6,12 +6,13 @@ use std::{
 };
 
 /// Beginnings of names, and the crates they mean.
-const CRATES: [(&str, &str); 8] = [
+const CRATES: [(&str, &str); 9] = [
     ("agent", "tencrypt-agent"),
     ("benches", "benches"),
     ("cni", "tencrypt-cni"),
     ("core", "tencrypt-core"),
     ("dns", "tencrypt-dns"),
+    ("node", "tencrypt-node"),
     ("sim", "tencrypt-sim"),
     ("tun", "tencrypt-tun"),
     ("udp", "tencrypt-udp"),

@@ -142,7 +142,7 @@ Examples:
     /// Protect a namespace, in the foreground until SIGTERM or SIGINT
     #[command(after_help = "Prints \"ready\" once traffic is protected, and tells the service manager that
 NOTIFY_SOCKET names (sd_notify); with --supervised it tells the agent instead.
-docs/node.md says what is spoken over FD.
+docs/node-protocol.md says what is spoken over FD.
 
 Examples:
   tencrypt up --netns shop-1 --config tencrypt.toml

@@ -32,7 +32,15 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong.
     pub fn parse_given(text: &str) -> Result<Self, ConfigError> {
-        sections::given(text, Path::new(GIVEN))
+        Self::parse_given_in(text, Path::new(GIVEN))
+    }
+
+    /// The same, for an agent that has them in the file at `path`, which messages name.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn parse_given_in(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        sections::given(text, path)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Longest key file in bytes: 8 epochs take some 600 bytes.
-pub(crate) const MAX_FILE_LEN: u64 = 64 << 10;
+pub const MAX_FILE_LEN: u64 = 64 << 10;
 
 /// A key file that gives no keys, or cannot be made.
 #[derive(Debug, thiserror::Error)]

@@ -7,7 +7,7 @@ use tencrypt::trust::CertificateFile;
 use crate::{config, keys::file as keyfile, os::secret_memory::SecretBytes};
 
 /// Bytes in front of each payload.
-pub(crate) const HEADER_LEN: usize = 5;
+pub const HEADER_LEN: usize = 5;
 
 /// Longest text that is no file of its own, in bytes: names, versions, a reason.
 const SHORT: usize = 4 << 10;
@@ -18,7 +18,7 @@ const LONG: usize = 1 << 20;
 /// The kind of a message of the agent's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// The versions that it speaks.
     Hello = 1,
     /// The pod: names, and the descriptor of its namespace beside it.
@@ -49,7 +49,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub(crate) const ALL: [Self; 13] = [
+    pub const ALL: [Self; 13] = [
         Self::Hello,
         Self::Pod,
         Self::Config,
@@ -66,7 +66,7 @@ impl Kind {
     ];
 
     /// Returns the most bytes of its payload.
-    pub(crate) const fn limit(self) -> usize {
+    pub const fn limit(self) -> usize {
         match self {
             Self::Hello | Self::Pod | Self::Renew | Self::End => SHORT,
             Self::Complete | Self::Report => 0,
@@ -78,7 +78,7 @@ impl Kind {
     }
 
     /// Returns its name in messages.
-    pub(crate) const fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Hello => "hello",
             Self::Pod => "pod",
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn the_document_has_every_kind_and_its_limit() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/node.md");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/node-protocol.md");
         let text = std::fs::read_to_string(path).expect("the document of the protocol");
         for kind in Kind::ALL {
             let begin = format!("| {} | `{}` |", kind as u8, kind.as_str());

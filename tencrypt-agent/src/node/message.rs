@@ -1,6 +1,6 @@
 //! The messages of the agent.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tencrypt::{
     KeyRing,
     trust::{AuthorityKey, CertificateFile, Revocation},
@@ -49,42 +49,42 @@ pub(crate) enum Message {
 }
 
 /// The versions of the protocol that an end speaks, both included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub(crate) struct Versions {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Versions {
     /// The oldest.
-    pub(crate) oldest: u16,
+    pub oldest: u16,
     /// The newest.
-    pub(crate) newest: u16,
+    pub newest: u16,
 }
 
 impl Versions {
     /// The versions of this program.
-    pub(crate) const OWN: Self = Self { oldest: 1, newest: 1 };
+    pub const OWN: Self = Self { oldest: 1, newest: 1 };
 
     /// Returns the newest version that both ends speak.
-    pub(crate) fn common(self) -> Option<u16> {
+    pub fn common(self) -> Option<u16> {
         let newest = self.newest.min(Self::OWN.newest);
         (newest >= self.oldest.max(Self::OWN.oldest)).then_some(newest)
     }
 }
 
 /// The pod, as the agent calls it.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Pod {
+pub struct Pod {
     /// Its name, for people.
-    pub(crate) name: String,
+    pub name: String,
     /// Words of the agent's own, which every later agent is told: it knows by them what the program was given.
     #[serde(default)]
-    pub(crate) tag: String,
+    pub tag: String,
 }
 
 /// The end that a program is to come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct End {
+pub struct End {
     /// Everything is undone, and the namespace is open. Else it stays closed, for the next program or for good.
-    pub(crate) open: bool,
+    pub open: bool,
 }
 
 #[derive(Deserialize)]

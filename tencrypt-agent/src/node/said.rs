@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::frame::HEADER_LEN;
 use crate::report::{RenewalReason, StatusReport};
@@ -11,9 +11,9 @@ use crate::report::{RenewalReason, StatusReport};
 const KIND: u8 = 128;
 
 /// A message of the program.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Said {
+pub enum Said {
     /// The answer to the agent's `hello`.
     Hello(Hello),
     /// Traffic is protected.
@@ -42,7 +42,7 @@ pub(crate) enum Said {
     /// A message of the agent's was not taken; what was so before stays.
     Refused {
         /// The kind of message.
-        message: &'static str,
+        message: String,
         /// The reason, in a line.
         reason: String,
     },
@@ -54,35 +54,35 @@ pub(crate) enum Said {
 }
 
 /// A program's introduction of itself.
-#[derive(Debug, Serialize)]
-pub(crate) struct Hello {
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Hello {
     /// The version of the protocol that both ends speak from here on.
-    pub(crate) protocol: u16,
+    pub protocol: u16,
     /// The version of the program.
-    pub(crate) program: &'static str,
+    pub program: String,
     /// The process.
-    pub(crate) pid: u32,
+    pub pid: u32,
     /// The pod's name and tag as an agent has given them, and its namespace. Null before that.
-    pub(crate) pod: Option<PodReport>,
+    pub pod: Option<PodReport>,
 }
 
 /// The pod of a program that runs.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct PodReport {
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PodReport {
     /// Its name.
-    pub(crate) name: String,
+    pub name: String,
     /// The agent's own words.
-    pub(crate) tag: String,
+    pub tag: String,
     /// The id of its namespace, as `tencrypt list` prints it.
-    pub(crate) namespace: String,
+    pub namespace: String,
     /// The static public key, in hex.
-    pub(crate) public_key: String,
+    pub public_key: String,
 }
 
 /// Something that has happened to a pod.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum PodEvent {
+pub enum PodEvent {
     /// A session with a peer.
     PeerUp {
         /// Start of its public key, in hex.
@@ -137,7 +137,7 @@ pub(crate) enum PodEvent {
 
 impl Said {
     /// Returns the message as a frame.
-    pub(crate) fn frame(&self) -> Vec<u8> {
+    pub fn frame(&self) -> Vec<u8> {
         let mut frame = vec![0; HEADER_LEN];
         if let Err(error) = serde_json::to_writer(&mut frame, self) {
             // No map in it has keys but strings, and memory is no writer that fails.
@@ -161,7 +161,8 @@ mod tests {
         let mut expected = vec![0, 0, 0, text.len() as u8, 128];
         expected.extend_from_slice(text);
         assert_eq!(said.frame(), expected);
-        let hello = Said::Hello(Hello { protocol: 1, program: "0.1.0", pid: 7, pod: None }).frame();
+        let hello =
+            Said::Hello(Hello { protocol: 1, program: "0.1.0".to_owned(), pid: 7, pod: None }).frame();
         assert_eq!(&hello[5..], br#"{"hello":{"protocol":1,"program":"0.1.0","pid":7,"pod":null}}"#);
     }
 }

@@ -125,7 +125,7 @@ impl Channel {
         let protocol = versions.common().ok_or_else(|| no_common_version(versions))?;
         let hello = Said::Hello(Hello {
             protocol,
-            program: env!("CARGO_PKG_VERSION"),
+            program: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             pod: None,
         });

@@ -81,7 +81,7 @@ impl MakeError {
 
 /// Users to whom a file's mode may give access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Access {
+pub enum Access {
     /// All of them.
     Anyone,
     /// The owner and nobody else: the file is a secret.
@@ -116,7 +116,7 @@ impl Access {
 ///
 /// # Errors
 /// See [`ReadError`].
-pub(crate) fn read_regular(path: &Path, limit: u64, access: Access) -> Result<Vec<u8>, ReadError> {
+pub fn read_regular(path: &Path, limit: u64, access: Access) -> Result<Vec<u8>, ReadError> {
     let file = open_regular(path)?;
     let metadata = file.metadata()?;
     access.check(&metadata)?;
@@ -127,7 +127,7 @@ pub(crate) fn read_regular(path: &Path, limit: u64, access: Access) -> Result<Ve
 ///
 /// # Errors
 /// See [`ReadError`].
-pub(crate) fn read_text(path: &Path, limit: u64, access: Access) -> Result<Zeroizing<String>, ReadError> {
+pub fn read_text(path: &Path, limit: u64, access: Access) -> Result<Zeroizing<String>, ReadError> {
     let bytes = read_regular(path, limit, access)?;
     String::from_utf8(bytes).map(Zeroizing::new).map_err(|error| {
         drop(Zeroizing::new(error.into_bytes()));
@@ -140,7 +140,7 @@ pub(crate) fn read_text(path: &Path, limit: u64, access: Access) -> Result<Zeroi
 ///
 /// # Errors
 /// See [`ReadError`].
-pub(crate) fn read_secret(path: &Path, limit: u64) -> Result<(SecretBytes, usize), ReadError> {
+pub fn read_secret(path: &Path, limit: u64) -> Result<(SecretBytes, usize), ReadError> {
     let mut file = open_regular(path)?;
     Access::OwnerAlone.check(&file.metadata()?)?;
     let mut bytes = SecretBytes::new(limit as usize + 1);
@@ -158,7 +158,7 @@ pub(crate) fn read_secret(path: &Path, limit: u64) -> Result<(SecretBytes, usize
 ///
 /// # Errors
 /// The kernel's answer.
-pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     write_whole(path, &random_suffix()?, mode, content, |_| Ok(()), |hidden| fs::rename(hidden, path))
 }
 

@@ -1,6 +1,6 @@
 //! Files that may change while the program runs, and the moments at which they are to be read again.
 //!
-//! One rule for all of them. A file is read again when its [`Stamp`] is another one, and for a while after it was first
+//! One rule for all of them. A file is read again when its stamp is another one, and for a while after it was first
 //! seen with that one: a second write in place within one tick of the file's clock leaves the stamp as it was. The stamp
 //! is taken before the file is read, so that a change while it is read shows afterwards. Links are followed, so that a Kubernetes volume, whose `..data`
 //! link is exchanged, shows too. [`Changes`] says when to look: at any event in the directories of the files, and by
@@ -52,7 +52,7 @@ const UNSETTLED: Duration = Duration::from_secs(3);
 
 /// A file that may change.
 #[derive(Debug)]
-pub(crate) struct FollowedFile {
+pub struct FollowedFile {
     path: PathBuf,
     read: Read,
 }
@@ -69,12 +69,12 @@ enum Read {
 
 impl FollowedFile {
     /// Follows the file at `path`, which has not been read yet.
-    pub(crate) fn new(path: PathBuf) -> Self {
+    pub fn new(path: PathBuf) -> Self {
         Self { path, read: Read::Never }
     }
 
     /// The file's path.
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
@@ -84,7 +84,7 @@ impl FollowedFile {
     }
 
     /// The path, if the file [is due](Self::is_due).
-    pub(crate) fn path_if_due(&mut self) -> Option<&Path> {
+    pub fn path_if_due(&mut self) -> Option<&Path> {
         self.is_due().then_some(&*self.path)
     }
 
@@ -102,7 +102,7 @@ impl FollowedFile {
 
 /// Events in the directories of followed files, and the clock.
 #[derive(Debug)]
-pub(crate) struct Changes {
+pub struct Changes {
     events: Option<Receiver>,
     /// None: there is nothing to look at.
     clock: Option<Clock>,
@@ -112,7 +112,7 @@ pub(crate) struct Changes {
 impl Changes {
     /// Watches the directories of the files at `paths`. One that cannot be watched is left to the clock. Must be called
     /// within a tokio runtime.
-    pub(crate) fn of<'p>(paths: impl IntoIterator<Item = &'p Path>) -> Self {
+    pub fn of<'p>(paths: impl IntoIterator<Item = &'p Path>) -> Self {
         let paths: Vec<&Path> = paths.into_iter().collect();
         let interval = if paths.iter().all(|path| is_told(path)) { TOLD } else { UNTOLD };
         let clock = (!paths.is_empty()).then(|| Clock::each(interval));
@@ -123,7 +123,7 @@ impl Changes {
     }
 
     /// Waits until the files are to be looked at: at once when it is called for the first time. May be cancelled.
-    pub(crate) async fn next(&mut self) {
+    pub async fn next(&mut self) {
         if self.pause.is_none() {
             tokio::select! {
                 () = tick(self.clock.as_mut()) => return,

@@ -18,7 +18,7 @@ pub(crate) const SOCKET_VARIABLE: &str = "NOTIFY_SOCKET";
 
 /// A way to the service manager.
 #[derive(Debug)]
-pub(crate) struct ServiceManager(UnixDatagram);
+pub struct ServiceManager(UnixDatagram);
 
 impl ServiceManager {
     /// Connects to the one that started the program; `None`: it waits for no word.
@@ -27,7 +27,7 @@ impl ServiceManager {
     ///
     /// # Errors
     /// There is no such socket.
-    pub(crate) fn connect() -> io::Result<Option<Self>> {
+    pub fn connect() -> io::Result<Option<Self>> {
         match env::var_os(SOCKET_VARIABLE) {
             Some(name) if !name.is_empty() => Self::connect_to(&name).map(Some),
             _ => Ok(None),
@@ -45,9 +45,9 @@ impl ServiceManager {
         Ok(Self(socket))
     }
 
-    /// Says that the service has started.
-    pub(crate) fn ready(&self) {
-        self.send("READY=1\nSTATUS=the pod's traffic is protected");
+    /// Says that the service has started, and its state in words.
+    pub fn ready(&self, state: &str) {
+        self.send(&format!("READY=1\nSTATUS={state}"));
     }
 
     /// Says that the service is about to end.
@@ -83,7 +83,7 @@ mod tests {
         let by_name = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         for (socket, name) in [(by_path, path.as_os_str().to_owned()), (by_name, format!("@{name}").into())] {
             let manager = ServiceManager::connect_to(&name).unwrap();
-            manager.ready();
+            manager.ready("the pod's traffic is protected");
             assert!(received(&socket).starts_with("READY=1\n"));
             manager.stopping();
             assert!(received(&socket).starts_with("STOPPING=1\n"));

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The variable that names the directory.
-pub(crate) const DIRECTORY_VARIABLE: &str = "TENCRYPT_RUN_DIR";
+pub const DIRECTORY_VARIABLE: &str = "TENCRYPT_RUN_DIR";
 
 /// A run directory, or a lock in it, that cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +65,7 @@ impl From<RunDirError> for Failure {
 
 /// The run directory, known to belong to this user alone.
 #[derive(Debug, Clone)]
-pub(crate) struct RunDir {
+pub struct RunDir {
     path: PathBuf,
 }
 
@@ -82,7 +82,7 @@ impl RunDir {
     ///
     /// # Errors
     /// It cannot be made, or others may write to it.
-    pub(crate) fn create() -> Result<Self, RunDirError> {
+    pub fn create() -> Result<Self, RunDirError> {
         Self::create_at(locate())
     }
 
@@ -104,7 +104,7 @@ impl RunDir {
     ///
     /// # Errors
     /// Others may write to it: what answers there is not to be believed.
-    pub(crate) fn existing() -> Result<Option<Self>, RunDirError> {
+    pub fn existing() -> Result<Option<Self>, RunDirError> {
         match Self::at(locate()) {
             Ok(directory) => Ok(Some(directory)),
             Err(RunDirError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -129,17 +129,40 @@ impl RunDir {
         Err(RunDirError::Unsafe { path, reason })
     }
 
+    /// The directory itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Path of the namespace's control socket.
     #[must_use]
-    pub(crate) fn socket(&self, namespace: NetNsId) -> PathBuf {
+    pub fn socket(&self, namespace: NetNsId) -> PathBuf {
         self.path.join(format!("{namespace}.sock"))
     }
 
     /// Lists the control sockets there are, by the namespace of each; some may be of programs that have gone.
     #[must_use]
-    pub(crate) fn sockets(&self) -> Vec<(NetNsId, PathBuf)> {
+    pub fn sockets(&self) -> Vec<(NetNsId, PathBuf)> {
         let paths = fs::read_dir(&self.path).into_iter().flatten().flatten().map(|entry| entry.path());
         paths.filter_map(|path| Some((namespace_of(&path)?, path))).collect()
+    }
+
+    /// Removes what a killed program has left of a namespace: its socket and its lock. While a program holds the namespace they stay.
+    pub fn tidy(&self, namespace: NetNsId) {
+        let socket = self.socket(namespace);
+        let lock = self.lock(namespace);
+        if fs::symlink_metadata(&socket).or_else(|_| fs::symlink_metadata(&lock)).is_err() {
+            return;
+        }
+        // The lock's file goes with the hold.
+        if let Ok(_hold) = self.hold(namespace) {
+            let _ = fs::remove_file(socket);
+        }
+    }
+
+    fn lock(&self, namespace: NetNsId) -> PathBuf {
+        self.path.join(format!("{namespace}.lock"))
     }
 
     /// Takes the namespace for this process. The kernel lets go of it when the process ends, however that happens.
@@ -147,7 +170,7 @@ impl RunDir {
     /// # Errors
     /// [`RunDirError::Held`], [`RunDirError::Io`].
     pub(crate) fn hold(&self, namespace: NetNsId) -> Result<Hold, RunDirError> {
-        let path = self.path.join(format!("{namespace}.lock"));
+        let path = self.lock(namespace);
         let failed = |source| RunDirError::Io { path: path.clone(), source };
         // Bounded: a holder that ends between our open and our lock has removed the file we opened.
         for _ in 0..100 {
@@ -247,6 +270,24 @@ mod tests {
         let _ = fs::remove_dir_all(&path);
         fs::DirBuilder::new().mode(0o700).create(&path).unwrap();
         RunDir::at(path).unwrap()
+    }
+
+    #[test]
+    fn what_a_killed_program_has_left_goes_and_what_a_living_one_has_stays() {
+        let directory = directory("tidy");
+        let namespace = NetNsId::new(4, 1);
+        let names = || fs::read_dir(&directory.path).unwrap().count();
+        directory.tidy(namespace);
+        assert_eq!(names(), 0, "nothing is made where nothing was");
+        fs::write(directory.socket(namespace), "").unwrap();
+        let hold = directory.hold(namespace).unwrap();
+        directory.tidy(namespace);
+        assert_eq!(names(), 2);
+        drop(hold);
+        fs::write(directory.lock(namespace), "").unwrap();
+        directory.tidy(namespace);
+        assert_eq!(names(), 0);
+        fs::remove_dir(&directory.path).unwrap();
     }
 
     #[test]

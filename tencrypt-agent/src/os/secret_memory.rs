@@ -8,7 +8,7 @@ use crate::os::sys::SecretMapping;
 
 /// Bytes, zero at first, that nobody else can see: not even the kernel has them mapped where it has `memfd_secret`
 /// (memfd_secret(2), Linux 5.14, where it is switched on). Elsewhere ordinary memory. Erased on drop either way.
-pub(crate) struct SecretBytes(Place);
+pub struct SecretBytes(Place);
 
 enum Place {
     Secret(SecretMapping),
@@ -17,7 +17,7 @@ enum Place {
 
 impl SecretBytes {
     /// `len` bytes.
-    pub(crate) fn new(len: usize) -> Self {
+    pub fn new(len: usize) -> Self {
         Self(match SecretMapping::new(len) {
             Ok(mapping) => Place::Secret(mapping),
             Err(_) => Place::Ordinary(Zeroizing::new(vec![0; len])),
@@ -25,7 +25,7 @@ impl SecretBytes {
     }
 
     /// Tells if the kernel hides them.
-    pub(crate) fn is_hidden(&self) -> bool {
+    pub fn is_hidden(&self) -> bool {
         matches!(self.0, Place::Secret(_))
     }
 }

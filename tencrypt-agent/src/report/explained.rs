@@ -7,7 +7,7 @@ use tencrypt::{Explanation, Verdict, directory::Fact};
 
 /// `tencrypt explain --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ExplainReport {
+pub struct ExplainReport {
     /// Source asked about.
     pub source: IpAddr,
     /// Destination asked about.
@@ -39,7 +39,7 @@ pub(crate) struct ExplainReport {
 impl ExplainReport {
     /// Takes in where the kernel leads a packet to the destination. One of this pod that is led around the tunnel passes as
     /// it is, and no lane is asked.
-    pub(crate) fn note_route(&mut self, around: Option<bool>) {
+    pub fn note_route(&mut self, around: Option<bool>) {
         self.around = around;
         if around != Some(true) || !self.own_source || self.verdict == "bypass" {
             return;
@@ -54,7 +54,7 @@ impl ExplainReport {
 
 impl ExplainReport {
     /// Takes in that the destination is the pod's own address: no packet of its applications to there reaches a lane.
-    pub(crate) fn note_own_destination(&mut self) {
+    pub fn note_own_destination(&mut self) {
         (self.verdict, self.reason, self.peer) = ("bypass".to_owned(), None, None);
         self.because = vec!["it is an address of this pod: what goes there does not leave it".to_owned()];
     }
@@ -86,7 +86,7 @@ impl From<&Explanation> for ExplainReport {
 
 /// A fact in `explain`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct FactReport {
+pub struct FactReport {
     /// The addresses it is about.
     pub prefix: String,
     /// `internal`, `external` or `exempt`.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// A kind of packets that a firewall of the pod's own drops, in `status --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct FilteredReport {
+pub struct FilteredReport {
     /// `datagrams`: of other pods to the tunnel's ports; `names`: of captured DNS; `packets`: others out of the device.
     pub kind: String,
     /// Packets of the kind that were dropped since the start.
@@ -19,7 +19,7 @@ pub(crate) struct FilteredReport {
 
 impl FilteredReport {
     /// Returns it as a sentence.
-    pub(crate) fn problem(&self) -> String {
+    pub fn problem(&self) -> String {
         let Self { count, last_s, what, cure, .. } = self;
         format!("NOT let in by a firewall of the pod's own: {count} {what}, the last {last_s} s ago; {cure}")
     }

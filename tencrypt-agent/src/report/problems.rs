@@ -4,7 +4,7 @@ use super::{StatusReport, filtered::FilteredReport};
 
 impl StatusReport {
     /// Returns everything that is not as it ought to be, a sentence each, the worst first.
-    pub(crate) fn problems(&self) -> Vec<String> {
+    pub fn problems(&self) -> Vec<String> {
         let unprotected = self.network.unprotected.iter();
         let unprotected = unprotected
             .map(|address| format!("NOT protected: {address} (no range of network.protected holds it)"));

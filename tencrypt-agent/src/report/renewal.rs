@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Renewals of the pod's own keys, in `status`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct RenewalReport {
+pub struct RenewalReport {
     /// The number of renewals since the start.
     pub count: u64,
     /// The reason of the last one.
@@ -16,7 +16,7 @@ pub(crate) struct RenewalReport {
 /// A sign that the machine was cloned, restored or stood still.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum CloneSign {
+pub enum CloneSign {
     /// The boot clock went on while nobody looked.
     BootClock,
     /// The kernel logs that its virtual machine has another generation id.
@@ -26,7 +26,7 @@ pub(crate) enum CloneSign {
 /// A reason to make keys anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum RenewalReason {
+pub enum RenewalReason {
     /// The kernel says that the virtual machine was cloned, or restored from a snapshot.
     Clone,
     /// Machine or program stood still for more than a minute.
@@ -38,7 +38,7 @@ pub(crate) enum RenewalReason {
 impl RenewalReason {
     /// Returns it in words.
     #[must_use]
-    pub(crate) fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Clone => "the machine was cloned or restored",
             Self::Pause => "the machine or the program stood still for more than 60 s",

@@ -217,7 +217,7 @@ impl AgentChannel {
             let mut report = match asked.status().await {
                 Ok(report) => report,
                 Err(error) => {
-                    let refused = Said::Refused { message: "report", reason: error.to_string() };
+                    let refused = Said::Refused { message: "report".to_owned(), reason: error.to_string() };
                     let _ = said.send(refused.frame()).await;
                     return;
                 }
@@ -330,7 +330,8 @@ impl Reader {
         let Versions { oldest, newest } = versions;
         let protocol =
             versions.common().ok_or_else(|| format!("versions {oldest} to {newest} are not spoken here"))?;
-        let (program, pid, pod) = (env!("CARGO_PKG_VERSION"), std::process::id(), Some(about.report()));
+        let program = env!("CARGO_PKG_VERSION").to_owned();
+        let (pid, pod) = (std::process::id(), Some(about.report()));
         self.speaker.say(&Said::Hello(Hello { protocol, program, pid, pod }));
         let _ = self.words.send(Word::Adopted).await;
         Ok(())
@@ -371,6 +372,6 @@ impl Reader {
     }
 
     fn refuse(&self, message: &'static str, reason: String) {
-        self.speaker.say(&Said::Refused { message, reason });
+        self.speaker.say(&Said::Refused { message: message.to_owned(), reason });
     }
 }

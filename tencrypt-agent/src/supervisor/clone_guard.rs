@@ -16,11 +16,6 @@ use std::{
 use tencrypt::{Identity, Seed, crypto::PeerId};
 use tokio::io::unix::AsyncFd;
 
-use super::{
-    kernel_log::{self, KernelLog},
-    notice::Notice,
-    uevents::{self, Uevents},
-};
 use crate::{
     failure::Failure,
     lane::{
@@ -28,7 +23,13 @@ use crate::{
         freshness::{Freshness, boot_clock},
         pod_status::Shared,
     },
-    os::{clock::Clock, sys},
+    os::{
+        clock::Clock,
+        kernel_log::{self, KernelLog},
+        notice::Notice,
+        sys,
+        uevents::{self, Uevents},
+    },
     report::{CloneSign, RenewalReason, RenewalReport},
 };
 

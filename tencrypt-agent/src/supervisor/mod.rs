@@ -11,9 +11,7 @@ pub(crate) mod fact_base;
 mod firewall;
 mod inputs;
 mod installed;
-mod kernel_log;
 pub(crate) mod namespace;
-mod notice;
 mod own_addresses;
 mod plan;
 pub(crate) mod pod_end;
@@ -24,7 +22,6 @@ mod source;
 pub(crate) mod suite_fit;
 mod told;
 mod tunnels;
-mod uevents;
 mod words;
 
 use std::{fs::OpenOptions, os::unix::net::UnixStream};

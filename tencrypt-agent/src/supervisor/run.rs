@@ -447,7 +447,7 @@ fn prolonged(ending: Vec<Fact>, in_use: &BTreeSet<IpAddr>, now: Instant) -> Vec<
 fn announce(manager: Option<&ServiceManager>) {
     tracing::info!("ready: traffic is protected");
     if let Some(manager) = manager {
-        manager.ready();
+        manager.ready("the pod's traffic is protected");
     }
     let mut out = io::stdout().lock();
     // Nobody may be reading.

@@ -95,7 +95,7 @@ impl Supervisor {
     /// Answers the agent that has given something.
     fn answer(&self, message: &'static str, fault: Option<String>, event: Option<PodEvent>) {
         match (fault, event) {
-            (Some(reason), _) => self.inputs.say(&Said::Refused { message, reason }),
+            (Some(reason), _) => self.inputs.say(&Said::Refused { message: message.to_owned(), reason }),
             (None, Some(event)) => self.inputs.say(&Said::Event(event)),
             (None, None) => {}
         }
@@ -104,8 +104,7 @@ impl Supervisor {
     /// Takes the agent's facts, all or none.
     async fn take_facts(&self, text: &[u8]) {
         let taken = Facts::parse(text, &self.rules.protected).and_then(|facts| {
-            let has_endpoints = |fact: &&Fact| !fact.endpoints.is_empty();
-            let services: Vec<_> = facts.learn.iter().filter(has_endpoints).cloned().collect();
+            let services: Vec<_> = facts.learn.iter().filter(|fact| fact.is_service()).cloned().collect();
             let changed = self.facts.told(|told| told.take(facts)).map_err(|error| error.to_string())?;
             Ok(changed.then_some(services))
         });
@@ -114,7 +113,7 @@ impl Supervisor {
             Ok(None) => {}
             Err(reason) => {
                 tracing::error!("facts of the agent: {}; none of them counts", Escaped(&reason));
-                self.inputs.say(&Said::Refused { message: "facts", reason });
+                self.inputs.say(&Said::Refused { message: "facts".to_owned(), reason });
             }
         }
     }

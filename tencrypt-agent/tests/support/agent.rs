@@ -1,4 +1,4 @@
-//! An agent of the tests' own: the other end of the channel of `tencrypt up --supervised`, written from `docs/node.md`.
+//! An agent of the tests' own: the other end of the channel of `tencrypt up --supervised`, written from `docs/node-protocol.md`.
 
 use std::ffi::OsString;
 use std::fs;

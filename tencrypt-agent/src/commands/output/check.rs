@@ -1,7 +1,10 @@
 //! `tencrypt check` for people and for programs.
 
-use super::{json::json, table::table};
-use crate::report::checked::{Checked, Verdict};
+use super::json::json;
+use crate::{
+    layout::table,
+    report::checked::{Checked, Verdict},
+};
 
 /// `tencrypt check`.
 #[must_use]

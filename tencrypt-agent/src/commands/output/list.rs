@@ -1,11 +1,10 @@
 //! `tencrypt list` for people and for programs.
 
-use super::{
-    json::json,
-    status::{duration, list as addresses},
-    table::table,
+use super::{json::json, status::list as addresses};
+use crate::{
+    layout::{duration, table},
+    report::listed::{Listed, State},
 };
-use crate::report::listed::{Listed, State};
 
 /// `tencrypt list`.
 #[must_use]

@@ -6,20 +6,17 @@ mod check;
 mod json;
 mod list;
 mod status;
-mod table;
 
 use std::{fmt::Write as _, io::Write as _, net::IpAddr};
 
 use serde::Serialize;
 
+use self::json::json;
 pub(crate) use self::{check::findings, list::list};
-use self::{
-    json::json,
-    table::{bytes, table},
-};
 use crate::{
     escape::Escaped,
     failure::Failure,
+    layout::{bytes, table},
     report::{
         CertificateReport, ExplainReport, PeerReport, StatusReport,
         inspected::{Inspected, KeyFileReport},

@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr};
 
-use super::table::table;
-use crate::report::{
-    CloneSign, HardeningReport, IdentityReport, KeysReport, NamesReport, NamespaceReport, RenewalReport,
-    StatusReport,
+use crate::{
+    layout::{duration, table},
+    report::{
+        CloneSign, HardeningReport, IdentityReport, KeysReport, NamesReport, NamespaceReport, RenewalReport,
+        StatusReport,
+    },
 };
 
 /// A name and what there is to say under it; without a name it goes on with the row above.
@@ -245,17 +247,6 @@ pub(super) fn list(addresses: &[IpAddr]) -> String {
         return "none".to_owned();
     }
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-/// Seconds in the two largest units that say something.
-pub(super) fn duration(seconds: u64) -> String {
-    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
-    match (days, hours, minutes) {
-        (1.., ..) => format!("{days} d {} h", hours % 24),
-        (0, 1.., _) => format!("{hours} h {} min", minutes % 60),
-        (0, 0, 1..) => format!("{minutes} min {} s", seconds % 60),
-        _ => format!("{seconds} s"),
-    }
 }
 
 /// The peers whose session is under another epoch than the one that is sent, each with its epoch.

@@ -1,0 +1,3 @@
+mod requests;
+mod server;
+mod watches;
