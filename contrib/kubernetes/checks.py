@@ -18,7 +18,7 @@ RIGHTS = [
     ("get", "secrets/tencrypt-key", "shop", False), ("get", "namespaces", "-", False), ("patch", "leases.coordination.k8s.io", "kube-node-lease", True),
     ("update", "secrets/tencrypt-key", "shop", False), ("get", "pods", "-", False), ("create", "pods", "-", False), ("delete", "pods", "-", False),
     ("patch", "pods", "-", False), ("create", "pods/exec", "-", False), ("create", "events", "-", True), ("list", "events", "-", False), ("patch", "nodes", "-", False),
-    ("get", "configmaps", "tencrypt", False), ("patch", "namespaces", "-", False), ("create", "serviceaccounts/token", "-", False),
+    ("list", "configmaps/tencrypt-tenants", "tencrypt", True), ("list", "configmaps", "tencrypt", False), ("get", "configmaps/tencrypt-node", "tencrypt", False), ("patch", "namespaces", "-", False), ("create", "serviceaccounts/token", "-", False),
 ]
 
 

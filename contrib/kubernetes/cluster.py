@@ -286,7 +286,7 @@ class Cluster:
             {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": "shop"}, "spec": {"replicas": 4, "selector": {"matchLabels": labels}, "template": template}},
             {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "shop"}, "spec": {"selector": labels, "ports": [{"port": 80, "targetPort": 8080}]}},
         )
-        pods, _ = self.ready_pods("shop", 4, "app=web", 150)  # the kubelet brings a new tenant to the nodes within a minute or two
+        pods, _ = self.ready_pods("shop", 4, "app=web", 150)
         service = json.loads(self.kubectl("get", "service", "-n", "shop", "web", "-o", "json"))["spec"]["clusterIP"]
         return pods, service
 

@@ -210,7 +210,7 @@ def label_to_another(cluster, results):
         state = cluster.protected(moving.node).get("flip/moving", {})
         plain = sniffer.plain(moving.addresses, staying.addresses)
         is_good = before is None and after is not None and state.get("tenant") == "shop" and not plain
-        figure = f"before: {before}; answered {took:.0f} s after (a new list of tenants comes within a minute or two), tenant {state.get('tenant')}, {state.get('state')}; {len(plain)} frames in plain"
+        figure = f"before: {before}; answered {took:.1f} s after, tenant {state.get('tenant')}, {state.get('state')}; {len(plain)} frames in plain"
         results.add(is_good, "a label changed to another tenant", figure)
     finally:
         put(own)

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    io,
+    fmt, io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
@@ -70,6 +70,8 @@ pub(crate) struct KubernetesSettings {
     pub(crate) ca: PathBuf,
     /// The folder with a file for each tenant, which says what namespaces it admits.
     pub(crate) tenants: PathBuf,
+    /// The ConfigMap that has these files, in place of the folder.
+    pub(crate) tenants_config_map: Option<ConfigMapName>,
     /// The settings of all these tenants' pods.
     pub(crate) pod: PathBuf,
     /// The domain of the cluster's names.
@@ -80,6 +82,16 @@ pub(crate) struct KubernetesSettings {
     pub(crate) repair: Repair,
     /// The key of the taint that is taken from the node once its pods are protected.
     pub(crate) startup_taint: Option<String>,
+}
+
+/// The place of a ConfigMap, `NAMESPACE/NAME`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct ConfigMapName {
+    /// Its namespace.
+    pub(crate) namespace: String,
+    /// Its name in there.
+    pub(crate) name: String,
 }
 
 /// The repair of pods that run without protection, besides that they are told.
@@ -151,12 +163,37 @@ impl Default for KubernetesSettings {
             token: account.join("token"),
             ca: account.join("ca.crt"),
             tenants: "/etc/tencrypt/kubernetes".into(),
+            tenants_config_map: None,
             pod: "/etc/tencrypt/pod.toml".into(),
             cluster_domain: "cluster.local".to_owned(),
             nameservers: Vec::new(),
             repair: Repair::default(),
             startup_taint: None,
         }
+    }
+}
+
+impl TryFrom<String> for ConfigMapName {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        // https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-subdomain-names
+        let is_in = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
+        let is_name = |name: &str| (1..=253).contains(&name.len()) && name.bytes().all(is_in);
+        match text.split_once('/') {
+            Some((namespace, name))
+                if namespace != "-" && check_namespace(namespace).is_ok() && is_name(name) =>
+            {
+                Ok(Self { namespace: namespace.to_owned(), name: name.to_owned() })
+            }
+            _ => Err(format!("{text:?} is no ConfigMap's NAMESPACE/NAME")),
+        }
+    }
+}
+
+impl fmt::Display for ConfigMapName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ConfigMap {}/{}", self.namespace, self.name)
     }
 }
 
@@ -327,7 +364,8 @@ mod tests {
              program = \"/b/tencrypt\"\nprogram_folder = \"/host\"\ngroup = \"\"\ngroups = \"files\"\nhost_namespaces = false\nlisten = \"127.0.0.1:9842\"\n\
              [plugin]\nprogram = \"/b/tencrypt-cni\"\nfolder = \"/f\"\nnetworks = \"/n\"\nresults = \"/r\"\n\
              [agent]\nnamespace = \"tencrypt\"\npod_prefix = \"tencrypt-\"\n\
-             [kubernetes]\nnode = \"n\"\nserver = \"https://a:1\"\ntoken = \"/t\"\nca = \"/c\"\ntenants = \"/k\"\npod = \"/p\"\n\
+             [kubernetes]\nnode = \"n\"\nserver = \"https://a:1\"\ntoken = \"/t\"\nca = \"/c\"\ntenants = \"/k\"\n\
+             tenants_config_map = \"a/b.c\"\npod = \"/p\"\n\
              cluster_domain = \"example.org\"\nnameservers = [\"10.96.0.10\"]\nrepair = \"delete\"\nstartup_taint = \"a.b/c\"\n",
         )
         .unwrap();
@@ -337,6 +375,7 @@ mod tests {
         assert_eq!(settings.agent.unwrap().pod_prefix, "tencrypt-");
         let kubernetes = settings.kubernetes.unwrap();
         assert_eq!(kubernetes.place(|_| None).unwrap(), ("n".to_owned(), "https://a:1".to_owned()));
+        assert_eq!(kubernetes.tenants_config_map.unwrap().to_string(), "ConfigMap a/b.c");
         assert_eq!(kubernetes.nameservers, ["10.96.0.10".parse::<IpAddr>().unwrap()]);
         assert_eq!((kubernetes.repair, kubernetes.startup_taint.as_deref()), (Repair::Delete, Some("a.b/c")));
     }

@@ -15,7 +15,7 @@ use crate::{
         objects::{Key, Namespace, Store},
     },
     settings::KubernetesSettings,
-    tenant::{Enrolled, FactTexts, HeldKeys, Names, PodSettings, Tenant},
+    tenant::{Enrolled, FactTexts, HeldKeys, Names, PodSettings, Tenant, TenantError},
 };
 
 /// The name of what is written of the node's Lease.
@@ -85,7 +85,7 @@ impl Cluster {
 
     /// Begins to follow it. To be called within a `LocalSet`.
     pub(super) fn follow(&mut self) {
-        self.source.follow(&self.node);
+        self.source.follow(&self.node, self.settings.tenants_config_map.as_ref());
     }
 
     /// Waits until something has changed. Cancel safe.
@@ -96,7 +96,6 @@ impl Cluster {
     /// Returns what it says now. Keys are followed for tenants that have pods on this node: by the API, or by `has_pods`.
     pub(super) fn read(&mut self, has_pods: impl Fn(&str) -> bool) -> Said {
         let mut said = Said::default();
-        let Some(pod) = self.read_files(&mut said) else { return said };
         let wanted = {
             let heard = self.source.heard();
             said.faults.extend(heard.faults());
@@ -104,6 +103,9 @@ impl Cluster {
                 said.faults.push("the API was not read whole yet".to_owned());
                 return said;
             }
+            let Some(pod) = read_files(&mut self.files, &self.settings, &heard, &mut said) else {
+                return said;
+            };
             let members = members(&heard.namespaces, &self.files, &mut said);
             let populated = populated(&heard);
             let names = names(&self.settings, &heard);
@@ -142,31 +144,6 @@ impl Cluster {
         self.source.follow_keys(&wanted);
         said.is_complete = true;
         said
-    }
-
-    /// Reads the tenants' files and the pods' settings; none if one of them cannot be read as a whole. A tenant's file that is wrong
-    /// leaves what it said before in force, and one that is gone takes it along.
-    fn read_files(&mut self, said: &mut Said) -> Option<Rc<PodSettings>> {
-        let read = Enrolled::read_all(&self.settings.tenants);
-        let pod = PodSettings::read(&self.settings.pod);
-        let (read, pod) = match (read, pod) {
-            (Ok(read), Ok(pod)) => (read, pod),
-            (read, pod) => {
-                let faults = [read.err(), pod.err()].into_iter().flatten();
-                said.faults.extend(faults.map(|error| error.to_string()));
-                return None;
-            }
-        };
-        self.files.retain(|name, _| read.contains_key(name));
-        for (name, file) in read {
-            match file {
-                Ok(file) => {
-                    self.files.insert(name, file);
-                }
-                Err(error) => said.fault(&name, &[error.to_string()]),
-            }
-        }
-        Some(Rc::new(pod))
     }
 
     /// All that was heard so far.
@@ -252,6 +229,44 @@ impl Said {
     fn claim(&mut self, namespaces: &BTreeSet<String>, reason: &str) {
         self.claims.extend(namespaces.iter().map(|name| (name.clone(), reason.to_owned())));
     }
+}
+
+/// Reads the tenants' files and the pods' settings; none if one of them cannot be read as a whole. A tenant's file that is wrong
+/// leaves what it said before in force, and one that is gone takes it along.
+fn read_files(
+    files: &mut BTreeMap<String, Enrolled>,
+    settings: &KubernetesSettings,
+    heard: &Heard,
+    said: &mut Said,
+) -> Option<Rc<PodSettings>> {
+    let read = match &settings.tenants_config_map {
+        None => Enrolled::read_all(&settings.tenants),
+        Some(place) => {
+            let key = Key { namespace: place.namespace.clone(), name: place.name.clone() };
+            let absent = || TenantError::Named(format!("{place}: is not there"));
+            let map = heard.tenants.get(&key).ok_or_else(absent);
+            map.and_then(|map| Enrolled::read_map(&place.to_string(), &map.data))
+        }
+    };
+    let pod = PodSettings::read(&settings.pod);
+    let (read, pod) = match (read, pod) {
+        (Ok(read), Ok(pod)) => (read, pod),
+        (read, pod) => {
+            let faults = [read.err(), pod.err()].into_iter().flatten();
+            said.faults.extend(faults.map(|error| error.to_string()));
+            return None;
+        }
+    };
+    files.retain(|name, _| read.contains_key(name));
+    for (name, file) in read {
+        match file {
+            Ok(file) => {
+                files.insert(name, file);
+            }
+            Err(error) => said.fault(&name, &[error.to_string()]),
+        }
+    }
+    Some(Rc::new(pod))
 }
 
 /// The beginning of the names of what is written of a pod.

@@ -104,7 +104,8 @@ impl Agent {
         let tenants = entries.filter(|path| path.is_dir()).take(tenant::MAX);
         let within = tenants.flat_map(|path| [path.join("certificates"), path]);
         let cluster = self.settings.kubernetes.iter().flat_map(|cluster| {
-            std::iter::once(cluster.tenants.clone()).chain(cluster.pod.parent().map(PathBuf::from))
+            let tenants = cluster.tenants_config_map.is_none().then(|| cluster.tenants.clone());
+            tenants.into_iter().chain(cluster.pod.parent().map(PathBuf::from))
         });
         std::iter::once(folder.clone()).chain(within).chain(cluster).collect()
     }

@@ -1,6 +1,6 @@
 //! Lists of the API, page by page, and the objects in them that the agents themselves do not read.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::fmt::Write as _;
 
 use serde::{Deserialize, de::DeserializeOwned};
 
@@ -69,14 +69,6 @@ impl AgentPod {
 pub(super) struct Bare {
     /// They.
     pub(super) metadata: Meta,
-}
-
-/// A ConfigMap.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct ConfigMap {
-    /// Texts by name.
-    pub(super) data: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Deserialize)]

@@ -2,19 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Deserialize;
-
 use super::{
     agents::{Answers, Said, agents, ask},
     command::Reach,
     judge::{Standing, judge},
     kubectl::{Kubectl, KubectlError},
-    lists::{AgentPod, Bare, ConfigMap, list, object},
+    lists::{AgentPod, Bare, list, object},
     report::{ClusterReport, KeysEntry, NodeEntry, PodEntry, TenantEntry},
 };
-use crate::kubernetes::{
-    names::{KEYS, LABEL},
-    objects::{Namespace, Node, Pod},
+use crate::{
+    kubernetes::{
+        names::{KEYS, LABEL},
+        objects::{ConfigMap, Namespace, Node, Pod},
+    },
+    tenant::{Enrolled, TenantError},
 };
 
 /// The ConfigMap with the tenants' files, beside the agents.
@@ -29,7 +30,6 @@ type Admitted = BTreeMap<String, Result<BTreeSet<String>, String>>;
 /// See [`KubectlError`]: a list cannot be had, without which nothing can be said.
 pub(crate) fn status(reach: &Reach) -> Result<ClusterReport, KubectlError> {
     let kubectl = Kubectl::new(reach);
-    let mut report = ClusterReport::default();
     let labelled: Vec<Namespace> = list(&kubectl, "/api/v1/namespaces", Some(LABEL))?;
     let nodes: Vec<Node> = list(&kubectl, "/api/v1/nodes", None)?;
     let agents = agents(&kubectl, &reach.agents)?;
@@ -37,32 +37,30 @@ pub(crate) fn status(reach: &Reach) -> Result<ClusterReport, KubectlError> {
     for namespace in &labelled {
         pods.extend(list::<Pod>(&kubectl, &pods_of(&namespace.metadata.name), None)?);
     }
-    let told = |report: &mut ClusterReport, what: &str, error: KubectlError| {
-        report.problems.push(format!("{what}: {error}"));
-    };
+    let mut problems = Vec::new();
+    let mut told = |what: &str, error: &dyn std::fmt::Display| problems.push(format!("{what}: {error}"));
     let leases =
         list::<Bare>(&kubectl, "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases", None);
     let leases = leases.unwrap_or_else(|error| {
-        told(&mut report, "keys are not known", error);
+        told("keys are not known", &error);
         Vec::new()
     });
     let path = format!("/api/v1/namespaces/{}/configmaps/{TENANTS}", reach.agents);
-    let admitted = match object::<ConfigMap>(&kubectl, &path) {
-        Ok(map) => Some(admitted(map.data.unwrap_or_default())),
-        Err(error) => {
-            told(&mut report, "tenants are not known", error);
-            None
-        }
-    };
+    let map = object::<ConfigMap>(&kubectl, &path).map_err(|error| error.to_string());
+    let admitted = map.and_then(|map| admitted(&map.data).map_err(|error| error.to_string()));
+    let admitted = admitted.map_err(|error| told("tenants are not known", &error)).ok();
     if agents.is_empty() {
-        report.problems.push(format!("no agent is in namespace `{}`", reach.agents));
+        problems.push(format!("no agent is in namespace `{}`", reach.agents));
     }
     let answers = ask(&kubectl, agents.values());
-    report.tenants = tenants(&labelled, admitted.as_ref());
-    report.nodes = nodes.iter().map(|node| entry(node, &agents, &answers, &leases)).collect();
-    report.pods = judged(&labelled, &pods, admitted.as_ref(), &answers);
-    report.protected = !agents.is_empty() && report.pods.iter().all(|pod| pod.state.is_fine());
-    Ok(report)
+    let pods = judged(&labelled, &pods, admitted.as_ref(), &answers);
+    Ok(ClusterReport {
+        protected: !agents.is_empty() && pods.iter().all(|pod| pod.state.is_fine()),
+        problems,
+        tenants: tenants(&labelled, admitted.as_ref()),
+        nodes: nodes.iter().map(|node| entry(node, &agents, &answers, &leases)).collect(),
+        pods,
+    })
 }
 
 /// The path of the pods of a namespace.
@@ -78,21 +76,16 @@ pub(super) fn answer_of<'a>(answers: &'a Answers, node: &str) -> Result<&'a Said
     }
 }
 
-/// Reads the tenants' files, of which the agents read the rest.
-fn admitted(files: BTreeMap<String, String>) -> Admitted {
-    #[derive(Deserialize)]
-    struct File {
-        namespaces: BTreeSet<String>,
-    }
-    let named =
-        files.into_iter().filter_map(|(file, text)| Some((file.strip_suffix(".toml")?.to_owned(), text)));
-    named
-        .map(|(name, text)| {
-            let read = toml::from_str::<File>(&text).map(|file| file.namespaces);
-            let first = |error: toml::de::Error| error.message().to_owned();
-            (name.clone(), read.map_err(|error| format!("{name}.toml of {TENANTS}: {}", first(error))))
-        })
-        .collect()
+/// Reads the tenants' files as the agents do.
+///
+/// # Errors
+/// There are too many.
+fn admitted(files: &BTreeMap<String, String>) -> Result<Admitted, TenantError> {
+    let read = Enrolled::read_map(TENANTS, files)?;
+    let tenants = read
+        .into_iter()
+        .map(|(name, file)| (name, file.map(|tenant| tenant.admits).map_err(|error| error.to_string())));
+    Ok(tenants.collect())
 }
 
 /// The standing of a namespace with the label. Where nobody knows what tenants admit, its pods say how it is.
@@ -203,12 +196,12 @@ mod tests {
             ("README", "no tenant"),
         ];
         let files = files.map(|(name, text)| (name.to_owned(), text.to_owned()));
-        let admitted = admitted(files.into());
+        let admitted = admitted(&files.into()).unwrap();
         let labelled = [namespace("shop", "shop"), namespace("intruder", "shop"), namespace("x", "nobody")];
         let entries = tenants(&labelled, Some(&admitted));
         let names: Vec<&str> = entries.iter().map(|entry| &*entry.name).collect();
         assert_eq!(names, ["bank", "nobody", "shop"]);
-        assert!(entries[0].problem.as_ref().unwrap().starts_with("bank.toml of tencrypt-tenants: "));
+        assert!(entries[0].problem.as_ref().unwrap().starts_with("tencrypt-tenants: bank.toml: line 1: "));
         assert_eq!(entries[1].problem.as_deref(), Some("there is no tenant nobody"));
         let shop = &entries[2];
         assert_eq!(

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    objects::{EndpointSlice, Key, Namespace, Node, Object as _, Pod, Service, Store},
+    objects::{ConfigMap, EndpointSlice, Key, Namespace, Node, Object as _, Pod, Service, Store},
     secrets::KeySecret,
     watching::{News, apply},
 };
@@ -21,6 +21,8 @@ pub(crate) struct Heard {
     pub(crate) slices: Store<EndpointSlice>,
     /// All nodes.
     pub(crate) nodes: Store<Node>,
+    /// The ConfigMap with the tenants' files, where it is followed.
+    pub(crate) tenants: Store<ConfigMap>,
     keys: BTreeMap<String, KeySecret>,
     collections: BTreeMap<&'static str, Collection>,
     secrets: BTreeMap<String, Collection>,
@@ -53,6 +55,9 @@ struct Collection {
     fault: Option<String>,
 }
 
+/// The collection that is not followed everywhere.
+const TENANTS: &str = "configmaps";
+
 /// The collections without which nothing is known.
 const COLLECTIONS: [&str; 5] = ["namespaces", "pods", "services", "endpointslices", "nodes"];
 
@@ -67,6 +72,17 @@ impl Heard {
     pub(super) fn pods(&mut self, news: News<Pod>) -> bool {
         let is_word = self.note("pods", &news);
         apply(&mut self.pods, news) || is_word
+    }
+
+    /// Expects news of the ConfigMap with the tenants' files: without them nothing is [complete](Self::is_complete).
+    pub(super) fn expect_tenants(&mut self) {
+        self.collections.entry(TENANTS).or_default();
+    }
+
+    /// Takes in news of the ConfigMap with the tenants' files.
+    pub(super) fn tenants(&mut self, news: News<ConfigMap>) -> bool {
+        let is_word = self.note(TENANTS, &news);
+        apply(&mut self.tenants, news) || is_word
     }
 
     /// Takes in news of Services.
@@ -173,7 +189,8 @@ impl Heard {
 
     /// Tells if every collection was heard of once, so that what is not here is not there.
     pub(crate) fn is_complete(&self) -> bool {
-        COLLECTIONS.iter().all(|name| self.collections.get(name).is_some_and(|state| state.was_listed))
+        let is_known = |name| self.collections.contains_key(name);
+        COLLECTIONS.iter().all(is_known) && self.collections.values().all(|state| state.was_listed)
     }
 
     /// The collections of which nothing is heard now, a line each.
@@ -263,5 +280,8 @@ mod tests {
         assert!(heard.is_complete(), "what was heard stays");
         assert!(heard.slices(News::Heard));
         assert_eq!(heard.faults().count(), 0);
+        heard.expect_tenants();
+        assert!(!heard.is_complete(), "where tenants are read from the API");
+        assert!(heard.tenants(News::All(Vec::new())) && heard.is_complete());
     }
 }

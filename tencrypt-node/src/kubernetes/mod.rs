@@ -1,5 +1,5 @@
-//! The cluster, as its API tells of it: namespaces, the pods of this node, Services with their endpoints, nodes, and the Secrets with
-//! the keys of tenants that have pods here.
+//! The cluster, as its API tells of it: namespaces, the pods of this node, Services with their endpoints, nodes, the tenants'
+//! files, and the Secrets with the keys of tenants that have pods here.
 
 pub(crate) mod client;
 pub(crate) mod directory;
@@ -28,7 +28,7 @@ use zeroize::Zeroizing;
 use self::{
     client::{Client, Watch},
     failure::{Failure, FailureKind},
-    objects::{Namespace, Node, Object, Pod, Service},
+    objects::{ConfigMap, Namespace, Node, Object, Pod, Service},
     secrets::KeySecret,
     watching::{Api, Collection, Lines, News, follow},
     writes::Writes,
@@ -39,7 +39,7 @@ pub(crate) use self::{
     watching::{PAGE, escaped},
     writes::{About, Write},
 };
-use crate::backoff::random;
+use crate::{backoff::random, settings::ConfigMapName};
 
 /// Time in which changes are gathered: a rolling update makes many at once.
 const GATHERED: Duration = Duration::from_millis(50);
@@ -94,8 +94,9 @@ impl Cluster {
         }
     }
 
-    /// Begins to follow the cluster, the pods of this `node` among the rest. To be called within a `LocalSet`.
-    pub(crate) fn follow(&mut self, node: &str) {
+    /// Begins to follow the cluster, the pods of this `node` among the rest, and the ConfigMap with the tenants' files if it is named.
+    /// To be called within a `LocalSet`.
+    pub(crate) fn follow(&mut self, node: &str, tenants: Option<&ConfigMapName>) {
         let all = |path: &str| Collection { path: path.to_owned(), fields: String::new() };
         self.spawn::<Namespace>(all("/api/v1/namespaces"), Heard::namespaces);
         self.spawn::<Service>(all("/api/v1/services"), Heard::services);
@@ -103,6 +104,14 @@ impl Cluster {
         let own = Collection { path: "/api/v1/pods".to_owned(), fields: format!("spec.nodeName={node}") };
         self.spawn::<Pod>(own, Heard::pods);
         self.spawn_slices();
+        if let Some(ConfigMapName { namespace, name }) = tenants {
+            self.heard.borrow_mut().expect_tenants();
+            let map = Collection {
+                path: format!("/api/v1/namespaces/{namespace}/configmaps"),
+                fields: format!("metadata.name={name}"),
+            };
+            self.spawn::<ConfigMap>(map, Heard::tenants);
+        }
     }
 
     /// Waits until something is heard, and then a moment for what comes with it. Cancel safe.

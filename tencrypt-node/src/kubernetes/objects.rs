@@ -76,6 +76,16 @@ impl Meta {
     }
 }
 
+/// A ConfigMap.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct ConfigMap {
+    metadata: Meta,
+    /// Texts by the names of files.
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) data: BTreeMap<String, String>,
+}
+
 /// The objects of an answer.
 #[cfg(test)]
 #[derive(Debug, Deserialize)]
@@ -410,7 +420,7 @@ macro_rules! objects {
     };
 }
 
-objects!(Namespace, Pod, Service, EndpointSlice, Node);
+objects!(Namespace, Pod, Service, EndpointSlice, Node, ConfigMap);
 
 /// Reads a value, or `null` as its default.
 fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {

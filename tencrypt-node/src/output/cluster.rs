@@ -175,7 +175,7 @@ protected  NO: protected 1, OPEN 1, outside 1
 problems   keys are not known: no
 
 TENANT  NAMESPACES  REFUSED   UNLABELLED  PROBLEM
-bank    -           -         -           bank.toml of tencrypt-tenants: line 1
+bank    -           -         -           tencrypt-tenants: bank.toml: line 1
 shop    shop        intruder  later
 
 NODE   AGENT            READY  VERSION  KEYS        PROBLEM

@@ -24,7 +24,7 @@ pub(crate) fn cluster() -> ClusterReport {
         tenants: vec![
             TenantEntry {
                 name: "bank".into(),
-                problem: Some("bank.toml of tencrypt-tenants: line 1".into()),
+                problem: Some("tencrypt-tenants: bank.toml: line 1".into()),
                 ..TenantEntry::default()
             },
             TenantEntry {

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    path::{Path, PathBuf},
+    path::Path,
     rc::Rc,
 };
 
@@ -18,6 +18,9 @@ use crate::{digest::Digest, launch::Limits};
 
 /// The end of the name of a tenant's file.
 const ENDING: &str = ".toml";
+
+/// Tenants by their names, each with what its file says, or the reason why that cannot be read.
+pub(crate) type ByName = BTreeMap<String, Result<Enrolled, TenantError>>;
 
 /// The settings of every pod of the cluster's tenants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,35 +68,50 @@ impl Enrolled {
     ///
     /// # Errors
     /// The folder cannot be read, or has too many files.
-    pub(crate) fn read_all(
-        folder: &Path,
-    ) -> Result<BTreeMap<String, Result<Self, TenantError>>, TenantError> {
+    pub(crate) fn read_all(folder: &Path) -> Result<ByName, TenantError> {
         let read =
             |source: std::io::Error| TenantError::Read { path: folder.to_owned(), source: source.into() };
         let mut tenants = BTreeMap::new();
         for entry in std::fs::read_dir(folder).map_err(read)? {
             let path = entry.map_err(read)?.path();
-            let Some(name) = path.file_name().map(|name| name.to_string_lossy().into_owned()) else {
+            let Some(file) = path.file_name().map(|name| name.to_string_lossy().into_owned()) else {
                 continue;
             };
-            let Some(name) = name.strip_suffix(ENDING).filter(|name| !name.starts_with('.')) else {
-                continue;
-            };
+            let Some(name) = tenant_of(&file) else { continue };
             if tenants.len() == MAX {
                 let reason = format!("more than {MAX} tenants");
                 return Err(TenantError::Content { path: folder.to_owned(), reason });
             }
-            tenants.insert(name.to_owned(), Self::read(name, &path));
+            let wrong = |reason| TenantError::Content { path: path.clone(), reason };
+            let tenant = files::text(&path).and_then(|text| Self::parse(name, &text).map_err(wrong));
+            tenants.insert(name.to_owned(), tenant);
         }
         Ok(tenants)
     }
 
-    fn read(name: &str, path: &Path) -> Result<Self, TenantError> {
-        files::name_of(Path::new(name))?;
-        let TenantFile { namespaces: admits, pods_may_opt_out, limits } = TenantFile::read(path)?;
+    /// Reads the same files where they are texts of a ConfigMap, which errors call `map`.
+    ///
+    /// # Errors
+    /// There are too many.
+    pub(crate) fn read_map(map: &str, files: &BTreeMap<String, String>) -> Result<ByName, TenantError> {
+        let named = files.iter().filter_map(|(file, text)| Some((file, tenant_of(file)?, text)));
+        let tenants: ByName = named
+            .map(|(file, name, text)| {
+                let wrong = |reason| TenantError::Named(format!("{map}: {file}: {reason}"));
+                (name.to_owned(), Self::parse(name, text).map_err(wrong))
+            })
+            .collect();
+        if tenants.len() > MAX {
+            return Err(TenantError::Named(format!("{map}: more than {MAX} tenants")));
+        }
+        Ok(tenants)
+    }
+
+    fn parse(name: &str, text: &str) -> Result<Self, String> {
+        files::check_name(name)?;
+        let TenantFile { namespaces: admits, pods_may_opt_out, limits } = TenantFile::parse(text)?;
         if admits.contains("-") {
-            let reason = "namespaces: `-` is no namespace of a cluster".to_owned();
-            return Err(TenantError::Content { path: PathBuf::from(path), reason });
+            return Err("namespaces: `-` is no namespace of a cluster".to_owned());
         }
         Ok(Self { admits, pods_may_opt_out, limits })
     }
@@ -130,6 +148,11 @@ impl Enrolled {
     }
 }
 
+/// The tenant that a file is of.
+fn tenant_of(file: &str) -> Option<&str> {
+    file.strip_suffix(ENDING).filter(|name| !name.starts_with('.'))
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -140,26 +163,45 @@ mod tests {
     fn a_file_says_which_namespaces_a_tenant_admits() {
         let folder = std::env::temp_dir().join(format!("tencrypt-node-{}-enrolled", std::process::id()));
         fs::create_dir_all(folder.join("..data")).unwrap();
-        for (name, text) in [
-            ("shop.toml", "namespaces = [\"shop\", \"shop-db\"]\n[limits]\nmemory_mib = 64\n"),
-            ("bank.toml", "namespaces = [\"-\"]\n"),
-            ("Bad.toml", "namespaces = []\n"),
-            ("cut.toml", "namespaces = [\n"),
-            ("README", "not a tenant"),
-        ] {
+        let files = BTreeMap::from(
+            [
+                ("shop.toml", "namespaces = [\"shop\", \"shop-db\"]\n[limits]\nmemory_mib = 64\n"),
+                ("bank.toml", "namespaces = [\"-\"]\n"),
+                ("Bad.toml", "namespaces = []\n"),
+                ("cut.toml", "namespaces = [\n"),
+                ("README", "not a tenant"),
+            ]
+            .map(|(name, text)| (name.to_owned(), text.to_owned())),
+        );
+        for (name, text) in &files {
             fs::write(folder.join(name), text).unwrap();
         }
-        let read = Enrolled::read_all(&folder).unwrap();
+        let in_folder = Enrolled::read_all(&folder).unwrap();
         fs::remove_dir_all(&folder).unwrap();
-        let shop = read["shop"].as_ref().unwrap();
-        assert_eq!(shop.admits, ["shop", "shop-db"].map(str::to_owned).into());
-        for (name, reason) in
-            [("bank", "`-` is no namespace"), ("Bad", "a tenant's name has"), ("cut", "line ")]
+        let in_map = Enrolled::read_map("ConfigMap a/b", &files).unwrap();
+        for (read, place) in
+            [(in_folder, folder.display().to_string() + "/"), (in_map, "ConfigMap a/b: ".to_owned())]
         {
-            let said = read[name].as_ref().unwrap_err().to_string();
-            assert!(said.contains(reason), "{name}: {said}");
+            let shop = read["shop"].as_ref().unwrap();
+            assert_eq!(shop.admits, ["shop", "shop-db"].map(str::to_owned).into());
+            for (name, reason) in [
+                ("bank", "namespaces: `-` is no namespace"),
+                ("Bad", "a tenant's name has"),
+                ("cut", "line "),
+            ] {
+                let said = read[name].as_ref().unwrap_err().to_string();
+                assert!(said.starts_with(&format!("{place}{name}.toml: {reason}")), "{said}");
+            }
+            assert_eq!(read.len(), 4);
         }
-        assert_eq!(read.len(), 4);
         assert!(Enrolled::read_all(&folder).is_err(), "the folder is gone");
+    }
+
+    #[test]
+    fn a_map_with_more_tenants_than_a_node_has_is_refused() {
+        let files =
+            |count: usize| (0..count).map(|number| (format!("t{number}.toml"), String::new())).collect();
+        assert_eq!(Enrolled::read_map("a", &files(MAX)).unwrap().len(), MAX);
+        assert!(Enrolled::read_map("a", &files(MAX + 1)).is_err());
     }
 }

@@ -64,19 +64,21 @@ struct LimitsText {
 
 impl TenantFile {
     pub(super) fn read(path: &Path) -> Result<Self, TenantError> {
-        let text = text(path)?;
-        let wrong = |reason: String| TenantError::Content { path: path.to_owned(), reason };
-        let read: Text = toml::from_str(&text).map_err(|error| wrong(located(&text, &error)))?;
+        Self::parse(&text(path)?).map_err(|reason| TenantError::Content { path: path.to_owned(), reason })
+    }
+
+    /// Reads what stands in the file. An error is line or field and the reason.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let read: Text = toml::from_str(text).map_err(|error| located(text, &error))?;
         for namespace in &read.namespaces {
-            check_namespace(namespace)
-                .map_err(|reason| wrong(format!("namespaces: {namespace:?} is {reason}")))?;
+            check_namespace(namespace).map_err(|reason| format!("namespaces: {namespace:?} is {reason}"))?;
         }
         let memory = read.limits.memory_mib.map(|mib| u64::from(mib) << 20);
         if memory.is_some_and(|bytes| bytes < LEAST_MEMORY) {
-            return Err(wrong(format!("limits.memory_mib: is less than {}", LEAST_MEMORY >> 20)));
+            return Err(format!("limits.memory_mib: is less than {}", LEAST_MEMORY >> 20));
         }
         if read.limits.cpu_millis.is_some_and(|millis| millis < 10) {
-            return Err(wrong("limits.cpu_millis: is less than 10".to_owned()));
+            return Err("limits.cpu_millis: is less than 10".to_owned());
         }
         let limits = Limits { memory, cpu: read.limits.cpu_millis, pids: None };
         Ok(Self { namespaces: read.namespaces, pods_may_opt_out: read.pods_may_opt_out, limits })
@@ -86,12 +88,17 @@ impl TenantFile {
 /// The name of a tenant's folder, which may be a namespace's.
 pub(super) fn name_of(folder: &Path) -> Result<String, TenantError> {
     let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    match check_name(name) {
+        Ok(()) => Ok(name.to_owned()),
+        Err(reason) => Err(TenantError::Content { path: folder.to_owned(), reason }),
+    }
+}
+
+/// Checks the name of a tenant. An error is the reason.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
     match check_namespace(name) {
-        Ok(()) if name != "-" => Ok(name.to_owned()),
-        _ => {
-            let reason = "a tenant's name has 1 to 63 letters, digits and `-`, as a namespace's".to_owned();
-            Err(TenantError::Content { path: folder.to_owned(), reason })
-        }
+        Ok(()) if name != "-" => Ok(()),
+        _ => Err("a tenant's name has 1 to 63 letters, digits and `-`, as a namespace's".to_owned()),
     }
 }
 

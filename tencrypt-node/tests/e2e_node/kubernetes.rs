@@ -150,6 +150,41 @@ fn a_label_that_is_admitted_enrols_a_namespace_and_taking_it_off_opens_its_pods(
 }
 
 #[test]
+fn tenants_of_a_config_map_are_heard_of_at_once_and_without_it_nothing_is_opened() {
+    test("kubernetes::tenants_of_a_config_map_are_heard_of_at_once_and_without_it_nothing_is_opened", || {
+        let cluster = Cluster::new();
+        cluster.scheduled("shop", "web-0");
+        cluster.keys("shop", "first.key");
+        let map = |text: &str| {
+            let files = json!({"data": {"shop.toml": text}});
+            cluster.api.set("configmaps", "tencrypt", "tencrypt-tenants", files);
+        };
+        map("namespaces = []\n");
+        let settings = cluster.settings() + "tenants_config_map = \"tencrypt/tencrypt-tenants\"\n";
+        let agent = cluster.runtime.site.start(&settings);
+        agent.eventually("the plugin is there", || cluster.runtime.entry().is_some());
+        let [a, b, c] = [21, 22, 23].map(|number| cluster.runtime.site.pod(number));
+        let add = |pod, name: &str| cluster.runtime.call_named("ADD", pod, ("shop", name), name);
+        assert_eq!(code(&add(&a, "web-0")), 11, "the folder, which admits it, is not read");
+        map("namespaces = [\"shop\"]\n");
+        agent.eventually("its pods start", || add(&a, "web-0").status.success());
+        agent.protected("shop/web-0");
+        map("namespaces = [\n");
+        let said = "ConfigMap tencrypt/tencrypt-tenants: shop.toml: line 1";
+        agent.eventually("a mistake is told", || problems(&agent).contains(said));
+        assert!(add(&b, "web-1").status.success(), "what was before holds");
+        cluster.api.delete("configmaps", "tencrypt", "tencrypt-tenants");
+        agent.eventually("it is told", || problems(&agent).contains("tencrypt-tenants: is not there"));
+        let _echo = UdpEcho::start(&b, 7000).unwrap();
+        assert!(is_echoed(&a, b.v4(), 7000));
+        assert!(!is_echoed(&c, b.v4(), 7000), "the pods are as closed as before");
+        map("namespaces = [\"shop\"]\n");
+        agent.eventually("all is well", || !problems(&agent).contains("tencrypt-tenants"));
+        agent.protected("shop/web-1");
+    });
+}
+
+#[test]
 fn keys_follow_their_secret_and_older_broken_and_foreign_ones_change_nothing() {
     test("kubernetes::keys_follow_their_secret_and_older_broken_and_foreign_ones_change_nothing", || {
         let cluster = Cluster::new();
