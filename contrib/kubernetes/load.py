@@ -1,18 +1,16 @@
 """Traffic that goes on while something happens: iperf3, round trips, calls, and all of them together with sniffers."""
 
 import contextlib
-import io
 import json
 import re
-import shutil
-import subprocess
-import tarfile
 
-from cluster import PlainSniffer, Stream, run, start
+from cluster import PlainSniffer, Stream, start
+from handed import Handed, end
 
 ECHO = 7_001  # port of `echo_container`
 SILENCE = 100  # ms that a stream may be silent for
 CONNECTIONS = 6
+NICE = 19  # of redis-benchmark, which takes every processor that it gets
 RATE = "50M"  # bits a second of iperf3: of two processors, the streams and the sniffers are to have some
 
 
@@ -62,63 +60,64 @@ class Calls:
 
 
 class Iperf:
-    """iperf3 of this machine with its libraries, between two pods, until the end of the `with`."""
+    """iperf3 between two pods, until the end of the `with`."""
 
     def __init__(self, cluster, client, server, port=5_201):
-        self.cluster, self.folders = cluster, {}
+        self.program = Handed(cluster, "iperf3")
         try:
             words = ["-s", "-1", "-p", str(port), "--idle-timeout", "60"]
-            self.server = self._start(server, *words)
-            self.client = self._start(client, "-c", server.addresses[0], "-p", str(port), "-t", "3600", "-b", RATE, "-i", "0.1", "-J", "--connect-timeout", "5000")
+            self.server = self.program.start(server, *words)
+            self.client = self.program.start(client, "-c", server.addresses[0], "-p", str(port), "-t", "3600", "-b", RATE, "-i", "0.1", "-J", "--connect-timeout", "5000")
         except BaseException:
-            self._remove()
+            self.program.remove()
             raise
-
-    def _archive(self):
-        """iperf3, its libraries and the dynamic linker, as a tar."""
-        program = shutil.which("iperf3")
-        if not program:
-            raise RuntimeError("iperf3 is not on this machine")
-        libraries = re.findall(r"(/\S+) \(0x", run(["ldd", program]))
-        out = io.BytesIO()
-        with tarfile.open(fileobj=out, mode="w", dereference=True) as archive:
-            for path in (program, *libraries):
-                archive.add(path, arcname="ld.so" if "/ld-" in path else path.rsplit("/", 1)[1])
-        return out.getvalue()
-
-    def _start(self, pod, *words):
-        """Starts it in a pod's network."""
-        if pod.node not in self.folders:
-            unpack = 'd=$(mktemp -d) && tar -x -C "$d" && echo "$d"'
-            done = subprocess.run(self.cluster.command(pod.node, "sh", "-c", unpack), input=self._archive(), capture_output=True, timeout=60)
-            if done.returncode != 0:
-                raise RuntimeError(f"{pod.node}: {done.stderr.decode().strip()}")
-            self.folders[pod.node] = done.stdout.decode().strip()
-        folder = self.folders[pod.node]
-        # It ends when the shell's input ends, as the sniffers do.
-        end = '"$@" < /dev/null 2> /dev/null & sleep 0.5; echo ready; read -r _; kill $! 2> /dev/null; wait $!'
-        program = [f"{folder}/ld.so", "--library-path", folder, f"{folder}/iperf3"]
-        return start(self.cluster.command(pod.node, "nsenter", f"--net={self.cluster.namespace_of(pod)}", "sh", "-c", end, "sh", *program, *words))
-
-    def _remove(self):
-        """Takes the programs from the nodes."""
-        for node, folder in self.folders.items():
-            self.cluster.node(node, "rm", "-r", folder)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        out, _ = self.client.communicate("\n", timeout=30)
-        self.server.communicate("\n", timeout=30)
-        self._remove()
-        document = json.loads(out)
+        _, said = end(self.client)
+        end(self.server)
+        self.program.remove()
+        document, _ = json.JSONDecoder().raw_decode(said)
         self.error = document.get("error", "-")
         # The first one has the start of TCP, the last one the end.
         counts = [interval["sum"]["bytes"] for interval in document.get("intervals", [])][1:-1]
         self.bytes, self.silent = sum(counts), sum(count == 0 for count in counts)
         self.is_whole = self.bytes > 0 and ("-" == self.error or "terminated" in self.error)
         self.figure = f"iperf3 {self.bytes >> 20} MiB in {len(counts) / 10:.0f} s, {self.silent} tenths of a second without a byte"
+
+
+class Redis:
+    """redis-benchmark between two pods, over connections that it holds, until the end of the `with`. It ends by itself at the first one
+    that is lost."""
+
+    def __init__(self, cluster, client, server, port=6_379):
+        self.programs = [Handed(cluster, name, NICE) for name in ("redis-server", "redis-benchmark")]
+        try:
+            self.server = self.programs[0].start(server, "--port", str(port), "--save", "", "--protected-mode", "no", "--io-threads", "1")
+            words = ["-h", server.addresses[0], "-p", str(port), "-c", str(CONNECTIONS), "-n", "1000000000", "-t", "get", "-q"]
+            self.client = self.programs[1].start(client, *words)
+        except BaseException:
+            self._remove()
+            raise
+
+    def _remove(self):
+        """Takes the programs from the nodes."""
+        for program in self.programs:
+            program.remove()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        went_on, said = end(self.client)
+        end(self.server)
+        self._remove()
+        rates = re.findall(r"overall: ([\d.]+)\) avg", said)
+        self.is_whole = went_on and bool(rates) and "Error" not in said
+        faults = "; ".join(line for line in said.splitlines() if "GET:" not in line)
+        self.figure = f"redis-benchmark {rates[-1] if rates else 'no'} requests/s over {CONNECTIONS} connections, {'none lost' if self.is_whole else f'LOST: {faults}'}"
 
 
 class Load:
@@ -132,12 +131,12 @@ class Load:
         self.control_pair = [cluster.kept_pod("open", name, node) for name, node in (("one", cluster.nodes[0]), ("other", cluster.nodes[-1]))]
         self.sniffer = PlainSniffer(cluster)
         self.stream, self.control = Stream(cluster, *pair), Stream(cluster, *self.control_pair)
-        self.iperf = Iperf(cluster, *pair)
+        self.iperf, self.redis = Iperf(cluster, *pair), Redis(cluster, *pair)
         self.rounds = Rounds(cluster, pair[0], service) if service else None
         self.parts = contextlib.ExitStack()
 
     def __enter__(self):
-        for part in (self.sniffer, self.stream, self.control, self.iperf, self.rounds):
+        for part in (self.sniffer, self.stream, self.control, self.iperf, self.redis, self.rounds):
             if part:
                 self.parts.enter_context(part)
         return self
@@ -149,9 +148,9 @@ class Load:
         """Adds the rows: nothing lost and nothing in plain, and the silence."""
         count = lambda *places: sum(frame["count"] for frame in self.sniffer.plain(*places))
         plain, read = count(addresses, addresses), count(*(pod.addresses for pod in self.control_pair))
-        is_good = extra and self.stream.is_whole and self.iperf.is_whole and not plain and read and not self.sniffer.lost
+        is_good = extra and self.stream.is_whole and self.iperf.is_whole and self.redis.is_whole and not plain and read and not self.sniffer.lost
         told = f"{plain} frames in plain, {self.sniffer.count()} records, control {read} in plain, {self.sniffer.lost} lost"
-        results.add(is_good, name, "; ".join(part for part in (figure, f"{self.stream.took} of {self.stream.sent} bytes in order", self.iperf.figure, told) if part))
+        results.add(is_good, name, "; ".join(part for part in (figure, f"{self.stream.took} of {self.stream.sent} bytes in order", self.iperf.figure, self.redis.figure, told) if part))
         silence, noise = int(self.stream.silence), self.control.silence
         rounds = f", longest of {self.rounds.trips} round trips {self.rounds.longest} ms" if self.rounds else ""
         results.add(silence < SILENCE, f"{name}: silence", f"longest {silence} ms{rounds}; of open pods meanwhile {noise} ms")
