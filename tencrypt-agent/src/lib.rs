@@ -36,4 +36,4 @@ pub mod os;
 pub mod report;
 mod supervisor;
 
-pub use self::commands::run;
+pub use self::commands::{run, undo};

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tencrypt_agent::escape::Escaped;
-use tencrypt_cni::call::{self, Reply, Request};
+use tencrypt_cni::call::{self, Attachment, Reply, Request};
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::{Semaphore, mpsc, oneshot},
@@ -47,6 +47,8 @@ pub(crate) enum Incoming {
     Asked(Asked),
     /// Something that was no request.
     Malformed,
+    /// The plugin did not wait until this pod was protected: by the list that it has read, it need not have been.
+    Unawaited(Attachment),
 }
 
 /// Listens at `path`, in place of a socket that is left of an agent before. That no other agent runs is known.
@@ -105,8 +107,12 @@ async fn converse(stream: UnixStream, incoming: &mpsc::Sender<Incoming>) {
         (stream, received)
     });
     let Ok((stream, received)) = received.await else { return };
+    let mut attachment = None;
     let reply = match received {
         Ok(call) => {
+            if let Request::Add { attachment: added, .. } = &call.request {
+                attachment = Some(added.clone());
+            }
             let (reply, answer) = oneshot::channel();
             let asked = Asked { request: call.request, namespace: call.namespace, reply };
             let _ = incoming.send(Incoming::Asked(asked)).await;
@@ -122,8 +128,12 @@ async fn converse(stream: UnixStream, incoming: &mpsc::Sender<Incoming>) {
             Reply::refused(error)
         }
     };
+    let is_protected = reply == Reply::Protected;
     let sent = spawn_blocking(move || call::respond(&stream, &reply, TRANSFER));
     if let Ok(Err(error)) = sent.await {
         tracing::warn!(%error, "an answer that the plugin does not take any more");
+        if let Some(attachment) = attachment.filter(|_| is_protected) {
+            let _ = incoming.send(Incoming::Unawaited(attachment)).await;
+        }
     }
 }

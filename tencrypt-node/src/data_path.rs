@@ -9,9 +9,10 @@ use tencrypt_agent::{
         Order, OrderError, Pod,
         said::{Hello, PodReport, Said},
     },
+    os::rundir::RunDir,
 };
 use tencrypt_tun::NetNs;
-use tokio::time::timeout;
+use tokio::{task::spawn_blocking, time::timeout};
 
 use crate::{
     channel::{Channel, ChannelError},
@@ -182,6 +183,20 @@ impl Place {
             tag: pod.tag.clone(),
         };
         Ok((data_path, pod))
+    }
+
+    /// Opens a namespace without a data path, if one has closed it.
+    ///
+    /// # Errors
+    /// A line: it may still be closed.
+    pub(crate) async fn undo(&self, pod: &PodIdentity) -> Result<(), String> {
+        let namespace = pod.namespace.clone();
+        let undone = spawn_blocking(move || tencrypt_agent::undo(&namespace, &RunDir::create()?, END));
+        match undone.await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(failure)) => Err(failure.to_string()),
+            Err(panic) => Err(panic.to_string()),
+        }
     }
 
     /// Removes what is left of the pod's data path when it has ended: its control group.

@@ -24,6 +24,8 @@ use crate::{
     logging,
 };
 
+pub use self::up::undo;
+
 /// Pause between two reports of `status --watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Clears a terminal and leads to its upper left corner (ECMA-48: ED, CUP).

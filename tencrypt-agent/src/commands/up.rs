@@ -77,13 +77,27 @@ pub(crate) fn down(namespace: &NetNs) -> Result<(), Failure> {
         Err(ClientError::NotRunning { .. }) => false,
         Err(error) => return Err(error.into()),
     };
+    let limit = if stopped { STOP_LIMIT } else { Duration::ZERO };
+    let was_there = undo(namespace, &RunDir::create()?, limit)?;
+    if !stopped && !was_there {
+        let reason = format_args!("nothing of tencrypt is in `{}`", namespace.name());
+        return Err(Failure::new(Exit::NotRunning, reason));
+    }
+    Ok(())
+}
+
+/// Removes what a program has left in the namespace that is not there any more. One that still ends is waited for, `limit` at most.
+/// Returns true if there was something.
+///
+/// # Errors
+/// A [`Failure`]; [`Exit::Held`] if a program holds the namespace.
+pub fn undo(namespace: &NetNs, rundir: &RunDir, limit: Duration) -> Result<bool, Failure> {
     refuse_host(namespace)?;
-    let rundir = RunDir::create()?;
-    let limit = Instant::now() + STOP_LIMIT;
+    let end = Instant::now() + limit;
     let hold = loop {
         match rundir.hold(namespace.id()) {
             Ok(hold) => break hold,
-            Err(_) if stopped && Instant::now() < limit => std::thread::sleep(HOLD_RETRY),
+            Err(_) if Instant::now() < end => std::thread::sleep(HOLD_RETRY),
             Err(error) => return Err(error.into()),
         }
     };
@@ -91,11 +105,7 @@ pub(crate) fn down(namespace: &NetNs) -> Result<(), Failure> {
     // Of a program that was killed: the hold shows that nobody listens there. Mostly there is none.
     let _ = fs::remove_file(rundir.socket(namespace.id()));
     drop(hold);
-    if !stopped && cleaned.is_empty() {
-        let reason = format_args!("nothing of tencrypt is in `{}`", namespace.name());
-        return Err(Failure::new(Exit::NotRunning, reason));
-    }
-    Ok(())
+    Ok(!cleaned.is_empty())
 }
 
 /// Parts of a start that are checked before anything is touched.

@@ -2,21 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
 use tencrypt_agent::report::StatusReport;
 
 use super::Agent;
-
-/// Of one tenant.
-#[derive(Debug, Default, PartialEq, Eq, Serialize)]
-struct Acknowledged {
-    /// Its pods on this node.
-    pods: u64,
-    /// The epochs that any of its data paths sends.
-    send: BTreeSet<u8>,
-    /// The epochs that all of its data paths accept; none while one has not said what it accepts.
-    accept: BTreeSet<u8>,
-}
+use crate::kubernetes::names::{KeysByTenant, KeysEntry};
 
 impl Agent {
     /// Tells the cluster which epochs the data paths of this node take, if that is not what was told last.
@@ -27,8 +16,8 @@ impl Agent {
             let epochs = entry.handle.view.borrow().status.as_deref().map(Epochs::of);
             tenants.entry(&entry.record.tenant).or_default().push(epochs);
         }
-        let all: BTreeMap<&str, Acknowledged> =
-            tenants.into_iter().map(|(name, pods)| (name, acknowledged(&pods))).collect();
+        let all: KeysByTenant =
+            tenants.into_iter().map(|(name, pods)| (name.to_owned(), acknowledged(&pods))).collect();
         // Maps with names as keys become JSON.
         let Ok(text) = serde_json::to_string(&all) else { return };
         cluster.tell_keys(&text);
@@ -49,11 +38,11 @@ impl Epochs {
     }
 }
 
-fn acknowledged(pods: &[Option<Epochs>]) -> Acknowledged {
+fn acknowledged(pods: &[Option<Epochs>]) -> KeysEntry {
     let said = || pods.iter().flatten();
     let all_have =
         |epoch: &u8| pods.iter().all(|pod| pod.as_ref().is_some_and(|pod| pod.accept.contains(epoch)));
-    Acknowledged {
+    KeysEntry {
         pods: pods.len() as u64,
         send: said().map(|pod| pod.send).collect(),
         accept: said().flat_map(|pod| pod.accept.iter().copied()).filter(all_have).collect(),

@@ -53,6 +53,7 @@ impl Agent {
                 self.counts.malformed += 1;
                 return;
             }
+            Incoming::Unawaited(attachment) => return self.note_late(&attachment),
         };
         let Asked { request, namespace, reply } = asked;
         let namespace = namespace.map(|descriptor| NetNs::from_fd(descriptor, "of the plugin"));
@@ -77,6 +78,15 @@ impl Agent {
             Request::Status if self.is_ready => self.reply(reply, Reply::Ready),
             Request::Status => self.reply(reply, Reply::refused("the agent is not ready yet")),
         }
+    }
+
+    /// Notes that a pod may have run for a moment before it was protected.
+    fn note_late(&mut self, attachment: &Attachment) {
+        let found = self.pods.values().find(|entry| entry.record.attachments.contains(attachment));
+        let Some(entry) = found else { return };
+        tracing::error!(pod = entry.record.name, "the plugin did not wait until it was protected");
+        self.counts.found_unprotected += 1;
+        self.strays.found.insert(entry.record.name.clone());
     }
 
     pub(super) fn reply(&mut self, to: oneshot::Sender<Reply>, reply: Reply) {
@@ -124,6 +134,9 @@ impl Agent {
             Place::Of(_) if self.opt_out(pod) == OptOut::Unheard && Instant::now() < adding.until => {
                 let reason = "the API has not said yet if it stays out".to_owned();
                 return Err(NotEnrolled::Unclear(reason));
+            }
+            Place::Of(_) if self.enrolment.is_behind(pod.namespace.as_deref()) => {
+                return refused("the list on disk says that its namespace is open, and cannot be written");
             }
             Place::Of(tenant) => tenant,
             Place::Open => return Ok(None),

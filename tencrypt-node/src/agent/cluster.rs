@@ -33,12 +33,20 @@ pub(super) struct Cluster {
     source: crate::kubernetes::Cluster,
     settings: KubernetesSettings,
     node: String,
-    /// The tenants' files as they were when they were good last.
-    files: BTreeMap<String, Enrolled>,
+    files: Files,
     /// The keys in force, by tenant.
     held: BTreeMap<String, Rc<HeldKeys>>,
     /// By tenant.
     facts: BTreeMap<String, Known>,
+}
+
+/// The files as they were when they were good last.
+#[derive(Default)]
+struct Files {
+    /// Of the tenants.
+    tenants: BTreeMap<String, Enrolled>,
+    /// The settings of all pods; none: they were never good.
+    pod: Option<Rc<PodSettings>>,
 }
 
 /// The facts of a tenant, and what they were made of.
@@ -77,7 +85,7 @@ impl Cluster {
             source: crate::kubernetes::Cluster::new(Client::new(place)),
             settings: settings.clone(),
             node,
-            files: BTreeMap::new(),
+            files: Files::default(),
             held: BTreeMap::new(),
             facts: BTreeMap::new(),
         })
@@ -103,17 +111,19 @@ impl Cluster {
                 said.faults.push("the API was not read whole yet".to_owned());
                 return said;
             }
-            let Some(pod) = read_files(&mut self.files, &self.settings, &heard, &mut said) else {
-                return said;
-            };
-            let members = members(&heard.namespaces, &self.files, &mut said);
+            self.files.read(&self.settings, &heard, &mut said);
+            let members = members(&heard.namespaces, &self.files.tenants, &mut said);
             let populated = populated(&heard);
             let names = names(&self.settings, &heard);
             let mut wanted = BTreeSet::new();
             self.held.retain(|name, _| members.contains_key(name));
             self.facts.retain(|name, _| members.contains_key(name));
             for (name, namespaces) in members {
-                let Some(file) = self.files.get(&name) else { continue };
+                let Some(file) = self.files.tenants.get(&name) else { continue };
+                let Some(pod) = &self.files.pod else {
+                    said.claim(&namespaces, "the settings of pods cannot be read");
+                    continue;
+                };
                 let here: BTreeSet<String> =
                     namespaces.iter().filter(|name| populated.contains(&***name)).cloned().collect();
                 if here.is_empty() && !has_pods(&name) {
@@ -124,7 +134,7 @@ impl Cluster {
                 }
                 wanted.extend(here.iter().cloned());
                 let (keys, faults) = chosen(&heard, &here, self.held.get(&name));
-                let (facts, notes) = known(&mut self.facts, &heard, &name, &namespaces, (&pod, &self.node));
+                let (facts, notes) = known(&mut self.facts, &heard, &name, &namespaces, (pod, &self.node));
                 let faults: Vec<String> = faults.into_iter().chain(notes).collect();
                 said.fault(&name, &faults);
                 let Some(keys) = keys else {
@@ -134,7 +144,7 @@ impl Cluster {
                     continue;
                 };
                 self.held.insert(name.clone(), Rc::clone(&keys));
-                let tenant = file.tenant(&name, namespaces, keys, (&pod, &names), facts);
+                let tenant = file.tenant(&name, namespaces, keys, (pod, &names), facts);
                 said.tenants.insert(name, tenant);
             }
             wanted
@@ -156,7 +166,7 @@ impl Cluster {
         let heard = self.source.heard();
         let named = heard.namespaces.get(&Key { namespace: String::new(), name: namespace.to_owned() });
         let tenant = named.and_then(|found| found.metadata.labels.get(LABEL));
-        let file = tenant.and_then(|tenant| self.files.get(tenant));
+        let file = tenant.and_then(|tenant| self.files.tenants.get(tenant));
         file.is_some_and(|file| file.pods_may_opt_out && file.admits.contains(namespace))
     }
 
@@ -226,47 +236,42 @@ impl Said {
         line.push_str(&faults.join("; "));
     }
 
-    fn claim(&mut self, namespaces: &BTreeSet<String>, reason: &str) {
+    /// Adds namespaces whose pods cannot be protected, for this reason.
+    pub(super) fn claim(&mut self, namespaces: &BTreeSet<String>, reason: &str) {
         self.claims.extend(namespaces.iter().map(|name| (name.clone(), reason.to_owned())));
     }
 }
 
-/// Reads the tenants' files and the pods' settings; none if one of them cannot be read as a whole. A tenant's file that is wrong
-/// leaves what it said before in force, and one that is gone takes it along.
-fn read_files(
-    files: &mut BTreeMap<String, Enrolled>,
-    settings: &KubernetesSettings,
-    heard: &Heard,
-    said: &mut Said,
-) -> Option<Rc<PodSettings>> {
-    let read = match &settings.tenants_config_map {
-        None => Enrolled::read_all(&settings.tenants),
-        Some(place) => {
-            let key = Key { namespace: place.namespace.clone(), name: place.name.clone() };
-            let absent = || TenantError::Named(format!("{place}: is not there"));
-            let map = heard.tenants.get(&key).ok_or_else(absent);
-            map.and_then(|map| Enrolled::read_map(&place.to_string(), &map.data))
+impl Files {
+    /// Reads them anew. What cannot be read stays as it was; a tenant's file that is gone takes the tenant along.
+    fn read(&mut self, settings: &KubernetesSettings, heard: &Heard, said: &mut Said) {
+        match PodSettings::read(&settings.pod) {
+            Ok(pod) => self.pod = Some(Rc::new(pod)),
+            Err(error) => said.faults.push(error.to_string()),
         }
-    };
-    let pod = PodSettings::read(&settings.pod);
-    let (read, pod) = match (read, pod) {
-        (Ok(read), Ok(pod)) => (read, pod),
-        (read, pod) => {
-            let faults = [read.err(), pod.err()].into_iter().flatten();
-            said.faults.extend(faults.map(|error| error.to_string()));
-            return None;
-        }
-    };
-    files.retain(|name, _| read.contains_key(name));
-    for (name, file) in read {
-        match file {
-            Ok(file) => {
-                files.insert(name, file);
+        let read = match &settings.tenants_config_map {
+            None => Enrolled::read_all(&settings.tenants),
+            Some(place) => {
+                let key = Key { namespace: place.namespace.clone(), name: place.name.clone() };
+                let absent = || TenantError::Named(format!("{place}: is not there"));
+                let map = heard.tenants.get(&key).ok_or_else(absent);
+                map.and_then(|map| Enrolled::read_map(&place.to_string(), &map.data))
             }
-            Err(error) => said.fault(&name, &[error.to_string()]),
+        };
+        let read = match read {
+            Ok(read) => read,
+            Err(error) => return said.faults.push(error.to_string()),
+        };
+        self.tenants.retain(|name, _| read.contains_key(name));
+        for (name, file) in read {
+            match file {
+                Ok(file) => {
+                    self.tenants.insert(name, file);
+                }
+                Err(error) => said.fault(&name, &[error.to_string()]),
+            }
         }
     }
-    Some(Rc::new(pod))
 }
 
 /// The beginning of the names of what is written of a pod.

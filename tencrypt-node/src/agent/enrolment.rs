@@ -119,14 +119,23 @@ impl Enrolment {
                     Place::Unclear(format!("its namespace is claimed by the tenants {}", names.join(", ")))
                 }
             },
-            (None, Some(Standing::Enrolled)) => {
-                let claim = self.claims.get(namespace.unwrap_or("-"));
-                let unread = || "the files of its namespace's tenant cannot be read".to_owned();
-                Place::Unclear(claim.cloned().unwrap_or_else(unread))
-            }
-            (None, Some(Standing::Open)) => Place::Open,
-            (None, None) => Place::Unknown,
+            (None, standing) => match (self.claims.get(namespace.unwrap_or("-")), standing) {
+                // Whatever the list says: it may not have been possible to write it.
+                (Some(claim), _) => Place::Unclear(claim.clone()),
+                (None, Some(Standing::Enrolled)) => {
+                    Place::Unclear("the files of its namespace's tenant cannot be read".to_owned())
+                }
+                (None, Some(Standing::Open)) => Place::Open,
+                (None, None) => Place::Unknown,
+            },
         }
+    }
+
+    /// Tells if the list on disk says of a namespace with a tenant that it is open, since it cannot be written: the plugin waits for
+    /// none of its pods for long.
+    pub(super) fn is_behind(&self, namespace: Option<&str>) -> bool {
+        self.list.standing(namespace) == Some(Standing::Open)
+            && self.tenants.contains_key(namespace.unwrap_or("-"))
     }
 
     /// The namespaces that more than one tenant claims, a line each.
@@ -138,5 +147,26 @@ impl Enrolment {
                 names.join(", ")
             )
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_to_be_protected_is_not_open_though_the_list_cannot_be_written() {
+        let folder = std::env::temp_dir().join(format!("tencrypt-node-{}-enrolment", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (mut enrolment, _) = Enrolment::read(folder.join("namespaces"));
+        let open: BTreeSet<String> = ["shop".to_owned(), "bank".to_owned()].into();
+        enrolment.set(&[], &BTreeMap::new(), &open, true).unwrap();
+        assert_eq!(enrolment.place(Some("shop")), Place::Open);
+        std::fs::remove_dir_all(&folder).unwrap();
+        let claims = BTreeMap::from([("shop".to_owned(), "no keys".to_owned())]);
+        assert!(enrolment.set(&[], &claims, &["bank".to_owned()].into(), true).is_err());
+        assert_eq!(enrolment.place(Some("shop")), Place::Unclear("no keys".to_owned()));
+        enrolment.tenants.insert("bank".to_owned(), ["bank".to_owned()].into());
+        assert!(enrolment.is_behind(Some("bank")) && !enrolment.is_behind(Some("other")));
     }
 }

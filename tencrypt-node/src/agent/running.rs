@@ -36,6 +36,9 @@ pub(super) struct RunningPod {
     pub(super) is_ending: bool,
     /// It has the label [`UNPROTECTED`].
     pub(super) is_labelled: bool,
+    /// The id of the controller that makes another one when it is gone. The API's picture of a static pod has its node there, and
+    /// deleting that ends nothing.
+    pub(super) controller: Option<String>,
 }
 
 /// The wish of a pod to stay as it is.
@@ -64,6 +67,7 @@ impl RunningPod {
     fn of(key: &Key, pod: &Pod, may_opt_out: bool) -> Self {
         let status = &pod.status;
         let addresses: BTreeSet<IpAddr> = status.addresses().collect();
+        let controller = pod.metadata.controller.as_ref().filter(|owner| owner.kind != "Node");
         Self {
             namespace: key.namespace.clone(),
             name: pod.metadata.full_name(),
@@ -74,15 +78,19 @@ impl RunningPod {
             is_opted_out: may_opt_out && wants_out(pod),
             is_ending: pod.metadata.deletion_timestamp.is_some(),
             is_labelled: pod.metadata.labels.contains_key(UNPROTECTED),
+            controller: controller.map(|owner| owner.uid.clone()),
         }
     }
 }
 
 impl Cluster {
-    /// The pods of this node that run.
+    /// The pods of this node that run: a container of theirs does.
     pub(super) fn running(&self) -> Vec<RunningPod> {
         let heard = self.heard();
-        let running = heard.pods.iter().filter(|(_, pod)| pod.status.phase == "Running");
+        let running = heard.pods.iter().filter(|(_, pod)| {
+            let mut containers = pod.status.container_statuses.iter();
+            pod.status.phase == "Running" && containers.any(ContainerStatus::is_running)
+        });
         running.map(|(key, pod)| RunningPod::of(key, pod, self.may_opt_out(&key.namespace))).collect()
     }
 

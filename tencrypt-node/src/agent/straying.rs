@@ -6,7 +6,7 @@ use tencrypt_agent::escape::Escaped;
 use tokio::time::Instant;
 
 use super::{
-    Agent,
+    Agent, Entry,
     enrolment::Place,
     running::{RunningPod, UNPROTECTED},
     sources::{has_address, open, path_of},
@@ -43,17 +43,24 @@ impl Agent {
         for (pod, _) in &unprotected {
             self.strays.since.entry(pod.uid.clone()).or_insert_with(Instant::now);
         }
-        self.strays.unprotected =
-            unprotected.iter().map(|(pod, place)| StrayReport::of(&pod.name, reason(place))).collect();
+        let reports: Vec<StrayReport> = unprotected
+            .iter()
+            .map(|(pod, place)| StrayReport::of(&pod.name, &self.reason(pod, place)))
+            .collect();
+        self.strays.unprotected = reports;
         self.strays.found.retain(|name| running.iter().any(|pod| pod.name == *name));
         self.tell_strays(running, &unprotected);
         self.repair(running, &unprotected);
         self.end_taint();
     }
 
-    /// The pods that run here by the API, are to be protected, and are not.
+    /// The pods that run here by the API, are to be protected, and are not. One that was found counts among them until a data path has
+    /// closed it.
     fn unprotected<'p>(&self, running: &'p [RunningPod]) -> Vec<(&'p RunningPod, Place)> {
-        let known: BTreeSet<&str> = self.pods.values().map(|entry| &*entry.record.name).collect();
+        let is_closed =
+            |entry: &&Entry| entry.record.source != Source::Found || entry.handle.view.borrow().was_protected;
+        let known: BTreeSet<&str> =
+            self.pods.values().filter(is_closed).map(|entry| &*entry.record.name).collect();
         let is_bare =
             |pod: &&RunningPod| !pod.is_host_network && !pod.is_opted_out && !known.contains(&*pod.name);
         running
@@ -103,11 +110,12 @@ impl Agent {
         let uids: BTreeSet<&str> = running.iter().map(|pod| &*pod.uid).collect();
         cluster.retain_pods(&uids);
         for (pod, place) in unprotected.iter().filter(|(pod, _)| self.is_overdue(pod)) {
-            let message = format!("It runs without protection: {}", reason(place));
+            let message = format!("It runs without protection: {}", self.reason(pod, place));
             cluster.tell_event(pod.about(), ("Unprotected", true, &message));
         }
         for pod in running {
-            if self.strays.found.contains(&pod.name) {
+            let is_bare = unprotected.iter().any(|(bare, _)| bare.uid == pod.uid);
+            if self.strays.found.contains(&pod.name) && !is_bare {
                 let message = "It was started without protection, and has it since the agent has found it";
                 cluster.tell_event(pod.about(), ("ProtectedLate", true, message));
             }
@@ -124,15 +132,18 @@ impl Agent {
 
     /// Repairs pods that could be protected if they were made anew. Where they are deleted it is one after the other, and only while
     /// the plugin stands where it protects the next one.
-    fn repair(&self, running: &[RunningPod], unprotected: &[(&RunningPod, Place)]) {
-        let (Some(cluster), Some(settings)) = (&self.cluster, &self.settings.kubernetes) else { return };
-        let mut overdue = unprotected
+    fn repair(&mut self, running: &[RunningPod], unprotected: &[(&RunningPod, Place)]) {
+        let in_place = self.is_in_place();
+        let overdue: Vec<&RunningPod> = unprotected
             .iter()
-            .filter(|(pod, place)| matches!(place, Place::Of(_)) && !pod.is_ending && self.is_overdue(pod));
+            .filter(|(pod, place)| matches!(place, Place::Of(_)) && !pod.is_ending && self.is_overdue(pod))
+            .map(|(pod, _)| *pod)
+            .collect();
+        let (Some(cluster), Some(settings)) = (&self.cluster, &self.settings.kubernetes) else { return };
         match settings.repair {
             Repair::None => {}
             Repair::Label => {
-                for (pod, _) in overdue.by_ref() {
+                for pod in overdue {
                     cluster.label_pod(pod.about(), UNPROTECTED, Some("true"));
                 }
                 let is_bare = |uid: &str| unprotected.iter().any(|(pod, _)| pod.uid == uid);
@@ -140,9 +151,12 @@ impl Agent {
                     cluster.label_pod(pod.about(), UNPROTECTED, None);
                 }
             }
-            Repair::Delete if self.is_in_place() => {
-                let is_one_ending = unprotected.iter().any(|(pod, _)| pod.is_ending);
-                if let Some((pod, _)) = overdue.next().filter(|_| !is_one_ending) {
+            Repair::Delete if in_place && !unprotected.iter().any(|(pod, _)| pod.is_ending) => {
+                // Of others nobody would make the next one.
+                let mut controlled = overdue.iter().filter_map(|pod| Some((pod, pod.controller.as_ref()?)));
+                let strays = &mut self.strays;
+                let next = controlled.find(|(pod, controller)| strays.note_deletion(controller, &pod.uid));
+                if let Some((pod, _)) = next {
                     tracing::warn!(pod = %Escaped(&pod.name), "it runs without protection, and is deleted");
                     cluster.delete_pod(pod.about());
                 }
@@ -166,12 +180,17 @@ impl Agent {
         let plugin = self.plugin.as_ref().map(super::plugin::Plugin::report);
         self.is_ready && plugin.is_some_and(|plugin| plugin.problem.is_none() && plugin.network.is_some())
     }
-}
 
-/// The reason why a pod is not protected.
-fn reason(place: &Place) -> &str {
-    match place {
-        Place::Unclear(reason) => reason,
-        _ => "neither the runtime's notes nor its processes lead to its network namespace",
+    /// The reason why a pod is not protected.
+    fn reason(&self, pod: &RunningPod, place: &Place) -> String {
+        if let Place::Unclear(reason) = place {
+            return reason.clone();
+        }
+        let entry = self.pods.values().find(|entry| entry.record.name == pod.name);
+        match entry.map(|entry| entry.handle.view.borrow().problem.clone()) {
+            Some(Some(problem)) => format!("its data path does not start: {problem}"),
+            Some(None) => "its data path is being started".to_owned(),
+            None => "neither the runtime's notes nor its processes lead to its network namespace".to_owned(),
+        }
     }
 }

@@ -29,14 +29,24 @@ impl Agent {
         self.note("tenants", None);
         self.tenant_problems.clear();
         let mut said = self.read_cluster();
+        let in_folders: BTreeSet<String> = read.keys().cloned().collect();
+        let members: Vec<(String, BTreeSet<String>)> =
+            said.tenants.iter().map(|(name, tenant)| (name.clone(), tenant.namespaces.clone())).collect();
         add(&mut read, std::mem::take(&mut said.tenants));
+        tenant::refuse_twins(&mut read, |name| self.shared.tenant(name).is_some());
+        for (name, namespaces) in members {
+            if let Some(Err(error)) = read.get(&name) {
+                said.claim(&namespaces, &error.to_string());
+            }
+        }
         let mut all_read = said.is_complete;
         let names: BTreeSet<String> = read.keys().cloned().collect();
         for (name, read) in read {
             match read {
                 Ok(tenant) => self.put_in_force(tenant),
                 Err(error) => {
-                    all_read = false;
+                    // The namespaces of the cluster's are known, and those of others are not to suffer.
+                    all_read &= !in_folders.contains(&name);
                     self.tenant_problems.insert(name, error.to_string());
                 }
             }
@@ -77,7 +87,7 @@ impl Agent {
     fn put_in_force(&mut self, tenant: Tenant) {
         let name = tenant.name().to_owned();
         let before = self.shared.tenant(&name);
-        if before.as_ref().is_some_and(|before| before.id != tenant.id) {
+        if before.as_ref().is_some_and(|before| before.marks.tenant != tenant.marks.tenant) {
             let reason = "tenant.key: is another tenant's than the one that is in force".to_owned();
             self.tenant_problems.insert(name, reason);
             return;
@@ -147,8 +157,7 @@ impl Agent {
     }
 }
 
-/// Adds the tenants of the cluster to those of the folders. A name that both have is refused, and so is every one of two tenants with
-/// the same keys.
+/// Adds the tenants of the cluster to those of the folders. A name that both have is refused.
 fn add(read: &mut BTreeMap<String, Result<Tenant, TenantError>>, cluster: BTreeMap<String, Tenant>) {
     for (name, tenant) in cluster {
         let is_twice = read.contains_key(&name);
@@ -156,5 +165,4 @@ fn add(read: &mut BTreeMap<String, Result<Tenant, TenantError>>, cluster: BTreeM
         let tenant = if is_twice { Err(twice()) } else { Ok(tenant) };
         read.insert(name, tenant);
     }
-    tenant::refuse_twins(read);
 }

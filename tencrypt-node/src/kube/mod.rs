@@ -18,9 +18,7 @@ use self::kubectl::KubectlError;
 pub(crate) use self::report::Family;
 pub(crate) use self::{
     command::{Arguments, Task},
-    report::{
-        Check, ClusterReport, End, KeysEntry, NodeEntry, PodEntry, State, TenantEntry, Verdict, VerifyReport,
-    },
+    report::{Check, ClusterReport, End, NodeEntry, PodEntry, State, TenantEntry, Verdict, VerifyReport},
     status::status,
     verify::verify,
 };

@@ -1,10 +1,13 @@
 //! The reports of `kube status` and `kube verify`.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{fmt, net::IpAddr};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use crate::probe::{Counted, Protocol};
+use crate::{
+    kubernetes::names::KeysByTenant,
+    probe::{Counted, Protocol},
+};
 
 /// `kube status`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -48,20 +51,9 @@ pub(crate) struct NodeEntry {
     /// The agent's version.
     pub(crate) version: Option<String>,
     /// Keys that the node's pods take, by tenant.
-    pub(crate) keys: BTreeMap<String, KeysEntry>,
+    pub(crate) keys: KeysByTenant,
     /// Everything that is wrong with it, as far as it is said.
     pub(crate) problem: Option<String>,
-}
-
-/// Keys of a tenant, as a node's Lease has them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct KeysEntry {
-    /// The tenant's pods on the node.
-    pub(crate) pods: u64,
-    /// Epochs that any of them sends.
-    pub(crate) send: Vec<u8>,
-    /// Epochs that all of them accept.
-    pub(crate) accept: Vec<u8>,
 }
 
 /// A pod of an enrolled namespace.

@@ -8,11 +8,11 @@ use super::{
     judge::{Standing, judge},
     kubectl::{Kubectl, KubectlError},
     lists::{AgentPod, Bare, list, object},
-    report::{ClusterReport, KeysEntry, NodeEntry, PodEntry, TenantEntry},
+    report::{ClusterReport, NodeEntry, PodEntry, TenantEntry},
 };
 use crate::{
     kubernetes::{
-        names::{KEYS, LABEL},
+        names::{KEYS, KeysByTenant, LABEL},
         objects::{ConfigMap, Namespace, Node, Pod},
     },
     tenant::{Enrolled, TenantError},
@@ -129,7 +129,7 @@ fn entry(node: &Node, agents: &BTreeMap<String, AgentPod>, answers: &Answers, le
     let name = node.metadata.name.clone();
     let lease = leases.iter().find(|lease| lease.metadata.name == name);
     let keys = lease.and_then(|lease| lease.metadata.annotations.get(KEYS));
-    let keys = keys.map(|text| serde_json::from_str::<BTreeMap<String, KeysEntry>>(text));
+    let keys = keys.map(|text| serde_json::from_str::<KeysByTenant>(text));
     let unread =
         matches!(keys, Some(Err(_))).then(|| format!("the annotation {KEYS} of its Lease makes no sense"));
     let agent = agents.get(&name);

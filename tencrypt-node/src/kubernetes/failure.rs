@@ -26,6 +26,8 @@ pub(crate) enum FailureKind {
     Absent,
     /// A watch has been silent for too long.
     Silent,
+    /// The answer, or a line of a watch, has more bytes than are taken.
+    TooLong,
     /// Any other.
     Other,
 }
@@ -77,6 +79,7 @@ impl From<ClientError> for Failure {
             _ if error.is_gone() => FailureKind::Gone,
             _ if error.is_absent() => FailureKind::Absent,
             ClientError::Timeout { .. } => FailureKind::Silent,
+            ClientError::TooLong { .. } => FailureKind::TooLong,
             _ => FailureKind::Other,
         };
         Self { kind, said: error.to_string() }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    objects::{ConfigMap, EndpointSlice, Key, Namespace, Node, Object as _, Pod, Service, Store},
+    objects::{ConfigMap, EndpointSlice, Key, Namespace, Node, Object, Pod, Service, Store},
     secrets::KeySecret,
     watching::{News, apply},
 };
@@ -53,6 +53,8 @@ pub(crate) enum NoKeys {
 struct Collection {
     was_listed: bool,
     fault: Option<String>,
+    /// The objects that make no sense, with the reason.
+    unread: BTreeMap<Key, String>,
 }
 
 /// The collection that is not followed everywhere.
@@ -122,7 +124,7 @@ impl Heard {
                 true
             }
             News::Set(slice) => self.count_slice(slice.meta().namespace.clone()),
-            News::Gone(key) => self.count_slice(key.namespace.clone()),
+            News::Gone(key) | News::Unread(key, _) => self.count_slice(key.namespace.clone()),
             News::Deaf(_) | News::Heard => false,
         };
         apply(&mut self.slices, news);
@@ -157,7 +159,7 @@ impl Heard {
             News::Set(secret) => {
                 self.keys.insert(namespace.to_owned(), secret);
             }
-            News::Gone(_) => {
+            News::Gone(_) | News::Unread(..) => {
                 self.keys.remove(namespace);
             }
             News::Deaf(_) | News::Heard => {}
@@ -193,11 +195,11 @@ impl Heard {
         COLLECTIONS.iter().all(is_known) && self.collections.values().all(|state| state.was_listed)
     }
 
-    /// The collections of which nothing is heard now, a line each.
+    /// The collections of which nothing is heard now, or of which an object makes no sense, a line each.
     pub(crate) fn faults(&self) -> impl Iterator<Item = String> {
         self.collections
             .iter()
-            .filter_map(|(name, state)| state.fault.as_ref().map(|fault| format!("{name}: {fault}")))
+            .flat_map(|(name, state)| state.faults().map(move |fault| format!("{name}: {fault}")))
     }
 
     /// A stamp that is another one once something has changed that the facts of a tenant with these namespaces are made of.
@@ -207,23 +209,43 @@ impl Heard {
     }
 
     /// Notes the state of a collection. Returns true if the news are of that state.
-    fn note<T>(&mut self, name: &'static str, news: &News<T>) -> bool {
+    fn note<T: Object>(&mut self, name: &'static str, news: &News<T>) -> bool {
         self.collections.entry(name).or_default().note(news);
-        matches!(news, News::Deaf(_) | News::Heard)
+        matches!(news, News::Deaf(_) | News::Heard | News::Unread(..))
     }
 }
 
 impl Collection {
-    fn note<T>(&mut self, news: &News<T>) {
+    fn note<T: Object>(&mut self, news: &News<T>) {
         match news {
             News::All(_) => {
                 self.was_listed = true;
                 self.fault = None;
+                self.unread.clear();
             }
             News::Deaf(failure) => self.fault = Some(failure.to_string()),
             News::Heard => self.fault = None,
-            News::Set(_) | News::Gone(_) => {}
+            News::Unread(key, reason) => {
+                self.unread.insert(key.clone(), reason.clone());
+            }
+            News::Set(object) if !self.unread.is_empty() => {
+                self.unread.remove(&Key::of(object.meta()));
+            }
+            News::Gone(key) => {
+                self.unread.remove(key);
+            }
+            News::Set(_) => {}
         }
+    }
+
+    fn faults(&self) -> impl Iterator<Item = String> {
+        let first = self.unread.iter().next().map(|(key, reason)| {
+            let (Key { namespace, name }, more) = (key, self.unread.len() - 1);
+            let of = if namespace.is_empty() { name.clone() } else { format!("{namespace}/{name}") };
+            let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+            format!("{of}{more}: {reason}")
+        });
+        self.fault.clone().into_iter().chain(first)
     }
 }
 
@@ -232,7 +254,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::kubernetes::{failure::Failure, objects::Object};
+    use crate::kubernetes::failure::Failure;
 
     fn object<T: Object>(namespace: &str, name: &str, rest: Value) -> T {
         let mut object = json!({"metadata": {"namespace": namespace, "name": name, "resourceVersion": "1"}});
@@ -279,6 +301,19 @@ mod tests {
         assert_eq!(heard.faults().collect::<Vec<_>>(), ["endpointslices: no answer"]);
         assert!(heard.is_complete(), "what was heard stays");
         assert!(heard.slices(News::Heard));
+        assert_eq!(heard.faults().count(), 0);
+        let key = |name: &str| Key { namespace: "shop".to_owned(), name: name.to_owned() };
+        heard.slices(News::Set(object("shop", "web-1", json!({}))));
+        for name in ["web-1", "web-2"] {
+            heard.slices(News::Unread(key(name), "makes no sense".to_owned()));
+        }
+        assert_eq!(
+            heard.faults().collect::<Vec<_>>(),
+            ["endpointslices: shop/web-1 and 1 more: makes no sense"]
+        );
+        assert!(heard.slices.is_empty(), "nothing is known of it any more");
+        heard.slices(News::Gone(key("web-2")));
+        heard.slices(News::Set(object("shop", "web-1", json!({}))));
         assert_eq!(heard.faults().count(), 0);
         heard.expect_tenants();
         assert!(!heard.is_complete(), "where tenants are read from the API");

@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
-/// Annotation in which `kubectl apply` keeps a copy of the object: the largest of most objects, and read by nobody here.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// The beginning of the names of annotations that are read here.
+const OWN: &str = "tencrypt.io/";
 
 /// Label of a slice with the name of its Service.
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -62,11 +62,25 @@ pub(crate) struct Meta {
     /// Labels.
     #[serde(deserialize_with = "nullable")]
     pub(crate) labels: BTreeMap<String, String>,
-    /// Annotations, without the copy of the whole object that `kubectl apply` leaves.
+    /// Annotations of tencrypt's own. Others, as the copy of the whole object that `kubectl apply` leaves, are worth no memory.
     #[serde(deserialize_with = "annotations")]
     pub(crate) annotations: BTreeMap<String, String>,
     /// Time at which its end was asked for, as RFC 3339 has it.
     pub(crate) deletion_timestamp: Option<String>,
+    /// The object that makes another one when this is gone.
+    #[serde(rename = "ownerReferences", deserialize_with = "controller")]
+    pub(crate) controller: Option<Owner>,
+}
+
+/// An owner of an object (`OwnerReference`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Owner {
+    /// The kind.
+    pub(crate) kind: String,
+    /// The id.
+    pub(crate) uid: String,
+    controller: bool,
 }
 
 impl Meta {
@@ -157,6 +171,24 @@ pub(crate) struct ContainerStatus {
     /// The runtime's name and the container's id there, as `containerd://ID`; empty until there is one.
     #[serde(rename = "containerID")]
     pub(crate) container_id: String,
+    state: ContainerState,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+struct ContainerState {
+    running: Option<Running>,
+}
+
+/// Something is there; nothing of it is read.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+struct Running {}
+
+impl ContainerStatus {
+    /// Tells if it runs. Its pod's phase stays `Running` where no container does, as behind a restart of the node.
+    pub(crate) fn is_running(&self) -> bool {
+        self.state.running.is_some()
+    }
 }
 
 /// An address of a pod.
@@ -427,10 +459,16 @@ fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
-/// Reads annotations that are worth their memory.
+/// Reads which of the owners is the controller.
+fn controller<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Owner>, D::Error> {
+    let owners: Vec<Owner> = nullable(from)?;
+    Ok(owners.into_iter().find(|owner| owner.controller))
+}
+
+/// Reads annotations of tencrypt's own.
 fn annotations<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
     let mut annotations: BTreeMap<_, _> = nullable(from)?;
-    annotations.remove(LAST_APPLIED);
+    annotations.retain(|name: &String, _: &mut String| name.starts_with(OWN));
     Ok(annotations)
 }
 

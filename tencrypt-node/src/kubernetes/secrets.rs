@@ -124,7 +124,7 @@ mod tests {
     fn the_key_file_is_read_and_nothing_but_name_and_place_besides() {
         let secret = with(&BASE64.encode(FILE.as_bytes()));
         let keys = secret.keys.as_ref().unwrap();
-        assert_eq!((keys.send, &*keys.tenant), (1, "000102030405060708090a0b0c0d0e0f"));
+        assert_eq!((keys.send, &*keys.marks.tenant), (1, "000102030405060708090a0b0c0d0e0f"));
         let meta = secret.meta();
         assert_eq!((&*meta.namespace, &*meta.resource_version, meta.annotations.len()), ("shop", "77", 0));
         assert!(!format!("{secret:?}").contains("a0a1"));

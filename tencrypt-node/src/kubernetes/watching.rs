@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::{
     failure::{Failure, FailureKind},
-    objects::{Key, Object},
+    objects::{Key, Meta, Object},
 };
 
 /// Objects of a page: what client-go asks for (`defaultPageSize`, tools/pager).
@@ -32,6 +32,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
 /// The longest one.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// A watch that has ended before is followed by a pause.
+const BRIEF: Duration = Duration::from_secs(1);
 
 /// A watch that has lived this long makes a failure the first one again.
 const SETTLED: Duration = Duration::from_secs(60);
@@ -72,6 +75,8 @@ pub(crate) enum News<T> {
     Set(T),
     /// It is gone.
     Gone(Key),
+    /// It makes no sense, for this reason: nothing is known of it any more. The others are not to suffer from what one user has written.
+    Unread(Key, String),
     /// Nothing can be heard for now, for this reason: what was heard before may be out of date.
     Deaf(Failure),
     /// It is watched again.
@@ -132,10 +137,18 @@ pub(crate) async fn follow<T: Object>(
     let mut place = None;
     loop {
         let begun = Instant::now();
-        let Err(failure) = look(api, collection, &mut place, &random, &sink).await else { continue };
-        if failure.kind == FailureKind::Gone && place.take().is_some() {
-            continue;
-        }
+        let looked = look(api, collection, &mut place, &random, &sink).await;
+        let is_new_list_due =
+            |failure: &Failure| matches!(failure.kind, FailureKind::Gone | FailureKind::TooLong);
+        let failure = match looked {
+            Err(failure) if !is_new_list_due(&failure) || place.take().is_none() => failure,
+            // A server that ends everything at once is not to be asked without end.
+            _ if begun.elapsed() < BRIEF => {
+                sleep(FIRST_PAUSE).await;
+                continue;
+            }
+            _ => continue,
+        };
         let is_absent = failure.kind == FailureKind::Absent;
         sink(News::Deaf(failure));
         if is_absent {
@@ -161,8 +174,11 @@ async fn look<T: Object>(
     let from = match place {
         Some(from) => from.clone(),
         None => {
-            let (objects, from) = list(api, collection).await?;
+            let Listed { objects, unread, place: from } = list(api, collection).await?;
             sink(News::All(objects));
+            for (key, reason) in unread {
+                sink(News::Unread(key, reason));
+            }
             *place = Some(from.clone());
             from
         }
@@ -187,17 +203,31 @@ async fn look<T: Object>(
     }
 }
 
-/// Reads all pages. Returns the place that a watch begins at.
-async fn list<T: Object>(api: &impl Api, collection: &Collection) -> Result<(Vec<T>, String), Failure> {
-    let mut restarts = 0;
-    let mut objects: Vec<T> = Vec::new();
+/// A list that was read to its end.
+struct Listed<T> {
+    objects: Vec<T>,
+    /// Those that make no sense, with the reason.
+    unread: Vec<(Key, String)>,
+    /// The place that a watch begins at.
+    place: String,
+}
+
+/// Reads all pages. They have fewer objects where these are so large that the answer would be too long.
+async fn list<T: Object>(api: &impl Api, collection: &Collection) -> Result<Listed<T>, Failure> {
+    let (mut restarts, mut limit) = (0, PAGE);
+    let (mut objects, mut unread): (Vec<T>, Vec<(Key, String)>) = (Vec::new(), Vec::new());
     let mut more = String::new();
     loop {
         let next = if more.is_empty() { String::new() } else { format!("&continue={}", escaped(&more)) };
-        let answer = match api.get(&collection.with(&format!("limit={PAGE}{next}"))).await {
+        let answer = match api.get(&collection.with(&format!("limit={limit}{next}"))).await {
+            Err(failure) if failure.kind == FailureKind::TooLong && limit > 1 => {
+                limit /= 2;
+                continue;
+            }
             Err(failure) if failure.kind == FailureKind::Gone && restarts < RESTARTS => {
                 restarts += 1;
                 objects.clear();
+                unread.clear();
                 more.clear();
                 continue;
             }
@@ -205,16 +235,38 @@ async fn list<T: Object>(api: &impl Api, collection: &Collection) -> Result<(Vec
         };
         let page: Page<'_> = json(&answer)?;
         for item in page.items.unwrap_or_default() {
-            objects.push(json(item.get().as_bytes())?);
+            match read(item.get().as_bytes())? {
+                Ok(object) => objects.push(object),
+                Err((meta, reason)) => unread.push((Key::of(&meta), reason)),
+            }
         }
-        if objects.len() > MOST {
+        if objects.len() + unread.len() > MOST {
             return Err(Failure::other(&"more objects than are kept"));
         }
         if page.metadata.r#continue.is_empty() {
-            return Ok((objects, checked(page.metadata.resource_version)?));
+            return Ok(Listed { objects, unread, place: checked(page.metadata.resource_version)? });
         }
         more = page.metadata.r#continue;
     }
+}
+
+/// An object of which the metadata are read alone.
+#[derive(Deserialize)]
+struct Bare {
+    metadata: Meta,
+}
+
+/// Reads an object.
+///
+/// # Errors
+/// Its name and the reason. One without a name is the server's fault, and an error of the whole list or watch.
+fn read<T: Object>(content: &[u8]) -> Result<Result<T, (Meta, String)>, Failure> {
+    let failure = match json(content) {
+        Ok(object) => return Ok(Ok(object)),
+        Err(failure) => failure,
+    };
+    let Bare { metadata } = json(content)?;
+    Ok(Err((metadata, failure.to_string())))
 }
 
 /// Reads a line of a watch. Returns what it says, and the place behind it.
@@ -228,10 +280,18 @@ fn read_event<T: Object>(line: &[u8]) -> Result<(Option<News<T>>, String), Failu
             (None, metadata.resource_version)
         }
         kind => {
-            let object: T = json(content)?;
-            let version = object.meta().resource_version.clone();
-            let is_gone = matches!(kind, Kind::Deleted);
-            (Some(if is_gone { News::Gone(Key::of(object.meta())) } else { News::Set(object) }), version)
+            let read = read::<T>(content)?;
+            let meta = match &read {
+                Ok(object) => object.meta(),
+                Err((meta, _)) => meta,
+            };
+            let (key, version) = (Key::of(meta), meta.resource_version.clone());
+            let news = match read {
+                _ if matches!(kind, Kind::Deleted) => News::Gone(key),
+                Ok(object) => News::Set(object),
+                Err((_, reason)) => News::Unread(key, reason),
+            };
+            (Some(news), version)
         }
     };
     Ok((news, checked(version)?))
@@ -285,7 +345,7 @@ pub(crate) fn apply<T: Object>(store: &mut BTreeMap<Key, T>, news: News<T>) -> b
             store.insert(Key::of(object.meta()), object);
             true
         }
-        News::Gone(key) => store.remove(&key).is_some(),
+        News::Gone(key) | News::Unread(key, _) => store.remove(&key).is_some(),
         News::Deaf(_) | News::Heard => false,
     }
 }

@@ -22,6 +22,9 @@ const MOST: usize = 16;
 /// The pause before something that has failed is sent again.
 const PAUSE: Duration = Duration::from_secs(10);
 
+/// Time for which what was written into an object is believed to stand there.
+const BELIEVED: Duration = Duration::from_secs(300);
+
 /// Most bytes of an event's message (`NoteLengthLimit` is 1,024: pkg/apis/core/validation/events.go of Kubernetes).
 const MESSAGE: usize = 1_000;
 
@@ -119,6 +122,12 @@ impl Write {
     }
 }
 
+/// Tells if what was done is this, and is believed to stand. What was written into an object goes with it: kubelet makes a Lease anew
+/// that somebody has deleted.
+fn stands((done, at): &(Write, Instant), write: &Write) -> bool {
+    done == write && (write.verb != Verb::Merge || at.elapsed() < BELIEVED)
+}
+
 fn path_of(pod: About<'_>) -> String {
     format!("/api/v1/namespaces/{}/pods/{}", pod.namespace, pod.name)
 }
@@ -129,8 +138,8 @@ pub(super) struct Writes(Rc<RefCell<BTreeMap<String, Said>>>);
 
 #[derive(Debug, Default)]
 struct Said {
-    /// The write that was done.
-    done: Option<Write>,
+    /// The write that was done, and when.
+    done: Option<(Write, Instant)>,
     /// The write that is under way, or has failed at this time for this reason.
     sent: Option<(Write, Option<(Instant, String)>)>,
 }
@@ -142,7 +151,7 @@ impl Writes {
             let mut all = self.0.borrow_mut();
             let under_way = all.values().filter(|said| matches!(said.sent, Some((_, None)))).count();
             let said = all.entry(name.to_owned()).or_default();
-            let is_so = said.done.as_ref() == Some(&write) && said.sent.is_none();
+            let is_so = said.sent.is_none() && said.done.as_ref().is_some_and(|done| stands(done, &write));
             let waits = match &said.sent {
                 Some((_, None)) => true,
                 Some((failed, Some((at, _)))) => *failed == write && at.elapsed() < PAUSE,
@@ -163,7 +172,7 @@ impl Writes {
                     Err(error) if !write.is_settled_by(&error) => {
                         said.sent = Some((write, Some((Instant::now(), error.to_string()))));
                     }
-                    _ => (said.done, said.sent) = (Some(write), None),
+                    _ => (said.done, said.sent) = (Some((write, Instant::now())), None),
                 }
             }
         });
@@ -217,6 +226,17 @@ mod tests {
         let name = body["metadata"]["name"].as_str().unwrap();
         assert!(name.len() <= 253 && !name.contains(".."), "{name}");
         assert_eq!(body["message"].as_str().unwrap().len(), MESSAGE);
+    }
+
+    #[test]
+    fn what_was_written_into_an_object_is_written_again_after_a_while() {
+        let label = Write::pod_label(POD, "a", Some("b"));
+        let event = Write::event(POD, "n", ("A", false, "m"));
+        let Some(long_ago) = Instant::now().checked_sub(BELIEVED) else { return };
+        assert!(stands(&(label.clone(), Instant::now()), &label));
+        assert!(!stands(&(label.clone(), long_ago), &label));
+        assert!(stands(&(event.clone(), long_ago), &event));
+        assert!(!stands(&(event, Instant::now()), &label));
     }
 
     #[test]

@@ -6,9 +6,8 @@ use tencrypt_agent::layout::table;
 
 use super::table::{cut, joined};
 use crate::{
-    kube::{
-        Check, ClusterReport, End, KeysEntry, NodeEntry, PodEntry, State, TenantEntry, Verdict, VerifyReport,
-    },
+    kube::{Check, ClusterReport, End, NodeEntry, PodEntry, State, TenantEntry, Verdict, VerifyReport},
+    kubernetes::names::KeysEntry,
     probe::Counted,
 };
 
@@ -87,7 +86,7 @@ fn nodes(nodes: &[NodeEntry]) -> String {
             dash(node.agent.as_deref()),
             if node.ready { "yes" } else { "NO" }.to_owned(),
             dash(node.version.as_deref()),
-            cut(&joined(&node.keys.iter().map(keys).collect::<Vec<_>>(), " "), NAMES),
+            cut(&joined(node.keys.iter().map(keys), " "), NAMES),
             reason(node.problem.as_deref()),
         ]
     }));

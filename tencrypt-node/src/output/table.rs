@@ -24,9 +24,10 @@ pub(super) fn cut(text: &str, most: usize) -> String {
 }
 
 /// Writes the parts one after the other, or a dash where there are none.
-pub(super) fn joined(parts: &[impl ToString], between: &str) -> String {
+pub(super) fn joined(parts: impl IntoIterator<Item: ToString>, between: &str) -> String {
+    let parts: Vec<String> = parts.into_iter().map(|part| part.to_string()).collect();
     if parts.is_empty() {
         return "-".to_owned();
     }
-    parts.iter().map(ToString::to_string).collect::<Vec<_>>().join(between)
+    parts.join(between)
 }

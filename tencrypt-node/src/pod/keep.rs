@@ -45,7 +45,7 @@ impl<L: Latest, N: Fn(Notice)> Pod<L, N> {
                 command = self.next_command() => match command {
                     Some(Command::End { open, done }) => {
                         self.end(running, open).await;
-                        let _ = done.send(());
+                        self.leaving = Some((open, done));
                         return Step::Over;
                     }
                     Some(Command::Replace(release, done)) => {
@@ -71,6 +71,7 @@ impl<L: Latest, N: Fn(Notice)> Pod<L, N> {
     fn show(&self, running: &DataPath) {
         self.view.send_modify(|view| {
             view.state = PodState::Protected;
+            view.was_protected = true;
             view.pid = Some(running.pid);
             view.version = Some(running.version.clone());
             view.tag = Some(running.tag.clone());

@@ -11,7 +11,7 @@ use std::{collections::VecDeque, pin::pin, rc::Rc, time::Duration};
 use tencrypt_agent::{escape::Escaped, failure::Exit, node::Order, report::StatusReport};
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 pub(crate) use self::view::View;
@@ -22,6 +22,12 @@ use crate::{
     report::PodState,
     tenant::Tenant,
 };
+
+/// Times that a namespace without a data path is tried to be opened.
+const UNDOINGS: u32 = 10;
+
+/// The pause between two of them.
+const UNDO_PAUSE: Duration = Duration::from_millis(500);
 
 /// A command to a pod.
 #[derive(Debug)]
@@ -102,6 +108,8 @@ pub(crate) struct Pod<L, N> {
     /// For the one that waits for a start to replace what there was.
     replacer: Option<oneshot::Sender<Result<(), NotReplaced>>>,
     view: watch::Sender<View>,
+    /// The word to end it, and true if it is to be open. A data path that was killed, or is not there, undoes nothing itself.
+    leaving: Option<(bool, oneshot::Sender<()>)>,
 }
 
 /// The state of the task.
@@ -140,6 +148,7 @@ impl<L: Latest, N: Fn(Notice)> Pod<L, N> {
             waiting: VecDeque::new(),
             replacer: None,
             view,
+            leaving: None,
         };
         (pod, Handle { commands: command, view: seen })
     }
@@ -159,8 +168,29 @@ impl<L: Latest, N: Fn(Notice)> Pod<L, N> {
             };
         }
         self.lose(PodState::Ending);
+        if let Some((open, done)) = self.leaving.take() {
+            if open {
+                self.undo().await;
+            }
+            let _ = done.send(());
+        }
         self.place.forget(&self.identity).await;
         (self.notify)(Notice::Ended);
+    }
+
+    /// Opens the namespace that a data path has closed which is not there any more.
+    async fn undo(&self) {
+        for _ in 0..UNDOINGS {
+            match self.place.undo(&self.identity).await {
+                Ok(()) => return,
+                Err(reason) => {
+                    let id = self.identity.namespace.id();
+                    tracing::error!(pod = %id, "stays closed, `tencrypt down` opens it: {}", Escaped(&reason));
+                }
+            }
+            // What was killed a moment ago may hold it still.
+            sleep(UNDO_PAUSE).await;
+        }
     }
 
     /// Starts a data path after a pause.
@@ -183,8 +213,8 @@ impl<L: Latest, N: Fn(Notice)> Pod<L, N> {
                 started = &mut attempt => break started,
                 command = self.commands.recv() => match command {
                     // What was started is killed with the attempt.
-                    Some(Command::End { done, .. }) => {
-                        let _ = done.send(());
+                    Some(Command::End { open, done }) => {
+                        self.leaving = Some((open, done));
                         return Step::Over;
                     }
                     Some(command) => self.waiting.push_back(command),
@@ -238,8 +268,8 @@ impl<L: Latest, N: Fn(Notice)> Pod<L, N> {
                 self.prefer(release, done);
                 Some(Step::Start(Duration::ZERO))
             }
-            Command::End { done, .. } => {
-                let _ = done.send(());
+            Command::End { open, done } => {
+                self.leaving = Some((open, done));
                 Some(Step::Over)
             }
         }

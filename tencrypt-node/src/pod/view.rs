@@ -29,6 +29,8 @@ pub(crate) struct View {
     pub(crate) status: Option<Box<StatusReport>>,
     /// True if the data path was not told all that its tenant's files say.
     pub(crate) is_stale: bool,
+    /// True once a data path has protected it: it is closed since, whatever becomes of that.
+    pub(crate) was_protected: bool,
     /// Statuses said so far: who has asked for one knows by it that it came.
     pub(crate) said: u64,
 }
@@ -48,6 +50,7 @@ impl View {
             peers: 0,
             status: None,
             is_stale: false,
+            was_protected: false,
             said: 0,
         }
     }

@@ -2,9 +2,9 @@
 
 use crate::{
     kube::{
-        Check, ClusterReport, End, Family, KeysEntry, NodeEntry, PodEntry, State, TenantEntry, Verdict,
-        VerifyReport,
+        Check, ClusterReport, End, Family, NodeEntry, PodEntry, State, TenantEntry, Verdict, VerifyReport,
     },
+    kubernetes::names::KeysEntry,
     probe::{Counted, Protocol},
 };
 
@@ -41,7 +41,8 @@ pub(crate) fn cluster() -> ClusterReport {
                 agent: Some("tencrypt-node-a".into()),
                 ready: true,
                 version: Some("0.1.0".into()),
-                keys: [("shop".to_owned(), KeysEntry { pods: 3, send: vec![1], accept: vec![1, 2] })].into(),
+                keys: [("shop".to_owned(), KeysEntry { pods: 3, send: [1].into(), accept: [1, 2].into() })]
+                    .into(),
                 problem: None,
             },
             NodeEntry {

@@ -7,7 +7,10 @@ use std::{
 };
 
 use serde::Deserialize;
-use tencrypt::trust::{AuthorityKey, CertificateFile, Revocation};
+use tencrypt::{
+    KeyRing,
+    trust::{AuthorityKey, CertificateFile, Revocation},
+};
 use tencrypt_agent::{
     config,
     hex::to_hex,
@@ -117,14 +120,39 @@ pub(super) fn optional(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Tenan
     }
 }
 
+/// The marks by which keys are known that are not kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KeyMarks {
+    /// The sum of their file.
+    pub(crate) digest: Digest,
+    /// The tenant's id, in hex: the same as long as it is the same tenant.
+    pub(crate) tenant: String,
+    /// The fingerprints of the epochs.
+    epochs: BTreeSet<[u8; 4]>,
+}
+
+impl KeyMarks {
+    /// The marks of a key file with this content, which makes this ring.
+    pub(super) fn of(content: &[u8], ring: &KeyRing) -> Self {
+        Self {
+            digest: Digest::of([content]),
+            tenant: to_hex(ring.tenant_id()),
+            epochs: ring.epochs().filter_map(|epoch| ring.fingerprint(epoch)).collect(),
+        }
+    }
+
+    /// Tells if both have an epoch's key: the pods of the one could read those of the other.
+    pub(super) fn has_key_of(&self, other: &Self) -> bool {
+        self.tenant == other.tenant && !self.epochs.is_disjoint(&other.epochs)
+    }
+}
+
 /// A key file.
 pub(super) struct Keys {
     /// The message with it.
     pub(super) order: Order,
-    /// Its sum.
-    pub(super) digest: Digest,
-    /// The tenant's id, in hex.
-    pub(super) tenant: String,
+    /// Its marks.
+    pub(super) marks: KeyMarks,
 }
 
 /// Reads the key file.
@@ -134,10 +162,9 @@ pub(super) fn keys(path: &Path) -> Result<Keys, TenantError> {
     let (bytes, len) = files::read_secret(path, keyfile::MAX_FILE_LEN).map_err(unreadable)?;
     let content = bytes.get(..len).unwrap_or_default();
     let text = std::str::from_utf8(content).map_err(|_| unreadable(ReadError::NotText))?;
-    let ring = tencrypt::KeyRing::parse(text).map_err(|error| wrong(error.to_string()))?;
-    let digest = Digest::of([content]);
+    let ring = KeyRing::parse(text).map_err(|error| wrong(error.to_string()))?;
     let order = Order::keys(&bytes, len).map_err(|error| wrong(error.to_string()))?;
-    Ok(Keys { order, digest, tenant: to_hex(ring.tenant_id()) })
+    Ok(Keys { order, marks: KeyMarks::of(content, &ring) })
 }
 
 /// The key files that were read, by their paths. One that has not changed is not read again: the memory that it is read into costs
@@ -149,13 +176,13 @@ pub(crate) struct KeyFiles(BTreeMap<PathBuf, KeyFile>);
 #[derive(Debug)]
 struct KeyFile {
     file: FollowedFile,
-    /// Its sum and the tenant's id in hex, if it was good.
-    read: Option<(Digest, String)>,
+    /// Its marks, if it was good.
+    read: Option<KeyMarks>,
 }
 
 impl KeyFiles {
-    /// Returns the sum of a key file, and the tenant's id in hex.
-    pub(super) fn look(&mut self, path: &Path) -> Result<(Digest, String), TenantError> {
+    /// Returns the marks of a key file.
+    pub(super) fn look(&mut self, path: &Path) -> Result<KeyMarks, TenantError> {
         let known = self
             .0
             .entry(path.to_owned())
@@ -165,8 +192,7 @@ impl KeyFiles {
             return Ok(read.clone());
         }
         known.read = None;
-        let Keys { digest, tenant, .. } = keys(path)?;
-        Ok(known.read.insert((digest, tenant)).clone())
+        Ok(known.read.insert(keys(path)?.marks).clone())
     }
 
     /// Forgets those that are not below one of these folders any more.

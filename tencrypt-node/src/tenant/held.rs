@@ -4,21 +4,18 @@ use std::fmt;
 
 use tencrypt::KeyRing;
 use tencrypt_agent::{
-    hex::to_hex,
     node::{Order, OrderError},
     os::secret_memory::SecretBytes,
 };
 
-use crate::digest::Digest;
+use super::files::KeyMarks;
 
 /// The text of a key file, good.
 pub(crate) struct HeldKeys {
     text: SecretBytes,
     len: usize,
-    /// Its sum.
-    pub(crate) digest: Digest,
-    /// The tenant's id, in hex.
-    pub(crate) tenant: String,
+    /// Its marks.
+    pub(crate) marks: KeyMarks,
     /// The epoch that is sent.
     pub(crate) send: u8,
     /// The epochs that are accepted.
@@ -62,8 +59,7 @@ impl HeldKeys {
         let ring = ring(&text, len)?;
         let content = text.get(..len).unwrap_or_default();
         Ok(Self {
-            digest: Digest::of([content]),
-            tenant: to_hex(ring.tenant_id()),
+            marks: KeyMarks::of(content, &ring),
             send: ring.send_epoch(),
             accept: ring.epochs().collect(),
             text,
@@ -101,7 +97,7 @@ impl HeldKeys {
 
 impl PartialEq for HeldKeys {
     fn eq(&self, other: &Self) -> bool {
-        self.digest == other.digest
+        self.marks == other.marks
     }
 }
 

@@ -19,6 +19,7 @@ mod facts;
 mod files;
 mod held;
 mod resolver;
+mod twins;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,8 +33,9 @@ pub(crate) use self::{
     enrolled::{Enrolled, Names, PodSettings},
     error::TenantError,
     facts::FactTexts,
-    files::KeyFiles,
+    files::{KeyFiles, KeyMarks},
     held::HeldKeys,
+    twins::refuse_twins,
 };
 use self::{files::TenantFile, resolver::Resolver};
 use crate::{digest::Digest, launch::Limits};
@@ -57,10 +59,8 @@ pub(crate) struct Tenant {
     pub(crate) revocation: Option<Vec<u8>>,
     /// The facts.
     pub(crate) facts: FactTexts,
-    /// The id that its key file gives it, in hex: the same as long as it is the same tenant.
-    pub(crate) id: String,
-    /// The sum of its key file: the keys themselves are not kept.
-    pub(crate) keys_id: Digest,
+    /// The marks of its key file: the keys themselves are not kept.
+    pub(crate) marks: KeyMarks,
     /// The sum of what counts at the start of a program alone.
     pub(crate) settings_id: Digest,
     /// Its certificates by the public keys, in hex, that they are of.
@@ -94,7 +94,7 @@ impl Tenant {
         let config = tencrypt_agent::config::Config::parse_given_in(&settings, &path)
             .map_err(|error| TenantError::Named(error.to_string()))?;
         let key_file = folder.join("tenant.key");
-        let (keys_id, id) = key_files.look(&key_file)?;
+        let marks = key_files.look(&key_file)?;
         let authority = files::authority(&folder.join("ca.pub"))?;
         let revocation = files::revocation(&folder.join("revoked"))?;
         if authority.is_none() && revocation.is_some() {
@@ -120,8 +120,7 @@ impl Tenant {
             resolver,
             revocation,
             facts,
-            id,
-            keys_id,
+            marks,
             settings_id,
             certificates: files::certificates(&folder.join("certificates"))?,
         })
@@ -147,7 +146,7 @@ impl Tenant {
     pub(crate) fn changed_from(&self, before: &Self) -> Result<Vec<Order>, TenantError> {
         let long = |error: OrderError| TenantError::Named(error.to_string());
         let mut orders = Vec::new();
-        if before.keys_id != self.keys_id {
+        if before.marks != self.marks {
             orders.push(self.keys()?);
         }
         if let Some(revocation) = self.revocation.as_ref().filter(|_| before.revocation != self.revocation) {
@@ -172,7 +171,7 @@ impl Tenant {
             Keys::Held(keys) => return keys.order().map_err(|error| TenantError::Named(error.to_string())),
         };
         let keys = files::keys(path)?;
-        if keys.tenant == self.id {
+        if keys.marks.tenant == self.marks.tenant {
             return Ok(keys.order);
         }
         let reason = "is another tenant's than the one that is in force".to_owned();
@@ -246,22 +245,5 @@ pub(crate) fn read_all(
         tenants.insert(name, tenant);
     }
     key_files.retain(&folders);
-    refuse_twins(&mut tenants);
     Ok(tenants)
-}
-
-/// Refuses every folder whose keys are another folder's too: one tenant's pods would be given another's keys.
-pub(crate) fn refuse_twins(tenants: &mut BTreeMap<String, Result<Tenant, TenantError>>) {
-    let mut folders: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (name, tenant) in tenants.iter() {
-        if let Ok(tenant) = tenant {
-            folders.entry(tenant.id.clone()).or_default().push(name.clone());
-        }
-    }
-    for names in folders.values().filter(|names| names.len() > 1) {
-        for name in names {
-            let reason = format!("the tenants {} have the same keys", names.join(", "));
-            tenants.insert(name.clone(), Err(TenantError::Named(format!("tenant.key: {reason}"))));
-        }
-    }
 }

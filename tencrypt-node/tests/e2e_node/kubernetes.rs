@@ -139,6 +139,16 @@ fn a_label_that_is_admitted_enrols_a_namespace_and_taking_it_off_opens_its_pods(
         assert!(cluster.runtime.call("DEL", &d, "late", "c6").status.success());
         crate::support::replace(&file, "namespaces = [\"shop\", \"late\"]\n");
         agent.eventually("it is mended", || !problems(&agent).contains("shop.toml"));
+        // The settings of pods are of no concern to namespaces without a tenant.
+        let file = cluster.runtime.site.directory.join("cluster-pod.toml");
+        let good = fs::read_to_string(&file).unwrap();
+        crate::support::replace(&file, "[network\n");
+        agent.eventually("it is told", || problems(&agent).contains("cluster-pod.toml"));
+        cluster.label("fresh", None);
+        agent.eventually("its pods start", || call("ADD", &d, "fresh", "c7").status.success());
+        assert!(call("DEL", &d, "fresh", "c7").status.success());
+        agent.protected("shop/web-0");
+        crate::support::replace(&file, &good);
         // Without its label nothing is left of it.
         cluster.label("late", None);
         agent.eventually("the pod is let go of", || agent.pod("late/web-0").is_none());
@@ -181,6 +191,34 @@ fn tenants_of_a_config_map_are_heard_of_at_once_and_without_it_nothing_is_opened
         map("namespaces = [\"shop\"]\n");
         agent.eventually("all is well", || !problems(&agent).contains("tencrypt-tenants"));
         agent.protected("shop/web-1");
+    });
+}
+
+#[test]
+fn a_label_that_goes_opens_a_pod_whose_data_path_is_gone_and_cannot_be_started() {
+    test("kubernetes::a_label_that_goes_opens_a_pod_whose_data_path_is_gone_and_cannot_be_started", || {
+        let cluster = Cluster::new();
+        cluster.scheduled("shop", "web-0");
+        cluster.keys("shop", "first.key");
+        let program = cluster.runtime.site.directory.join("tencrypt");
+        fs::copy(crate::support::program("tencrypt"), &program).unwrap();
+        let settings = format!("program = \"{}\"\n{}", program.display(), cluster.settings());
+        let agent = cluster.runtime.site.start(&settings);
+        agent.eventually("the plugin is there", || cluster.runtime.entry().is_some());
+        let [a, outsider] = [21, 22].map(|number| cluster.runtime.site.pod(number));
+        assert!(cluster.runtime.call("ADD", &a, "shop", "c1").status.success(), "{}", agent.log());
+        let process = agent.protected("shop/web-0");
+        let _echo = UdpEcho::start(&a, 7000).unwrap();
+        fs::remove_file(&program).unwrap();
+        let killed = std::process::Command::new("kill").args(["-KILL", &process.to_string()]).status();
+        assert!(killed.unwrap().success());
+        agent.eventually("its start fails", || {
+            agent.pod("shop/web-0").is_some_and(|pod| pod["state"] == "waiting")
+        });
+        assert!(!is_echoed(&outsider, a.v4(), 7000), "it stays closed");
+        cluster.label("shop", None);
+        agent.eventually("it is let go of", || agent.pod("shop/web-0").is_none());
+        agent.eventually("it is open", || is_echoed(&outsider, a.v4(), 7000));
     });
 }
 

@@ -3,13 +3,12 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::runtime::{NETWORK, Runtime, code};
 use crate::support::{Agent, LIMIT, replace};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tencrypt_lab::{Signal, test};
 
 #[test]
@@ -95,35 +94,40 @@ fn the_plugin_is_put_back_and_pods_that_were_missed_are_found_and_protected() {
         assert!(agent.count("put_back") >= 1);
         // A pod whose plugin was not called: libcni has noted what the others did.
         let pod = runtime.site.pod(21);
-        let bound = runtime.site.directory.join("netns");
-        fs::write(&bound, "").unwrap();
-        let mounted =
-            Command::new("mount").arg("--bind").arg(pod.netns().path()).arg(&bound).status().unwrap();
-        assert!(mounted.success());
-        let note = |address: String| {
-            json!({
-                "kind": "cniCacheV1", "containerId": "c9", "ifName": "eth0", "networkName": "pods", "netns": bound,
-                "cniArgs": [["IgnoreUnknown", "1"], ["K8S_POD_NAMESPACE", "shop"], ["K8S_POD_NAME", "web-9"]],
-                "result": {
-                    "cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": bound}],
-                    "ips": [{"address": address, "interface": 0}],
-                },
-            })
-            .to_string()
-        };
+        let bound = runtime.bind(&pod);
         // One that was left of a pod before says nothing of whoever is there now.
-        let path = runtime.site.directory.join("results/pods-c9-eth0");
-        replace(&path, &note("10.128.0.77/24".to_owned()));
+        runtime.note("c9", "web-9", &bound, "10.128.0.77");
         thread::sleep(Duration::from_millis(300));
         assert!(agent.pods().is_empty());
         let begin = Instant::now();
-        replace(&path, &note(format!("{}/24", pod.v4())));
+        runtime.note("c9", "web-9", &bound, &pod.v4().to_string());
         agent.protected("shop/web-9");
         println!("found and protected after {:?}", begin.elapsed());
         assert_eq!(agent.count("found_unprotected"), 1);
         // Its end is told as any other's.
         assert!(runtime.call("DEL", &pod, "shop", "c9").status.success());
         agent.eventually("it is gone", || agent.pods().is_empty());
+    });
+}
+
+#[test]
+fn a_pod_that_the_plugin_did_not_wait_for_is_protected_and_counted() {
+    test("plugin::a_pod_that_the_plugin_did_not_wait_for_is_protected_and_counted", || {
+        let runtime = Runtime::new();
+        let mut agent = runtime.site.start(&runtime.settings());
+        agent.eventually("the plugin is in the network configuration", || runtime.entry().is_some());
+        let pod = runtime.site.pod(21);
+        // The list that the plugin reads a moment before the namespace is enrolled.
+        let list = runtime.site.directory.join("namespaces");
+        let enrolled = fs::read_to_string(&list).unwrap();
+        assert!(enrolled.contains("enrolled shop"), "{enrolled}");
+        agent.program.signal(Signal::Stop).unwrap();
+        replace(&list, &enrolled.replace("enrolled shop", "open shop"));
+        let added = runtime.call("ADD", &pod, "shop", "c1");
+        agent.program.signal(Signal::Continue).unwrap();
+        assert!(added.status.success(), "{added:?}");
+        agent.protected("shop/web-0");
+        agent.eventually("it is counted", || agent.count("found_unprotected") == 1);
     });
 }
 

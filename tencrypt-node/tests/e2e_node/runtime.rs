@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use crate::support::{Site, program};
+use crate::support::{Site, program, replace};
 use serde_json::{Value, json};
 use tencrypt_lab::Pod;
 
@@ -103,6 +103,31 @@ impl Runtime {
         let mut plugin = command.spawn().unwrap();
         plugin.stdin.take().unwrap().write_all(config.to_string().as_bytes()).unwrap();
         plugin.wait_with_output().unwrap()
+    }
+}
+
+impl Runtime {
+    /// Binds a pod's namespace to a file, as a runtime does.
+    pub(crate) fn bind(&self, pod: &Pod) -> PathBuf {
+        let bound = self.site.directory.join("netns");
+        fs::write(&bound, "").unwrap();
+        let mounted = Command::new("mount").arg("--bind").arg(pod.netns().path()).arg(&bound).status();
+        assert!(mounted.unwrap().success());
+        bound
+    }
+
+    /// Writes libcni's note of a pod of namespace `shop` whose namespace is at `bound`.
+    pub(crate) fn note(&self, container: &str, name: &str, bound: &Path, address: &str) {
+        let note = json!({
+            "kind": "cniCacheV1", "containerId": container, "ifName": "eth0", "networkName": "pods", "netns": bound,
+            "cniArgs": [["IgnoreUnknown", "1"], ["K8S_POD_NAMESPACE", "shop"], ["K8S_POD_NAME", name]],
+            "result": {
+                "cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": bound}],
+                "ips": [{"address": format!("{address}/24"), "interface": 0}],
+            },
+        });
+        let path = self.site.directory.join(format!("results/pods-{container}-eth0"));
+        replace(&path, &note.to_string());
     }
 }
 

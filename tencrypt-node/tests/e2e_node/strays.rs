@@ -19,10 +19,12 @@ impl Cluster {
     fn pod(&self, name: &str, phase: &str, protect: Option<&str>, addresses: &[String]) {
         let annotations = protect.map_or(json!({}), |value| json!({ PROTECT: value }));
         let ips: Vec<Value> = addresses.iter().map(|address| json!({ "ip": address })).collect();
+        let owner = json!({ "kind": "ReplicaSet", "name": "set", "uid": "0-9", "controller": true });
+        let owners = if name.starts_with("alone") { json!([]) } else { json!([owner]) };
         let pod = json!({
-            "metadata": { "uid": UID, "annotations": annotations },
+            "metadata": { "uid": UID, "annotations": annotations, "ownerReferences": owners },
             "spec": { "nodeName": "node1" },
-            "status": { "phase": phase, "podIPs": ips },
+            "status": { "phase": phase, "podIPs": ips, "containerStatuses": running(phase == "Running") },
         });
         self.api.set("pods", "shop", name, pod);
     }
@@ -33,6 +35,12 @@ impl Cluster {
         let of_pod = events.iter().filter(|event| event["involvedObject"]["name"] == name);
         of_pod.map(|event| event["reason"].as_str().unwrap().to_owned()).collect()
     }
+}
+
+/// The state of a pod's container.
+fn running(is_running: bool) -> Value {
+    let state = if is_running { json!({ "running": {} }) } else { json!({ "waiting": {} }) };
+    json!([{ "containerID": "containerd://0a1b", "state": state }])
 }
 
 /// The names of pods in a list of `status`.
@@ -107,12 +115,16 @@ fn a_pod_that_cannot_be_protected_where_it_is_is_told_labelled_or_deleted_and_th
                 json!({"spec": {"taints": taints}, "status": {"addresses": []}}),
             );
             cluster.keys("shop", "first.key");
-            for name in ["lost-0", "lost-1"] {
+            for name in ["alone-0", "lost-0", "lost-1"] {
                 cluster.pod(name, "Running", None, &["10.244.0.98".to_owned()]);
             }
-            let host =
-                json!({"spec": {"nodeName": "node1", "hostNetwork": true}, "status": {"phase": "Running"}});
-            cluster.api.set("pods", "shop", "host-0", host);
+            let with = |network: bool, is_running: bool| {
+                let status = json!({"phase": "Running", "containerStatuses": running(is_running)});
+                json!({"spec": {"nodeName": "node1", "hostNetwork": network}, "status": status})
+            };
+            cluster.api.set("pods", "shop", "host-0", with(true, true));
+            // Behind a restart of the node its phase is what it was, and nothing runs.
+            cluster.api.set("pods", "shop", "restarted-0", with(false, false));
             let settings = |repair: &str| {
                 format!(
                     "{}repair = \"{repair}\"\nstartup_taint = \"tencrypt.io/startup\"\n",
@@ -127,7 +139,7 @@ fn a_pod_that_cannot_be_protected_where_it_is_is_told_labelled_or_deleted_and_th
                 })
             });
             let path = |name: &str| format!("/api/v1/namespaces/shop/pods/{name}");
-            assert_eq!(listed(&agent, "unprotected"), ["shop/lost-0", "shop/lost-1"]);
+            assert_eq!(listed(&agent, "unprotected"), ["shop/alone-0", "shop/lost-0", "shop/lost-1"]);
             assert_eq!(listed(&agent, "outside"), ["shop/host-0"]);
             assert_eq!(cluster.api.patched(&path("lost-0")), None, "it may be on its way in");
             for name in ["lost-0", "lost-1"] {
@@ -148,8 +160,36 @@ fn a_pod_that_cannot_be_protected_where_it_is_is_told_labelled_or_deleted_and_th
             cluster.api.delete("pods", "shop", "lost-0");
             agent.eventually("then the other", || deleted("lost-1").len() == 1);
             assert_eq!(deleted("lost-0").len(), 1);
+            assert_eq!(deleted("alone-0"), [Value::Null; 0], "nobody would make it anew");
             // Nothing was told twice, neither by this agent nor by the one before it.
             assert_eq!(cluster.events("lost-1"), ["Unprotected"]);
         },
     );
+}
+
+#[test]
+fn a_pod_that_is_found_is_unprotected_until_a_data_path_has_closed_it() {
+    test("strays::a_pod_that_is_found_is_unprotected_until_a_data_path_has_closed_it", || {
+        let cluster = Cluster::new();
+        cluster.keys("shop", "first.key");
+        let file = cluster.runtime.site.directory.join("cluster-pod.toml");
+        let good = fs::read_to_string(&file).unwrap();
+        // No data path of these settings starts in a pod with such addresses.
+        let protected = good.lines().find(|line| line.starts_with("protected = ")).unwrap();
+        replace(&file, &good.replace(protected, "protected = [\"192.0.2.0/24\"]"));
+        let pod = cluster.runtime.site.pod(21);
+        let bound = cluster.runtime.bind(&pod);
+        cluster.pod("web-9", "Running", None, &addresses(&pod));
+        let agent = cluster.start();
+        cluster.runtime.note("c9", "web-9", &bound, &pod.v4().to_string());
+        agent.eventually("it is found", || agent.pod("shop/web-9").is_some());
+        agent.eventually("it is told", || cluster.events("web-9") == ["Unprotected"]);
+        let status = agent.status();
+        let reason = status["unprotected"][0]["reason"].as_str().unwrap();
+        assert!(reason.starts_with("its data path does not start: "), "{reason}");
+        replace(&file, &good);
+        agent.protected("shop/web-9");
+        agent.eventually("it is told", || cluster.events("web-9") == ["ProtectedLate", "Unprotected"]);
+        assert_eq!(listed(&agent, "unprotected"), [""; 0]);
+    });
 }

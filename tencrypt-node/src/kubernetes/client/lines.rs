@@ -4,8 +4,9 @@ use zeroize::Zeroizing;
 
 use super::bytes::append;
 
-/// Most bytes of a line without its line feed. etcd takes objects of 1.5 MiB (`--max-request-bytes`), as protobuf.
-pub(super) const LINE_LIMIT: usize = 4 << 20;
+/// Most bytes of a line without its line feed. etcd takes objects of 1.5 MiB (`--max-request-bytes`), as protobuf; in JSON a byte may
+/// become six (`\u003c`).
+pub(super) const LINE_LIMIT: usize = 16 << 20;
 
 /// A line of more than [`LINE_LIMIT`] bytes.
 #[derive(Debug, PartialEq, Eq)]

@@ -88,6 +88,7 @@ fn followed(server: &Server) -> (Vec<String>, Vec<String>) {
             News::All(all) => format!("all {}", all.len()),
             News::Set(namespace) => format!("set {}", namespace.meta().name),
             News::Gone(key) => format!("gone {}", key.name),
+            News::Unread(key, _) => format!("unread {}", key.name),
             News::Deaf(_) => "deaf".to_owned(),
             News::Heard => "heard".to_owned(),
         });
@@ -229,4 +230,70 @@ fn the_lines_of_a_real_server_are_read() {
     let (gone, version) = read_event::<Service>(include_bytes!("../testdata/watch-deleted.json")).unwrap();
     let key = Key { namespace: "dirtest".to_owned(), name: "np".to_owned() };
     assert_eq!((gone, &*version), (Some(News::Gone(key)), "1395"));
+}
+
+#[test]
+fn what_one_user_has_written_badly_hides_nothing_but_itself() {
+    let bad = |name: &str, version: u64| {
+        format!(r#"{{"metadata":{{"name":"{name}","resourceVersion":"{version}"}},"metadata2":1,"spec":7}}"#)
+    };
+    let first =
+        page(5, "", &["a"]).unwrap().replace(r#""items":["#, &format!(r#""items":[{},"#, bad("x", 2)));
+    let server = server(
+        [Ok(first)],
+        [Ok(vec![
+            event("MODIFIED", &bad("a", 6)),
+            event("ADDED", &object("b", 7)),
+            event("DELETED", &bad("x", 8)),
+        ])],
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    let collection = Collection { path: "/api/v1/services".to_owned(), fields: String::new() };
+    let words = RefCell::new(Vec::new());
+    let sink = |news: News<Service>| {
+        words.borrow_mut().push(match news {
+            News::All(all) => format!("all {}", all.len()),
+            News::Set(service) => format!("set {}", service.meta().name),
+            News::Gone(key) => format!("gone {}", key.name),
+            News::Unread(key, reason) => format!("unread {}: {reason}", key.name),
+            News::Deaf(_) | News::Heard => return,
+        });
+    };
+    runtime.unwrap().block_on(async {
+        let _ = timeout(Duration::from_secs(60), follow(&server, &collection, || 7, sink)).await;
+    });
+    let words = words.into_inner();
+    assert_eq!(words.len(), 5, "{words:?}");
+    assert_eq!((&*words[0], &*words[3], &*words[4]), ("all 1", "set b", "gone x"));
+    assert!(words[1].starts_with("unread x: JSON that makes no sense"), "{words:?}");
+    assert!(words[2].starts_with("unread a: "), "{words:?}");
+    assert!(server.asked.into_inner()[2].contains("resourceVersion=8&"), "the watch goes on behind it");
+}
+
+#[test]
+fn pages_are_shorter_where_objects_are_large() {
+    let long = || {
+        let mut failure = Failure::other(&"too long");
+        failure.kind = FailureKind::TooLong;
+        failure
+    };
+    let server = server([Err(long()), Err(long()), page(5, "m", &["a"]), page(5, "", &["b"])], []);
+    let (names, words) = followed(&server);
+    assert_eq!((names.len(), &*words), (2, &["all 2".to_owned()][..]));
+    let asked = server.asked.into_inner();
+    let limits: Vec<&str> = asked.iter().filter_map(|path| path.split("limit=").nth(1)).collect();
+    assert_eq!(limits, ["500", "250", "125", "125&continue=m"]);
+}
+
+#[test]
+fn a_watch_that_ends_at_once_is_not_asked_for_without_a_pause() {
+    let watches = (0..20).map(|_| Ok(Vec::new()));
+    let server = server([page(5, "", &[])], watches);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    let collection = Collection { path: "/api/v1/namespaces".to_owned(), fields: String::new() };
+    runtime.unwrap().block_on(async {
+        let following = follow(&server, &collection, || 7, |_: News<Namespace>| {});
+        let _ = timeout(FIRST_PAUSE * 4, following).await;
+    });
+    assert!(server.asked.borrow().len() <= 7, "{:?}", server.asked);
 }
