@@ -77,6 +77,8 @@ pub(crate) fn down(namespace: &NetNs) -> Result<(), Failure> {
         Err(ClientError::NotRunning { .. }) => false,
         Err(error) => return Err(error.into()),
     };
+    // Before the run directory is made: a refusal leaves nothing behind.
+    refuse_host(namespace)?;
     let limit = if stopped { STOP_LIMIT } else { Duration::ZERO };
     let was_there = undo(namespace, &RunDir::create()?, limit)?;
     if !stopped && !was_there {
