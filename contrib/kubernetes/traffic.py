@@ -200,8 +200,8 @@ def datagrams(address, port, count):
         say(*(("none", times) if answer is None else ("from", times, answer)))
 
 
-def say_name(port, name):
-    """Answers datagrams with a name until standard input ends: `ready`."""
+def taken(port):
+    """The datagrams that come to a port until standard input ends, each as the socket and its sender: `ready` first."""
     end = over()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
         one.bind(("", int(port)))
@@ -210,25 +210,23 @@ def say_name(port, name):
         while not end.is_set():
             try:
                 _, client = one.recvfrom(4_096)
-                one.sendto(name.encode(), client)
             except OSError:
-                pass
+                continue
+            yield one, client
+
+
+def say_name(port, name):
+    """Answers datagrams with a name until standard input ends: `ready`."""
+    for one, client in taken(port):
+        try:
+            one.sendto(name.encode(), client)
+        except OSError:
+            pass
 
 
 def count_plain(port):
     """Counts datagrams at a port until standard input ends: `ready`, then `counted COUNT`."""
-    end, count = over(), 0
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-        one.bind(("", int(port)))
-        one.settimeout(0.1)
-        say("ready")
-        while not end.is_set():
-            try:
-                one.recv(4_096)
-                count += 1
-            except OSError:
-                pass
-    say("counted", count)
+    say("counted", sum(1 for _ in taken(port)))
 
 
 MODES = {mode.__name__: mode for mode in (take, send, ask, balance, rounds, calls, datagrams, say_name, count_plain)}

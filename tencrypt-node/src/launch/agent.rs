@@ -14,7 +14,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use crate::process::Process;
 
 use super::{
-    command::{Forget, Groups, PASSED_ON, PATH, Sockets, Start, Task},
+    command::{Forget, Groups, PASSED_ON, PATH, Sockets, Start, Surroundings, Task},
     error::LaunchError,
     group::{Group, Limits},
 };
@@ -85,9 +85,7 @@ impl Launcher {
         let mut command = vec![launch.program.clone().into_os_string()];
         command.extend_from_slice(&launch.arguments);
         let task = Task::Start(Start {
-            here: self.here,
-            groups: self.groups,
-            sockets: Sockets::default(),
+            surroundings: self.surroundings(),
             group: launch.group.clone(),
             memory: launch.limits.memory,
             cpu: launch.limits.cpu,
@@ -120,10 +118,14 @@ impl Launcher {
     /// # Errors
     /// A group is still there, for instance as a process is in it.
     pub(crate) async fn forget(&self, group: &Group) -> Result<(), LaunchError> {
-        let (here, groups, sockets) = (self.here, self.groups, Sockets::default());
-        let mut command = self.command(&Task::Forget(Forget { here, groups, sockets, group: group.clone() }));
+        let task = Task::Forget(Forget { surroundings: self.surroundings(), group: group.clone() });
+        let mut command = self.command(&task);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         finish(command, LIMIT).await.map(drop)
+    }
+
+    fn surroundings(&self) -> Surroundings {
+        Surroundings { here: self.here, groups: self.groups, sockets: Sockets::default() }
     }
 
     /// The launcher's command line, with an environment of its own.

@@ -76,9 +76,9 @@ impl Default for Sockets {
     }
 }
 
-/// The start of a program.
-#[derive(Debug, Eq, PartialEq, Args)]
-pub(super) struct Start {
+/// The place of a task: the namespaces in which it is done, and whoever makes the groups there.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Args)]
+pub(super) struct Surroundings {
     /// Does not enter the namespaces of process 1.
     #[arg(long)]
     pub(super) here: bool,
@@ -87,6 +87,13 @@ pub(super) struct Start {
     pub(super) groups: Groups,
     #[command(flatten)]
     pub(super) sockets: Sockets,
+}
+
+/// The start of a program.
+#[derive(Debug, Eq, PartialEq, Args)]
+pub(super) struct Start {
+    #[command(flatten)]
+    pub(super) surroundings: Surroundings,
     /// The control group in which it is to be. Without it, it is in that of the launcher.
     #[arg(long, value_name = "BASE/POD")]
     pub(super) group: Option<Group>,
@@ -107,14 +114,8 @@ pub(super) struct Start {
 /// The end of a pod's control groups.
 #[derive(Debug, Eq, PartialEq, Args)]
 pub(super) struct Forget {
-    /// Does not enter the namespaces of process 1.
-    #[arg(long)]
-    pub(super) here: bool,
-    /// Makes the groups by systemd or by the files of the hierarchies.
-    #[arg(long, value_enum, value_name = "WAY", default_value = "auto")]
-    pub(super) groups: Groups,
     #[command(flatten)]
-    pub(super) sockets: Sockets,
+    pub(super) surroundings: Surroundings,
     /// The control group.
     #[arg(value_name = "BASE/POD")]
     pub(super) group: Group,
@@ -124,13 +125,13 @@ impl Task {
     /// The words of the command line that are read as this.
     pub(super) fn words(&self) -> Vec<OsString> {
         let mut words: Vec<OsString> = vec!["launch".into()];
-        let (name, here, groups, sockets) = match self {
-            Self::Start(start) => ("start", start.here, start.groups, &start.sockets),
-            Self::Forget(forget) => ("forget", forget.here, forget.groups, &forget.sockets),
+        let (name, Surroundings { here, groups, sockets }) = match self {
+            Self::Start(start) => ("start", &start.surroundings),
+            Self::Forget(forget) => ("forget", &forget.surroundings),
         };
         words.push(name.into());
         words.extend(here.then(|| "--here".into()));
-        if groups != Groups::default() {
+        if *groups != Groups::default() {
             words.push(format!("--groups={}", groups.word()).into());
         }
         let default = Sockets::default();
@@ -190,9 +191,7 @@ mod tests {
     fn start() -> Start {
         let command = ["/usr/bin/tencrypt", "up", "--supervised", "3"].map(OsString::from).to_vec();
         Start {
-            here: false,
-            groups: Groups::Auto,
-            sockets: Sockets::default(),
+            surroundings: Surroundings::default(),
             group: None,
             memory: None,
             cpu: None,
@@ -205,10 +204,10 @@ mod tests {
     fn what_is_written_is_read_as_the_same() {
         let group = Group::new("tencrypt", "4-17").unwrap();
         let sockets = || Sockets { system_bus: "/a b".into(), systemd: "-c".into() };
-        let forget = |here, groups, sockets| Forget { here, groups, sockets, group: group.clone() };
+        let of = |here, groups, sockets| Surroundings { here, groups, sockets };
+        let forget = |surroundings| Forget { surroundings, group: group.clone() };
         let full = Start {
-            here: true,
-            groups: Groups::Scope,
+            surroundings: of(true, Groups::Scope, Sockets::default()),
             group: Some(group.clone()),
             memory: Some(u64::MAX),
             cpu: Some(10),
@@ -221,9 +220,9 @@ mod tests {
                 command: vec!["/p".into(), "--here".into(), "--".into(), "".into()],
                 ..start()
             }),
-            Task::Start(Start { groups: Groups::Files, sockets: sockets(), ..start() }),
-            Task::Forget(forget(true, Groups::Scope, Sockets::default())),
-            Task::Forget(forget(false, Groups::Auto, sockets())),
+            Task::Start(Start { surroundings: of(false, Groups::Files, sockets()), ..start() }),
+            Task::Forget(forget(of(true, Groups::Scope, Sockets::default()))),
+            Task::Forget(forget(of(false, Groups::Auto, sockets()))),
         ] {
             assert_eq!(read(&task.words()).unwrap(), task);
         }

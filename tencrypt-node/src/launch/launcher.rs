@@ -18,7 +18,7 @@ use rustix::{
 };
 
 use super::{
-    command::{Arguments, Forget, Groups, PASSED_ON, PATH, Start, Task},
+    command::{Arguments, Forget, Groups, PASSED_ON, PATH, Start, Surroundings, Task},
     group::Group,
     groups::{self, GroupError, Hierarchies},
     namespaces::{NamespaceError, enter_those_of_process_1},
@@ -105,7 +105,7 @@ fn launch(start: &Start) -> Result<Option<Entered>, TaskError> {
     sys::close_inherited().map_err(TaskError::Descriptors)?;
     // Open until the program has it: dropping it closes it here.
     let _channel = channel()?;
-    if !start.here {
+    if !start.surroundings.here {
         enter_those_of_process_1()?;
     }
     let entered = start.group.as_ref().map(|group| enter(start, group)).transpose()?;
@@ -139,10 +139,10 @@ impl std::fmt::Display for Entered {
 
 /// Moves this process into its group, in whatever way the command line or the machine wants.
 fn enter(start: &Start, group: &Group) -> Result<Entered, TaskError> {
-    if !is_systemds(start.groups) {
+    if !is_systemds(start.surroundings.groups) {
         return Ok(Entered::Files(Hierarchies::here()?.enter(group, &start.limits())?));
     }
-    let entered = scope::enter(group, &start.limits(), &start.sockets)?;
+    let entered = scope::enter(group, &start.limits(), &start.surroundings.sockets)?;
     Hierarchies::here()?.settle(&entered.folder(), &start.limits())?;
     Ok(Entered::Scope(entered))
 }
@@ -158,11 +158,12 @@ fn is_systemds(groups: Groups) -> bool {
 
 /// Removes the groups of a pod.
 fn remove(forget: &Forget) -> Result<(), TaskError> {
-    if !forget.here {
+    let Surroundings { here, groups, sockets } = &forget.surroundings;
+    if !here {
         enter_those_of_process_1()?;
     }
-    if is_systemds(forget.groups) {
-        return Ok(scope::forget(&forget.group, &forget.sockets, PATIENCE)?);
+    if is_systemds(*groups) {
+        return Ok(scope::forget(&forget.group, sockets, PATIENCE)?);
     }
     Ok(Hierarchies::here()?.remove(&forget.group, PATIENCE)?)
 }
